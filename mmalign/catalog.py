@@ -1,0 +1,79 @@
+"""What all loaded plugins offer, by kind and name.
+
+    catalog = Catalog(load_plugins())
+    entry = catalog.find("objectives", "contrastive")       # or "my-plugin/contrastive"
+    objective_class = catalog.load(entry)                   # imports its module now
+
+Built-ins keep the bare name; two third parties with one name are an error on use that names both.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+from mmalign.errors import PluginError, UsageError, did_you_mean
+from mmalign.plugins import BUILTINS, PluginHost
+from mmalign.specs import Entry
+
+
+class Catalog:
+    """Entries sorted by name. Making one imports nothing beyond what the plugins' own `__init__` did."""
+
+    def __init__(self, host: PluginHost) -> None:
+        self.host = host
+
+    def entries(self, kind: str) -> list[Entry]:
+        """Every entry of a kind, built-ins first among equals, sorted by name."""
+        return sorted(self.host.specs(kind), key=lambda e: (e.spec.name, e.plugin not in BUILTINS, e.plugin))
+
+    def display_name(self, entry: Entry) -> str:
+        """The shortest name that finds this entry."""
+        same = [other for other in self.entries(entry.kind) if other.spec.name == entry.spec.name]
+        return entry.spec.name if len(same) == 1 or entry.plugin in BUILTINS else entry.qualified
+
+    def find(self, kind: str, name: str) -> Entry:
+        """Return the entry of that bare or qualified name; raises UsageError (unknown, or ambiguous)."""
+        entries = self.entries(kind)
+        for entry in entries:
+            if entry.qualified == name:
+                return entry
+        same = [entry for entry in entries if entry.spec.name == name]
+        builtin = [entry for entry in same if entry.plugin in BUILTINS]
+        if len(builtin or same) == 1:
+            return (builtin or same)[0]
+        if same:
+            names = " and ".join(entry.qualified for entry in same)
+            raise UsageError(f"{kind[:-1]} {name!r} is offered by two plugins: {names}", hint="Use one of these names.")
+        known = [entry.spec.name for entry in entries] + [entry.qualified for entry in entries]
+        hint = f"{did_you_mean(name, known)} Try: mmalign list {kind}".strip()
+        raise UsageError(f"unknown {kind[:-1]} {name!r}", hint=hint)
+
+    def default(self, kind: str, example_kind: str) -> Entry:
+        """The default backbone or data set for an example kind; raises UsageError if there is none."""
+        for entry in self.entries(kind):
+            if example_kind in entry.spec.default_for:
+                return entry
+        raise UsageError(f"no default {kind[:-1]} for {example_kind} examples", hint=f"Name one: mmalign list {kind}")
+
+    def load(self, entry: Entry) -> Any:
+        """Import an entry's target; raises PluginError with the install or bug-report hint."""
+        module_name, _, attribute = entry.spec.target.partition(":")
+        missing = [package for package in entry.spec.packages if not _installed(package)]
+        if missing:
+            hint = f"python -m pip install {' '.join(missing)}"
+            raise PluginError(f"{entry.qualified} needs {', '.join(missing)}, which is not installed", hint=hint)
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            hint = f"Try: mmalign plugins check {entry.plugin}"
+            raise PluginError(f"{entry.qualified}: cannot load {entry.spec.target}: {error}", hint=hint) from error
+
+
+def _installed(package: str) -> bool:
+    """Whether the distribution or module is present, without importing it."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.util.find_spec(package.replace("-", "_")) is not None
+    return True

@@ -1,0 +1,97 @@
+"""Whether an objective runs on a backbone, and what is missing: answered from specs alone, before a weight is loaded.
+
+    verdict = check(objective_spec, family)
+    verdict.word          # "yes", "derived" or "no"
+    verdict.missing       # {"token_logps"}
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mmalign.capabilities import Capability, satisfy
+from mmalign.catalog import Catalog
+from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.errors import IncompatibleError
+from mmalign.specs import Entry, Family, ObjectiveSpec
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """derived: need -> the capabilities it comes from. missing: capabilities. modalities: example parts it can't take."""
+
+    derived: dict[str, tuple[str, ...]]
+    missing: frozenset[str]
+    modalities: frozenset[str] = frozenset()
+
+    @property
+    def ok(self) -> bool:
+        return not self.missing and not self.modalities
+
+    @property
+    def word(self) -> str:
+        return "no" if not self.ok else "derived" if self.derived else "yes"
+
+    def explain(self) -> str:
+        if self.missing:
+            return f"missing {', '.join(sorted(self.missing))}"
+        if self.modalities:
+            return f"takes no {', '.join(sorted(self.modalities))}"
+        return "; ".join(f"{need} from {' + '.join(ways)}" for need, ways in self.derived.items())
+
+
+def check_needs(needs: Iterable[str], family: Family) -> Verdict:
+    """Check a list of needs (of a role, an evaluation, a command) against a family."""
+    from mmalign.capabilities import parse_need
+
+    derived, missing = {}, frozenset()
+    for name in needs:
+        met, through = satisfy(parse_need(name), family.provides)
+        if not met:
+            missing |= through
+        elif through:
+            derived[name] = tuple(sorted(through))
+    return Verdict(derived, frozenset(map(str, missing)))
+
+
+def check(objective: ObjectiveSpec, family: Family) -> Verdict:
+    """Check every role of an objective, and the modalities of the examples that it takes."""
+    verdict = check_needs((need for role in objective.roles for need in role.needs), family)
+    unread = frozenset[str]()
+    for kinds in objective.examples.values():
+        gaps = [EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS]
+        unread |= min(gaps, key=len, default=frozenset())
+    return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
+
+
+def require(objective: Entry, family: Family, reference: str, catalog: Catalog) -> Verdict:
+    """Return the verdict of a pair that works; raises IncompatibleError that says what would."""
+    verdict = check(objective.spec, family)
+    if verdict.ok:
+        return verdict
+    needs = sorted({need for role in objective.spec.roles for need in role.needs})
+    raise IncompatibleError(
+        f"{objective.spec.name} needs {', '.join(needs)}; {reference} ({family.name}) provides "
+        f"{', '.join(sorted(family.provides))}: {verdict.explain()}",
+        hint=f"{suggest(verdict.missing, catalog)} Try: mmalign matrix {objective.spec.name}".strip(),
+    )
+
+
+def suggest(missing: Iterable[str], catalog: Catalog) -> str:
+    """Name the backbones whose families provide everything that is missing."""
+    wanted = {Capability(name) for name in missing}
+    names = [
+        entry.spec.name
+        for entry in catalog.entries("backbones")
+        if any(wanted <= family.provides for family in entry.spec.families)
+    ]
+    return f"Provided by: {', '.join(names)}." if wanted and names else ""
+
+
+def matrix(catalog: Catalog) -> list[tuple[Entry, Family, Entry, Verdict]]:
+    """Every backbone family against every objective."""
+    return [
+        (backbone, family, objective, check(objective.spec, family))
+        for backbone in catalog.entries("backbones")
+        for family in backbone.spec.families
+        for objective in catalog.entries("objectives")
+    ]

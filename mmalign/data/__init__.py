@@ -1,0 +1,1 @@
+"""Examples, batches, image reading and collation: what objectives and backbones share."""

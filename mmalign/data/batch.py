@@ -1,0 +1,126 @@
+"""A batch: N examples as named columns, some of them ragged.
+
+    batch = Batch({"image": pixels, "text": Ragged.from_list([ids, ids]), "key": ("a", "b")})
+    len(batch); batch["text"].lengths; batch.select([1]); batch.to("cuda"); batch.cost()
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """N rows of unequal length. values: [total, ...]; offsets: [N + 1] int64 on the CPU, offsets[0] = 0."""
+
+    values: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def from_list(cls, rows: Sequence[Tensor]) -> "Ragged":
+        """Join rows of shape [T_i, ...]; an empty list gives no rows of int64."""
+        lengths = torch.tensor([0, *(len(row) for row in rows)])
+        values = torch.cat(list(rows)) if rows else torch.zeros(0, dtype=torch.int64)
+        return cls(values, lengths.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] int64."""
+        return self.offsets.diff()
+
+    def rows(self) -> list[Tensor]:
+        return list(self.values.split(self.lengths.tolist()))
+
+    def select(self, indices: Sequence[int]) -> "Ragged":
+        rows = self.rows()
+        if not len(indices):
+            return Ragged(self.values[:0], torch.zeros(1, dtype=torch.int64))
+        return Ragged.from_list([rows[i] for i in indices])
+
+    def to(self, device: "torch.device | str") -> "Ragged":
+        return Ragged(self.values.to(device, non_blocking=True), self.offsets)
+
+    def padded(self, fill: int, length: int | None = None) -> Tensor:
+        """[N, length] right-padded with `fill`; length defaults to the longest row."""
+        lengths = self.lengths
+        width = int(lengths.max()) if length is None and len(self) else int(length or 0)
+        out = self.values.new_full((len(self), width, *self.values.shape[1:]), fill)
+        row = torch.repeat_interleave(torch.arange(len(self)), lengths)
+        column = torch.arange(len(self.values)) - self.offsets[:-1].repeat_interleave(lengths)
+        out[row.to(out.device), column.to(out.device)] = self.values
+        return out
+
+
+Column = Tensor | Ragged | tuple[Any, ...]
+
+
+class Batch:
+    """N examples as columns: tensors [N, ...], ragged rows, or tuples of N python objects. `len` is N.
+
+    `stream` names the stream it comes from ("main" unless an objective asks for more).
+    """
+
+    def __init__(self, columns: Mapping[str, Column], *, stream: str = "main", size: int | None = None) -> None:
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of a batch differ in length: {lengths}")
+        self._columns = dict(columns)
+        self._size = size if size is not None else next(iter(lengths.values()), 0)
+        self.stream = stream
+
+    def __getitem__(self, name: str) -> Any:
+        return self._columns[name]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return self._columns
+
+    def with_columns(self, **columns: Column) -> "Batch":
+        """A batch with columns added or replaced."""
+        return Batch({**self._columns, **columns}, stream=self.stream, size=self._size)
+
+    def select(self, indices: Sequence[int]) -> "Batch":
+        """The examples at `indices`, in that order."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+
+        def pick(column: Column) -> Column:
+            if isinstance(column, Tensor):
+                return column[index.to(column.device)]
+            if isinstance(column, Ragged):
+                return column.select(indices)
+            return tuple(column[i] for i in indices)
+
+        columns = {name: pick(column) for name, column in self._columns.items()}
+        return Batch(columns, stream=self.stream, size=len(indices))
+
+    def split(self, size: int) -> "list[Batch]":
+        """Micro-batches of at most `size` examples, in order."""
+        if size >= len(self):
+            return [self]
+        return [self.select(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
+
+    def to(self, device: "torch.device | str") -> "Batch":
+        def move(column: Column) -> Column:
+            if isinstance(column, Tensor):
+                return column.to(device, non_blocking=True)
+            return column.to(device) if isinstance(column, Ragged) else column
+
+        columns = {name: move(column) for name, column in self._columns.items()}
+        return Batch(columns, stream=self.stream, size=self._size)
+
+    def cost(self) -> int:
+        """Tokens in ragged columns, or examples where there are none."""
+        tokens = sum(len(column.values) for column in self._columns.values() if isinstance(column, Ragged))
+        return tokens or len(self)

@@ -1,0 +1,73 @@
+"""The kinds of example that data sets yield and objectives consume. Standard library only.
+
+A plugin may declare another kind: a frozen dataclass with `kind` and `modalities`, registered with `declare`.
+Every example carries `key`, which names it in errors and reports ("pairs.csv:17", "shard-003.tar:000412").
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """Where the bytes of one image are: a file, or `size` bytes at `offset` of a file (a tar member), never decoded yet."""
+
+    path: str
+    offset: int = 0
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """An image and one caption. `group` tells captions of one image apart from other images; empty: its own."""
+
+    kind: ClassVar[str] = "image-text"
+    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
+    key: str
+    image: ImageRef
+    text: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class ImageLabel:
+    """An image and its class. `label` indexes the data set's `classes`."""
+
+    kind: ClassVar[str] = "image-label"
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    key: str
+    image: ImageRef
+    label: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document."""
+
+    kind: ClassVar[str] = "text"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """Two texts that belong together."""
+
+    kind: ClassVar[str] = "text-pair"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    text: str
+    other: str
+
+
+EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in (ImageText, ImageLabel, Text, TextPair)}
+
+
+def declare(cls: Any) -> Any:
+    """Register a plugin's example kind (use as a class decorator); raises ValueError if the name is taken."""
+    taken = EXAMPLE_KINDS.get(cls.kind)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"example kind {cls.kind!r} is already declared by {taken.__module__}")
+    EXAMPLE_KINDS[cls.kind] = cls
+    return cls

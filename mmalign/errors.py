@@ -1,0 +1,60 @@
+"""Errors a user can act on. Each carries the fix, and the exit code that the command line returns for it.
+
+    raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign list objectives")
+"""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_NON_FINITE = 0, 1, 2, 3, 4
+
+
+class MmalignError(Exception):
+    """Something the user can mend. `message`: what was asked and what is wrong; `hint`: what to do next."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{message}\n{hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MmalignError):
+    """A wrong name, option, config key or combination (exit 2)."""
+
+    exit_code = EXIT_USAGE
+
+
+class IncompatibleError(UsageError):
+    """A backbone lacks what an objective or command asks for (exit 2)."""
+
+
+class DataError(MmalignError):
+    """Input data that cannot be used (exit 3)."""
+
+    exit_code = EXIT_DATA
+
+
+class BadSample(DataError):
+    """One sample that cannot be used; callers count it and go on, or stop past a limit."""
+
+
+class NonFiniteError(MmalignError):
+    """A loss, gradient or reward became NaN or infinite (exit 4)."""
+
+    exit_code = EXIT_NON_FINITE
+
+
+class CheckpointError(MmalignError):
+    """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
+
+
+class PluginError(MmalignError):
+    """A plugin cannot be used (exit 1)."""
+
+
+def did_you_mean(asked: str, known: Iterable[str]) -> str:
+    """Return "Did you mean a, b?" for the nearest of `known`, or "" where nothing is near."""
+    near = difflib.get_close_matches(asked, sorted(set(known)), n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,80 @@
+"""The whole contract between mmalign and a plugin. Hooks return specs; nothing registers by callback.
+
+    from mmalign import hookimpl, ObjectiveSpec
+
+    @hookimpl
+    def register_objectives():
+        return [ObjectiveSpec(...)]
+
+The plugin's entry point, in its pyproject.toml:  [project.entry-points.mmalign]  my-plugin = "my_pkg"
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from mmalign.specs import (
+        BackboneSpec,
+        CommandSpec,
+        DatasetSpec,
+        EnvironmentSpec,
+        EvaluationSpec,
+        ObjectiveSpec,
+        RewardSpec,
+    )
+    from mmalign.train.rundir import Run
+
+hookspec = pluggy.HookspecMarker("mmalign")
+hookimpl = pluggy.HookimplMarker("mmalign")
+
+
+@hookspec
+def register_backbones() -> "Iterable[BackboneSpec]":
+    """Model families."""
+
+
+@hookspec
+def register_objectives() -> "Iterable[ObjectiveSpec]":
+    """Training objectives."""
+
+
+@hookspec
+def register_datasets() -> "Iterable[DatasetSpec]":
+    """Sources of examples."""
+
+
+@hookspec
+def register_rewards() -> "Iterable[RewardSpec]":
+    """Scorers of outputs."""
+
+
+@hookspec
+def register_environments() -> "Iterable[EnvironmentSpec]":
+    """Environments that answer actions."""
+
+
+@hookspec
+def register_evaluations() -> "Iterable[EvaluationSpec]":
+    """Held-out measurements."""
+
+
+@hookspec
+def register_commands() -> "Iterable[CommandSpec]":
+    """Commands of the `mmalign` program."""
+
+
+@hookspec
+def run_started(run: "Run") -> None:
+    """A run begins (main process only). An exception here warns and never ends the run; so below."""
+
+
+@hookspec
+def step_finished(run: "Run", step: int, metrics: Mapping[str, float]) -> None:
+    """One optimiser step is done."""
+
+
+@hookspec
+def run_finished(run: "Run", error: BaseException | None) -> None:
+    """The run ended, with the error that ended it or None."""

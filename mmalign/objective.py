@@ -1,0 +1,102 @@
+"""The base of every objective: what to compute from a batch, and nothing about devices, logging or checkpoints.
+
+    class Triplet(Objective):
+        class Config(ObjectiveConfig): margin: float = Field(0.2, description="...")
+        def forward(self, models, batch): return {"image": ..., "text": ...}      # [N, ...] each, differentiable
+        def loss(self, outputs, batch): return {"triplet": terms.sum()}, {"margin_met": (met.sum(), len(batch))}
+        def count(self, batch): return {"triplet": len(batch)}
+
+Total loss = sum over terms of weight * sum / global count. A term with count zero drops out.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.data.batch import Batch
+    from mmalign.train.models import Models
+
+Outputs = Mapping[str, "Tensor"]
+Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
+
+
+class ObjectiveConfig(BaseModel):
+    """The options of an objective; every field is described, with its unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Context:
+    """What `prepare` may use besides the models."""
+
+    def __init__(self, seed: int, step: int, sum_over_processes: "Callable[[Tensor], Tensor]", chunk: int) -> None:
+        self.step = step
+        self.sum_over_processes = sum_over_processes
+        self._seed = seed
+        self._chunk = chunk
+
+    def seed(self, row: int) -> int:
+        """A seed for one row of this step, the same however the batch is split over processes."""
+        return hash((self._seed, self.step, row)) & 0x7FFF_FFFF_FFFF_FFFF
+
+    def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
+        """Apply a frozen pass in micro-batches and join its [n, ...] results."""
+        import torch
+
+        return torch.cat([function(part) for part in batch.split(self._chunk)])
+
+
+class Objective(ABC):
+    """An algorithm. N is the number of examples of a batch."""
+
+    Config: ClassVar[type[BaseModel]]
+    coupled: ClassVar[bool] = False
+    """The loss mixes examples (InfoNCE): then every trainable tensor that `loss` needs leaves `forward` as [N, ...]."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term in the total; terms not named weigh 1."""
+        return {}
+
+    def start(self, models: "Models") -> None:
+        """Once, on the fresh models of a run: check what no spec can say; raises IncompatibleError."""
+        return None
+
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """No gradient, once a batch: frozen passes, rewards, advantages. Adds columns."""
+        return batch
+
+    @abstractmethod
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """Differentiable per-example tensors, each [N, ...], from trainable roles only."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[Mapping[str, Tensor], Metrics]":
+        """Return ({term: sum over examples}, metrics). Tensor maths; sees no model.
+
+        A coupled objective's `batch` and `outputs` are the whole global batch, columns other than tensors included.
+        """
+
+    @abstractmethod
+    def count(self, batch: "Batch") -> Mapping[str, float]:
+        """The denominator of each term, known before the forward: rows, tokens, weights."""
+
+    def constrain(self, models: "Models") -> None:
+        """After each optimiser step, without gradient: projections such as CLIP's clamp of the scale."""
+        return None
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps of the objective itself, as JSON."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        return None

@@ -1,0 +1,239 @@
+"""Find plugins, load each in isolation, and remember what went wrong with which.
+
+    host = load_plugins()          # the built-ins and every installed entry point of group "mmalign"
+    host.records                   # one PluginRecord each, loaded or not, and why
+    host.specs("objectives")       # entries with provenance
+
+A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only. MMALIGN_LOAD_PLUGINS
+(unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among third parties;
+MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this process.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pluggy
+
+from mmalign import hookspecs
+from mmalign.errors import UsageError, did_you_mean
+from mmalign.specs import KINDS, Entry
+
+ENTRY_POINT_GROUP = "mmalign"
+BUILTINS = ("mmalign_clip", "mmalign_objectives", "mmalign_data", "mmalign_evals")
+_HOOK_NAMES = frozenset(name for name, value in vars(hookspecs).items() if hasattr(value, "mmalign_spec"))
+
+
+@dataclass
+class PluginRecord:
+    """One plugin: what it is, whether it runs, and why not."""
+
+    name: str
+    source: str
+    version: str = ""
+    status: str = "loaded"  # loaded | failed | disabled
+    why: str = ""
+    warnings: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    import_seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        contributions: dict[str, list[str]] = {}
+        for entry in self.entries:
+            contributions.setdefault(entry.kind, []).append(entry.spec.name)
+        return {
+            "name": self.name,
+            "version": self.version,
+            "source": self.source,
+            "status": self.status,
+            "why": self.why,
+            "warnings": self.warnings,
+            "contributions": contributions,
+            "import_seconds": round(self.import_seconds, 4),
+        }
+
+
+class PluginHost:
+    """The plugin manager of one process, made by `load_plugins` and passed on; there is no global one."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager("mmalign")
+        self.manager.add_hookspecs(hookspecs)
+        self.records: list[PluginRecord] = []
+
+    def specs(self, kind: str) -> Iterator[Entry]:
+        for record in self.records:
+            yield from (entry for entry in record.entries if entry.kind == kind)
+
+    def record(self, name: str) -> PluginRecord:
+        for record in self.records:
+            if record.name == name:
+                return record
+        names = [record.name for record in self.records]
+        raise UsageError(f"no plugin {name!r}", hint=f"{did_you_mean(name, names)} Try: mmalign plugins list".strip())
+
+    def notify(self, hook: str, **arguments: Any) -> list[str]:
+        """Call an event hook on every plugin; return one warning line for each that failed."""
+        warnings = []
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:
+                warnings.append(f"plugin {implementation.plugin_name}: {hook} failed: {_describe(error)}")
+        return warnings
+
+    def add(self, name: str, source: str, version: str, load: Any) -> PluginRecord:
+        """Load one plugin with `load()`, register it and collect its specs; failures end up in its record."""
+        record = PluginRecord(name=name, source=source, version=version)
+        self.records.append(record)
+        started = time.perf_counter()
+        try:
+            with _guarded():
+                module = load()
+                self.manager.register(module, name=name)
+                record.warnings += _check_hooks(self.manager, module)
+                for kind in KINDS:
+                    record.entries += self._collect(kind, module, name)
+        except BaseException as error:
+            # SystemExit and our own time limit included: whatever a plugin does on import, the program goes on.
+            if isinstance(error, KeyboardInterrupt) or os.environ.get("MMALIGN_STRICT_PLUGINS"):
+                raise
+            record.status, record.why, record.entries = "failed", _describe(error), []
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
+        record.import_seconds = time.perf_counter() - started
+        return record
+
+    def _collect(self, kind: str, module: Any, plugin: str) -> list[Entry]:
+        entries = []
+        for implementation in getattr(self.manager.hook, f"register_{kind}").get_hookimpls():
+            if implementation.plugin is not module:
+                continue
+            specs = implementation.function()
+            if specs is None:
+                raise TypeError(f"register_{kind} returned None; return a list of {KINDS[kind].__name__}")
+            for spec in list(specs):
+                if not isinstance(spec, KINDS[kind]):
+                    raise TypeError(f"register_{kind} returned {type(spec).__name__}, not {KINDS[kind].__name__}")
+                if any(spec.name == entry.spec.name for entry in entries):
+                    raise ValueError(f"register_{kind} returned {spec.name!r} twice")
+                entries.append(Entry(kind, plugin, spec))
+        return entries
+
+
+def load_plugins() -> PluginHost:
+    """Load the built-ins, then third parties by entry point, each on its own."""
+    host = PluginHost()
+    for name in BUILTINS:
+        host.add(name, "built-in", "", lambda name=name: importlib.import_module(name))
+    allowed, disabled = _chosen(os.environ.get("MMALIGN_LOAD_PLUGINS")), disabled_plugins()
+    if allowed == frozenset():
+        return host
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        version = point.dist.version if point.dist else ""
+        source = f"{point.dist.name if point.dist else '?'} ({point.value})"
+        if point.name in disabled or (allowed is not None and point.name not in allowed):
+            why = "disabled by the user" if point.name in disabled else "not in MMALIGN_LOAD_PLUGINS"
+            host.records.append(PluginRecord(point.name, source, version, status="disabled", why=why))
+        elif any(record.name == point.name for record in host.records):
+            why = "another plugin has this name"
+            host.records.append(PluginRecord(point.name, source, version, status="failed", why=why))
+        else:
+            host.add(point.name, source, version, point.load)
+    return host
+
+
+# Which plugins are disabled -------------------------------------------------------------------------------------------
+
+
+def settings_file() -> Path:
+    """Where `plugins disable` is remembered: MMALIGN_HOME, else the user's config folder."""
+    base = os.environ.get("MMALIGN_HOME")
+    root = Path(base) if base else Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mmalign"
+    return root / "plugins.json"
+
+
+def disabled_plugins() -> frozenset[str]:
+    """Names disabled by MMALIGN_DISABLE_PLUGINS and by `mmalign plugins disable`."""
+    from_environment = _chosen(os.environ.get("MMALIGN_DISABLE_PLUGINS")) or frozenset()
+    return from_environment | _remembered()
+
+
+def set_disabled(name: str, disabled: bool) -> None:
+    """Remember that a plugin is disabled or enabled again."""
+    names = set(_remembered())
+    (names.add if disabled else names.discard)(name)
+    path = settings_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"disabled": sorted(names)}, indent=2) + "\n", encoding="utf-8")
+
+
+def _remembered() -> frozenset[str]:
+    try:
+        return frozenset(json.loads(settings_file().read_text(encoding="utf-8"))["disabled"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+
+
+def _chosen(value: str | None) -> frozenset[str] | None:
+    return None if value is None else frozenset(name.strip() for name in value.split(",") if name.strip())
+
+
+# Guards ---------------------------------------------------------------------------------------------------------------
+
+
+class _TooSlow(BaseException):
+    """Raised inside a plugin that is still importing at the limit; a BaseException so that `except Exception` lets go."""
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """Send a plugin's prints to stderr, and interrupt it after MMALIGN_PLUGIN_TIMEOUT seconds (10)."""
+    limit = float(os.environ.get("MMALIGN_PLUGIN_TIMEOUT", "10"))
+    can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _TooSlow(f"still loading after {limit:g} s")
+
+    if can_interrupt:
+        previous = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, limit, 0.5)  # repeats: a plugin may catch the first one
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if can_interrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+
+def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:
+    """Refuse implementations with default arguments; warn of unknown hooks and of undecorated ones."""
+    warnings = []
+    for caller in manager.get_hookcallers(module) or []:
+        if not caller.has_spec():
+            hint = did_you_mean(caller.name, _HOOK_NAMES)
+            warnings.append(f"unknown hook {caller.name}. {hint}".strip())
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is module and implementation.kwargnames:
+                raise TypeError(f"{caller.name}: arguments with defaults are never filled: {implementation.kwargnames}")
+    for name, value in vars(module).items():
+        if name in _HOOK_NAMES and inspect.isfunction(value) and not hasattr(value, "mmalign_impl"):
+            warnings.append(f"{name} lacks @hookimpl and is not called")
+    return warnings
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip(": ")

@@ -1,0 +1,109 @@
+"""What backbones, processors and data sets look like to the rest: one Protocol a capability, no state.
+
+A backbone class has what `Backbone` says and the methods of every capability that its families declare; the conformance
+kit checks both ways. N is the number of examples, D the embedding width, T tokens, H and W pixels.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from pydantic import BaseModel
+    from torch import Tensor, nn
+
+    from mmalign.data.batch import Ragged
+    from mmalign.sources import Source
+
+
+class TokenizedText(NamedTuple):
+    """Token ids [T] as the model takes them (start and end tokens included), and how many were cut off to fit."""
+
+    ids: "Tensor"
+    num_lost: int
+
+
+class Processor(Protocol):
+    """Turns pictures and texts into what one backbone's methods take. Picklable: data workers hold a copy."""
+
+    context_length: int
+
+    def image(self, image: "Image", rng: random.Random | None = None) -> "Tensor":
+        """[3, H, W] float; with `rng` the training augmentation drawn from it, without it the evaluation transform."""
+        ...
+
+    def text(self, text: str) -> TokenizedText: ...
+
+
+class Backbone(Protocol):
+    """A model of some family with its processor. It may say what random things it draws only through torch's generators."""
+
+    Config: "ClassVar[type[BaseModel]]"
+    module: "nn.Module"  # owns every parameter; `named_parameters` are the names in checkpoints
+    processor: Processor
+    vocabulary: tuple[str, ...]  # names that fill a label's placeholder by default; may be empty
+
+    @classmethod
+    def load(cls, source: "Source", config: Any) -> Self:
+        """Build the model and load its weights on the CPU; raises CheckpointError for a folder it cannot trust."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that the family's own library loads, and that `load` takes back, everything included."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}."""
+        ...
+
+
+class EncodesImages(Protocol):
+    def encode_image(self, images: "Tensor") -> "Tensor":
+        """images: [N, 3, H, W] from the processor -> [N, D], unit length."""
+        ...
+
+
+class EncodesText(Protocol):
+    def encode_text(self, tokens: "Ragged") -> "Tensor":
+        """tokens: N rows of ids from the processor -> [N, D], unit length. Padding happens here and changes nothing."""
+        ...
+
+
+class ContrastiveHead(NamedTuple):
+    """The learned temperature: scores are exp(log_scale) * cosine + bias. Both are 0-D parameters; bias may be absent."""
+
+    log_scale: "Tensor"
+    bias: "Tensor | None"
+
+
+class HasContrastiveHead(Protocol):
+    def contrastive_head(self) -> ContrastiveHead: ...
+
+
+class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
+    """What zero-shot classification and contrastive training work with."""
+
+
+class Dataset(Protocol):
+    """Examples of one kind, by index, the same at every call. Picklable; images are referred to, not read."""
+
+    Config: "ClassVar[type[BaseModel]]"
+
+    @classmethod
+    def build(cls, config: Any, split: str) -> "Self | None":
+        """The `train` or `validation` part; None where there is no validation part. Raises DataError."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def report(self) -> Mapping[str, Any]:
+        """Counts for the summary: at least {"kept": int, "skipped": {reason: int}}, and {"source": str}."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the data does; a resumed run compares it."""
+        ...

@@ -1,0 +1,157 @@
+"""Where a model comes from: parse a reference, read its config without importing its library, find its family.
+
+    clip-lite                          an embedded model, by name
+    open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
+    open_clip:hf-hub:org/model         a hub repository in open_clip's format
+    hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
+    ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmalign.catalog import Catalog
+from mmalign.errors import CheckpointError, UsageError, did_you_mean
+from mmalign.specs import Entry, Family
+
+OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved reference.
+
+    reference: as typed. name: what follows the prefix. folder: set when local. config: parsed, or {} when only
+    a download can tell. family: what matched, or None then.
+    """
+
+    reference: str
+    name: str
+    folder: Path | None
+    config: Mapping[str, Any]
+    entry: Entry
+    family: Family | None
+
+
+def resolve(reference: str, catalog: Catalog) -> Source:
+    """Find the backbone spec and family for a reference; raises UsageError or CheckpointError."""
+    prefix, _, rest = reference.partition(":")
+    entries = catalog.entries("backbones")
+    prefixes = sorted({prefix for entry in entries for prefix in entry.spec.prefixes})
+    if rest and prefix in prefixes:
+        folder = Path(rest.removeprefix("local-dir:")).expanduser()
+        if folder.is_dir():
+            return _from_folder(reference, folder, [entry for entry in entries if prefix in entry.spec.prefixes])
+        if rest.startswith(("local-dir:", "./", "../", "/", "~")):
+            raise CheckpointError(f"no folder {rest}", hint="Give the path of a saved model folder.")
+        candidates = [entry for entry in entries if prefix in entry.spec.prefixes]
+        return _from_name(reference, rest, candidates)
+    named = [entry for entry in entries if entry.spec.bundled and reference in (entry.spec.name, entry.qualified)]
+    if named:
+        entry = catalog.find("backbones", reference)
+        return _from_folder(reference, bundled_folder(entry), [entry])
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return _from_folder(reference, folder, [entry for entry in entries if entry.spec.prefixes])
+    known = [entry.spec.name for entry in entries if entry.spec.bundled]
+    hint = " ".join(
+        part
+        for part in (
+            did_you_mean(reference, known),
+            f"Embedded: {', '.join(known)}; prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}; or a folder.",
+            "Try: mmalign list backbones",
+        )
+        if part
+    )
+    kind = "folder" if os.sep in reference else "backbone"
+    raise UsageError(f"unknown {kind} {reference!r}", hint=hint)
+
+
+def bundled_folder(entry: Entry) -> Path:
+    """The folder of an embedded model."""
+    package, _, folder = entry.spec.bundled.partition(":")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(f"{entry.qualified}: package {package} is not installed")
+    return Path(spec.submodule_search_locations[0]) / folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed open_clip_config.json or config.json of a folder; raises CheckpointError."""
+    for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG):
+        path = folder / name
+        if path.is_file():
+            try:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+            if not isinstance(config, dict):
+                raise CheckpointError(f"{path}: holds {type(config).__name__}, not an object")
+            return config
+    raise CheckpointError(
+        f"{folder} holds neither {OPEN_CLIP_CONFIG} nor {TRANSFORMERS_CONFIG}",
+        hint="Give a folder saved by mmalign, by transformers' save_pretrained or by open_clip.",
+    )
+
+
+def open_clip_architecture(name: str) -> dict[str, Any] | None:
+    """open_clip's packaged JSON of an architecture, read without importing open_clip; None if there is none."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "model_configs" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _from_folder(reference: str, folder: Path, entries: list[Entry]) -> Source:
+    config = read_config(folder)
+    entry, family = _match(reference, config, entries)
+    return Source(reference, folder.name, folder, config, entry, family)
+
+
+def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
+    architecture, _, _ = name.partition("/")
+    model_cfg = open_clip_architecture(architecture) if any("open_clip" in e.spec.prefixes for e in entries) else None
+    if model_cfg is not None:
+        config = {"model_cfg": model_cfg}
+        entry, family = _match(reference, config, entries)
+        return Source(reference, name, None, config, entry, family)
+    cached = _cached_hub_config(name.removeprefix("hf-hub:"))
+    if cached is not None:
+        entry, family = _match(reference, cached, entries)
+        return Source(reference, name, None, cached, entry, family)
+    if len(entries) > 1:
+        names = ", ".join(entry.qualified for entry in entries)
+        raise UsageError(f"{reference!r} is not on this machine, so its family is unknown ({names})")
+    return Source(reference, name, None, {}, entries[0], None)
+
+
+def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> tuple[Entry, Family]:
+    """The one family whose `matches` accepts the config; raises UsageError for none or two."""
+    found = [(entry, family) for entry in entries for family in entry.spec.families if family.matches(config)]
+    if len(found) == 1:
+        return found[0]
+    kind = config.get("model_type") or config.get("model_cfg", {}).get("model_name") or "this config"
+    if not found:
+        known = ", ".join(sorted({family.name for entry in entries for family in entry.spec.families}))
+        raise UsageError(
+            f"{reference}: no plugin handles {kind!r}", hint=f"Known families: {known}. Try: mmalign list backbones"
+        )
+    names = " and ".join(f"{entry.qualified} ({family.name})" for entry, family in found)
+    raise UsageError(f"{reference}: {kind!r} is claimed by {names}", hint="Disable one: mmalign plugins disable NAME")
+
+
+def _cached_hub_config(repository: str) -> dict[str, Any] | None:
+    """The config of a hub repository that is already in the local cache, without importing the hub's library."""
+    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
+    base = Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
+    try:
+        revision = (base / "refs" / "main").read_text(encoding="utf-8").strip()
+        return read_config(base / "snapshots" / revision)
+    except (OSError, CheckpointError):
+        return None

@@ -1,0 +1,151 @@
+"""What plugins return from their hooks: small frozen descriptions, cheap to make, importing nothing heavy.
+
+    ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.triplet:Triplet",
+                  roles=(Role(name="policy", needs=("encode_image", "encode_text")),),
+                  examples={"main": ("image-text",)})
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmalign.capabilities import Capability, Need, parse_need
+
+_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install."""
+
+    name: str
+    summary: str
+    target: str
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"{type(self).__name__}: name {self.name!r} is not kebab-case")
+        if not _TARGET.fullmatch(self.target):
+            raise ValueError(f"{type(self).__name__} {self.name}: target {self.target!r} is not 'package.module:Name'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One kind of model that a backbone class handles, told apart by the model's config alone.
+
+    `matches` takes the parsed config: transformers' config.json, or {"model_cfg": ..., "preprocess_cfg": ...} for open_clip.
+    """
+
+    name: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    provides: frozenset[Capability]
+    modalities: frozenset[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provides", frozenset(Capability(name) for name in self.provides))
+        object.__setattr__(self, "modalities", frozenset(self.modalities))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec(Spec):
+    """A model family's loader.
+
+    `prefixes`: "open_clip" makes `open_clip:...` references come here; empty for an embedded model known by its name.
+    `bundled`: "package:folder" of an embedded model. `default_for`: example kinds for which it is the default backbone.
+    """
+
+    families: tuple[Family, ...]
+    prefixes: tuple[str, ...] = ()
+    bundled: str = ""
+    default_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """One model that an objective works with. `needs`: capabilities or derivations; `trains`: whether it is optimised."""
+
+    name: str
+    needs: tuple[str, ...]
+    trains: bool = True
+
+    def parsed_needs(self) -> tuple[Need, ...]:
+        return tuple(parse_need(name) for name in self.needs)
+
+    def __post_init__(self) -> None:
+        self.parsed_needs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(Spec):
+    """A training objective. `examples`: stream -> the example kinds it accepts; `online`: it samples from the policy."""
+
+    roles: tuple[Role, ...]
+    examples: Mapping[str, tuple[str, ...]]
+    online: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Spec):
+    """A source of examples of one kind.
+
+    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`).
+    `default_for`: example kinds for which it is the default data.
+    """
+
+    kind: str
+    reads_files: bool = False
+    default_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSpec(Spec):
+    """A scorer of outputs. `examples`: the kinds it can score."""
+
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec(Spec):
+    """An environment with reset and step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec(Spec):
+    """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric."""
+
+    needs: tuple[str, ...]
+    kind: str
+    primary: str
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec(Spec):
+    """A command-line command; `target` is a click command, imported when it is called."""
+
+
+KINDS: dict[str, type[Spec]] = {
+    "backbones": BackboneSpec,
+    "objectives": ObjectiveSpec,
+    "datasets": DatasetSpec,
+    "rewards": RewardSpec,
+    "environments": EnvironmentSpec,
+    "evaluations": EvaluationSpec,
+    "commands": CommandSpec,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A spec with its provenance, as the catalog holds it."""
+
+    kind: str
+    plugin: str
+    spec: Any = field(repr=False)
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.plugin}/{self.spec.name}"
