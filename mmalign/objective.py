@@ -82,7 +82,8 @@ class Objective(ABC):
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[Mapping[str, Tensor], Metrics]":
         """Return ({term: sum over examples}, metrics). Tensor maths; sees no model.
 
-        A coupled objective's `batch` and `outputs` are the whole global batch, columns other than tensors included.
+        For a coupled objective `outputs` are the whole global batch's and `batch` has its length but no columns: what
+        such a loss needs besides (labels, group ids as integers), `forward` returns too.
         """
 
     @abstractmethod

@@ -1,0 +1,96 @@
+"""The roles of an objective as models: who trains, who is frozen.
+
+    models = Models({"policy": backbone}, trains={"policy"})
+    models.policy.encode_image(...)
+    models.trainable()                     # [("policy.visual.conv1.weight", parameter), ...]
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmalign.specs import Role
+
+_BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Models:
+    """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode."""
+
+    def __init__(self, roles: Mapping[str, Any], trains: Set[str]) -> None:
+        self._roles = dict(roles)
+        self._trains = frozenset(trains)
+        for name, backbone in self._roles.items():
+            if name not in self._trains:
+                backbone.module.requires_grad_(False).eval()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_roles"][name]
+        except KeyError:
+            raise AttributeError(f"no role {name!r} in {sorted(self.__dict__.get('_roles', ()))}") from None
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        return self._roles.items()
+
+    def modules(self) -> Iterator[nn.Module]:
+        return (backbone.module for backbone in self._roles.values())
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {name: backbone.module for name, backbone in self._roles.items() if name in self._trains}
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters to optimise, with names that start with their role."""
+        return [
+            (f"{role}.{name}", parameter)
+            for role, module in self.trained_modules().items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the trained roles, by name; tied tensors once."""
+        state, seen = {}, {}
+        for role, module in self.trained_modules().items():
+            for name, tensor in module.state_dict(keep_vars=False).items():
+                if tensor.numel() and tensor.data_ptr() in seen and seen[tensor.data_ptr()] == tensor.shape:
+                    continue
+                seen[tensor.data_ptr()] = tensor.shape
+                state[f"{role}.{name}"] = tensor
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors in place; raises KeyError for one that is missing."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def train(self, *, freeze_batchnorm: bool) -> int:
+        """Training mode for the trained roles. Returns how many BatchNorm layers keep their running statistics."""
+        frozen = 0
+        for module in self.trained_modules().values():
+            module.train()
+            for layer in module.modules():
+                if isinstance(layer, _BATCHNORM):
+                    # A layer without trainable parameters belongs to a locked tower: its statistics are locked too.
+                    locked = not any(parameter.requires_grad for parameter in layer.parameters())
+                    if freeze_batchnorm or locked:
+                        layer.eval()
+                        frozen += 1
+        return frozen
+
+    def eval(self) -> None:
+        for module in self.modules():
+            module.eval()
+
+    def to(self, device: Any) -> None:
+        for module in self.modules():
+            module.to(device)
+
+
+def build_models(roles: tuple[Role, ...], policy: Any) -> Models:
+    """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train."""
+    trained = [role for role in roles if role.trains]
+    built = {role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles}
+    return Models(built, {role.name for role in trained})

@@ -1,0 +1,65 @@
+"""AdamW and learning-rate schedules. The rate is a function of the step, so a resumed run needs no scheduler state."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.errors import CheckpointError
+from mmalign.train.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Rate of step `step` (0-based): linear warm-up over `warmup_steps`, then cosine to `min_learning_rate`, or constant."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    span = max(1, config.steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / span)
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), without decay on 0-D and 1-D parameters: scales, biases and norms."""
+    decayed = [p for _, p in parameters if p.ndim >= 2]
+    plain = [p for _, p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """The optimiser's state as {"parameter/moment": tensor}, ready for safetensors."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in parameters
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` returned; raises CheckpointError for names that do not match."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition("/")
+        state.setdefault(name, {})[moment] = tensor
+    unknown = set(state) - {name for name, _ in parameters}
+    if unknown:
+        raise CheckpointError(f"optimiser state for parameters this model lacks: {', '.join(sorted(unknown)[:3])}")
+    for name, parameter in parameters:
+        if name in state:
+            # AdamW keeps its step counter on the CPU and its moments beside the parameter.
+            optimizer.state[parameter] = {
+                moment: tensor.clone() if moment == "step" else tensor.to(parameter.device, parameter.dtype, copy=True)
+                for moment, tensor in state[name].items()
+            }

@@ -1,0 +1,187 @@
+"""Gradients of one optimiser step: micro-batches, exact whatever the split.
+
+Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient caching
+(Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated once on all
+processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice of the
+gradient down. Terms are sums divided by global counts, so 1 x 8, 4 x 2 and two processes give the same gradients.
+"""
+
+import contextlib
+import functools
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.data.batch import Batch
+from mmalign.objective import Metrics, Objective
+from mmalign.train import rng
+from mmalign.train.distributed import Processes
+
+Counts = Mapping[str, float]
+
+
+@dataclass
+class StepResult:
+    """loss: 0-D, the weighted total, equal on all processes. metrics: name -> (sum, count), local unless coupled."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a step needs besides data: the wrapped forward, the processes and the precision."""
+
+    objective: Objective
+    forward: nn.Module  # StepModule, wrapped by DDP or torch.compile where asked for
+    processes: Processes
+    device: torch.device
+    bf16: bool = False
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+    def run(self, batch: Batch) -> Mapping[str, Tensor]:
+        with self.autocast():
+            return self.forward(batch)
+
+
+def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
+    """Add one step's gradients to the parameters. `batches`: one of each stream, this process's share, prepared."""
+    results = []
+    for batch in batches:
+        micros = batch.split(micro_batch_size or len(batch))
+        counts = _global_counts(engine, micros)
+        if engine.objective.coupled:
+            results.append(_coupled(engine, micros, counts))
+        else:
+            last = batch is batches[-1]
+            results.append(_separate(engine, micros, counts, synchronise=last))
+    return functools.reduce(_merge, results)
+
+
+def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted total and the mean of each term; a term whose count is zero drops out."""
+    means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
+    weights = objective.weights
+    parts = [weights.get(name, 1.0) * mean for name, mean in means.items()]
+    if parts:
+        return functools.reduce(operator.add, parts), means
+    return functools.reduce(operator.add, sums.values()) * 0.0, means
+
+
+def _global_counts(engine: Engine, micros: list[Batch]) -> Counts:
+    local: dict[str, float] = {}
+    for micro in micros:
+        for name, value in engine.objective.count(micro).items():
+            local[name] = local.get(name, 0.0) + float(value)
+    names = sorted(local)
+    summed = engine.processes.sum(torch.tensor([local[name] for name in names], dtype=torch.float64))
+    return dict(zip(names, summed.tolist(), strict=True))
+
+
+def _separate(engine: Engine, micros: list[Batch], counts: Counts, *, synchronise: bool) -> StepResult:
+    """One pass: forward, loss and backward of each micro-batch on its own."""
+    objective, world = engine.objective, engine.processes.world_size
+    result: StepResult | None = None
+    for index, micro in enumerate(micros):
+        keep_local = not synchronise or index + 1 < len(micros)
+        with engine.processes.no_sync(engine.forward, keep_local):
+            sums, metrics = objective.loss(engine.run(micro), micro)
+            loss, terms = total_loss(objective, sums, counts)
+            (loss * world).backward()  # DDP averages over processes; the counts are global, so we want the sum
+        part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
+        result = part if result is None else _merge(result, part)
+    assert result is not None
+    result.loss = engine.processes.sum(result.loss)
+    result.terms = {name: engine.processes.sum(value) for name, value in result.terms.items()}
+    result.metrics = {
+        name: (engine.processes.sum(total), engine.processes.sum(count))
+        for name, (total, count) in result.metrics.items()
+    }
+    return result
+
+
+def _coupled(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
+    if len(micros) == 1 and engine.processes.world_size == 1:
+        outputs = engine.run(micros[0])
+        result, loss = _global_loss(engine, outputs, counts)
+        loss.backward()
+        return result
+    return _two_pass(engine, micros, counts)
+
+
+def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
+    # 1. Every micro-batch without a graph, remembering the random state it started from.
+    states, cached = [], []
+    with torch.no_grad():
+        for micro in micros:
+            states.append(rng.capture(engine.device))
+            cached.append({name: value.detach() for name, value in _unwrapped(engine, micro).items()})
+    # 2. The global loss, once, on leaves: the gradient with respect to every output of every process.
+    joined = {name: torch.cat([part[name] for part in cached]) for name in cached[0]}
+    leaves = {name: engine.processes.gather(value) for name, value in joined.items()}
+    for leaf in leaves.values():
+        leaf.requires_grad_(leaf.is_floating_point())
+    result, loss = _global_loss(engine, leaves, counts)
+    loss.backward()
+    # 3. Replay, and push this process's slice down. DDP averages over processes, so the slice is scaled back.
+    size = sum(len(micro) for micro in micros)
+    start = engine.processes.rank * size
+    for index, (micro, state) in enumerate(zip(micros, states, strict=True)):
+        rng.restore(state, engine.device)
+        stop = start + len(micro)
+        with engine.processes.no_sync(engine.forward, index + 1 < len(micros)):
+            outputs = engine.run(micro)
+            pairs = [
+                (value, grad[start:stop] * engine.processes.world_size)
+                for name, value in outputs.items()
+                if value.requires_grad and (grad := leaves[name].grad) is not None
+            ]
+            torch.autograd.backward([value for value, _ in pairs], [grad for _, grad in pairs])
+        start = stop
+    return result
+
+
+def _unwrapped(engine: Engine, micro: Batch) -> Mapping[str, Tensor]:
+    """Forward past DDP, whose own forward would prepare a reduction that this pass never makes."""
+    module = engine.forward
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module
+    with engine.autocast():
+        return module(micro)
+
+
+def _global_loss(engine: Engine, outputs: Mapping[str, Tensor], counts: Counts) -> tuple[StepResult, Tensor]:
+    size = len(next(iter(outputs.values())))
+    sums, metrics = engine.objective.loss(outputs, Batch({}, size=size))
+    loss, terms = total_loss(engine.objective, sums, counts)
+    return StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values())), loss
+
+
+def _detach(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def _as_tensors(metrics: Metrics, like: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def scalar(value: Tensor | float) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32).to(
+            like.device
+        )
+
+    return {name: (scalar(total), scalar(count)) for name, (total, count) in metrics.items()}
+
+
+def _merge(a: StepResult, b: StepResult) -> StepResult:
+    zero = (torch.zeros_like(a.loss), torch.zeros_like(a.loss))
+    metrics = {}
+    for name in {**a.metrics, **b.metrics}:
+        first, second = a.metrics.get(name, zero), b.metrics.get(name, zero)
+        metrics[name] = (first[0] + second[0], first[1] + second[1])
+    terms = {name: a.terms.get(name, 0.0) + b.terms.get(name, 0.0) for name in {**a.terms, **b.terms}}
+    return StepResult(a.loss + b.loss, terms, metrics, a.empty and b.empty)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+r"""Contrastive training of image-text encoders: `mmalign train --objective contrastive`.
+
+InfoNCE (CLIP; Radford 2021):  L = 1/(2B) sum_i [CE(z_i., i) + CE(z_.i, i)],          z_ij = exp(t) <x_i, y_j>
+Sigmoid (SigLIP; Zhai 2023):   L = -1/B sum_ij log sigmoid(s_ij (exp(t) <x_i, y_j> + b)), s_ij = +1 if i matches j, else -1
+
+x_i, y_i: [D] unit embeddings of image i and text i; t, b: learned scalars; B: the global batch.
+Use InfoNCE for batches of a few hundred upwards and models that use it already; sigmoid where batches are small or the
+model came with a bias. Examples with the same caption, or of the same image, count as matches of each other
+(InfoNCE: the target is spread evenly over them), so duplicate captions are no false negatives.
+"""
+
+import hashlib
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from mmalign import Batch, MmalignError, Objective
+from mmalign.errors import IncompatibleError
+from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.ops import info_nce, sigmoid_pairs
+from mmalign.train.models import Models
+
+
+class Contrastive(Objective):
+    """InfoNCE or the sigmoid loss over the global batch, in chunks."""
+
+    class Config(ObjectiveConfig):
+        loss: Literal["infonce", "sigmoid"] = Field("infonce", description="infonce (CLIP) or sigmoid (SigLIP)")
+        multi_positive: bool = Field(True, description="equal captions, and captions of one image, match each other")
+        max_scale: float = Field(100.0, gt=1, description="the scale exp(t) is kept within [1, max_scale] after each step")
+        chunk: int = Field(0, ge=0, description="rows of the score matrix held at once; 0: chosen for about 16 MB")
+
+    coupled: ClassVar[bool] = True
+    config: Config
+
+    def start(self, models: Models) -> None:
+        if self.config.loss == "sigmoid" and models.policy.contrastive_head().bias is None:
+            raise IncompatibleError(
+                "objective.loss=sigmoid needs a learned bias, and this model has none",
+                hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=10",
+            )
+
+    def forward(self, models: Models, batch: Batch) -> Outputs:
+        """image, text: [N, D]; scale, bias: [N]; ids: [N, 2] int64 (caption, image)."""
+        policy, size = models.policy, len(batch)
+        head = policy.contrastive_head()
+        outputs = {
+            "image": policy.encode_image(batch["image"]),
+            "text": policy.encode_text(batch["text"]),
+            "scale": head.log_scale.exp().expand(size),
+            "ids": self._ids(batch),
+        }
+        if self.config.loss == "sigmoid" and head.bias is not None:
+            outputs["bias"] = head.bias.expand(size)
+        return outputs
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, torch.Tensor], Metrics]:
+        image, text, scale, ids = (outputs[name] for name in ("image", "text", "scale", "ids"))
+        if not self.config.multi_positive:
+            ids = torch.arange(len(ids), device=ids.device)[:, None]
+        if self.config.loss == "infonce":
+            total, hits = info_nce(image, text, scale, ids, self.config.chunk)
+        else:
+            total, hits = sigmoid_pairs(image, text, scale, outputs["bias"], ids, self.config.chunk)
+        metrics = {"accuracy": (hits, len(image)), "scale": (scale.detach().sum(), len(image))}
+        return {"contrastive": total}, metrics
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        return {"contrastive": len(batch)}
+
+    @torch.no_grad()
+    def constrain(self, models: Models) -> None:
+        models.policy.contrastive_head().log_scale.clamp_(0.0, math.log(self.config.max_scale))
+
+    @staticmethod
+    def _ids(batch: Batch) -> torch.Tensor:
+        if "caption" not in batch:
+            raise MmalignError("contrastive needs the captions of its examples", hint="The data set yields image-text?")
+        captions = [_stable_id("text", caption) for caption in batch["caption"]]
+        groups = [_stable_id("image", group or key) for group, key in zip(batch["group"], batch["key"], strict=True)]
+        ids = torch.tensor(list(zip(captions, groups, strict=True)), dtype=torch.int64).reshape(-1, 2)
+        return ids.to(batch["image"].device)
+
+
+def _stable_id(*parts: Any) -> int:
+    """A 63-bit id that is the same in every process."""
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
