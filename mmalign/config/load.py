@@ -1,0 +1,161 @@
+"""Merge a run's configuration: recipe < YAML files in their order < --set and the name flags.
+
+    layers = load_layers(recipe=recipe_path("contrastive"), files=[Path("x.yaml")], sets=["train.lr=1e-4"])
+    layers["train"]                    # a Section: a dict that knows where each value came from
+    layers["train"].origins["lr"]      # "command line", or "x.yaml:3"
+
+Sections stay plain dicts here; `mmalign.config.validate.build` checks each against the model of what its name finds.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmalign.errors import UsageError, did_you_mean
+
+NAMED_SECTIONS = ("objective", "backbone", "dataset")
+SECTIONS = (*NAMED_SECTIONS, "train", "data", "evaluation")
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Section(dict[str, Any]):
+    """One section's options. `origins`: dotted key -> "file:line" or "command line"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origins: dict[str, str] = {}
+
+    def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        """Lay `values` over what is here, mapping by mapping.
+
+        Options of one name never reach another: a layer that changes `name` starts the section anew.
+        """
+        if "name" in values and "name" in self and values["name"] != self["name"]:
+            self.clear()
+            self.origins.clear()
+        _overlay(self, values)
+        self.origins.update(origins)
+
+
+def load_layers(
+    *,
+    recipe: Path | None = None,
+    files: Iterable[Path] = (),
+    sets: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Section]:
+    """Return every section, the later layer winning; raises UsageError.
+
+    `names` are the flags --objective, --backbone and --dataset, as {"backbone": "clip-lite"}, of the --set layer.
+    """
+    layers = {name: Section() for name in SECTIONS}
+    for path in [*([recipe] if recipe else []), *files]:
+        for name, (values, origins) in read_file(path).items():
+            layers[name].merge(values, origins)
+    for name, values in _read_sets(sets, names or {}).items():
+        layers[name].merge(values, dict.fromkeys(_dotted_keys(values), "command line"))
+    return layers
+
+
+def read_file(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    """One file's sections with the origin of each key; raises UsageError for what is no section."""
+    from mmalign.config.yaml_reader import read_yaml
+
+    data, lines = read_yaml(path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: holds {_type_name(data)}, not sections", hint=f"Sections: {', '.join(SECTIONS)}.")
+    unknown = [f"{path}:{lines[(name,)]}: {_unknown_section(name)}" for name in data if name not in SECTIONS]
+    if unknown:
+        raise UsageError("\n".join(unknown), hint=f"Sections: {', '.join(SECTIONS)}.")
+    sections = {}
+    for name, value in data.items():
+        values = _as_section(name, value, f"{path}:{lines[(name,)]}")
+        origins = {".".join(key[1:]): f"{path}:{line}" for key, line in lines.items() if key[0] == name}
+        sections[name] = (values, {key: origin for key, origin in origins.items() if key})
+    return sections
+
+
+def parse_set(text: str) -> tuple[tuple[str, ...], Any]:
+    """Split "objective.beta=0.2" into (("objective", "beta"), 0.2): the value is JSON, else the text as it stands."""
+    key, equals, raw = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise UsageError(f"--set {text!r} is not section.key=value", hint="For example: --set objective.beta=0.2")
+    if path[0] not in SECTIONS:
+        raise UsageError(f"--set {text}: {_unknown_section(path[0])}", hint=f"Sections: {', '.join(SECTIONS)}.")
+    try:
+        return path, json.loads(raw, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return path, raw
+
+
+def recipe_path(name: str) -> Path | None:
+    """The packaged recipe of an objective, in an installed package or in a checkout; None if it has none."""
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        return None
+    candidates = (_ROOT / "configs" / f"{name}.yaml", _ROOT.parent / "configs" / f"{name}.yaml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    layer: dict[str, dict[str, Any]] = {}
+    for text in sets:
+        path, value = parse_set(text)
+        if len(path) == 1:
+            _overlay(layer.setdefault(path[0], {}), _as_section(path[0], value, f"--set {text}"))
+            continue
+        target = layer.setdefault(path[0], {})
+        for part in path[1:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"--set {text}: {part} is already set to a value")
+        target[path[-1]] = value
+    for section, name in names.items():
+        set_to = layer.setdefault(section, {}).setdefault("name", name)
+        if set_to != name:
+            raise UsageError(f"--{section} {name} and --set {section}.name={set_to} disagree", hint="Give one of them.")
+    return layer
+
+
+def _as_section(name: str, value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, str) and name in NAMED_SECTIONS:
+        return {"name": value}
+    if not isinstance(value, dict):
+        expected = "a name or options" if name in NAMED_SECTIONS else "options (key: value)"
+        raise UsageError(f"{where}: section {name} takes {expected}, not {_type_name(value)}")
+    return value
+
+
+def _overlay(base: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        current = base.get(key)
+        if isinstance(current, dict) and isinstance(value, dict):
+            _overlay(current, value)
+        else:
+            base[key] = value
+
+
+def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in values.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _dotted_keys(value, f"{prefix}{key}.")
+
+
+def _unknown_section(name: str) -> str:
+    return f"unknown section {name!r}. {did_you_mean(name, SECTIONS)}".strip()
+
+
+def _type_name(value: Any) -> str:
+    return {"list": "a list", "str": "text", "bool": "true or false"}.get(type(value).__name__, "a number")
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(text)
