@@ -1,0 +1,125 @@
+"""What every command shares: the App object, the --json and --quiet options, names that complete and suggest.
+
+    @click.command()
+    @click.option("--objective", type=CatalogName("objectives"))
+    @json_option
+    @quiet_option
+    @pass_app
+    def command(app: App, objective: str, as_json: bool) -> int | None:
+        entry = app.catalog.find("objectives", objective)
+
+Data goes to stdout, talk to stderr. A command returns None (exit 0) or its exit code, and raises MmalignError.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmalign.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from rich.console import Console
+
+    from mmalign.catalog import Catalog
+    from mmalign.plugins import PluginHost
+
+
+class App:
+    """One call of the program. Nothing loads before it is asked for."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    @cached_property
+    def host(self) -> "PluginHost":
+        """All plugins, loaded; says nothing of those that failed."""
+        from mmalign.plugins import load_plugins
+
+        return load_plugins()
+
+    @cached_property
+    def catalog(self) -> "Catalog":
+        """What the plugins offer; one line on stderr for each plugin that failed or warns."""
+        from mmalign.catalog import Catalog
+
+        for record in self.host.records:
+            if record.status == "failed":
+                self.warn(f"plugin {record.name} failed and is left out: {first_line(record.why)}")
+            for warning in record.warnings:
+                self.warn(f"plugin {record.name}: {warning}")
+        return Catalog(self.host)
+
+    @cached_property
+    def console(self) -> "Console":
+        """Rich on stderr, for progress; silent with --quiet."""
+        from rich.console import Console
+
+        return Console(stderr=True, quiet=self.quiet)
+
+    def say(self, text: str) -> None:
+        """One line of talk on stderr; nothing with --quiet."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """A warning on stderr; shown with --quiet too, since something was left out."""
+        click.echo(f"warning: {text}", err=True)
+
+
+pass_app = click.make_pass_decorator(App, ensure=True)
+
+
+def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(App).quiet = True
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json, as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+
+
+def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--quiet, kept in App.quiet."""
+    return click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="No progress, no talk."
+    )(function)
+
+
+def emit_json(document: dict[str, Any]) -> None:
+    """Print one document, with its schema version, on stdout."""
+    import json
+
+    click.echo(json.dumps({"schema": 1, **document}, indent=2, default=str))
+
+
+def first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""
+
+
+class Choice(click.Choice[str]):
+    """One of a few words; a near miss names the right one."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        suggestion = did_you_mean(str(value), map(str, self.choices))
+        return f"{value!r} is not one of {', '.join(map(str, self.choices))}. {suggestion}".strip()
+
+
+class CatalogName(click.ParamType):
+    """The name of something in the catalog; completes in the shell. It is looked up by the command, not here."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+        self.name = kinds[0][:-1] if len(kinds) == 1 else "name"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        from mmalign.catalog import Catalog
+
+        catalog = Catalog(ctx.ensure_object(App).host)
+        found = {catalog.display_name(entry): entry.spec.summary for k in self.kinds for entry in catalog.entries(k)}
+        return [CompletionItem(name, help=text) for name, text in sorted(found.items()) if name.startswith(incomplete)]

@@ -1,0 +1,101 @@
+"""Specs as plain facts, for `list`, `show` and `plugins`."""
+
+from typing import Any
+
+from mmalign.capabilities import Derived
+from mmalign.specs import (
+    BackboneSpec,
+    DatasetSpec,
+    Entry,
+    EvaluationSpec,
+    ObjectiveSpec,
+    RewardSpec,
+)
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    """Everything that a spec says, as JSON data."""
+    spec = entry.spec
+    common = {
+        "qualified_name": entry.qualified,
+        "kind": entry.kind,
+        "plugin": entry.plugin,
+        "summary": spec.summary,
+        "target": spec.target,
+        "packages": list(spec.packages),
+    }
+    return common | _particular(spec)
+
+
+def headline(entry: Entry) -> str:
+    """The one thing to know in a list: the examples or references it takes."""
+    spec = entry.spec
+    if isinstance(spec, BackboneSpec):
+        return ", ".join([*(["embedded"] if spec.bundled else []), *(f"{prefix}:..." for prefix in spec.prefixes)])
+    if isinstance(spec, ObjectiveSpec):
+        return ", ".join(sorted({kind for kinds in spec.examples.values() for kind in kinds}))
+    if isinstance(spec, DatasetSpec):
+        return f"{spec.kind}{' files' if spec.reads_files else ''}"
+    if isinstance(spec, RewardSpec):
+        return ", ".join(spec.examples)
+    return spec.kind if isinstance(spec, EvaluationSpec) else ""
+
+
+def _particular(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, BackboneSpec):
+        families = [
+            {"name": f.name, "provides": sorted(f.provides), "modalities": sorted(f.modalities)} for f in spec.families
+        ]
+        return {
+            "families": families,
+            "prefixes": list(spec.prefixes),
+            "embedded": bool(spec.bundled),
+            "default_for": list(spec.default_for),
+        }
+    if isinstance(spec, ObjectiveSpec):
+        roles = [{"name": role.name, "needs": list(role.needs), "trains": role.trains} for role in spec.roles]
+        return {
+            "roles": roles,
+            "examples": {stream: list(kinds) for stream, kinds in spec.examples.items()},
+            "online": spec.online,
+        }
+    if isinstance(spec, DatasetSpec):
+        return {"example_kind": spec.kind, "reads_files": spec.reads_files, "default_for": list(spec.default_for)}
+    if isinstance(spec, RewardSpec):
+        return {"examples": list(spec.examples)}
+    if isinstance(spec, EvaluationSpec):
+        return {
+            "needs": list(spec.needs),
+            "example_kind": spec.kind,
+            "primary": spec.primary,
+            "higher_is_better": spec.higher_is_better,
+        }
+    return {}
+
+
+def text(entry: Entry) -> str:
+    """The facts of one entry as lines for a reader."""
+    lines = [f"{entry.spec.name} ({entry.kind[:-1]} of {entry.plugin})", f"  {entry.spec.summary}", ""]
+    for key, value in facts(entry).items():
+        if key in ("kind", "plugin", "summary") or value in ([], {}, "", False):
+            continue
+        label = key.replace("_", " ")
+        if key == "families":
+            for family in value:
+                lines.append(f"  family {family['name']}: provides {', '.join(family['provides'])}")
+        elif key == "roles":
+            for role in value:
+                lines.append(f"  role {role['name']} ({_role(role)}): needs {', '.join(map(_need, role['needs']))}")
+        elif isinstance(value, dict):
+            lines += [f"  {label} {name}: {', '.join(items)}" for name, items in value.items()]
+        else:
+            lines.append(f"  {label}: {', '.join(value) if isinstance(value, list) else value}")
+    return "\n".join(lines)
+
+
+def _role(role: dict[str, Any]) -> str:
+    return "trained" if role["trains"] else "frozen"
+
+
+def _need(name: str) -> str:
+    return f"{name} (derived)" if name in set(Derived) else name
