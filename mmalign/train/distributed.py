@@ -7,7 +7,7 @@ Gradients are synchronised by DDP. Sharded (FSDP2) launches are refused until th
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmalign.data.batch import Batch
 from mmalign.errors import UsageError
+from mmalign.evaluate.runtime import choose_device
 from mmalign.objective import Objective
 from mmalign.train.models import Models
 
@@ -95,25 +96,3 @@ class Processes:
     def close(self) -> None:
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-    @contextlib.contextmanager
-    def main_first(self) -> Iterator[bool]:
-        """Run the body on the main process before the others (downloads, caches)."""
-        if not self.is_main:
-            self.barrier()
-        yield self.is_main
-        if self.is_main:
-            self.barrier()
-
-
-def choose_device(name: str) -> torch.device:
-    """"auto", "cpu", "cuda" (or "cuda:1") or "mps" as a device; raises UsageError where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind = name.partition(":")[0]
-    if kind not in available:
-        raise UsageError(f"unknown device {name!r}", hint="One of: auto, cpu, cuda, mps.")
-    if not available[kind]:
-        raise UsageError(f"device {name!r} is not available here", hint="Try: --device auto, or mmalign doctor")
-    return torch.device(name)

@@ -1,0 +1,163 @@
+"""Checkpoints that resume exactly: safetensors and JSON, committed by one rename, found by scanning.
+
+    checkpoints/step-000050/{model,optimizer,rng}.safetensors  state.json  manifest.json
+
+A checkpoint is written into a hidden folder, every file is fsynced, the manifest (sizes and sha256) last, and the folder
+is renamed; only then are old ones deleted. There is no pointer file: `newest` scans, verifies, and falls back to the one
+before where a file is missing, truncated or altered, and says so. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmalign.errors import CheckpointError
+
+FORMAT = 1
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything of a training state. `rng` holds one set of tensors a process, named "<rank>/<generator>"."""
+
+    step: int
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    rng: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def save(root: Path, checkpoint: Checkpoint) -> Path:
+    """Commit a checkpoint under `root`; raises CheckpointError (disk full), leaving the older ones as they were."""
+    final = root / f"{_PREFIX}{checkpoint.step:06d}"
+    if final.exists():  # left damaged, or the same step written before a signal
+        shutil.rmtree(final)
+    partial = root / f".{final.name}.partial"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name in ("model", "optimizer", "rng"):
+            tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(checkpoint, name).items()}
+            save_file(tensors, partial / f"{name}.safetensors")
+        _write_json(partial / "state.json", {**checkpoint.state, "step": checkpoint.step})
+        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        manifest = {"format": FORMAT, "torch": torch.__version__, "files": files}
+        _write_json(partial / "manifest.json", manifest)
+        for path in partial.iterdir():
+            fsync(path)
+        fsync(partial)
+        os.rename(partial, final)
+        fsync(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        needed = sum(t.numel() * t.element_size() for part in ("model", "optimizer") for t in getattr(checkpoint, part).values())
+        raise CheckpointError(
+            f"cannot save {final}: {error}; it needs {needed / 1e6:.0f} MB, {_free_megabytes(root)} MB are free",
+            hint="Free space or choose another --out; earlier checkpoints are intact.",
+        ) from error
+    return final
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and verify one checkpoint; raises CheckpointError that names the damaged file."""
+    verify(folder)
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    try:
+        tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer", "rng")}
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return Checkpoint(step=state["step"], state=state, **tensors)
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with the manifest; raises CheckpointError."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
+        for required in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"):
+            if required not in files:
+                raise CheckpointError(f"{folder}: the manifest lacks {required}")
+        for name, expected in files.items():
+            if _digest(folder / name) != expected:
+                raise CheckpointError(f"{folder}: {name} is not what was saved")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def committed(root: Path) -> list[Path]:
+    """Committed checkpoint folders, oldest first, unverified."""
+    if not root.is_dir():
+        return []
+    folders = [path for path in root.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that passes verification, with a warning for each that does not; None if there is none."""
+    for folder in reversed(committed(root)):
+        try:
+            return load(folder)
+        except CheckpointError as error:
+            warn(f"{folder.name} is damaged and not used ({error.message})")
+    return None
+
+
+def rotate(root: Path, keep: int, best: int | None) -> list[Path]:
+    """Delete all but the newest `keep` and the `best` step; call it after a commit. Returns what was deleted."""
+    folders = committed(root)
+    protected = {folder.name for folder in folders[-keep:]} | ({f"{_PREFIX}{best:06d}"} if best is not None else set())
+    deleted = []
+    for folder in folders:
+        if folder.name not in protected:
+            # Renamed first: a deletion that is cut short must not leave a folder that looks committed.
+            grave = root / f".{folder.name}.deleted"
+            os.rename(folder, grave)
+            shutil.rmtree(grave, ignore_errors=True)
+            deleted.append(folder)
+    return deleted
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file so that a reader sees the old or the new one, never half."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    fsync(partial)
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _free_megabytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free // 1_000_000

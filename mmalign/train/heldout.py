@@ -1,0 +1,104 @@
+"""Measurements on held-out data during a run: the objective's own loss, and every evaluation that fits.
+
+    results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.4}
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mmalign.catalog import Catalog
+from mmalign.data.batch import Batch
+from mmalign.data.loader import Sweep
+from mmalign.evaluate.runtime import Runtime
+from mmalign.objective import Context
+from mmalign.train import rng
+from mmalign.train.job import Job
+from mmalign.train.step import total_loss
+
+HELDOUT_LOSS = "heldout/loss"
+
+
+def measure(job: Job, catalog: Catalog) -> dict[str, float]:
+    """Run everything once in evaluation mode; random state and module modes are as before afterwards."""
+    torch_state, python_state = rng.capture(job.device), random.getstate()
+    config = job.plan.evaluation
+    runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
+    results: dict[str, float] = {}
+    modes = [(module, module.training) for root in job.models.modules() for module in root.modules()]
+    try:
+        job.models.eval()
+        if job.heldout is not None and len(job.heldout):
+            results |= _heldout_loss(job)
+        for entry in job.plan.evaluations:
+            data = _data_for(job, catalog, entry.spec.kind)
+            if data is None:
+                continue
+            evaluation_class = catalog.load(entry)
+            values = evaluation_class(evaluation_class.Config(max_examples=config.max_examples)).run(
+                job.models.policy, data, runtime
+            )
+            results |= {f"{entry.spec.name}/{name}": float(value) for name, value in values.items()}
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        rng.restore(torch_state, job.device)
+        random.setstate(python_state)
+    return results
+
+
+def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
+    """The run's own held-out data where it is of that kind, else the default data of the kind; None if there is none."""
+    if kind == job.plan.dataset.spec.kind:
+        return job.heldout
+    for entry in catalog.entries("datasets"):
+        if kind in entry.spec.default_for:
+            dataset_class = catalog.load(entry)
+            return dataset_class.build(dataset_class.Config(), "validation")
+    return None
+
+
+@torch.no_grad()
+def _heldout_loss(job: Job) -> dict[str, float]:
+    """Mean loss and metrics over whole batches of the training size: a coupled loss depends on it."""
+    objective, sums, counts = job.objective, {}, {}
+    metrics: dict[str, list[float]] = {}
+    for number, batch in enumerate(_batches(job)):
+        ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, job.plan.evaluation.batch_size)
+        batch = objective.prepare(job.models, batch.to(job.device), ctx)
+        for part_sums, part_metrics, part in _losses(job, batch):
+            for name, value in part_sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+            for name, value in part.items():
+                counts[name] = counts.get(name, 0.0) + float(value)
+            for name, (total, count) in part_metrics.items():
+                entry = metrics.setdefault(name, [0.0, 0.0])
+                entry[0] += float(total)
+                entry[1] += float(count)
+    if not sums:
+        return {}
+    loss, _ = total_loss(objective, sums, counts)
+    return {HELDOUT_LOSS: float(loss)} | {f"heldout/{name}": total / n for name, (total, n) in metrics.items() if n}
+
+
+def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
+    objective, engine = job.objective, job.engine
+    with engine.autocast():
+        if not objective.coupled:
+            for micro in batch.split(job.plan.evaluation.batch_size):
+                yield *objective.loss(objective.forward(job.models, micro), micro), objective.count(micro)
+            return
+        parts = [objective.forward(job.models, micro) for micro in batch.split(job.plan.evaluation.batch_size)]
+    outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    yield *objective.loss(outputs, Batch({}, size=len(batch))), objective.count(batch)
+
+
+def _batches(job: Job) -> Iterator[Batch]:
+    """Held-out examples in their own order; a coupled loss leaves out a last short batch unless it is the only one."""
+    size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
+    sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
+    for number, batch in enumerate(sweep):
+        if len(batch) == size or number == 0 or not job.objective.coupled:
+            yield batch

@@ -1,0 +1,126 @@
+"""Build what a plan names: models, data, optimiser, engine. Here weights are loaded and data is opened.
+
+    job = assemble(plan, Processes("cpu"))
+    job.stream(start_step=0)       # iterates (step, Batch)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmalign.data.collate import Encoder
+from mmalign.data.loader import Order, Stream
+from mmalign.errors import DataError, IncompatibleError, UsageError
+from mmalign.objective import Objective
+from mmalign.compat import check
+from mmalign.train import rng
+from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.models import Models, build_models
+from mmalign.train.optim import build_optimizer
+from mmalign.train.plan import Plan
+from mmalign.train.step import Engine
+
+
+@dataclass
+class Job:
+    """Everything that a training loop works with."""
+
+    plan: Plan
+    processes: Processes
+    models: Models
+    objective: Objective
+    parameters: list[tuple[str, nn.Parameter]]
+    optimizer: torch.optim.AdamW
+    engine: Engine
+    data: Any
+    heldout: Any  # None where the data set has no validation part
+    encoder: Encoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    @property
+    def local_batch_size(self) -> int:
+        return self.plan.train.batch_size // self.processes.world_size
+
+    @property
+    def freezes_batchnorm(self) -> bool:
+        """Whether the batch is split in any way, so that live statistics would depend on the split."""
+        micro = self.plan.train.micro_batch_size
+        return self.processes.world_size > 1 or 0 < micro < self.local_batch_size
+
+    def stream(self, start_step: int) -> Stream:
+        """Batches from `start_step` on, this process's share of each."""
+        train = self.plan.train
+        return Stream(
+            self.data,
+            self.encoder,
+            Order(len(self.data), train.seed),
+            batch_size=train.batch_size,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            num_workers=self.plan.data.num_workers,
+            start_step=start_step,
+            max_bad=self.plan.data.max_bad,
+        )
+
+
+def assemble(plan: Plan, processes: Processes) -> Job:
+    """Load and wire a plan; raises the errors of the parts."""
+    train = plan.train
+    if train.batch_size % processes.world_size:
+        raise UsageError(
+            f"train.batch_size={train.batch_size} does not divide over {processes.world_size} processes",
+            hint=f"Try: --set train.batch_size={train.batch_size // processes.world_size * processes.world_size or processes.world_size}",
+        )
+    if train.deterministic:
+        _make_deterministic()
+    data = plan.dataset_class.build(plan.configs["dataset"], "train")
+    if data is None or not len(data):
+        raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
+    rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
+    policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
+    if plan.source.family is None:
+        _require_provided(plan, policy)
+    models = build_models(plan.objective.spec.roles, policy)
+    models.to(processes.device)
+    objective = plan.objective_class(plan.configs["objective"])
+    objective.start(models)
+    parameters = models.trainable()
+    if not parameters:
+        raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
+    wrapped: nn.Module = StepModule(objective, models)
+    if train.compile:
+        wrapped.compile()
+    engine = Engine(objective, processes.wrap(wrapped), processes, processes.device, train.precision == "bf16")
+    rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
+    return Job(
+        plan,
+        processes,
+        models,
+        objective,
+        parameters,
+        build_optimizer(parameters, train),
+        engine,
+        data,
+        plan.dataset_class.build(plan.configs["dataset"], "validation"),
+        Encoder(policy.processor, plan.dataset.spec.kind, train.seed),
+    )
+
+
+def _require_provided(plan: Plan, policy: Any) -> None:
+    """A hub model whose config was not on this machine before: check what its class declares now that it is."""
+    fits = [family for family in plan.source.entry.spec.families if check(plan.objective.spec, family).ok]
+    if not fits:
+        raise IncompatibleError(f"{plan.source.reference} does not provide what {plan.objective.spec.name} needs")
+
+
+def _make_deterministic() -> None:
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

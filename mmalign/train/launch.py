@@ -1,0 +1,191 @@
+"""Start, resume and finish a run: what `mmalign train` calls.
+
+    outcome = start(plan, catalog, folder=Path("runs/x"), device="auto", say=print)
+    outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="auto", say=print)
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmalign.catalog import Catalog
+from mmalign.config.load import load_layers
+from mmalign.errors import CheckpointError, UsageError
+from mmalign.train.checkpoint import fsync
+from mmalign.train.distributed import Processes
+from mmalign.train.heldout import measure
+from mmalign.train.job import Job, assemble
+from mmalign.train.loop import Loop, Say, describe, peak_memory
+from mmalign.train.plan import Plan, resolve
+from mmalign.train.report import write_reports
+from mmalign.train.rundir import Run
+from mmalign.train.signals import Interrupted, StopRequest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves. before, after: held-out measurements; model: the saved model's folder."""
+
+    folder: Path
+    model: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    summary: Mapping[str, Any]
+
+
+def start(plan: Plan, catalog: Catalog, *, folder: Path, device: str, say: Say) -> Outcome:
+    """Begin a new run in `folder`; raises UsageError if something is there."""
+    processes = Processes(device)
+    if plan.train.wise_ft < 1 and not _has_starting_weights(plan):
+        raise UsageError(
+            "train.wise_ft interpolates with pretrained weights; this backbone starts from random ones",
+            hint="Leave train.wise_ft at 1, or name a pretrained backbone.",
+        )
+    info = {"plan": plan.names(), "device": str(processes.device), "num_threads": torch.get_num_threads()}
+    run = Run.create(folder, plan.to_yaml(), info) if processes.is_main else None
+    processes.barrier()
+    return _execute(plan, catalog, processes, run or Run.observe(folder), say)
+
+
+def resume(
+    folder: Path, catalog: Catalog, *, sets: Sequence[str], allow_change: bool, device: str, say: Say
+) -> Outcome:
+    """Go on with an interrupted run, exactly; raises UsageError for changed options unless `allow_change`."""
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UsageError(f"{folder} holds no run", hint="Give a folder that mmalign train made.")
+    plan = resolve(catalog, load_layers(files=[config]))
+    changed = resolve(catalog, load_layers(files=[config], sets=sets)) if sets else plan
+    drift = _differences(plan.to_dict(), changed.to_dict())
+    if drift and not allow_change:
+        raise UsageError(
+            "these options differ from the run's:\n" + "\n".join(drift), hint="Add --allow-change to go on with them."
+        )
+    processes = Processes(device)
+    run = Run.reopen(folder) if processes.is_main else Run.observe(folder)
+    if run.info["status"] == "finished" and not drift:
+        say(f"{folder} is finished already; its model is {folder / 'model'}")
+        return _finished(run)
+    # Sums of floats depend on how many threads share them, so an exact continuation needs as many.
+    torch.set_num_threads(run.info["num_threads"])
+    if processes.is_main:
+        run.write_info(status="running")
+        (folder / "config.yaml").write_text(changed.to_yaml(), encoding="utf-8")
+    return _execute(changed, catalog, processes, run, say)
+
+
+def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say) -> Outcome:
+    host, error = catalog.host, None
+    talk: Say = say if processes.is_main else lambda line: None
+    try:
+        with StopRequest() as stop:
+            job = assemble(plan, processes)
+            if processes.is_main:
+                run.write_info(data=dict(job.data.report()), backbone=dict(job.models.policy.describe()))
+                for warning in host.notify("run_started", run=run):
+                    talk(warning)
+            loop = Loop(job, run, catalog, talk)
+            loop.go(stop)
+            return _finish(job, loop, run, catalog, talk)
+    except BaseException as exception:
+        error = exception
+        if processes.is_main:
+            status = "interrupted" if isinstance(exception, Interrupted | KeyboardInterrupt) else "failed"
+            run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
+        raise
+    finally:
+        if processes.is_main:
+            for warning in host.notify("run_finished", run=run, error=error):
+                talk(warning)
+        run.close()
+        processes.close()
+
+
+def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome:
+    """Interpolate, measure, save the model, write the reports."""
+    model = run.folder / "model"
+    if not job.processes.is_main:
+        job.processes.barrier()
+        return Outcome(run.folder, model, {}, {}, {})
+    trained = measure(job, catalog)
+    after = trained
+    if job.plan.train.wise_ft < 1:
+        interpolate(job)
+        after = measure(job, catalog)
+        say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
+    run.log({"step": loop.step, "evaluation": after, "final": True, "before_interpolation": trained})
+    say(f"finished at step {loop.step}: " + describe(after))
+    save_model(job.models.policy, model)
+    records = run.metrics()
+    before = next((r["evaluation"] for r in records if r["step"] == 0 and "evaluation" in r), {})
+    summary = {
+        "steps": loop.step,
+        "examples": loop.step * job.plan.train.batch_size,
+        "seconds": round(loop.seconds, 1),
+        "examples_per_second": round(loop.step * job.plan.train.batch_size / loop.seconds, 1),
+        "peak_memory_mb": round(peak_memory(job.device) / 1e6),
+        "unreadable_samples": len(loop.bad_samples),
+        "skipped_updates": loop.skipped_updates,
+        "before": before,
+        "after": after,
+    }
+    run.write_info(status="finished", error=None, summary=summary)
+    write_reports(run, job.plan.to_yaml(), trained if after is not trained else None)
+    job.processes.barrier()
+    return Outcome(run.folder, model, before, after, summary)
+
+
+@torch.no_grad()
+def interpolate(job: Job) -> None:
+    """Weights become a * trained + (1 - a) * starting (Wortsman 2022, WiSE-FT), a = train.wise_ft, for every float tensor.
+
+    The starting weights are read again from the source.
+    """
+    share = job.plan.train.wise_ft
+    starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
+    for name, tensor in job.models.policy.module.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
+
+
+def save_model(backbone: Any, folder: Path) -> None:
+    """Save in the family's own format, all or nothing; an older model there is replaced."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        backbone.save(partial)
+        for path in partial.rglob("*"):
+            fsync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot save the model to {folder}: {error}", hint="Free space; then --resume repeats only this."
+        ) from error
+
+
+def _finished(run: Run) -> Outcome:
+    summary = run.info["summary"]
+    run.close()
+    return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
+
+
+def _has_starting_weights(plan: Plan) -> bool:
+    """A source without a folder and without a tag is an architecture alone."""
+    return plan.source.folder is not None or "/" in plan.source.name
+
+
+def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"  {section}.{key}: {old[section].get(key)!r} -> {value!r}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section].get(key) != value
+    ]

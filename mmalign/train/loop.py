@@ -1,0 +1,228 @@
+"""The training loop, the same for every objective.
+
+    loop = Loop(job, run, catalog, say=print)
+    loop.go(stop)              # from the newest good checkpoint, or from the start
+
+A step: draw the batch (a function of seed and step), prepare it, accumulate gradients over micro-batches, check that all
+is finite, clip, update, constrain. Checkpoints stand between steps and hold everything that the next step depends on.
+"""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from mmalign.catalog import Catalog
+from mmalign.data.batch import Batch
+from mmalign.errors import CheckpointError, NonFiniteError
+from mmalign.objective import Context
+from mmalign.train import checkpoint, heldout, rng
+from mmalign.train.job import Job
+from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
+from mmalign.train.rundir import Run
+from mmalign.train.signals import Interrupted, StopRequest
+from mmalign.train.step import StepResult, accumulate
+
+Say = Callable[[str], None]
+
+
+class Loop:
+    """One run of one job. `step` counts finished optimiser steps."""
+
+    def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
+        self.job, self.run, self.catalog, self.say = job, run, catalog, say
+        self.step = 0
+        self.skipped_updates = 0
+        self.bad_samples: dict[str, str] = {}
+        self.best: dict[str, Any] | None = None
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    # The run -----------------------------------------------------------------------------------------------------------
+
+    def go(self, stop: StopRequest) -> None:
+        """Train to the last step; raises Interrupted after saving where a signal asks to stop."""
+        train = self.job.plan.train
+        self.resume()
+        if self.step == 0 and not any("evaluation" in record for record in self.run.metrics()):
+            self.evaluate(stop)
+        num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
+        if num_frozen and self.job.freezes_batchnorm:
+            self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
+        stream = self.job.stream(start_step=self.step)
+        try:
+            for index, batch in stream if self.step < train.steps else ():
+                self.bad_samples.update(stream.bad)
+                self.update(index, batch)
+                self.step = index + 1
+                last = self.step == train.steps
+                stopping = self._stopping(stop)
+                if train.eval_every and self.step % train.eval_every == 0 and not last and stopping is None:
+                    stopping = self.evaluate(stop)
+                if last or stopping is not None or (train.save_every and self.step % train.save_every == 0):
+                    self.save()
+                if stopping is not None:
+                    raise Interrupted(stopping)
+                if last:
+                    break
+        finally:
+            stream.close()
+
+    def update(self, index: int, batch: Batch) -> None:
+        """One optimiser step; raises NonFiniteError before the update where the loss or a gradient is not finite."""
+        job, train = self.job, self.job.plan.train
+        began = time.perf_counter()
+        rate = learning_rate(train, index)
+        for group in job.optimizer.param_groups:
+            group["lr"] = rate
+        job.optimizer.zero_grad(set_to_none=True)
+        ctx = Context(train.seed, index, job.processes.sum, train.micro_batch_size or job.local_batch_size)
+        with torch.no_grad():
+            prepared = job.objective.prepare(job.models, batch.to(job.device), ctx)
+        result = accumulate(job.engine, [prepared], train.micro_batch_size)
+        limit = train.clip_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
+        loss = float(result.loss)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._non_finite(index, batch, loss, norm)
+        elif not result.empty:
+            job.optimizer.step()
+            job.objective.constrain(job.models)
+        self._record(index, result, loss, norm, rate, len(batch) * job.processes.world_size, began)
+
+    def evaluate(self, stop: StopRequest) -> int | None:
+        """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
+        signum = None
+        if self.job.processes.is_main:
+            try:
+                with stop.interrupts():
+                    results = heldout.measure(self.job, self.catalog)
+                self.run.log({"step": self.step, "evaluation": results})
+                self.say(f"step {self.step}: " + describe(results))
+                self._remember_best(results)
+            except Interrupted as interruption:
+                signum = interruption.signum
+        return next((s for s in self.job.processes.gather_objects(signum) if s is not None), None)
+
+    # Saving and resuming -----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Commit a checkpoint of this moment, then delete those no longer kept."""
+        job = self.job
+        states = job.processes.gather_objects((rng.capture(job.device), rng.capture_python(), self.bad_samples))
+        if job.processes.is_main:
+            generators = {f"{rank}/{name}": state for rank, (s, _, _) in enumerate(states) for name, state in s.items()}
+            bad = {key: reason for _, _, found in states for key, reason in found.items()}
+            checkpoint.save(
+                self.run.checkpoints,
+                checkpoint.Checkpoint(
+                    self.step,
+                    job.models.state(),
+                    optimizer_tensors(job.optimizer, job.parameters),
+                    generators,
+                    {
+                        "python": [state for _, state, _ in states],
+                        "objective": dict(job.objective.state()),
+                        "data": job.data.fingerprint(),
+                        "bad_samples": bad,
+                        "skipped_updates": self.skipped_updates,
+                        "best": self.best,
+                        "seconds": self.seconds,
+                    },
+                ),
+            )
+            self.run.write_skipped(sorted(bad.items()))
+            checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, self.best["step"] if self.best else None)
+        job.processes.barrier()
+
+    def resume(self) -> None:
+        """Continue from the newest good checkpoint; raises CheckpointError where it belongs to other data or processes."""
+        job = self.job
+        saved = checkpoint.newest(self.run.checkpoints, self.say)
+        if job.processes.is_main:
+            self.run.rewind(saved.step if saved else -1)
+        if saved is None:
+            return
+        state = saved.state
+        if state["data"] != job.data.fingerprint():
+            raise CheckpointError("the training data changed since the checkpoint", hint="Restore it, or start a new run.")
+        if len(state["python"]) != job.processes.world_size:
+            raise CheckpointError(
+                f"the checkpoint is of {len(state['python'])} processes, this run has {job.processes.world_size}",
+                hint="Resume with as many processes.",
+            )
+        job.models.load_state(saved.model)
+        load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
+        job.objective.load_state(state["objective"])
+        rank = f"{job.processes.rank}/"
+        generators = {name.removeprefix(rank): t for name, t in saved.rng.items() if name.startswith(rank)}
+        rng.restore(generators, job.device)
+        rng.restore_python(state["python"][job.processes.rank])
+        self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
+        self.bad_samples = dict(state["bad_samples"])
+        self._seconds_before = state["seconds"]
+        self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier sittings included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # Bookkeeping -------------------------------------------------------------------------------------------------------
+
+    def _stopping(self, stop: StopRequest) -> int | None:
+        """The signal that any process received; all must agree on the step to stop at."""
+        if self.job.processes.world_size == 1:
+            return stop.signal
+        code = self.job.processes.sum(torch.tensor(stop.signal or 0, device=self.job.device))
+        return None if not int(code) else stop.signal or 15
+
+    def _non_finite(self, index: int, batch: Batch, loss: float, norm: float) -> None:
+        keys = ", ".join(map(str, batch["key"][:8])) if "key" in batch else "?"
+        what = f"loss {loss:g}, gradient norm {norm:g} at step {index + 1}; the batch holds {keys}, …"
+        if self.job.plan.train.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"not finite: {what}",
+                hint=f"The weights were not updated; checkpoints under {self.run.checkpoints} are good. "
+                "Try a lower --set train.learning_rate, or --set train.on_nonfinite=skip.",
+            )
+        self.skipped_updates += 1
+        self.say(f"update skipped: {what}")
+
+    def _record(
+        self, index: int, result: StepResult, loss: float, norm: float, rate: float, size: int, began: float
+    ) -> None:
+        train, step = self.job.plan.train, index + 1
+        seconds = time.perf_counter() - began
+        metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
+        record = {"loss": loss, **metrics, "gradient_norm": norm, "learning_rate": rate}
+        if not self.job.processes.is_main:
+            return
+        speed = {"examples_per_second": size / seconds, "peak_memory_mb": peak_memory(self.job.device) / 1e6}
+        self.run.log({"step": step, **record, **speed})
+        for warning in self.catalog.host.notify("step_finished", run=self.run, step=step, metrics=record):
+            self.say(warning)
+        if step % train.log_every == 0 or step == train.steps or step == 1:
+            left = (train.steps - step) * seconds
+            numbers = describe({name: record[name] for name in ("loss", *metrics)})
+            self.say(f"step {step}/{train.steps}  {numbers}  {speed['examples_per_second']:.0f} examples/s  {left:.0f} s left")
+
+    def _remember_best(self, results: Mapping[str, float]) -> None:
+        loss = results.get(heldout.HELDOUT_LOSS)
+        if self.step and loss is not None and (self.best is None or loss < self.best["loss"]):
+            self.best = {"step": self.step, "loss": loss}
+
+
+def describe(values: Mapping[str, float]) -> str:
+    """"loss 2.31  accuracy 0.412", four digits each."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak allocation on CUDA, else the process's peak resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,159 @@
+"""Resolve what a run will do, from names and options alone: no weight is loaded and no data read.
+
+    plan = resolve(catalog, sections)      # sections as `config.load.load_layers` returns them
+    plan.to_yaml()                         # everything, defaults included; a run resumes from it
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmalign.catalog import Catalog
+from mmalign.compat import Verdict, check, check_needs, require
+from mmalign.config.load import NAMED_SECTIONS
+from mmalign.config.validate import build_all
+from mmalign.errors import IncompatibleError, UsageError, did_you_mean
+from mmalign.objective import Objective
+from mmalign.sources import Source, resolve as resolve_source
+from mmalign.specs import Entry
+from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: every name resolved, every option validated."""
+
+    objective: Entry
+    objective_class: type[Objective]
+    source: Source
+    backbone_class: Any
+    dataset: Entry
+    dataset_class: Any
+    evaluations: tuple[Entry, ...]
+    verdict: Verdict | None
+    configs: Mapping[str, Any]  # section -> validated model
+
+    @property
+    def train(self) -> TrainConfig:
+        return self.configs["train"]
+
+    @property
+    def data(self) -> DataConfig:
+        return self.configs["data"]
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return self.configs["evaluation"]
+
+    def names(self) -> dict[str, str]:
+        return {
+            "objective": _bare(self.objective),
+            "backbone": self.source.reference,
+            "dataset": _bare(self.dataset),
+        }
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Every section with every option, JSON types only."""
+        names = self.names()
+        return {
+            section: ({"name": names[section]} if section in NAMED_SECTIONS else {}) | config.model_dump(mode="json")
+            for section, config in self.configs.items()
+        }
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Find and check everything that the sections name; raises UsageError or IncompatibleError, all mistakes at once."""
+    name = sections["objective"].get("name")
+    if not name:
+        known = ", ".join(entry.spec.name for entry in catalog.entries("objectives"))
+        raise UsageError("no objective given", hint=f"Add --objective NAME, one of: {known}")
+    objective = catalog.find("objectives", name)
+    kinds = objective.spec.examples["main"]
+    source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
+    verdict = require(objective, source.family, source.reference, catalog) if source.family else None
+    dataset, path = _find_dataset(catalog, sections["dataset"].get("name"), kinds)
+    if dataset.spec.kind not in kinds:
+        raise IncompatibleError(
+            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {dataset.spec.kind}",
+            hint="Try: mmalign list datasets",
+        )
+    targets = {
+        "objective": catalog.load(objective),
+        "backbone": catalog.load(source.entry),
+        "dataset": catalog.load(dataset),
+    }
+    values = dict(sections)
+    if path is not None:
+        values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path)}
+    models = {section: target.Config for section, target in targets.items()}
+    models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
+    configs = build_all(models, values)
+    return Plan(
+        objective,
+        targets["objective"],
+        source,
+        targets["backbone"],
+        dataset,
+        targets["dataset"],
+        _evaluations(catalog, source, configs["evaluation"]),
+        verdict,
+        configs,
+    )
+
+
+def _default_backbone(catalog: Catalog, objective: Entry) -> str:
+    """The first default backbone of the objective's example kinds that fits it."""
+    for kind in objective.spec.examples["main"]:
+        for entry in catalog.entries("backbones"):
+            fits = any(check(objective.spec, family).ok for family in entry.spec.families)
+            if kind in entry.spec.default_for and fits:
+                return catalog.display_name(entry)
+    raise UsageError(
+        f"no embedded backbone fits {objective.spec.name}", hint=f"Name one. Try: mmalign matrix {objective.spec.name}"
+    )
+
+
+def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) -> tuple[Entry, Path | None]:
+    """A data set by name, or the reader for a path, or the default of the first kind that has one."""
+    if name is None:
+        for kind in kinds:
+            for entry in catalog.entries("datasets"):
+                if kind in entry.spec.default_for:
+                    return entry, None
+        raise UsageError(f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset")
+    if any(name in (entry.spec.name, entry.qualified) for entry in catalog.entries("datasets")):
+        return catalog.find("datasets", name), None
+    path = Path(name).expanduser()
+    if path.exists() or any(character in name for character in "/\\*{.~"):
+        for entry in catalog.entries("datasets"):
+            if entry.spec.reads_files and entry.spec.kind in kinds:
+                return entry, path
+        raise UsageError(f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets")
+    known = [entry.spec.name for entry in catalog.entries("datasets")]
+    hint = f"{did_you_mean(name, known)} Give a name (mmalign list datasets) or a path.".strip()
+    raise UsageError(f"unknown dataset {name!r}", hint=hint)
+
+
+def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> tuple[Entry, ...]:
+    """The evaluations asked for, or all that the backbone can run; raises IncompatibleError for one that it can't."""
+    if not config.names:
+        entries = catalog.entries("evaluations")
+        return tuple(e for e in entries if source.family and check_needs(e.spec.needs, source.family).ok)
+    chosen = tuple(catalog.find("evaluations", name) for name in config.names)
+    for entry in chosen:
+        verdict = check_needs(entry.spec.needs, source.family) if source.family else None
+        if verdict and not verdict.ok:
+            raise IncompatibleError(f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}")
+    return chosen
+
+
+def _bare(entry: Entry) -> str:
+    from mmalign.plugins import BUILTINS
+
+    return entry.spec.name if entry.plugin in BUILTINS else entry.qualified

@@ -1,0 +1,131 @@
+"""A run's folder: what was asked, what happened, what came out. Never overwritten; one process writes it at a time.
+
+    run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve.png  report.html  README.md
+"""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmalign import __version__
+from mmalign.errors import UsageError
+from mmalign.train.checkpoint import write_atomically
+
+SCHEMA = 1
+
+
+class Run:
+    """The open folder of a run. Make one with `create` or `reopen`; `close` releases its lock."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], *, lock: bool = True) -> None:
+        self.folder = folder
+        self.info = info
+        self._lock = (folder / ".lock").open("a")
+        if not lock:
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{folder} is in use by another process", hint="Wait for it, or choose --out.") from error
+
+    @classmethod
+    def create(cls, folder: Path, config_yaml: str, info: Mapping[str, Any]) -> "Run":
+        """Start a run in a new or empty folder; raises UsageError if something is there."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            resumable = (folder / "run.json").is_file()
+            hint = f"Go on with it: mmalign train --resume {folder}. Or choose another --out."
+            raise UsageError(f"{folder} is not empty", hint=hint if resumable else "Choose another --out.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write to {folder}: {error}", hint="Choose another --out.") from error
+        run = cls(folder, {"schema": SCHEMA, **_provenance(), **info, "status": "running"})
+        run.write_info()
+        return run
+
+    @classmethod
+    def reopen(cls, folder: Path) -> "Run":
+        """Open an existing run; raises UsageError if the folder holds none."""
+        path = folder / "run.json"
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+            (folder / "config.yaml").read_bytes()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder} holds no run: {error}", hint="Give a folder that mmalign train made.") from error
+        return cls(folder, info)
+
+    @classmethod
+    def observe(cls, folder: Path) -> "Run":
+        """The same run for the processes that do not write it."""
+        return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")), lock=False)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def write_info(self, **changes: Any) -> None:
+        """Update run.json."""
+        self.info.update(changes)
+        write_atomically(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a line cut short by a kill is left out."""
+        path, records = self.folder / "metrics.jsonl", []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl after `step`: they are about to be made again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
+        """Write skipped.jsonl: one {key, reason} a sample that could not be used."""
+        lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
+        write_atomically(self.folder / "skipped.jsonl", "".join(lines))
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def default_folder(objective: str, root: Path = Path("runs")) -> Path:
+    """runs/<objective>-<date>-<time>, with a number behind it where that exists."""
+    base = root / f"{objective}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return next(path for n in range(1, 10_000) if not (path := base if n == 1 else Path(f"{base}-{n}")).exists())
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "numpy", "pillow")
+    return {
+        "argv": sys.argv[1:],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"mmalign": __version__, "python": platform.python_version(), **_versions(packages)},
+        "machine": {"system": platform.platform(), "cpu_count": os.cpu_count()},
+    }
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

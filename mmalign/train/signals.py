@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM as a request to stop: the loop saves at the next step boundary and says how to go on.
+
+    with StopRequest() as stop:
+        for ...:
+            step()
+            if stop.signal: save(); break
+        with stop.interrupts():        # work without state of its own: leave it at once
+            evaluate()
+
+A second signal ends the process in the ordinary way.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Self
+
+
+class Interrupted(Exception):
+    """Raised out of `interrupts()` by a signal, and by the loop once it has saved. `signum`: which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopRequest:
+    """`signal` is None until SIGINT or SIGTERM arrives."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._immediate = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Within, a signal raises Interrupted at once."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.signal = signum
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._immediate:
+            raise Interrupted(signum)
