@@ -1,7 +1,7 @@
 """A batch: N examples as named columns, some of them ragged.
 
-    batch = Batch({"image": pixels, "text": Ragged.from_list([ids, ids]), "key": ("a", "b")})
-    len(batch); batch["text"].lengths; batch.select([1]); batch.to("cuda"); batch.cost()
+batch = Batch({"image": pixels, "text": Ragged.from_list([ids, ids]), "key": ("a", "b")})
+len(batch); batch["text"].lengths; batch.select([1]); batch.to("cuda"); batch.cost()
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,17 +4,21 @@ A plugin may declare another kind: a frozen dataclass with `kind` and `modalitie
 Every example carries `key`, which names it in errors and reports ("pairs.csv:17", "shard-003.tar:000412").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where the bytes of one image are: a file, or `size` bytes at `offset` of a file (a tar member), never decoded yet."""
+    """Where the bytes of one image are: a file, or `size` bytes at `offset` of a file (a tar member); not yet decoded.
+
+    `data` holds them where no offset can tell (a cell of a compressed parquet file); `path` then only names them.
+    """
 
     path: str
     offset: int = 0
     size: int | None = None
+    data: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""Examples to batches, in data workers: pictures and texts through a backbone's processor, the rest as it is.
+
+    encoder = Encoder(backbone.processor, "image-text", seed=0)
+    batch = collate([encoder.encode(example, epoch=0, index=17, train=True), ...])
+
+A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
+ragged, except `key` and `group`, which stay strings; a number or truth value -> a tensor [N]; anything else -> a tuple
+of N objects. Texts also give `num_lost` [N], the tokens cut off to fit. An `image-text` batch keeps its texts as
+`caption`, and a `group` that is empty becomes the key.
+"""
+
+import random
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from mmalign.data.batch import Batch, Column, Ragged
+from mmalign.data.examples import EXAMPLE_KINDS, ImageRef
+from mmalign.data.images import open_image
+from mmalign.data.order import stable_hash
+from mmalign.errors import DataError, UsageError
+from mmalign.protocols import Processor
+
+_NAMES = frozenset({"key", "group"})
+
+
+class Encoder:
+    """Encodes examples of one kind for one backbone. Picklable; holds no state that a call changes.
+
+    What augmentation draws depends on (seed, epoch, index) alone, never on the worker or the batch.
+    """
+
+    def __init__(self, processor: Processor, kind: str, seed: int) -> None:
+        if kind not in EXAMPLE_KINDS:
+            raise UsageError(f"unknown example kind {kind!r}", hint=f"Known: {', '.join(sorted(EXAMPLE_KINDS))}")
+        self.processor = processor
+        self.kind = kind
+        self.seed = seed
+        self._columns = columns_of(EXAMPLE_KINDS[kind])
+
+    def encode(self, example: Any, epoch: int, index: int, train: bool) -> dict[str, Any]:
+        """One row: tensors, strings and numbers by column name. Raises BadSample."""
+        rng = random.Random(stable_hash("augment", self.seed, epoch, index)) if train else None
+        row: dict[str, Any] = {}
+        lost = None
+        for name, column in self._columns.items():
+            value = getattr(example, name)  # the fields of a dataclass, by their declared names
+            if column == "image":
+                row[name] = self.processor.image(open_image(value), rng)
+            elif column == "text":
+                tokens = self.processor.text(value)
+                row[name] = _Tokens(tokens.ids)
+                lost = (lost or 0) + tokens.num_lost
+            else:
+                row[name] = torch.as_tensor(value) if column == "number" else value
+        if lost is not None:
+            row["num_lost"] = torch.tensor(lost)
+        if self.kind == "image-text":
+            row["caption"] = example.text
+            row["group"] = example.group or example.key
+        return row
+
+
+def columns_of(kind: Any) -> dict[str, str]:
+    """Field -> "image", "text", "number" or "object", from the annotations of an example's dataclass."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: _column(field.name, hints[field.name]) for field in fields(kind)}
+
+
+def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Join encoded rows. Raises DataError where two images of a batch differ in shape."""
+    return Batch({name: _join(name, [row[name] for row in rows]) for name in rows[0]} if rows else {})
+
+
+class _Tokens(typing.NamedTuple):
+    """Marks a row of a ragged column."""
+
+    ids: torch.Tensor
+
+
+def _column(name: str, hint: Any) -> str:
+    if name in _NAMES:
+        return "object"
+    return {ImageRef: "image", str: "text", int: "number", float: "number", bool: "number"}.get(hint, "object")
+
+
+def _join(name: str, values: list[Any]) -> Column:
+    if isinstance(values[0], _Tokens):
+        return Ragged.from_list([value.ids for value in values])
+    if not isinstance(values[0], torch.Tensor):
+        return tuple(values)
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise DataError(f"column {name!r} holds rows of different shapes: {sorted(shapes)}")
+    return torch.stack(values)

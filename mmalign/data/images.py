@@ -1,0 +1,210 @@
+"""Find and open images from anywhere, whatever is wrong with them.
+
+    image = open_image(ImageRef("photo.jpg"))                  # PIL, RGB, upright, on white; or BadSample
+    paths, problems = find_images(["photos/", "more/*.png"])
+
+Pixels are decoded at full size: JPEG's `draft` mode would change what an evaluation sees. ICC profiles are not applied,
+as in open_clip and transformers.
+"""
+
+import glob
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmalign.data.examples import ImageRef
+from mmalign.errors import BadSample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The formats of the web and of cameras, each with a hardened decoder. TIFF, PSD, FITS, EPS and the other forty that
+# Pillow reads bring most of its advisories and hardly any training data.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 100_000_000
+# Resizing the shorter side of a 1 x 60,000 strip to 224 px would need 9 GB.
+MAX_ASPECT = 100
+
+_ORIENTATION = 0x0112
+_warning_filters = threading.Lock()  # `warnings.catch_warnings` swaps process-wide state
+
+
+def open_image(ref: ImageRef, max_pixels: int = MAX_PIXELS) -> "Image":
+    """Read and decode one image to RGB, upright by its EXIF orientation, transparency flattened on white.
+
+    The first frame of an animation; 16-bit grey by its high byte. Raises BadSample, and nothing else, with the path and
+    the reason. The size is checked from the header, before a pixel is decoded.
+    """
+    name = describe(ref)
+    data = ref.data if ref.data is not None else _read(ref, name)
+    return image_from_bytes(data, name, max_pixels)
+
+
+def image_from_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> "Image":
+    """As `open_image`, of bytes; `name` is what errors call it."""
+    if not data:
+        raise BadSample(f"{name}: empty file")
+    if len(data) > MAX_BYTES:
+        raise BadSample(f"{name}: {len(data):,} bytes, over the limit of {MAX_BYTES:,}")
+    try:
+        image = _open_header(data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadSample(f"{name}: {width} x {height} pixels, over the limit of {max_pixels:,}")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise BadSample(f"{name}: {width} x {height} pixels, an aspect over {MAX_ASPECT}:1")
+        image.load()
+        return _upright(image, _flatten(image))
+    except BadSample:
+        raise
+    except Exception as error:
+        # Decoders meet hostile bytes here: OSError, SyntaxError, ValueError, struct.error, MemoryError and more.
+        raise BadSample(f"{name}: {_reason(error)}") from error
+
+
+def describe(ref: ImageRef) -> str:
+    """The name of an image in errors: its path, with the offset inside an archive."""
+    return ref.path if ref.size is None else f"{ref.path}@{ref.offset}"
+
+
+def find_images(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return (images, problems as (source, reason)): files as given, folders recursively, globs expanded; each once.
+
+    A file named outright is kept whatever its suffix; folders and globs give files with one of IMAGE_SUFFIXES, sorted.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for source in map(str, sources):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            matches = _images_below(path)
+            reason = f"no image in the folder ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        elif path.exists():
+            matches, reason = [path], ""
+        elif glob.has_magic(source):
+            matches = _images_of_glob(str(path))
+            reason = "the pattern matches no image"
+        else:
+            matches, reason = [], "no such file or folder"
+        if not matches:
+            problems.append((source, reason))
+        found.update(dict.fromkeys(matches))
+    return list(found), problems
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has one of IMAGE_SUFFIXES, in any case, and is not hidden (such as macOS's ._ files)."""
+    base = os.path.basename(name)
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES
+
+
+def _images_below(folder: Path) -> list[Path]:
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        paths += [Path(parent, name) for name in files if is_image_name(name)]
+    return sorted(paths)
+
+
+def _images_of_glob(pattern: str) -> list[Path]:
+    paths: list[Path] = []
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        if os.path.isdir(match):
+            paths += _images_below(Path(match))
+        elif is_image_name(match):
+            paths.append(Path(match))
+    return paths
+
+
+def _read(ref: ImageRef, name: str) -> bytes:
+    try:
+        # Without this check a named pipe would wait for ever, and opening a device may do anything.
+        if not stat.S_ISREG(os.stat(ref.path).st_mode):
+            raise BadSample(f"{name}: not a regular file")
+        with open(ref.path, "rb") as file:
+            file.seek(ref.offset)
+            data = file.read(MAX_BYTES + 1 if ref.size is None else min(ref.size, MAX_BYTES + 1))
+    except FileNotFoundError as error:
+        raise BadSample(f"{name}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a negative offset
+        raise BadSample(f"{name}: {_reason(error)}") from error
+    if ref.size is not None and len(data) < min(ref.size, MAX_BYTES + 1):
+        raise BadSample(f"{name}: the archive ends after {len(data)} of {ref.size} bytes")
+    return data
+
+
+def _open_header(data: bytes) -> "Image":
+    from PIL import Image
+
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes (our own limit is lower) and of odd metadata
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _flatten(image: "Image") -> "Image":
+    """RGB on white, from any mode that the formats give."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return _flatten_deep_grey(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    white.alpha_composite(layer)
+    return white.convert("RGB")
+
+
+def _flatten_deep_grey(image: "Image") -> "Image":
+    """16-bit grey by its high byte, as Pillow reads 16-bit colour; `convert` alone would clip it to white."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
+    grey = (values >> 8).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _upright(image: "Image", flat: "Image") -> "Image":
+    """`flat` turned by the orientation that `image` carries; unreadable metadata leave it as it is, as in browsers."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        with _warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # the EXIF parser raises as many kinds as the decoders
+        orientation = None
+    return flat.transpose(turns[orientation]) if orientation in turns else flat
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+    from PIL.Image import DecompressionBombError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not a JPEG, PNG, WebP, GIF or BMP image, or its header is damaged"
+    if isinstance(error, DecompressionBombError):
+        return "far more pixels than the limit"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip() or type(error).__name__

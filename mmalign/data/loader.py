@@ -1,0 +1,230 @@
+"""Batches for training, forever and resumable at any step; and one pass in order for evaluation.
+
+    with Stream(dataset, encoder, Order(len(dataset), seed), batch_size=256, num_workers=2, start_step=120) as stream:
+        for step, batch in stream: ...          # step 120, 121, ...
+    for batch in Sweep(dataset, encoder, batch_size=64): ...
+
+What a batch holds depends on (order, step, batch_size) alone: neither on workers, nor on processes (each takes a
+contiguous slice of the same global batch), nor on where the run was resumed. An unreadable sample is counted and
+replaced by another, which (seed, epoch, index) determines. torch's global random state is never touched.
+"""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch.utils.data import DataLoader
+
+from mmalign.data.batch import Batch
+from mmalign.data.collate import Encoder, collate
+from mmalign.data.order import Order, stable_hash
+from mmalign.errors import BadSample, DataError, UsageError
+from mmalign.protocols import Dataset
+
+_MAX_SUBSTITUTES = 16
+_MIN_BASE = 1000  # below so many examples, a share of bad ones says little
+
+Bad = tuple[str, str]  # (key, reason)
+
+
+class Stream:
+    """Iterates (step, Batch) for ever. `batch_size` is global; a batch holds this process's share of it.
+
+    `bad` maps the key of each unreadable sample met so far, in this process, to the reason. Past `max_bad` (a fraction
+    of the examples drawn, reckoned as at least 1,000 or the whole data set) the next batch raises DataError.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        encoder: Encoder,
+        order: Order,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        start_step: int = 0,
+        max_bad: float = 0.01,
+        prefetch: int = 2,
+    ) -> None:
+        if batch_size % world_size:
+            raise UsageError(
+                f"batch size {batch_size} is not a multiple of {world_size} processes",
+                hint="Choose a batch size that every process takes an equal share of.",
+            )
+        self.bad: dict[str, str] = {}
+        self._step = start_step
+        self._share = batch_size // world_size
+        self._limit = _Limit(max_bad, len(dataset))
+        batches = _Batches(order, batch_size, rank * self._share, self._share, start_step)
+        rows = _Rows(dataset, encoder, train=True, seed=order.seed)
+        self._batches: Iterator[_Loaded] = iter(_loader(rows, batches, num_workers, prefetch))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[int, Batch]:
+        loaded = next(self._batches)
+        self.bad.update(loaded.bad)
+        step, self._step = self._step, self._step + 1
+        self._limit.check(self.bad, self._step * self._share, exhausted=loaded.batch is None)
+        assert loaded.batch is not None  # `check` raised
+        return step, loaded.batch
+
+    def close(self) -> None:
+        """End the workers."""
+        self._batches = iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Sweep:
+    """Iterates the examples once, in order, without augmentation; `limit` stops after so many.
+
+    A process takes its contiguous part. Unreadable samples are left out and listed in `bad`; past `max_bad` it raises
+    DataError. Batches may be shorter than `batch_size`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        encoder: Encoder,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        limit: int | None = None,
+        max_bad: float = 0.01,
+        prefetch: int = 2,
+    ) -> None:
+        total = len(dataset) if limit is None else min(limit, len(dataset))
+        self.bad: dict[str, str] = {}
+        self._range = range(total * rank // world_size, total * (rank + 1) // world_size)
+        self._batch_size = batch_size
+        self._rows = _Rows(dataset, encoder, train=False, seed=0)
+        self._workers = (num_workers, prefetch)
+        self._limit = _Limit(max_bad, total)
+
+    def __iter__(self) -> Iterator[Batch]:
+        indices = [(0, index) for index in self._range]
+        batches = [indices[i : i + self._batch_size] for i in range(0, len(indices), self._batch_size)]
+        drawn = 0
+        for wanted, loaded in zip(batches, _loader(self._rows, batches, *self._workers), strict=True):
+            self.bad.update(loaded.bad)
+            drawn += len(wanted)
+            self._limit.check(self.bad, drawn, exhausted=False)
+            if loaded.batch is not None and len(loaded.batch):
+                yield loaded.batch
+
+
+class _Limit:
+    """When bad samples are too many."""
+
+    def __init__(self, max_bad: float, num_examples: int) -> None:
+        self._max_bad = max_bad
+        self._num_examples = num_examples
+
+    def check(self, bad: Mapping[str, str], drawn: int, exhausted: bool) -> None:
+        base = min(self._num_examples, max(drawn, _MIN_BASE))
+        if len(bad) <= self._max_bad * base and not exhausted:
+            return
+        shown = "\n".join(
+            f"  {reason if key in reason else f'{key}: {reason}'}" for key, reason in list(bad.items())[:5]
+        )
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(
+            f"{len(bad)} unreadable samples; data.max_bad={self._max_bad:g} allows {int(self._max_bad * base)} "
+            f"of {base:,}:\n{shown}{more}",
+            hint="Mend or remove them, or allow more: --set data.max_bad=0.05",
+        )
+
+
+class _Loaded(NamedTuple):
+    """What a worker sends: a batch (None where no substitute was readable either) and the bad samples met."""
+
+    batch: Batch | None
+    bad: list[Bad]
+
+
+class _Row(NamedTuple):
+    values: dict[str, Any] | None
+    bad: list[Bad]
+
+
+class _Rows:
+    """The map-style data set that torch's loader indexes with (epoch, index)."""
+
+    def __init__(self, dataset: Dataset, encoder: Encoder, train: bool, seed: int) -> None:
+        self._dataset = dataset
+        self._encoder = encoder
+        self._train = train
+        self._seed = seed
+
+    def __getitem__(self, position: tuple[int, int]) -> _Row:
+        """Encode one example; in training replace an unreadable one."""
+        epoch, index = position
+        bad: list[Bad] = []
+        for attempt in range(1 + _MAX_SUBSTITUTES * self._train):
+            if attempt:
+                index = stable_hash("substitute", self._seed, *position, attempt) % len(self._dataset)
+            key = f"example {index}"
+            try:
+                example = self._dataset[index]
+                key = example.key
+                return _Row(self._encoder.encode(example, epoch, index, self._train), bad)
+            except BadSample as error:
+                bad.append((key, str(error)))
+        return _Row(None, bad)
+
+
+class _Batches:
+    """The batch sampler: this process's slice of every global batch from `start_step` on, without end."""
+
+    def __init__(self, order: Order, batch_size: int, offset: int, share: int, start_step: int) -> None:
+        self._order = order
+        self._batch_size = batch_size
+        self._offset = offset
+        self._share = share
+        self._start_step = start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self._start_step
+        while True:
+            start = step * self._batch_size + self._offset
+            yield self._order.indices(start, start + self._share)
+            step += 1
+
+
+class _Join:
+    """The collate function: rows to a batch. In training every row must be there."""
+
+    def __init__(self, whole: bool) -> None:
+        self._whole = whole
+
+    def __call__(self, rows: Sequence[_Row]) -> _Loaded:
+        bad = [item for row in rows for item in row.bad]
+        good = [row.values for row in rows if row.values is not None]
+        return _Loaded(None if self._whole and len(good) < len(rows) else collate(good), bad)
+
+
+def _loader(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> DataLoader[Any]:
+    return DataLoader(
+        rows,  # type: ignore[arg-type]  # only indexed, never measured: a batch sampler is given
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_Join(whole=rows._train),
+        worker_init_fn=_start_worker,
+        prefetch_factor=prefetch if num_workers else None,
+        generator=torch.Generator(),  # else the loader draws its base seed from the global one
+    )
+
+
+def _start_worker(worker_id: int) -> None:
+    """Workers leave Ctrl-C and a batch system's SIGTERM to the main process, which saves, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

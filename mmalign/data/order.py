@@ -1,0 +1,60 @@
+"""The order in which a run sees its examples: a pure function of the seed, so that any position can be resumed.
+
+    order = Order(num_examples=50_000, seed=0)
+    order.indices(640, 672)        # [(epoch, index), ...] of positions 640..671
+
+One infinite sequence of permutations, one an epoch; a batch may hold the end of one epoch and the start of the next,
+and nothing is dropped. The permutation is the swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012): it needs
+no memory, and it is the same under every version of torch and numpy.
+"""
+
+import hashlib
+
+import numpy as np
+
+from mmalign.errors import DataError
+
+_ROUNDS = 64
+
+
+class Order:
+    """Positions 0, 1, 2, ... -> (epoch, index). Holds two integers."""
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        if num_examples < 1:
+            raise DataError("the data set is empty")
+        self.num_examples = num_examples
+        self.seed = seed
+
+    def indices(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The (epoch, index) pairs at positions start..stop-1."""
+        pairs: list[tuple[int, int]] = []
+        while start < stop:
+            epoch, first = divmod(start, self.num_examples)
+            last = min(self.num_examples, first + stop - start)
+            pairs += [(epoch, index) for index in self._permute(epoch, first, last).tolist()]
+            start += last - first
+        return pairs
+
+    def _permute(self, epoch: int, first: int, last: int) -> np.ndarray:
+        n = self.num_examples
+        x = np.arange(first, last, dtype=np.int64)
+        for r in range(_ROUNDS):
+            key = stable_hash("order", self.seed, epoch, r)
+            partner = (key % n + n - x) % n
+            swap = _mix(np.maximum(x, partner).astype(np.uint64) ^ np.uint64(key)) & np.uint64(1)
+            x = np.where(swap == 1, partner, x)
+        return x
+
+
+def stable_hash(*parts: object) -> int:
+    """A 64-bit hash of strings and numbers, the same on every machine, process and version of Python."""
+    text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every output bit depends on every input bit. [n] uint64 -> [n] uint64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
