@@ -25,8 +25,8 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (`mmalign list objectives | head -1`); keep Python's own flush at exit quiet too.
-        if sys.stdout is not None and sys.stdout is sys.__stdout__:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0

@@ -17,10 +17,15 @@ from mmalign.config.load import NAMED_SECTIONS
 from mmalign.config.validate import nested_model
 
 
-def commented_yaml(model: type[BaseModel], where: str, *, name: str = "") -> str:
-    """The section `where` as YAML: every field with its description, type and default. It reads back as it stands."""
-    lines = [f"{where}:"] + ([f"  name: {name}"] if name else [])
-    body = list(_fields(model, "  "))
+def commented_yaml(
+    model: type[BaseModel], where: str, *, name: str = "", values: Mapping[str, Any] | None = None
+) -> str:
+    """The section `where` as YAML: every field with its description, type, and value from `values` or its default.
+
+    It reads back as it stands; a required field without a value is commented out.
+    """
+    lines = [f"{where}:"] + ([f"  name: {_inline(name)}"] if name else [])
+    body = list(_fields(model, "  ", values or {}))
     if not body and not name:
         return f"{where}: {{}}\n"
     return "\n".join([*lines, *body]) + "\n"
@@ -92,19 +97,19 @@ def _bounds(item: Any) -> Iterator[str]:
         yield f"{sign} {getattr(item, attribute)}"
 
 
-def _fields(model: type[BaseModel], indent: str) -> Iterator[str]:
+def _fields(model: type[BaseModel], indent: str, values: Mapping[str, Any]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         nested = nested_model(field.annotation)
         if nested is not None and not field.is_required() and default_of(field) is not None:
             yield f"{indent}# {field.description or ''}".rstrip()
             yield f"{indent}{name}:"
-            yield from _fields(nested, indent + "  ")
+            yield from _fields(nested, indent + "  ", values.get(name, {}))
             continue
         yield f"{indent}# {field.description or ''} [{type_text(field)}]".replace("#  [", "# [")
-        if field.is_required():
+        if field.is_required() and name not in values:
             yield f"{indent}# {name}:   (required)"
         else:
-            yield f"{indent}{name}: {_inline(default_of(field))}"
+            yield f"{indent}{name}: {_inline(values[name] if name in values else default_of(field))}"
 
 
 def _inline(value: Any) -> str:
