@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmalign.data.batch import Ragged
+    from mmalign.evaluate.runtime import Runtime
     from mmalign.sources import Source
 
 
@@ -38,7 +39,7 @@ class Processor(Protocol):
 
 
 class Backbone(Protocol):
-    """A model of some family with its processor. It may say what random things it draws only through torch's generators."""
+    """A model of some family with its processor. It draws random numbers through torch's generators only."""
 
     Config: "ClassVar[type[BaseModel]]"
     module: "nn.Module"  # owns every parameter; `named_parameters` are the names in checkpoints
@@ -72,7 +73,7 @@ class EncodesText(Protocol):
 
 
 class ContrastiveHead(NamedTuple):
-    """The learned temperature: scores are exp(log_scale) * cosine + bias. Both are 0-D parameters; bias may be absent."""
+    """The learned temperature: scores are exp(log_scale) * cosine + bias. Both are 0-D; bias may be absent."""
 
     log_scale: "Tensor"
     bias: "Tensor | None"
@@ -106,4 +107,22 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """A hash that changes when the data does; a resumed run compares it."""
+        ...
+
+
+class LabelledDataset(Dataset, Protocol):
+    """A data set of image-label examples; `label` indexes `classes`."""
+
+    classes: tuple[str, ...]
+
+
+class Evaluation(Protocol):
+    """A held-out measurement. Its spec says what it needs and on which kind of example it runs."""
+
+    Config: "ClassVar[type[BaseModel]]"  # with the field `max_examples`, 0 for all
+
+    def __init__(self, config: Any) -> None: ...
+
+    def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
+        """Metrics by name, the spec's `primary` among them. Random state and module modes are left as they were."""
         ...

@@ -1,0 +1,88 @@
+"""Accuracy of a zero-shot classifier on labelled images: top-1, top-5, by class, the confusions, the worst examples.
+
+accuracy = Accuracy(num_labels)
+accuracy.add("cat/1.jpg", truth=3, row=scores)       # scores: [C]
+accuracy.summary()                                   # {"examples", "top1", "top1_low", "top1_high", "top5", ...}
+"""
+
+import heapq
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+NUM_WORST = 24
+
+
+def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and right for few examples and for 0% and 100%."""
+    if total == 0:
+        return 0.0, 1.0
+    share, inverse = hits / total, z * z / total
+    centre = (share + inverse / 2) / (1 + inverse)
+    half = z * math.sqrt(share * (1 - share) / total + inverse / (4 * total)) / (1 + inverse)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """A wrongly named image. margin: the winner's score less the true label's, so the largest is the worst."""
+
+    margin: float
+    image: str
+    truth: int
+    predicted: int
+    score: float
+
+
+@dataclass
+class Accuracy:
+    """num_labels: C, the classes and whatever else could be chosen. confusion: [C, C] counts, truth x predicted."""
+
+    num_labels: int
+    ranks: list[int] = field(default_factory=list)
+    worst_heap: list[Mistake] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
+
+    def add(self, image: str, truth: int, row: Tensor) -> None:
+        """row: [C] scores. A label that ties with the true one counts as before it."""
+        target = row[truth]
+        self.ranks.append(int((row >= target).sum()) - 1)
+        others = row.clone()
+        others[truth] = -torch.inf
+        # Under a tie the wrong label is the prediction, as in the ranks.
+        predicted = truth if self.ranks[-1] == 0 else int(others.argmax())
+        self.confusion[truth, predicted] += 1
+        if predicted != truth:
+            score = float(row[predicted])
+            mistake = Mistake(score - float(target), image, truth, predicted, score)
+            keep = heapq.heappush if len(self.worst_heap) < NUM_WORST else heapq.heappushpop
+            keep(self.worst_heap, mistake)
+
+    @property
+    def worst(self) -> list[Mistake]:
+        """The most confidently wrong, worst first."""
+        return sorted(self.worst_heap, reverse=True)
+
+    def hits(self, k: int) -> int:
+        return sum(rank < k for rank in self.ranks)
+
+    def summary(self) -> dict[str, float]:
+        """Shares from 0 to 1 with their 95% intervals, the number of examples, and the mean over classes of top-1."""
+        total = len(self.ranks)
+        found: dict[str, float] = {"examples": total}
+        for k in (1, 5):
+            low, high = wilson(self.hits(k), total)
+            found |= {f"top{k}": self.hits(k) / max(total, 1), f"top{k}_low": low, f"top{k}_high": high}
+        shares = [hits / count for _, hits, count in self.by_class()]
+        found["mean_class_top1"] = sum(shares) / max(len(shares), 1)
+        return found
+
+    def by_class(self) -> list[tuple[int, int, int]]:
+        """(label, hits, examples) for every label that has examples."""
+        counts = self.confusion.sum(1).tolist()
+        hits = self.confusion.diagonal().tolist()
+        return [(label, hits[label], count) for label, count in enumerate(counts) if count]

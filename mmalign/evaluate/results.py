@@ -1,0 +1,115 @@
+"""Results as files and lines: `--out results.{jsonl,csv,parquet}` and `--json`.
+
+    check_out(path, force=False)               # before the work: suffix, folder, nothing overwritten
+    write_results(path, results)               # whole or not at all
+
+JSON lines hold {"image", "predictions": [{"label", "object", "score"}, ...]}, best first, or {"image", "error"}.
+An image for which no label reaches the threshold has the one prediction "none of these", without object and score.
+CSV and parquet have a row a prediction: image, rank (from 1), label, object, score, error; absent values are empty.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmalign.errors import MmalignError, UsageError
+
+NONE_OF_THESE = "none of these"
+COLUMNS = ("image", "rank", "label", "object", "score", "error")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """label: the text shown; object: what filled it (None for "none of these"); score: 0 to 1, or None then."""
+
+    label: str
+    object: str | None
+    score: float | None
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        return {"label": self.label, "object": self.object, "score": self.score}
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What became of one image: `predictions`, best first, or `error`."""
+
+    image: str
+    predictions: Sequence[Prediction] = ()
+    error: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        if self.error:
+            return {"image": self.image, "error": self.error}
+        return {"image": self.image, "predictions": [prediction.as_dict() for prediction in self.predictions]}
+
+    def as_json(self) -> str:
+        """One line. A file name that is no valid Unicode is escaped."""
+        line = json.dumps(self.as_dict(), ensure_ascii=False)
+        return line if line.isprintable() else json.dumps(self.as_dict())
+
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        if self.error:
+            yield (self.image, None, None, None, None, self.error)
+        for rank, prediction in enumerate(self.predictions, start=1):
+            yield (self.image, rank, prediction.label, prediction.object, prediction.score, None)
+
+
+def check_out(path: Path, force: bool, suffixes: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
+    """Refuse an unknown suffix, a missing folder, and an existing file unless `force`; raises UsageError."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path}: unknown kind of file {path.suffix!r}", hint=f"Use one of: {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
+    if path.is_dir() or (path.exists() and not force):
+        what = "is a folder" if path.is_dir() else "exists already"
+        raise UsageError(f"{path} {what}", hint="Give another name, or --force to replace a file.")
+
+
+def write_results(path: Path, results: Sequence[ImageResult]) -> None:
+    """Write the file of that suffix; an existing one is replaced whole. Raises MmalignError (full disk, rights)."""
+    writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    write_atomically(path, lambda temporary: writers[path.suffix](temporary, results))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it; failing leaves nothing. Raises MmalignError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        hint = "Free some space or write elsewhere; what was there before is untouched."
+        raise MmalignError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _jsonl(path: Path, results: Sequence[ImageResult]) -> None:
+    path.write_text("".join(result.as_json() + "\n" for result in results), encoding="utf-8")
+
+
+def _csv(path: Path, results: Sequence[ImageResult]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(row for result in results for row in result.rows())
+
+
+def _parquet(path: Path, results: Sequence[ImageResult]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = (pa.string(), pa.int32(), pa.string(), pa.string(), pa.float32(), pa.string())
+    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+    rows = [row for result in results for row in result.rows()]
+    columns = [[_text(row[place]) for row in rows] for place in range(len(COLUMNS))]
+    pq.write_table(pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema), path)
+
+
+def _text(value: object) -> object:
+    """Parquet holds valid Unicode only: escape what is not."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,0 +1,131 @@
+"""Retrieval: how often an image's own caption is among the k nearest texts, and the other way round.
+
+    embedded = embed_dataset(backbone, dataset, runtime)
+    recalls(embedded, ks=(1, 5, 10))         # {"image_to_text_r1": ..., "text_to_image_r1": ..., "mean_r1": ...}
+
+N images, M texts, D the embedding width. Several captions of one image share it, and captions that are word for word
+the same are one text with several images, since no model can tell them apart. Ties count against the model: a
+wrong item that scores as high as the best right one ranks before it, so a model that answers all the same gets zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.data.batch import Ragged
+from mmalign.errors import DataError, NonFiniteError
+from mmalign.evaluate.runtime import Runtime
+from mmalign.evaluate.stream import image_batches
+from mmalign.evaluate.zero_shot import encode_images
+from mmalign.protocols import Dataset, DualEncoder
+
+_SCORES_AT_ONCE = 8 * 2**20  # 32 MiB of float32
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """image: [N, D], text: [M, D], unit rows on the CPU; pairs: [P, 2] int64, which image goes with which text.
+
+    unreadable: images left out with their captions; num_long: captions cut to the context length.
+    """
+
+    image: Tensor
+    text: Tensor
+    pairs: Tensor
+    unreadable: dict[str, str]
+    num_long: int
+
+
+def recall_at_k(queries: Tensor, items: Tensor, pairs: Tensor, ks: Sequence[int]) -> dict[int, float]:
+    """The share of queries with a right item among their k nearest.
+
+    queries: [N, D]; items: [M, D]; pairs: [P, 2] (query, item). Queries without a right item have no part in it.
+    Memory is O(chunk x M), never N x M.
+    """
+    chunk = max(1, _SCORES_AT_ONCE // max(1, len(items)))
+    pairs = pairs[pairs[:, 0].argsort(stable=True)]
+    starts = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(0, len(queries) + chunk, chunk))
+    hits, total = torch.zeros(len(ks), dtype=torch.int64), 0
+    for place, start in enumerate(range(0, len(queries), chunk)):
+        rows, columns = pairs[starts[place] : starts[place + 1]].unbind(1)
+        rows = rows - start
+        scores = queries[start : start + chunk] @ items.T
+        best = scores.new_full((len(scores),), -torch.inf)
+        best.scatter_reduce_(0, rows, scores[rows, columns], "amax")
+        scores[rows, columns] = -torch.inf
+        asked = best > -torch.inf
+        ahead = (scores >= best[:, None]).sum(1)[asked]  # wrong items before the best right one
+        hits += torch.stack([(ahead < k).sum() for k in ks])
+        total += int(asked.sum())
+    return {k: int(count) / max(total, 1) for k, count in zip(ks, hits, strict=True)}
+
+
+def recalls(embedded: Embedded, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Recall both ways at each k and their mean, as shares from 0 to 1."""
+    forward = recall_at_k(embedded.image, embedded.text, embedded.pairs, ks)
+    backward = recall_at_k(embedded.text, embedded.image, embedded.pairs.flip(1), ks)
+    found = {f"image_to_text_r{k}": forward[k] for k in ks} | {f"text_to_image_r{k}": backward[k] for k in ks}
+    return found | {f"mean_r{k}": (forward[k] + backward[k]) / 2 for k in ks}
+
+
+def spread(total: int, limit: int) -> range | list[int]:
+    """At most `limit` indices, evenly spread over the data (0: all of them), the same at every call."""
+    if not limit or total <= limit:
+        return range(total)
+    return [place * total // limit for place in range(limit)]
+
+
+def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max_examples: int = 0) -> Embedded:
+    """Embed an image-text data set. An image of several captions (`group`) is encoded once; so is a repeated caption.
+
+    Raises DataError where no image can be read, and NonFiniteError.
+    """
+    examples: list[Any] = [dataset[index] for index in spread(len(dataset), max_examples)]
+    images: dict[str, int] = {}
+    keys = [example.group or f"\0{place}" for place, example in enumerate(examples)]
+    for place, key in enumerate(keys):
+        images.setdefault(key, place)
+    refs = [examples[place].image for place in images.values()]
+    features, rows, unreadable = _encode_refs(backbone, refs, [examples[i].key for i in images.values()], runtime)
+    if not rows:
+        reason = next(iter(unreadable.values()), "the data set is empty")
+        raise DataError(f"retrieval: none of {len(refs)} images can be read: {reason}")
+    row_of = {key: rows[number] for number, key in enumerate(images) if number in rows}
+    kept = [(row_of[key], example.text) for key, example in zip(keys, examples, strict=True) if key in row_of]
+    texts = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in kept))}
+    pairs = torch.tensor(sorted({(row, texts[text]) for row, text in kept}))
+    encoded, num_long = encode_texts(backbone, list(texts), runtime)
+    if not (features.isfinite().all() and encoded.isfinite().all()):
+        raise NonFiniteError("retrieval: the model gave NaN or infinity")
+    return Embedded(features, encoded, pairs, unreadable, num_long)
+
+
+def encode_texts(backbone: DualEncoder, texts: Sequence[str], runtime: Runtime) -> tuple[Tensor, int]:
+    """[M, D] unit rows on the CPU, in order, and how many texts were cut. Encoded shortest first, which is fastest."""
+    tokenized = [backbone.processor.text(text) for text in texts]
+    order = sorted(range(len(texts)), key=lambda row: len(tokenized[row].ids))
+    parts = []
+    with runtime.evaluating(backbone):
+        for start in range(0, len(order), runtime.batch_size):
+            rows = order[start : start + runtime.batch_size]
+            tokens = Ragged.from_list([tokenized[row].ids for row in rows]).to(runtime.device)
+            parts.append(backbone.encode_text(tokens).float().cpu())
+    encoded = torch.cat(parts)
+    return encoded[torch.tensor(order).argsort()], sum(text.num_lost > 0 for text in tokenized)
+
+
+def _encode_refs(
+    backbone: DualEncoder, refs: Sequence[Any], keys: Sequence[str], runtime: Runtime
+) -> tuple[Tensor, dict[int, int], dict[str, str]]:
+    """(features [n, D] on the CPU, {index of the ref: its row}, {key: why unreadable})."""
+    parts, rows, unreadable = [], {}, {}
+    with runtime.evaluating(backbone):
+        for batch in image_batches(refs, backbone.processor, runtime.batch_size):
+            unreadable |= {keys[index]: reason for index, reason in batch.errors.items()}
+            rows |= {index: len(rows) + place for place, index in enumerate(batch.indices)}
+            if batch.indices:
+                parts.append(encode_images(backbone, batch.images, runtime).cpu())
+    return (torch.cat(parts) if parts else torch.empty(0, 0)), rows, unreadable

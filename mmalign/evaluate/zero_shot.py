@@ -1,0 +1,178 @@
+"""Zero-shot classification: a classifier [D, C] from label texts, and images scored against it.
+
+    weights = cached_classifier(backbone, source, labels, runtime, cache)
+    classifier = Classifier(labels, weights.weights, backbone.contrastive_head())
+    for start, result in classify(classifier, backbone, refs, runtime): ...
+
+D is the embedding width, C the number of labels, N of images.
+The classifier is open_clip's `build_zero_shot_classifier`: a class's templates are encoded at unit length, averaged and
+scaled to unit length again. Scores use the model's own learned scale exp(log_scale), under softmax for a CLIP and
+sigmoid(scale * cosine + bias) for each label alone where the head has a bias (SigLIP). open_clip's accuracy metric
+multiplies by 100 whatever was learned; the ranking, and so every accuracy, is the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmalign.data.batch import Ragged
+from mmalign.data.examples import ImageRef
+from mmalign.errors import NonFiniteError
+from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest, state_digest
+from mmalign.evaluate.labels import Label
+from mmalign.evaluate.results import NONE_OF_THESE, Prediction
+from mmalign.evaluate.runtime import Runtime
+from mmalign.evaluate.stream import image_batches
+from mmalign.protocols import ContrastiveHead, DualEncoder
+
+if TYPE_CHECKING:
+    from mmalign.sources import Source
+
+_CACHE_VERSION = 1
+_TOKENIZER_PROBES = ("a photo of a cat.", "Two DOGS, 3 birds & an origami crane", "naïve café 猫 🐈", "")
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 32768, "mps": 8192}
+
+
+def build_classifier(
+    backbone: DualEncoder,
+    labels: Sequence[Label],
+    runtime: Runtime,
+    progress: Callable[[int, int], None] | None = None,
+) -> Cached:
+    """Encode every prompt of every label; `progress(done, total)` counts texts. Always in the weights' own precision.
+
+    Raises NonFiniteError where the text tower gives NaN or infinity.
+    """
+    prompts = [(place, prompt) for place, label in enumerate(labels) for prompt in label.prompts]
+    tokenized = [backbone.processor.text(prompt) for _, prompt in prompts]
+    lost = [text.num_lost for text in tokenized if text.num_lost]
+    # Short texts together: a causal tower runs only to the longest text of its batch. Rows do not influence each other.
+    lengths = [len(text.ids) for text in tokenized]
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)
+    sums: Tensor | None = None
+    done = 0
+    with runtime.evaluating(backbone):
+        while done < len(order):
+            rows = _next_batch(order, done, lengths, _TOKENS_AT_ONCE[runtime.device.type])
+            tokens = Ragged.from_list([tokenized[row].ids for row in rows]).to(runtime.device)
+            # Summed in float64 on the CPU, so that the result does not depend on how texts were grouped.
+            encoded = backbone.encode_text(tokens).cpu().double()
+            if sums is None:
+                sums = encoded.new_zeros(len(labels), encoded.shape[1])
+            sums.index_add_(0, torch.tensor([prompts[row][0] for row in rows]), encoded)
+            done += len(rows)
+            if progress:
+                progress(done, len(order))
+    assert sums is not None, "labels are never empty"
+    counts = torch.tensor([len(label.prompts) for label in labels]).double()
+    means = sums / counts[:, None]
+    weights = (means / means.norm(dim=1, keepdim=True)).T.float().contiguous()
+    if not weights.isfinite().all():
+        raise NonFiniteError("the text tower gave NaN or infinity", hint="The weights are damaged or diverged.")
+    return Cached(weights, len(lost), sum(lost))
+
+
+def cached_classifier(
+    backbone: DualEncoder,
+    source: "Source",
+    labels: Sequence[Label],
+    runtime: Runtime,
+    cache: ClassifierCache,
+    progress: Callable[[int, int], None] | None = None,
+) -> Cached:
+    """`build_classifier`, or what it gave before for the same weights, tokenizer, templates and labels."""
+    key = classifier_key(backbone, source, labels, cache)
+    cached = cache.read(key)
+    if cached is None or cached.weights.shape[1] != len(labels):
+        cached = build_classifier(backbone, labels, runtime, progress)
+        cache.write(key, cached)
+    return cached
+
+
+def classifier_key(backbone: DualEncoder, source: "Source", labels: Sequence[Label], cache: ClassifierCache) -> str:
+    """The hash of weights, tokenizer, settings and prompts; what is only shown (`text`, `object`) has no part in it."""
+    if source.folder is not None:
+        weights = folder_digest(source.folder, cache.folder / "digests.json")
+    else:
+        weights = state_digest(sorted(backbone.module.state_dict().items()))
+    parts = {
+        "version": _CACHE_VERSION,
+        "weights": weights,
+        "backbone": source.entry.spec.target,
+        "describe": {name: str(value) for name, value in backbone.describe().items()},
+        "context_length": backbone.processor.context_length,
+        "probes": [backbone.processor.text(probe).ids.tolist() for probe in _TOKENIZER_PROBES],
+        "prompts": [label.prompts for label in labels],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """labels: C of them; weights: [D, C] unit columns; head: the model's learned scale and bias."""
+
+    labels: Sequence[Label]
+    weights: Tensor
+    head: ContrastiveHead
+
+    def scores(self, features: Tensor) -> Tensor:
+        """features: [N, D] unit rows -> [N, C] probabilities."""
+        return scores(features, self.weights, self.head)
+
+
+def scores(features: Tensor, weights: Tensor, head: ContrastiveHead) -> Tensor:
+    """features [N, D], weights [D, C] -> [N, C]: softmax over labels, or with a bias each label's sigmoid."""
+    scale = head.log_scale.detach().float().exp().to(features.device)
+    logits = scale * (features.float() @ weights.to(features.device))
+    if head.bias is None:
+        return logits.softmax(dim=1)
+    return (logits + head.bias.detach().float().to(features.device)).sigmoid()
+
+
+def best(row: Tensor, labels: Sequence[Label], top_k: int, threshold: float) -> list[Prediction]:
+    """The `top_k` best of one row of scores [C] that reach the threshold, or "none of these" where none does."""
+    values, places = row.topk(min(top_k, len(labels)))
+    found = [
+        Prediction(labels[place].text, labels[place].object, value)
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        if value >= threshold
+    ]
+    return found or [Prediction(NONE_OF_THESE, None, None)]
+
+
+def classify(
+    classifier: Classifier, backbone: DualEncoder, refs: Sequence[ImageRef], runtime: Runtime
+) -> Iterator[tuple[int, Tensor | str]]:
+    """For each ref, in order: (its index, scores [C] on the CPU), or (its index, why it cannot be used)."""
+    for batch in image_batches(refs, backbone.processor, runtime.batch_size):
+        results: dict[int, Tensor | str] = dict(batch.errors)
+        if batch.indices:
+            with runtime.evaluating(backbone):
+                features = encode_images(backbone, batch.images, runtime)
+                rows = classifier.scores(features).cpu()
+            results |= {index: _finite(row) for index, row in zip(batch.indices, rows, strict=True)}
+        yield from sorted(results.items())
+
+
+def encode_images(backbone: DualEncoder, images: Tensor, runtime: Runtime) -> Tensor:
+    """[n, 3, H, W] on the CPU -> [n, D] float32 unit rows on the device. Call it under `runtime.evaluating`."""
+    with runtime.autocast():
+        features = backbone.encode_image(images.to(runtime.device, non_blocking=True))
+    return torch.nn.functional.normalize(features.float(), dim=1)  # bf16 rounding leaves rows a little off unit length
+
+
+def _finite(row: Tensor) -> Tensor | str:
+    return row if bool(row.isfinite().all()) else "the model gave NaN or infinity for this image"
+
+
+def _next_batch(order: Sequence[int], done: int, lengths: Sequence[int], budget: int) -> list[int]:
+    """Rows from `done` on, as many as fit `budget` tokens when padded to the longest; at least one."""
+    stop = done + 1
+    while stop < len(order) and (stop + 1 - done) * lengths[order[stop]] <= budget:
+        stop += 1
+    return list(order[done:stop])

@@ -1,0 +1,88 @@
+"""Self-contained HTML reports: one file, no script, nothing fetched, light and dark.
+
+    write_report(Path("report.html"), "zero_shot.html", {"title": "...", ...})
+    page = render("train.html", context)             # what each template needs is said at its top
+    png_data_uri(figure); thumbnail_data_uri(image, 160)
+
+Templates are in mmalign/templates, rendered by jinja2 with autoescape and with undefined names as errors, so a caption
+or a file name cannot become markup. The page forbids every request by its own content security policy.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign import __version__
+from mmalign.evaluate.results import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """The page of a template in mmalign/templates; raises jinja2.UndefinedError where the context lacks a name."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "value": value}
+    return environment.get_template(template).render({"version": __version__, **context})
+
+
+def write_report(path: Path, template: str, context: Mapping[str, Any]) -> None:
+    """Render and write as a whole or not at all; raises MmalignError where the file cannot be written."""
+    page = render(template, context).encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(page))
+
+
+def png_data_uri(picture: "Figure | Image", dpi: int = 110) -> str:
+    """A matplotlib figure (at `dpi` dots an inch) or a PIL image, as a data URI."""
+    from PIL.Image import Image as PillowImage
+
+    return _data_uri(
+        png_bytes(picture, dpi) if not isinstance(picture, PillowImage) else _encode(picture, "PNG"), "image/png"
+    )
+
+
+def png_bytes(figure: "Figure", dpi: int = 110) -> bytes:
+    """A matplotlib figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def thumbnail_data_uri(image: "Image", side: int = 160) -> str:
+    """A JPEG of at most side x side pixels, as a data URI; the image itself is left as it is."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    return _data_uri(_encode(small, "JPEG"), "image/jpeg")
+
+
+def percent(share: float) -> str:
+    """0.6213 -> "62.1%"."""
+    return f"{100 * share:.1f}%"
+
+
+def value(item: object) -> str:
+    """Numbers to four significant digits, None as a dash, the rest as it is."""
+    if item is None:
+        return "-"
+    return f"{item:.4g}" if isinstance(item, float) else str(item)
+
+
+def _encode(image: "Image", kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def _data_uri(data: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
