@@ -1,0 +1,69 @@
+"""Weights and tokenizers that open_clip names but this machine may not have yet.
+
+    fetch_tag("ViT-B-32", "openai", tag_cfg)        # path of a safetensors file, from the cache or the hub
+    fetch_repository("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")     # folder of a snapshot
+
+Only safetensors are fetched. Without a network, a file that is not cached is a CheckpointError that says what to do.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmalign.errors import CheckpointError
+from mmalign.sources import OPEN_CLIP_CONFIG
+from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
+
+WEIGHTS = "open_clip_model.safetensors"
+
+_OFFLINE_HINT = "Without a network, give a local folder: --backbone ./folder (open_clip_config.json and {weights})."
+_TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
+
+
+def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
+    """The safetensors file of a tag; raises CheckpointError where there is none or it cannot be had."""
+    import open_clip
+
+    if not tag_cfg.get("hf_hub"):
+        raise CheckpointError(
+            f"open_clip:{architecture}/{tag} is published as a pickle only, which can run code when it is read",
+            hint="Convert it where you trust it, and give the folder. Or take another tag: "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(architecture))}.",
+        )
+    repository, _, filename = tag_cfg["hf_hub"].rpartition("/")
+    safe = Path(filename).with_suffix(".safetensors").name if filename else WEIGHTS
+    return _fetch(repository, [safe]) / safe
+
+
+def fetch_repository(repository: str) -> Path:
+    """A snapshot of a hub repository in open_clip's format: config, safetensors, tokenizer files."""
+    return _fetch(repository, [OPEN_CLIP_CONFIG], [WEIGHTS, "vocabulary.txt", *_TOKENIZER_PATTERNS])
+
+
+def hub_tokenizer(text_cfg: Mapping[str, Any]) -> TextTokenizer:
+    """The tokenizer that one of open_clip's architectures names; CLIP's where it names none."""
+    name = text_cfg.get("hf_tokenizer_name")
+    if not name:
+        return ClipTokenizer(text_cfg["context_length"])
+    return tokenizer_from_files(_fetch(name, ["tokenizer.json"], _TOKENIZER_PATTERNS), text_cfg)
+
+
+def _fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:
+    """Download the needed and wanted files, or take them from the cache; returns the snapshot's folder."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=[*needed, *(wanted or [])]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{repository} is not on this machine and could not be downloaded: {error}",
+            hint=_OFFLINE_HINT.format(weights=WEIGHTS),
+        ) from error
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{repository} has no {', '.join(missing)} (or it is not on this machine and cannot be downloaded)",
+            hint=_OFFLINE_HINT.format(weights=WEIGHTS),
+        )
+    return folder

@@ -1,0 +1,169 @@
+"""open_clip's dual encoders: a folder, a tag, a hub repository, or an architecture with random weights.
+
+backbone = OpenClipBackbone.load(mmalign.sources.resolve("./run/final", catalog), OpenClipConfig())
+scores = backbone.encode_image(pixels) @ backbone.encode_text(tokens).T       # cosines
+backbone.save(Path("copy"))       # loads in plain open_clip: create_model_and_transforms("local-dir:copy")
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from mmalign.errors import CheckpointError
+from mmalign.protocols import ContrastiveHead
+from mmalign.sources import OPEN_CLIP_CONFIG
+from mmalign_clip import locking
+from mmalign_clip.blueprint import VOCABULARY, Blueprint, read
+from mmalign_clip.build import build
+from mmalign_clip.downloads import WEIGHTS
+from mmalign_clip.processor import ClipProcessor
+from mmalign_clip.text_tower import can_trim, encode_text, unit
+
+if TYPE_CHECKING:
+    from mmalign.data.batch import Ragged
+    from mmalign.sources import Source
+    from mmalign_clip.build import OpenClipModule
+
+
+class OpenClipConfig(BaseModel):
+    """How to load and train an open_clip model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quick_gelu: bool | None = Field(
+        None, description="activation x*sigmoid(1.702x) instead of GELU; null: what the weights were trained with"
+    )
+    lock_image: bool = Field(False, description="keep the image tower as it is, BatchNorm statistics included (LiT)")
+    unlocked_image_groups: int = Field(0, ge=0, description="with lock_image: how many last layer groups still train")
+    lock_text: bool = Field(False, description="keep the text tower as it is")
+    unlocked_text_layers: int = Field(0, ge=0, description="with lock_text: how many last layer groups still train")
+    patch_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of image patches dropped in training (open_clip's vision transformers only)"
+    )
+    init_logit_scale: float | None = Field(
+        None, description="set the log of the score's scale at load; null: as loaded (new models: ln 14.3)"
+    )
+    init_logit_bias: float | None = Field(
+        None, description="set the score's bias at load, adding one where absent (SigLIP: -10); null: as loaded"
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.9, 1.0), description="least and greatest share of an image's area that a training crop keeps"
+    )
+    flip_probability: float = Field(0.0, ge=0, le=1, description="share of training images that are mirrored")
+
+
+class OpenClipBackbone:
+    """A CLIP, CustomTextCLIP or CoCa of open_clip (CoCa as a dual encoder)."""
+
+    Config: ClassVar[type[BaseModel]] = OpenClipConfig
+
+    def __init__(self, module: "OpenClipModule", blueprint: Blueprint, processor: ClipProcessor) -> None:
+        self.module = module
+        self.processor = processor
+        self.vocabulary = blueprint.vocabulary or _imagenet_names()
+        self._blueprint = blueprint
+
+    @classmethod
+    def load(cls, source: "Source", config: OpenClipConfig) -> Self:
+        """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError or UsageError."""
+        blueprint = read(source, config.quick_gelu)
+        module = _build(blueprint, config)
+        if config.lock_image:
+            locking.lock_image(module, config.unlocked_image_groups)
+        if config.lock_text:
+            locking.lock_text(module, config.unlocked_text_layers)
+        processor = ClipProcessor(blueprint.preprocess, blueprint.tokenizer, config.crop_scale, config.flip_probability)
+        return cls(module.eval(), blueprint, processor)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """images: [N, 3, H, W] -> [N, D], unit length."""
+        # CoCa's own method would normalise in the precision of the autocast; asking it not to keeps one rule for all
+        return unit(self.module.encode_image(images, normalize=False))
+
+    def encode_text(self, tokens: "Ragged") -> Tensor:
+        """tokens: N rows of ids -> [N, D], unit length. Causal towers run to the longest row only, which is exact."""
+        tokenizer = self.processor.tokenizer
+        return unit(encode_text(self.module, tokens, tokenizer.pad_id, tokenizer.end_id, tokenizer.context_length))
+
+    def contrastive_head(self) -> ContrastiveHead:
+        """The module's own parameters; checkpoints that hold them as [1] give views of them."""
+        scale, bias = self.module.logit_scale, self.module.logit_bias
+        return ContrastiveHead(_scalar(scale), None if bias is None else _scalar(bias))
+
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = self.processor.tokenizer
+        tokenizer.save(folder)
+        if self._blueprint.vocabulary:
+            (folder / VOCABULARY).write_text("\n".join(self._blueprint.vocabulary) + "\n", encoding="utf-8")
+        state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+        if half:
+            state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        config = {
+            "architecture": self._blueprint.architecture,
+            "model_cfg": self._saved_model_cfg(),
+            "preprocess_cfg": self.processor.preprocess.as_dict(),
+        }
+        (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def describe(self) -> Mapping[str, Any]:
+        """Architecture, activation, preprocessing and sizes, as loaded."""
+        parameters = list(self.module.parameters())
+        tokenizer, model_cfg = self.processor.tokenizer, self._blueprint.model_cfg
+        return {
+            "architecture": self._blueprint.architecture,
+            "pretrained": self._blueprint.weights is not None,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "embedding_width": model_cfg["embed_dim"],
+            "image_size": list(self.processor.preprocess.size),
+            "resize_mode": self.processor.preprocess.resize_mode,
+            "quick_gelu": model_cfg["quick_gelu"],
+            "context_length": tokenizer.context_length,
+            "vocabulary_size": tokenizer.num_tokens,
+            "trims_text": can_trim(self.module, tokenizer.pad_id, tokenizer.end_id),
+        }
+
+    def _saved_model_cfg(self) -> dict[str, Any]:
+        model_cfg = dict(self._blueprint.model_cfg)
+        if self.module.logit_bias is not None:
+            model_cfg["init_logit_bias"] = float(self.module.logit_bias.detach())
+        return model_cfg
+
+
+def _build(blueprint: Blueprint, config: OpenClipConfig) -> "OpenClipModule":
+    """The module with the config's overrides; patch dropout is built in and never saved."""
+    import torch
+
+    model_cfg = dict(blueprint.model_cfg)
+    if config.patch_dropout:
+        model_cfg["vision_cfg"] = locking.with_patch_dropout(model_cfg["vision_cfg"], config.patch_dropout)
+    module = build(model_cfg, blueprint.weights)
+    with torch.no_grad():
+        if config.init_logit_scale is not None:
+            module.logit_scale.fill_(config.init_logit_scale)
+        if config.init_logit_bias is not None:
+            if module.logit_bias is None:
+                module.logit_bias = torch.nn.Parameter(torch.zeros_like(module.logit_scale))
+            module.logit_bias.fill_(config.init_logit_bias)
+    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+        raise CheckpointError(f"{blueprint.weights} holds values that are not finite")
+    return module
+
+
+def _scalar(parameter: Tensor) -> Tensor:
+    return parameter if parameter.ndim == 0 else parameter.reshape(())
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)

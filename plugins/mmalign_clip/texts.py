@@ -1,0 +1,166 @@
+"""Texts to token ids: CLIP's byte pairs, or the tokenizer files of a folder. Both count what they cut off.
+
+ClipTokenizer(context_length=77).text("a photo of a cat")     # TokenizedText(ids [T], num_lost 0)
+FileTokenizer.load(folder, context_length=64, ...)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+
+from mmalign.errors import CheckpointError
+from mmalign.protocols import TokenizedText
+from mmalign_clip.safety import refuse_code
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+CLIP_VOCABULARY, CLIP_END = 49408, 49407
+_TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
+_DEFAULT_CLEAN = "whitespace"  # open_clip's for tokenizers other than CLIP's
+
+
+class TextTokenizer(Protocol):
+    """pad_id fills rows up to a common length; end_id closes every row; num_tokens is the size of the vocabulary."""
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def end_id(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def text(self, text: str) -> TokenizedText: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class ClipTokenizer:
+    """OpenAI's byte pairs as open_clip ships them; a long text loses its end and keeps the end token."""
+
+    context_length: int
+    pad_id: int = 0
+    end_id: int = CLIP_END
+    num_tokens: int = CLIP_VOCABULARY
+
+    def text(self, text: str) -> TokenizedText:
+        import open_clip
+
+        # Room for the longest possible text shows how many tokens there really are: a token spans at least one byte,
+        # and cleaning (unescaping, Unicode repair, lower case) makes no text four times as long.
+        row = open_clip.tokenize([text], context_length=4 * len(text.encode("utf-8", "replace")) + 8)[0]
+        ids = row[: int((row == self.end_id).nonzero()[-1]) + 1]
+        num_lost = max(0, len(ids) - self.context_length)
+        if num_lost:
+            ids = torch.cat([ids[: self.context_length - 1], ids[-1:]])
+        return TokenizedText(ids.clone(), num_lost)
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write: open_clip carries the byte pairs, and takes them where no tokenizer is named."""
+
+
+@dataclass(frozen=True)
+class FileTokenizer:
+    """A tokenizer of the `tokenizers` library with the files that it came from.
+
+    clean: how open_clip cleans a text first ("whitespace", "lower", "canonicalize"), or "" for not at all.
+    strip_id: an id that open_clip replaces by 0 (`strip_sep_token`), or -1.
+    files: name -> content of the tokenizer files, which `save` writes back unchanged.
+    """
+
+    tokenizer: "Tokenizer"
+    files: dict[str, bytes]
+    context_length: int
+    pad_id: int
+    clean: str = ""
+    strip_id: int = -1
+
+    @classmethod
+    def load(cls, folder: Path, context_length: int, clean: str = "", strip_separator: bool = False) -> Self:
+        """Read a folder's tokenizer as transformers does; raises CheckpointError. Never touches the network."""
+        from transformers import AutoTokenizer
+
+        path = folder / TOKENIZER_CONFIG
+        if not path.is_file() or not (folder / TOKENIZER_FILE).is_file():
+            raise CheckpointError(
+                f"{folder} has no tokenizer: {TOKENIZER_FILE} and {TOKENIZER_CONFIG} are needed",
+                hint="Copy the tokenizer files of the model into the folder, or save it again with mmalign.",
+            )
+        try:
+            refuse_code(json.loads(path.read_text(encoding="utf-8")), path)
+            found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
+        if not found.is_fast or found.pad_token_id is None or found.padding_side != "right":
+            raise CheckpointError(
+                f"{folder}: a tokenizer needs a {TOKENIZER_FILE}, a padding token, and padding on the right",
+                hint=f"Set pad_token and padding_side in {TOKENIZER_CONFIG}.",
+            )
+        backend = found.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        strip_id = found.sep_token_id if strip_separator else -1
+        files = _tokenizer_files(folder)
+        return cls(backend, files, context_length, found.pad_token_id, clean, strip_id)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    @cached_property
+    def end_id(self) -> int:
+        ids = self.tokenizer.encode("").ids
+        return ids[-1] if ids else -1
+
+    @cached_property
+    def _truncating(self) -> "Tokenizer":
+        """A copy that cuts as transformers does, keeping the special tokens of its template."""
+        copy = type(self.tokenizer).from_str(self.tokenizer.to_str())
+        copy.enable_truncation(self.context_length)
+        return copy
+
+    def text(self, text: str) -> TokenizedText:
+        if self.clean:
+            from open_clip.tokenizer import get_clean_fn
+
+            text = get_clean_fn(self.clean)(text)
+        ids = self.tokenizer.encode(text).ids
+        num_lost = max(0, len(ids) - self.context_length)
+        if num_lost:
+            ids = self._truncating.encode(text).ids
+        return TokenizedText(torch.tensor([0 if i == self.strip_id else i for i in ids], dtype=torch.int64), num_lost)
+
+    def save(self, folder: Path) -> None:
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+
+def tokenizer_from_files(folder: Path, text_cfg: Mapping[str, Any]) -> FileTokenizer:
+    """The tokenizer of a folder with the cleaning that a `text_cfg` asks for; raises CheckpointError."""
+    options = text_cfg.get("tokenizer_kwargs") or {}
+    unknown = sorted({*options, *(["tokenizer_mode"] if text_cfg.get("tokenizer_mode") else [])} - _TOKENIZER_OPTIONS)
+    if unknown:
+        raise CheckpointError(
+            f"{folder}: tokenizer options {', '.join(unknown)} are not supported",
+            hint=f"Supported: {', '.join(sorted(_TOKENIZER_OPTIONS))}.",
+        )
+    clean, strip = options.get("clean", _DEFAULT_CLEAN), bool(options.get("strip_sep_token"))
+    return FileTokenizer.load(folder, text_cfg["context_length"], clean, strip)
+
+
+def _tokenizer_files(folder: Path) -> dict[str, bytes]:
+    names = (TOKENIZER_FILE, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
+    others = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+    return {name: (folder / name).read_bytes() for name in (*names, *others) if (folder / name).is_file()}
