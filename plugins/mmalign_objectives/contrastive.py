@@ -39,7 +39,7 @@ class Contrastive(Objective):
         if self.config.loss == "sigmoid" and models.policy.contrastive_head().bias is None:
             raise IncompatibleError(
                 "objective.loss=sigmoid needs a learned bias, and this model has none",
-                hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=10",
+                hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
             )
 
     def forward(self, models: Models, batch: Batch) -> Outputs:

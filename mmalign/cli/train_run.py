@@ -1,0 +1,113 @@
+"""The body of `mmalign train`, apart from its options so that `--help` imports nothing of it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmalign.cli.app import App
+from mmalign.config.load import load_layers, recipe_path
+from mmalign.errors import UsageError
+from mmalign.train.signals import Interrupted
+
+SCHEMA = 1
+
+
+def run_train(
+    app: App,
+    *,
+    objective: str | None,
+    backbone: str | None,
+    dataset: str | None,
+    configs: tuple[Path, ...],
+    sets: tuple[str, ...],
+    out: Path | None,
+    seed: int | None,
+    device: str,
+    resume: Path | None,
+    allow_change: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Resolve, then plan, resume or start. Returns the exit code."""
+    from mmalign.train import launch
+
+    names = {"objective": objective, "backbone": backbone, "dataset": dataset}
+    given = {name: value for name, value in names.items() if value is not None}
+    sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
+    folder = resume or out
+    try:
+        if resume is not None:
+            if given or configs or out or dry_run:
+                raise UsageError("--resume takes the run's own options", hint="Change some with --set and --allow-change.")
+            outcome = launch.resume(
+                resume, app.catalog, sets=sets, allow_change=allow_change, device=device, say=app.say
+            )
+        else:
+            plan = _resolve(app, given, configs, sets)
+            if dry_run:
+                return _dry_run(app, plan, device, as_json)
+            from mmalign.train.rundir import default_folder
+
+            folder = out or default_folder(plan.objective.spec.name)
+            app.say(_headline(plan, folder))
+            outcome = launch.start(plan, app.catalog, folder=folder, device=device, say=app.say)
+    except Interrupted as interruption:
+        app.say(f"stopped by {interruption}; saved. Go on: mmalign train --resume {folder}")
+        return 128 + interruption.signum
+    _print_outcome(app, outcome, as_json)
+    return 0
+
+
+def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:
+    from mmalign.train.plan import resolve
+
+    layers = load_layers(files=configs, sets=sets, names=names)
+    objective = layers["objective"].get("name")
+    recipe = recipe_path(objective.rpartition("/")[2]) if objective else None
+    if recipe is not None:
+        layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
+    return resolve(app.catalog, layers)
+
+
+def _headline(plan: Any, folder: Path) -> str:
+    names = plan.names()
+    how = f" ({plan.verdict.explain()})" if plan.verdict and plan.verdict.derived else ""
+    return f"{names['objective']} on {names['backbone']}{how} with {names['dataset']}; run folder {folder}"
+
+
+def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
+    from mmalign.train.estimate import estimate
+
+    figures = estimate(plan, device, app.say)
+    if as_json:
+        document = {"schema": SCHEMA, "plan": plan.to_dict(), "estimate": figures.as_dict()}
+        click.echo(json.dumps(document, indent=2))
+        return 0
+    click.echo(plan.to_yaml())
+    for line in figures.lines():
+        click.echo(line)
+    return 0
+
+
+def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
+    from mmalign.train.report import metric_rows, next_commands
+
+    if as_json:
+        document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
+        click.echo(json.dumps(document, indent=2))
+        return
+    summary = outcome.summary
+    app.say(
+        f"{summary['examples']:,} examples in {summary['seconds']} s, {summary['examples_per_second']} a second, "
+        f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
+        f"{summary['skipped_updates']} skipped updates"
+    )
+    rows = [("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}")
+    app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
+    app.say(f"next: {next_commands(outcome.model)[0]}")

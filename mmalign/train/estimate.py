@@ -1,0 +1,127 @@
+"""What a run will need, before it runs: memory by term, disk, time. The model is built and two steps are probed.
+
+    figures = estimate(plan, "cpu", say=print)
+    figures.lines()
+
+Weights, gradients and optimiser state are counted; activations and the rest are what two real steps added to the peak.
+"""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmalign.errors import DataError
+from mmalign.objective import Context
+from mmalign.train.distributed import Processes
+from mmalign.train.job import Job, assemble
+from mmalign.train.loop import Say, peak_memory
+from mmalign.train.plan import Plan
+from mmalign.train.step import accumulate
+
+_PROBE_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes and seconds. `probe_bytes`: growth of the peak over the probe, of which gradients and moments are counted apart."""
+
+    parameters: int
+    trainable: int
+    examples: int
+    heldout_examples: int
+    weights_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+    checkpoint_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    seconds_per_step: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        def size(count: int) -> str:
+            return f"{count / 1e6:,.0f} MB"
+
+        return [
+            f"data      {self.examples:,} training and {self.heldout_examples:,} held-out examples",
+            f"model     {self.parameters:,} parameters, {self.trainable:,} of them trained",
+            f"memory    {size(self.peak_bytes)} at the peak: weights {size(self.weights_bytes)}, gradients "
+            f"{size(self.gradient_bytes)}, optimiser {size(self.optimizer_bytes)}, activations about "
+            f"{size(self.activation_bytes)}, the rest is the program",
+            f"disk      {size(self.disk_bytes)} for checkpoints and the model (one checkpoint {size(self.checkpoint_bytes)}), "
+            f"{size(self.disk_free_bytes)} free",
+            f"time      {self.seconds_per_step:.2f} s a step, about {_duration(self.seconds)} in all",
+        ]
+
+
+def estimate(plan: Plan, device: str, say: Say) -> Estimate:
+    """Build the job, probe two steps on real data, change nothing on disk."""
+    processes = Processes(device)
+    job = assemble(plan, processes)
+    say(f"probing {_PROBE_STEPS} steps")
+    before = peak_memory(job.device)
+    seconds = _probe(job)
+    weights = sum(t.numel() * t.element_size() for module in job.models.modules() for t in module.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
+    own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
+    peak = peak_memory(job.device)
+    one = own_state + 2 * trained
+    train = plan.train
+    kept = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
+    processes.close()
+    return Estimate(
+        parameters=sum(p.numel() for module in job.models.modules() for p in module.parameters()),
+        trainable=sum(p.numel() for _, p in job.parameters),
+        examples=len(job.data),
+        heldout_examples=len(job.heldout) if job.heldout is not None else 0,
+        weights_bytes=weights,
+        gradient_bytes=trained,
+        optimizer_bytes=2 * trained,
+        activation_bytes=max(0, peak - before - 3 * trained),
+        peak_bytes=peak,
+        checkpoint_bytes=one,
+        disk_bytes=one * kept + own_state,
+        disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
+        seconds_per_step=seconds,
+        seconds=seconds * train.steps,
+    )
+
+
+def _probe(job: Job) -> float:
+    """Seconds of the second of two steps; the weights are thrown away afterwards."""
+    train = job.plan.train
+    job.models.train(freeze_batchnorm=job.freezes_batchnorm)
+    stream = job.stream(start_step=0)
+    times = []
+    try:
+        for index, batch in stream:
+            began = time.perf_counter()
+            ctx = Context(train.seed, index, job.processes.sum, train.micro_batch_size or job.local_batch_size)
+            job.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                prepared = job.objective.prepare(job.models, batch.to(job.device), ctx)
+            accumulate(job.engine, [prepared], train.micro_batch_size)
+            job.optimizer.step()
+            if job.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+            if len(times) == _PROBE_STEPS:
+                return times[-1]
+    finally:
+        stream.close()
+    raise DataError("no batch could be made")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,115 @@
+"""What a finished run leaves for a person: curve.png, report.html (one file, no request) and a README.md model card."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.report import png_data_uri, render
+from mmalign.train.rundir import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NOT_CURVES = ("step", "peak_memory_mb")
+
+
+def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float] | None) -> None:
+    """Write the three files from metrics.jsonl and run.json."""
+    records = [record for record in run.metrics() if "loss" in record]
+    figure = draw_curves(records)
+    figure.savefig(run.folder / "curve.png", dpi=110)
+    summary, plan = run.info["summary"], run.info["plan"]
+    commands = next_commands(run.folder / "model")
+    rows = [(name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")]
+    rows += [("unreadable samples", str(summary["unreadable_samples"])), ("skipped updates", str(summary["skipped_updates"]))]
+    rows += [(name, value) for name, value in plan.items()]
+    data_rows = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()]
+    context = {
+        "title": f"{plan['objective']} on {plan['backbone']}",
+        "status": run.info["status"],
+        "summary": rows,
+        "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
+        "metrics_header": metric_header(uninterpolated),
+        "figures": [("Training, every step", png_data_uri(figure))],
+        "tables": [
+            {"title": "Data", "header": ["", ""], "rows": data_rows},
+            {"title": "Versions", "header": ["", ""], "rows": list(run.info["versions"].items())},
+        ],
+        "warnings": [],
+        "config_yaml": config_yaml,
+        "next_commands": commands,
+    }
+    (run.folder / "report.html").write_text(render("train.html", context), encoding="utf-8")
+    (run.folder / "README.md").write_text(_model_card(run.info, summary, commands), encoding="utf-8")
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """One small panel a metric, thin raw line and its running mean."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in (records[-1] if records else {}) if name not in _NOT_CURVES]
+    columns = min(3, max(1, len(names)))
+    lines = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(4.0 * columns, 2.5 * lines), layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        steps = [record["step"] for record in records if name in record]
+        values = [record[name] for record in records if name in record]
+        axes.plot(steps, values, color="#4477aa", linewidth=0.8, alpha=0.4)
+        axes.plot(steps, running_mean(values), color="#4477aa", linewidth=1.6)
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def running_mean(values: Sequence[float], memory: float = 0.9) -> list[float]:
+    """Exponential mean, corrected for its start."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = memory * total + value, memory * weight + 1
+        means.append(total / weight)
+    return means
+
+
+def metric_header(uninterpolated: Mapping[str, float] | None) -> list[str]:
+    return ["held-out", "before", *(["trained"] if uninterpolated else []), "after"]
+
+
+def metric_rows(
+    before: Mapping[str, float], after: Mapping[str, float], uninterpolated: Mapping[str, float] | None
+) -> list[tuple[str, ...]]:
+    """(name, before, [trained,] after) as text, four digits."""
+
+    def show(values: Mapping[str, float], name: str) -> str:
+        return f"{values[name]:.4g}" if name in values else "–"
+
+    columns = [before, *([uninterpolated] if uninterpolated else []), after]
+    return [(name, *(show(values, name) for values in columns)) for name in {**before, **after}]
+
+
+def next_commands(model: Path) -> list[str]:
+    return [
+        f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
+        f"mmalign train --objective contrastive --backbone {model}",
+    ]
+
+
+def _model_card(info: Mapping[str, Any], summary: Mapping[str, Any], commands: Sequence[str]) -> str:
+    lines = [
+        f"# {info['plan']['objective']} on {info['plan']['backbone']}",
+        "",
+        f"Trained with mmalign {info['versions']['mmalign']} on `{info['plan']['dataset']}`: {summary['steps']} steps, "
+        f"{summary['examples']} examples, {summary['seconds']} s.",
+        "",
+        "| held-out | before | after |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in metric_rows(summary["before"], summary["after"], None)),
+        "",
+        "Options: `config.yaml`. Every step: `metrics.jsonl`. Use it:",
+        "",
+        *(f"    {command}" for command in commands),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""One process of the two-process test: python distributed_worker.py MODEL_FOLDER OUT_FILE, under RANK and WORLD_SIZE."""
+
+import sys
+from pathlib import Path
+
+import torch
+from conftest_train import make_batch
+from safetensors.torch import save_file
+
+from mmalign.catalog import Catalog
+from mmalign.plugins import load_plugins
+from mmalign.sources import resolve
+from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.models import Models
+from mmalign.train.step import Engine, accumulate
+
+CASES = [("infonce", 0), ("infonce", 2), ("infonce", 3), ("sigmoid", 2)]
+
+
+def gradients_of(folder: Path, processes: Processes, loss: str, micro: int) -> dict[str, torch.Tensor]:
+    """This process's share of the batch of eight, through the real engine; gradients after synchronisation."""
+    from mmalign_objectives.contrastive import Contrastive
+
+    catalog = Catalog(load_plugins())
+    source = resolve(str(folder), catalog)
+    backbone_class = catalog.load(source.entry)
+    backbone = backbone_class.load(source, backbone_class.Config(init_logit_bias=-3.0 if loss == "sigmoid" else None))
+    backbone.module.double()
+    objective = Contrastive(Contrastive.Config(loss=loss))
+    models = Models({"policy": backbone}, {"policy"})
+    models.train(freeze_batchnorm=True)
+    engine = Engine(objective, processes.wrap(StepModule(objective, models)), processes, processes.device)
+    share = 8 // processes.world_size
+    batch = make_batch(backbone).select(range(processes.rank * share, (processes.rank + 1) * share))
+    result = accumulate(engine, [batch], micro)
+    tensors = {name: parameter.grad for name, parameter in models.trainable() if parameter.grad is not None}
+    return {"loss": result.loss.reshape(1), **tensors}
+
+
+def main() -> None:
+    processes = Processes("cpu")
+    out = {}
+    for loss, micro in CASES:
+        for name, value in gradients_of(Path(sys.argv[1]), processes, loss, micro).items():
+            out[f"{loss}-{micro}/{name}"] = value.contiguous()
+    save_file(out, f"{sys.argv[2]}-{processes.rank}.safetensors")
+    processes.close()
+
+
+if __name__ == "__main__":
+    main()
