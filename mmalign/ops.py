@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 1 << 22  # 16 MB of fp32 a slice: large enough for the matrix product, small beside any tower
+_CHUNK_ELEMENTS = 1 << 21  # 8 MB of fp32 a slice: large enough for the matrix product, small beside any tower
 
 
 def positives(ids: Tensor, rows: slice) -> Tensor:
@@ -43,7 +43,7 @@ def sigmoid_pairs(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, ids: Tensor
 
 
 def default_chunk(num_columns: int) -> int:
-    """Rows a slice: a slice holds about four million scores."""
+    """Rows a slice: a slice holds about two million scores."""
     return max(16, _CHUNK_ELEMENTS // max(1, num_columns))
 
 

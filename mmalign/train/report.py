@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.report import png_data_uri, render
+from mmalign.report import png_bytes, png_data_uri, write_report
 from mmalign.train.rundir import Run
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
     """Write the three files from metrics.jsonl and run.json."""
     records = [record for record in run.metrics() if "loss" in record]
     figure = draw_curves(records)
-    figure.savefig(run.folder / "curve.png", dpi=110)
+    (run.folder / "curve.png").write_bytes(png_bytes(figure))
     summary, plan = run.info["summary"], run.info["plan"]
     commands = next_commands(run.folder / "model")
     rows = [(name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")]
@@ -40,7 +40,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
         "config_yaml": config_yaml,
         "next_commands": commands,
     }
-    (run.folder / "report.html").write_text(render("train.html", context), encoding="utf-8")
+    write_report(run.folder / "report.html", "train.html", context)
     (run.folder / "README.md").write_text(_model_card(run.info, summary, commands), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -42,14 +43,18 @@ class Run:
             resumable = (folder / "run.json").is_file()
             hint = f"Go on with it: mmalign train --resume {folder}. Or choose another --out."
             raise UsageError(f"{folder} is not empty", hint=hint if resumable else "Choose another --out.")
+        partial = folder.with_name(f".{folder.name}.partial")
+        content = {"schema": SCHEMA, **_provenance(), **info, "status": "running"}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            # Made beside and renamed: a folder of that name always holds a run that can be resumed.
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            (partial / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            (partial / "run.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            os.rename(partial, folder)
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error}", hint="Choose another --out.") from error
-        run = cls(folder, {"schema": SCHEMA, **_provenance(), **info, "status": "running"})
-        run.write_info()
-        return run
+        return cls(folder, content)
 
     @classmethod
     def reopen(cls, folder: Path) -> "Run":

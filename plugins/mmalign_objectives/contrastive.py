@@ -30,7 +30,7 @@ class Contrastive(Objective):
         loss: Literal["infonce", "sigmoid"] = Field("infonce", description="infonce (CLIP) or sigmoid (SigLIP)")
         multi_positive: bool = Field(True, description="equal captions, and captions of one image, match each other")
         max_scale: float = Field(100.0, gt=1, description="the scale exp(t) is kept within [1, max_scale] after each step")
-        chunk: int = Field(0, ge=0, description="rows of the score matrix held at once; 0: chosen for about 16 MB")
+        chunk: int = Field(0, ge=0, description="rows of the score matrix held at once; 0: chosen for about 8 MB")
 
     coupled: ClassVar[bool] = True
     config: Config
