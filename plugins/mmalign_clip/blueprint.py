@@ -19,11 +19,11 @@ from mmalign_clip.downloads import WEIGHTS, fetch_repository, fetch_tag, hub_tok
 from mmalign_clip.images import INTERPOLATIONS, RESIZE_MODES, Preprocess
 from mmalign_clip.safety import refuse_code
 from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
+from mmalign_clip.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from mmalign.sources import Source
 
-VOCABULARY = "vocabulary.txt"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -122,14 +122,6 @@ def from_hub(repository: str, quick_gelu: bool | None) -> Blueprint:
         weights=_folder_weights(folder),
         vocabulary=read_vocabulary(folder),
     )
-
-
-def read_vocabulary(folder: Path) -> tuple[str, ...]:
-    """The names in vocabulary.txt, one a line; empty without that file."""
-    path = folder / VOCABULARY
-    if not path.is_file():
-        return ()
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
 def _model_cfg(config: Mapping[str, Any], path: Path | str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_file
 WEIGHTS = "open_clip_model.safetensors"
 
 _OFFLINE_HINT = "Without a network, give a local folder: --backbone ./folder (open_clip_config.json and {weights})."
-_TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
+TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
 
 
 def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
@@ -32,12 +32,12 @@ def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
         )
     repository, _, filename = tag_cfg["hf_hub"].rpartition("/")
     safe = Path(filename).with_suffix(".safetensors").name if filename else WEIGHTS
-    return _fetch(repository, [safe]) / safe
+    return fetch(repository, [safe]) / safe
 
 
 def fetch_repository(repository: str) -> Path:
     """A snapshot of a hub repository in open_clip's format: config, safetensors, tokenizer files."""
-    return _fetch(repository, [OPEN_CLIP_CONFIG], [WEIGHTS, "vocabulary.txt", *_TOKENIZER_PATTERNS])
+    return fetch(repository, [OPEN_CLIP_CONFIG], [WEIGHTS, "vocabulary.txt", *TOKENIZER_PATTERNS])
 
 
 def hub_tokenizer(text_cfg: Mapping[str, Any]) -> TextTokenizer:
@@ -45,10 +45,10 @@ def hub_tokenizer(text_cfg: Mapping[str, Any]) -> TextTokenizer:
     name = text_cfg.get("hf_tokenizer_name")
     if not name:
         return ClipTokenizer(text_cfg["context_length"])
-    return tokenizer_from_files(_fetch(name, ["tokenizer.json"], _TOKENIZER_PATTERNS), text_cfg)
+    return tokenizer_from_files(fetch(name, ["tokenizer.json"], TOKENIZER_PATTERNS), text_cfg)
 
 
-def _fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:
+def fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:
     """Download the needed and wanted files, or take them from the cache; returns the snapshot's folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -17,11 +17,12 @@ from mmalign.errors import CheckpointError
 from mmalign.protocols import ContrastiveHead
 from mmalign.sources import OPEN_CLIP_CONFIG
 from mmalign_clip import locking
-from mmalign_clip.blueprint import VOCABULARY, Blueprint, read
+from mmalign_clip.blueprint import Blueprint, read
 from mmalign_clip.build import build
 from mmalign_clip.downloads import WEIGHTS
 from mmalign_clip.processor import ClipProcessor
 from mmalign_clip.text_tower import can_trim, encode_text, unit
+from mmalign_clip.vocabulary import imagenet_names, write_vocabulary
 
 if TYPE_CHECKING:
     from mmalign.data.batch import Ragged
@@ -64,7 +65,7 @@ class OpenClipBackbone:
     def __init__(self, module: "OpenClipModule", blueprint: Blueprint, processor: ClipProcessor) -> None:
         self.module = module
         self.processor = processor
-        self.vocabulary = blueprint.vocabulary or _imagenet_names()
+        self.vocabulary = blueprint.vocabulary or imagenet_names()
         self._blueprint = blueprint
 
     @classmethod
@@ -101,8 +102,7 @@ class OpenClipBackbone:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = self.processor.tokenizer
         tokenizer.save(folder)
-        if self._blueprint.vocabulary:
-            (folder / VOCABULARY).write_text("\n".join(self._blueprint.vocabulary) + "\n", encoding="utf-8")
+        write_vocabulary(folder, self._blueprint.vocabulary)
         state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
         if half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
@@ -154,16 +154,11 @@ def _build(blueprint: Blueprint, config: OpenClipConfig) -> "OpenClipModule":
             if module.logit_bias is None:
                 module.logit_bias = torch.nn.Parameter(torch.zeros_like(module.logit_scale))
             module.logit_bias.fill_(config.init_logit_bias)
-    if not all(parameter.isfinite().all() for parameter in module.parameters()):
+    # A sum shows NaN and infinity, and needs no tensor of booleans beside every parameter
+    if not all(parameter.sum().isfinite() for parameter in module.parameters()):
         raise CheckpointError(f"{blueprint.weights} holds values that are not finite")
     return module
 
 
 def _scalar(parameter: Tensor) -> Tensor:
     return parameter if parameter.ndim == 0 else parameter.reshape(())
-
-
-def _imagenet_names() -> tuple[str, ...]:
-    from open_clip import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)

@@ -1,0 +1,176 @@
+"""transformers' CLIP and SigLIP (SigLIP 2 with a fixed resolution included) as dual encoders.
+
+backbone = TransformersClipBackbone.load(mmalign.sources.resolve("hf:./folder", catalog), TransformersClipConfig())
+backbone.save(Path("copy"))       # loads in plain transformers: AutoModel.from_pretrained("copy")
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from mmalign.errors import DataError, UsageError
+from mmalign.protocols import ContrastiveHead, TokenizedText
+from mmalign_clip.images import Preprocess, training_image
+from mmalign_clip.text_tower import unit
+from mmalign_clip.texts import FileTokenizer
+from mmalign_clip.transformers_folder import Parts, load_module, quiet, read
+from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocabulary
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmalign.data.batch import Ragged
+    from mmalign.sources import Source
+    from mmalign_clip.transformers_folder import TransformersModule
+
+
+class TransformersClipConfig(BaseModel):
+    """How to load and train a transformers CLIP or SigLIP."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    random_weights: bool = Field(False, description="start from random weights of the config instead of the folder's")
+    lock_image: bool = Field(False, description="keep the image tower and its projection as they are (LiT)")
+    lock_text: bool = Field(False, description="keep the text tower and its projection as they are")
+    init_logit_scale: float | None = Field(
+        None, description="set the log of the score's scale at load; null: as loaded"
+    )
+    init_logit_bias: float | None = Field(None, description="set SigLIP's score bias at load; null: as loaded")
+    crop_scale: tuple[float, float] = Field(
+        (0.9, 1.0), description="least and greatest share of an image's area that a training crop keeps"
+    )
+    flip_probability: float = Field(0.0, ge=0, le=1, description="share of training images that are mirrored")
+
+
+@dataclass(frozen=True)
+class TransformersProcessor:
+    """transformers' own image processor for evaluation, and the crop of this plugin for training. Picklable."""
+
+    images: Any
+    preprocess: Preprocess
+    tokenizer: FileTokenizer
+    crop_scale: tuple[float, float]
+    flip_probability: float
+
+    @property
+    def context_length(self) -> int:
+        return self.tokenizer.context_length
+
+    def image(self, image: "Image", rng: random.Random | None = None) -> Tensor:
+        """[3, H, W] float32; with `rng` a random crop, perhaps mirrored, without it transformers' transform."""
+        if rng is not None:
+            return training_image(image, self.preprocess, rng, self.crop_scale, self.flip_probability)
+        return self.images(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+
+    def text(self, text: str) -> TokenizedText:
+        return self.tokenizer.text(text)
+
+
+class TransformersClipBackbone:
+    """A CLIPModel or SiglipModel of transformers."""
+
+    Config: ClassVar[type[BaseModel]] = TransformersClipConfig
+
+    def __init__(self, module: "TransformersModule", parts: Parts, config: TransformersClipConfig) -> None:
+        self.module = module
+        self.processor = TransformersProcessor(
+            parts.images, parts.preprocess, parts.tokenizer, config.crop_scale, config.flip_probability
+        )
+        self._own_vocabulary = read_vocabulary(parts.folder)
+        self.vocabulary = self._own_vocabulary or imagenet_names()
+        self._parts = parts
+        self._random = config.random_weights
+
+    @classmethod
+    def load(cls, source: "Source", config: TransformersClipConfig) -> Self:
+        """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError or UsageError."""
+        parts = read(source)
+        module = load_module(parts, config.random_weights)
+        _set_head(module, config)
+        _lock(module, config)
+        return cls(module.eval(), parts, config)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """images: [N, 3, H, W] -> [N, D], unit length."""
+        return unit(self.module.get_image_features(pixel_values=images).pooler_output)
+
+    def encode_text(self, tokens: "Ragged") -> Tensor:
+        """tokens: N rows of ids -> [N, D], unit length; SigLIP's rows are padded to its full length, as it was trained.
+
+        CLIP's text tower is causal and pools at the first end token: padding to the longest row is exact.
+        """
+        tokenizer = self.processor.tokenizer
+        longest = max(tokens.lengths.tolist(), default=0)
+        if longest > tokenizer.context_length:
+            raise DataError(f"a text has {longest} tokens and the model takes {tokenizer.context_length}")
+        width = max(1, longest) if self._parts.model_type == "clip" else tokenizer.context_length
+        ids = tokens.padded(tokenizer.pad_id, width)
+        return unit(self.module.get_text_features(input_ids=ids).pooler_output)
+
+    def contrastive_head(self) -> ContrastiveHead:
+        """The module's own scale, and SigLIP's bias; SigLIP holds them as [1], so views of them."""
+        from transformers import CLIPModel
+
+        if isinstance(self.module, CLIPModel):
+            return ContrastiveHead(_scalar(self.module.logit_scale), None)
+        return ContrastiveHead(_scalar(self.module.logit_scale), _scalar(self.module.logit_bias))
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers' from_pretrained loads: config, safetensors, processor and tokenizer files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            self.module.save_pretrained(folder)
+        for name, content in self._parts.processor_files.items():
+            (folder / name).write_bytes(content)
+        self.processor.tokenizer.save(folder)
+        write_vocabulary(folder, self._own_vocabulary)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Architecture and sizes, as loaded."""
+        parameters = list(self.module.parameters())
+        config = self._parts.config
+        return {
+            "architecture": type(self.module).__name__,
+            "pretrained": not self._random,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "image_size": list(self.processor.preprocess.size),
+            "activation": config["vision_config"]["hidden_act"],
+            "context_length": self.processor.context_length,
+            "vocabulary_size": self.processor.tokenizer.num_tokens,
+        }
+
+
+def _set_head(module: "TransformersModule", config: TransformersClipConfig) -> None:
+    import torch
+    from transformers import SiglipModel
+
+    with torch.no_grad():
+        if config.init_logit_scale is not None:
+            module.logit_scale.fill_(config.init_logit_scale)
+        if config.init_logit_bias is not None:
+            if not isinstance(module, SiglipModel):
+                raise UsageError(
+                    "transformers' CLIPModel has no bias, so init_logit_bias could not be saved",
+                    hint="Leave backbone.init_logit_bias out, or take a model in open_clip's format.",
+                )
+            module.logit_bias.fill_(config.init_logit_bias)
+
+
+def _lock(module: "TransformersModule", config: TransformersClipConfig) -> None:
+    from transformers import CLIPModel
+
+    image, text = [module.vision_model], [module.text_model]
+    if isinstance(module, CLIPModel):
+        image, text = [*image, module.visual_projection], [*text, module.text_projection]
+    for part in (image if config.lock_image else []) + (text if config.lock_text else []):
+        part.requires_grad_(False)
+
+
+def _scalar(parameter: Tensor) -> Tensor:
+    return parameter if parameter.ndim == 0 else parameter.reshape(())

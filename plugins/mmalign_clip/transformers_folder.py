@@ -1,0 +1,208 @@
+"""What a transformers CLIP or SigLIP folder holds, checked before transformers reads it.
+
+    parts = read(source)          # from a folder, or a hub id fetched to one
+    module = load_module(parts, random_weights=False)
+
+Refused by name: code in configs, pickled weights, adapters that point to another model, a folder without its image
+processor or tokenizer, weights that miss a tensor (transformers fills it at random with a warning).
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.errors import CheckpointError
+from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign_clip.downloads import TOKENIZER_PATTERNS, fetch
+from mmalign_clip.images import Preprocess
+from mmalign_clip.safety import offline, refuse_code
+from mmalign_clip.texts import FileTokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, SiglipModel
+
+    from mmalign.sources import Source
+
+    TransformersModule = CLIPModel | SiglipModel
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """images: transformers' image processor. processor_files: name -> content, which `save` writes back unchanged."""
+
+    folder: Path
+    model_type: str
+    config: dict[str, Any]
+    images: Any
+    processor_files: dict[str, bytes]
+    tokenizer: FileTokenizer
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The final size and normalisation, for the training crop; evaluation goes through `images` itself."""
+        size = self.config["vision_config"]["image_size"]
+        return Preprocess(
+            (size, size), tuple(self.images.image_mean), tuple(self.images.image_std), "bicubic", "squash"
+        )
+
+
+def read(source: "Source") -> Parts:
+    """Check and read everything but the weights; raises CheckpointError. Downloads only for a hub id."""
+    folder = source.folder
+    if folder is None:
+        wanted = ["*.safetensors", "*.safetensors.index.json", *PROCESSOR_FILES, "vocabulary.txt", *TOKENIZER_PATTERNS]
+        folder = fetch(source.name, [TRANSFORMERS_CONFIG], wanted)
+    stated = _read_json(folder / TRANSFORMERS_CONFIG)
+    refuse_code(stated, folder / TRANSFORMERS_CONFIG)
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json), which names another model to load",
+            hint="Merge the adapter into its base model, save that, and give its folder.",
+        )
+    with offline():
+        images, files = _read_images(folder)
+        config = _read_config(folder, stated)
+        tokenizer = FileTokenizer.load(folder, config["text_config"]["max_position_embeddings"])
+    _check_sizes(folder, config, tokenizer)
+    return Parts(folder, config["model_type"], config, images, files, tokenizer)
+
+
+def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
+    """The model in float32 on the CPU; raises CheckpointError where the weights are not exactly the config's."""
+    import torch
+    from transformers import CLIPModel, SiglipModel
+
+    if random_weights:
+        return _random_module(parts)
+    cls: Any = CLIPModel if parts.model_type == "clip" else SiglipModel
+    _check_weights(parts.folder)
+    try:
+        with offline(), quiet():
+            module, report = cls.from_pretrained(
+                str(parts.folder),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{parts.folder}: the weights cannot be read: {error}") from error
+    wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]), *report["unexpected_keys"]]
+    wrong = sorted(name for name in wrong if not name.endswith(".position_ids"))
+    if wrong:
+        raise CheckpointError(
+            f"{parts.folder}: the weights are not the config's: {', '.join(wrong[:3])}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+            hint="Is it the config of other weights?",
+        )
+    return module
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, transformers draws no progress bars."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+
+
+def _random_module(parts: Parts) -> "TransformersModule":
+    from torch.nn.init import constant_
+    from transformers import CLIPModel, SiglipModel
+
+    config = _config_class(parts.config).from_dict(parts.config)
+    if parts.model_type == "clip":
+        return CLIPModel(config)
+    module = SiglipModel(config)
+    # transformers starts both at 0, where every pair scores alike; the paper starts at ln 10 and -10
+    constant_(module.logit_scale, math.log(10))
+    constant_(module.logit_bias, -10.0)
+    return module
+
+
+def _read_config(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
+    """The config with transformers' defaults filled in."""
+    try:
+        config = _config_class(stated).from_dict(stated).to_dict()
+        tower, image = config["text_config"], config["vision_config"]
+        if not (tower["max_position_embeddings"] > 0 and image["image_size"] > 0 and tower["vocab_size"] > 0):
+            raise ValueError("a size is not positive")
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{folder / TRANSFORMERS_CONFIG}: transformers cannot read it: {error}") from error
+    return config
+
+
+def _config_class(stated: dict[str, Any]) -> Any:
+    from transformers import CLIPConfig, SiglipConfig
+
+    return CLIPConfig if stated.get("model_type") == "clip" else SiglipConfig
+
+
+def _read_images(folder: Path) -> tuple[Any, dict[str, bytes]]:
+    """The image processor that transformers itself picks for the folder, and its files."""
+    from transformers import AutoImageProcessor
+
+    files = {name: (folder / name).read_bytes() for name in PROCESSOR_FILES if (folder / name).is_file()}
+    if not files:
+        raise CheckpointError(
+            f"{folder} does not say how images are prepared: {PROCESSOR_FILES[0]} is missing",
+            hint="Save the model's processor there: AutoProcessor.from_pretrained(ID).save_pretrained(FOLDER).",
+        )
+    for name in files:
+        refuse_code(_read_json(folder / name), folder / name)
+    try:
+        images = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{folder}: the image processor cannot be read: {error}") from error
+    return images, files
+
+
+def _check_sizes(folder: Path, config: dict[str, Any], tokenizer: FileTokenizer) -> None:
+    known = config["text_config"]["vocab_size"]
+    if tokenizer.num_tokens > known:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.num_tokens:,} tokens and the model knows {known:,}",
+            hint="The tokenizer files are another model's.",
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    """Only safetensors, and an index that names only files beside it."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(_read_json(index).get("weight_map", {}).values())
+        strange = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+        if strange:
+            raise CheckpointError(f"{index} names {strange[0]!r}, which is not a safetensors file beside it")
+    elif not (folder / "model.safetensors").is_file():
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        hint = "Save the model again with save_pretrained, which writes safetensors."
+        if pickled:
+            raise CheckpointError(f"{folder} has its weights only as a pickle ({pickled[0]})", hint=hint)
+        raise CheckpointError(
+            f"{folder} has no model.safetensors", hint=hint + " Or: --set backbone.random_weights=true"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds {type(content).__name__}, not an object")
+    return content
