@@ -4,8 +4,9 @@
     write_results(path, results)               # whole or not at all
 
 JSON lines hold {"image", "predictions": [{"label", "object", "score"}, ...]}, best first, or {"image", "error"}.
-An image for which no label reaches the threshold has the one prediction "none of these", without object and score.
-CSV and parquet have a row a prediction: image, rank (from 1), label, object, score, error; absent values are empty.
+Where no label reaches the threshold, the one prediction is "none of these", without object and score.
+CSV and parquet have a row a prediction: image, rank (from 1), label, object, score, truth, error; what is absent is
+empty.
 """
 
 import csv
@@ -18,7 +19,7 @@ from pathlib import Path
 from mmalign.errors import MmalignError, UsageError
 
 NONE_OF_THESE = "none of these"
-COLUMNS = ("image", "rank", "label", "object", "score", "error")
+COLUMNS = ("image", "rank", "label", "object", "score", "truth", "error")
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image: `predictions`, best first, or `error`."""
+    """What became of one image: `predictions`, best first, or `error`. truth: its class where that is known."""
 
     image: str
     predictions: Sequence[Prediction] = ()
     error: str = ""
+    truth: str | None = None
 
     def as_dict(self) -> dict[str, object]:
+        known = {} if self.truth is None else {"truth": self.truth}
         if self.error:
-            return {"image": self.image, "error": self.error}
-        return {"image": self.image, "predictions": [prediction.as_dict() for prediction in self.predictions]}
+            return {"image": self.image, **known, "error": self.error}
+        return {"image": self.image, **known, "predictions": [prediction.as_dict() for prediction in self.predictions]}
 
     def as_json(self) -> str:
         """One line. A file name that is no valid Unicode is escaped."""
@@ -53,9 +56,9 @@ class ImageResult:
 
     def rows(self) -> Iterator[tuple[object, ...]]:
         if self.error:
-            yield (self.image, None, None, None, None, self.error)
+            yield (self.image, None, None, None, None, self.truth, self.error)
         for rank, prediction in enumerate(self.predictions, start=1):
-            yield (self.image, rank, prediction.label, prediction.object, prediction.score, None)
+            yield (self.image, rank, prediction.label, prediction.object, prediction.score, self.truth, None)
 
 
 def check_out(path: Path, force: bool, suffixes: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
@@ -103,7 +106,7 @@ def _parquet(path: Path, results: Sequence[ImageResult]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = (pa.string(), pa.int32(), pa.string(), pa.string(), pa.float32(), pa.string())
+    types = (pa.string(), pa.int32(), pa.string(), pa.string(), pa.float32(), pa.string(), pa.string())
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     rows = [row for result in results for row in result.rows()]
     columns = [[_text(row[place]) for row in rows] for place in range(len(COLUMNS))]

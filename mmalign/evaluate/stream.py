@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from mmalign.data.examples import ImageRef
-from mmalign.data.images import open_image
+from mmalign.data.images import describe, open_image
 from mmalign.errors import BadSample
 from mmalign.protocols import Processor
 
@@ -41,7 +41,7 @@ def image_batches(
         try:
             return processor.image(open_image(ref))
         except BadSample as error:
-            return error.message
+            return error.message.removeprefix(f"{describe(ref)}: ")
 
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
     waiting: deque[Future[torch.Tensor | str]] = deque()

@@ -1,6 +1,6 @@
 """Zero-shot classification: a classifier [D, C] from label texts, and images scored against it.
 
-    weights = cached_classifier(backbone, source, labels, runtime, cache)
+    weights = cached_classifier(backbone, source, labels, runtime, cache, settings)
     classifier = Classifier(labels, weights.weights, backbone.contrastive_head())
     for start, result in classify(classifier, backbone, refs, runtime): ...
 
@@ -13,9 +13,9 @@ multiplies by 100 whatever was learned; the ranking, and so every accuracy, is t
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -83,10 +83,11 @@ def cached_classifier(
     labels: Sequence[Label],
     runtime: Runtime,
     cache: ClassifierCache,
+    settings: Mapping[str, Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> Cached:
-    """`build_classifier`, or what it gave before for the same weights, tokenizer, templates and labels."""
-    key = classifier_key(backbone, source, labels, cache)
+    """`build_classifier`, or what it gave before for the same weights, tokenizer, settings, templates and labels."""
+    key = classifier_key(backbone, source, labels, cache, settings)
     cached = cache.read(key)
     if cached is None or cached.weights.shape[1] != len(labels):
         cached = build_classifier(backbone, labels, runtime, progress)
@@ -94,7 +95,13 @@ def cached_classifier(
     return cached
 
 
-def classifier_key(backbone: DualEncoder, source: "Source", labels: Sequence[Label], cache: ClassifierCache) -> str:
+def classifier_key(
+    backbone: DualEncoder,
+    source: "Source",
+    labels: Sequence[Label],
+    cache: ClassifierCache,
+    settings: Mapping[str, Any],
+) -> str:
     """The hash of weights, tokenizer, settings and prompts; what is only shown (`text`, `object`) has no part in it."""
     if source.folder is not None:
         weights = folder_digest(source.folder, cache.folder / "digests.json")
@@ -104,6 +111,7 @@ def classifier_key(backbone: DualEncoder, source: "Source", labels: Sequence[Lab
         "version": _CACHE_VERSION,
         "weights": weights,
         "backbone": source.entry.spec.target,
+        "settings": {name: str(value) for name, value in settings.items()},
         "describe": {name: str(value) for name, value in backbone.describe().items()},
         "context_length": backbone.processor.context_length,
         "probes": [backbone.processor.text(probe).ids.tolist() for probe in _TOKENIZER_PROBES],

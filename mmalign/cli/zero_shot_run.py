@@ -1,0 +1,278 @@
+"""What `mmalign zero-shot` does, in order: check the question, find the images, load the model, answer, report."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.cli import zero_shot_output as output
+from mmalign.cli.app import App
+from mmalign.errors import EXIT_DATA, EXIT_OK, IncompatibleError, UsageError
+from mmalign.evaluate.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
+from mmalign.evaluate.labels import DEFAULT_PATTERN, Label, build_labels, placeholder, read_names, read_templates
+from mmalign.evaluate.results import ImageResult, check_out, write_results
+
+if TYPE_CHECKING:
+    from mmalign.evaluate.accuracy import Accuracy
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.evaluate.zero_shot import Classifier
+    from mmalign.protocols import DualEncoder
+    from mmalign.sources import Source
+
+NEEDS = ("encode_image", "encode_text", "contrastive_head")
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options, as typed."""
+
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    objects: str | None
+    templates: str
+    backbone: str | None
+    top_k: int
+    threshold: float
+    batch_size: int
+    device: str
+    evaluate: bool
+    confusion: Path | None
+    out: Path | None
+    html: Path | None
+    force: bool
+    sets: tuple[str, ...]
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to choose from, before the backbone's vocabulary is known. objects: None to take that vocabulary."""
+
+    patterns: tuple[str, ...]
+    objects: list[str] | None
+    templates: tuple[str, ...] | None
+
+    def labels(self, vocabulary: tuple[str, ...]) -> tuple[list[Label], list[str]]:
+        return build_labels(self.patterns, self.objects, vocabulary, self.templates)
+
+
+def run_zero_shot(app: App, options: Options) -> int:
+    """Returns the exit code. Everything that can be refused is refused before a model loads."""
+    question = _question(options)
+    _check_outputs(options)
+    source = _source(app, options)
+    settings = _settings(options)
+    inputs = _inputs(app, options)
+    question = _with_classes(app, question, inputs, options)
+    if not inputs.refs:
+        results = [ImageResult(name, error=reason) for name, reason in inputs.problems]
+        output.print_results(results, options.as_json)
+        return _finish(app, options, results, 0.0)
+    classifier, backbone, runtime, config, warnings = _load(app, options, source, settings, question)
+    match = match_classes(inputs.classes, [label.object for label in classifier.labels]) if options.evaluate else []
+    started = time.perf_counter()
+    results, accuracy = _answer(app, options, inputs, classifier, backbone, runtime, match)
+    code = _finish(app, options, results, time.perf_counter() - started)
+    facts = output.Facts(source.reference, config, str(runtime.device), options.templates, question.templates or ())
+    if accuracy is not None:
+        output.print_accuracy(accuracy, classifier.labels, options.as_json)
+        if options.confusion or not options.html:
+            path = output.write_confusion(accuracy, classifier.labels, options.confusion)
+            app.say(f"confusion matrix: {path}")
+    if options.html:
+        output.write_html(options.html, facts, inputs, results, classifier.labels, accuracy, warnings)
+        app.say(f"report: {options.html}")
+    return code
+
+
+def _question(options: Options) -> Question:
+    """The labels as typed, checked as far as can be without the backbone; raises UsageError."""
+    objects = None if options.objects is None else read_names(options.objects)
+    patterns = options.labels or ((DEFAULT_PATTERN,) if options.evaluate else ())
+    question = Question(patterns, objects, read_templates(options.templates))
+    question.labels(("object",))
+    if options.threshold and options.evaluate:
+        raise UsageError("--threshold has no meaning with --eval", hint="Accuracy is measured on the best label.")
+    if options.confusion and not options.evaluate:
+        raise UsageError("--confusion needs --eval", hint="Only a labelled folder has a confusion matrix.")
+    return question
+
+
+def _check_outputs(options: Options) -> None:
+    for path, suffixes in (
+        (options.out, (".jsonl", ".csv", ".parquet")),
+        (options.html, (".html", ".htm")),
+        (options.confusion, (".png",)),
+    ):
+        if path is not None:
+            check_out(path, options.force, suffixes)
+
+
+def _source(app: App, options: Options) -> "Source":
+    """The backbone's source; raises IncompatibleError where its family cannot do zero-shot classification."""
+    from mmalign.compat import check_needs, suggest
+    from mmalign.sources import resolve
+
+    reference = options.backbone or app.catalog.default("backbones", "image-label").spec.name
+    source = resolve(reference, app.catalog)
+    families = [source.family] if source.family else list(source.entry.spec.families)
+    verdicts = [check_needs(NEEDS, family) for family in families]
+    if not any(verdict.ok for verdict in verdicts):
+        raise IncompatibleError(
+            f"zero-shot needs {', '.join(NEEDS)}; {reference} ({families[0].name}) provides "
+            f"{', '.join(sorted(families[0].provides)) or 'nothing'}: {verdicts[0].explain()}",
+            hint=f"{suggest(verdicts[0].missing, app.catalog)} Try: mmalign list backbones".strip(),
+        )
+    return source
+
+
+def _settings(options: Options) -> Mapping[str, Any]:
+    from mmalign.config.load import load_layers
+
+    layers = load_layers(sets=options.sets)
+    others = [name for name, section in layers.items() if section and name != "backbone"]
+    if others or "name" in layers["backbone"]:
+        what = f"section {others[0]}" if others else "backbone.name"
+        raise UsageError(
+            f"zero-shot takes no {what} in --set", hint="Use --backbone MODEL, and --set backbone.key=value."
+        )
+    return layers["backbone"]
+
+
+def _inputs(app: App, options: Options) -> Inputs:
+    if options.evaluate:
+        if len(options.images) > 1 or "-" in options.images:
+            raise UsageError("--eval takes one folder", hint="Give a folder that holds one folder a class.")
+        inputs = from_dataset(app.catalog, Path(options.images[0]).expanduser() if options.images else None)
+        for reason, count in inputs.skipped.items():
+            app.warn(f"{count} files left out: {reason}")
+    elif options.images:
+        inputs = from_arguments(options.images, sys.stdin.buffer)
+    else:
+        inputs = from_dataset(app.catalog, None)
+    if not options.images:
+        app.say(f"no image given: these are the {len(inputs.refs)} sample photographs of the data set {SAMPLES}")
+    return inputs
+
+
+def _with_classes(app: App, question: Question, inputs: Inputs, options: Options) -> Question:
+    """With --eval, the classes fill the placeholder unless the user named objects."""
+    if not options.evaluate or question.objects is not None:
+        return question
+    names = [" ".join(name.replace("_", " ").split()) for name in inputs.classes]
+    if names != list(inputs.classes):
+        app.say("underscores in the folders' names are read as spaces")
+    if not any(placeholder(pattern) for pattern in question.patterns):
+        return question
+    return Question(question.patterns, names, question.templates)
+
+
+def _load(
+    app: App, options: Options, source: "Source", settings: Mapping[str, Any], question: Question
+) -> "tuple[Classifier, DualEncoder, Runtime, Mapping[str, Any], list[str]]":
+    """The model on its device and the classifier; says what was asked of it."""
+    from mmalign.config.validate import build
+    from mmalign.evaluate.cache import ClassifierCache
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.evaluate.zero_shot import Classifier, cached_classifier
+
+    runtime = Runtime.choose(options.device, options.batch_size)
+    backbone_class = app.catalog.load(source.entry)
+    config = build(backbone_class.Config, settings, "backbone")
+    backbone = backbone_class.load(source, config)
+    facts = dict(backbone.describe())
+    if facts.get("pretrained") is False:
+        raise UsageError(
+            f"{source.reference} has random weights, which name images at random",
+            hint="Give a tag or a folder of trained weights, for example --backbone clip-lite.",
+        )
+    backbone.module.to(runtime.device)
+    labels, notes = question.labels(backbone.vocabulary)
+    for note in notes:
+        app.say(f"note: {note}")
+    if question.templates:
+        app.say(_describe_templates(options.templates, question.templates))
+    cache = ClassifierCache.default()
+    settings = config.model_dump(mode="json")
+    with _progress(app, "labels", shown=sum(len(label.prompts) for label in labels) > 2000) as advance:
+        cached = cached_classifier(backbone, source, labels, runtime, cache, settings, advance)
+    warnings = list(cache.warnings)
+    if cached.num_long:
+        limit = backbone.processor.context_length
+        total = sum(len(label.prompts) for label in labels)
+        warnings.append(
+            f"{cached.num_long} of {total} label texts are over {limit} tokens; {cached.num_lost} tokens were cut off"
+        )
+    for warning in warnings:
+        app.warn(warning)
+    classifier = Classifier(labels, cached.weights.to(runtime.device), backbone.contrastive_head())
+    return classifier, backbone, runtime, facts, warnings
+
+
+def _answer(
+    app: App,
+    options: Options,
+    inputs: Inputs,
+    classifier: "Classifier",
+    backbone: "DualEncoder",
+    runtime: "Runtime",
+    match: list[int],
+) -> "tuple[list[ImageResult], Accuracy | None]":
+    """Look at every image and print each answer as it comes. match: the label of each class, with --eval."""
+    from mmalign.evaluate.accuracy import Accuracy
+    from mmalign.evaluate.zero_shot import best, classify
+
+    accuracy = Accuracy(len(classifier.labels)) if options.evaluate else None
+    results = [ImageResult(name, error=reason) for name, reason in inputs.problems]
+    output.print_results(results, options.as_json)
+    width = output.name_width(inputs.names)
+    with _progress(app, "images", shown=len(inputs.refs) > options.batch_size) as advance:
+        for index, found in classify(classifier, backbone, inputs.refs, runtime):
+            name, truth = inputs.names[index], inputs.classes[inputs.truths[index]] if accuracy else None
+            if isinstance(found, str):
+                result = ImageResult(name, error=found, truth=truth)
+            else:
+                predictions = best(found, classifier.labels, options.top_k, options.threshold)
+                result = ImageResult(name, predictions, truth=truth)
+                if accuracy:
+                    accuracy.add(name, match[inputs.truths[index]], found)
+            results.append(result)
+            output.print_results([result], options.as_json, width)
+            advance(index + 1, len(inputs.refs))
+    return results, accuracy
+
+
+def _finish(app: App, options: Options, results: list[ImageResult], seconds: float) -> int:
+    """Write --out, say the counts, and choose the exit code."""
+    if options.out:
+        write_results(options.out, results)
+    failed = sum(bool(result.error) for result in results)
+    done = len(results) - failed
+    if failed:
+        app.warn(f"{failed} of {len(results)} images could not be used")
+    if done:
+        app.say(f"{done} images in {seconds:.1f} s")
+    return EXIT_OK if done else EXIT_DATA
+
+
+def _describe_templates(name: str, templates: tuple[str, ...]) -> str:
+    first = " | ".join(templates[:3])
+    more = f" | and {len(templates) - 3} more" if len(templates) > 3 else ""
+    return f"templates {name}, {len(templates)} averaged: {first}{more}"
+
+
+@contextmanager
+def _progress(app: App, what: str, shown: bool) -> Iterator[Advance]:
+    """A bar on stderr for long work; none where stderr is no terminal, or where lines on stdout already show it."""
+    if not shown or app.quiet or not sys.stderr.isatty() or (what == "images" and sys.stdout.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=app.console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,111 @@
+"""Which images to look at: files, folders, globs and lists on stdin, a labelled folder, or the sample photographs.
+
+inputs = from_arguments(["cats/", "-"], stdin)
+inputs = from_dataset(catalog, folder)          # None: the data set `photos`
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from mmalign.catalog import Catalog
+from mmalign.config.validate import build
+from mmalign.data.examples import ImageRef
+from mmalign.data.images import find_images
+from mmalign.errors import DataError, UsageError
+from mmalign.specs import Entry
+
+SAMPLES = "photos"
+_KIND = "image-label"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """names and refs go together; problems: (what was asked, why it gives no image).
+
+    truths: the class of each ref as an index of `classes`, empty where it is not known. skipped: reason -> files.
+    """
+
+    names: Sequence[str]
+    refs: Sequence[ImageRef]
+    problems: Sequence[tuple[str, str]] = ()
+    truths: Sequence[int] = ()
+    classes: Sequence[str] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
+    """`-` stands for the lines of stdin. An image that is named twice is looked at once."""
+    sources: list[str] = []
+    for argument in arguments:
+        if argument == "-":
+            sources += [os.fsdecode(line.rstrip(b"\r\n")) for line in stdin if line.strip()]
+        else:
+            sources.append(argument)
+    paths, problems = find_images(sources)
+    return Inputs([str(path) for path in paths], [ImageRef(str(path)) for path in paths], problems)
+
+
+def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
+    """Every example of a folder with a sub-folder a class, or of the sample photographs; raises DataError."""
+    if folder is None:
+        entry, values = catalog.find("datasets", SAMPLES), {}
+    else:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder", hint="--eval takes a folder that holds one folder a class.")
+        entry, values = _reader(catalog), {"path": str(folder)}
+    dataset_class = catalog.load(entry)
+    config = build(dataset_class.Config, values, "dataset")
+    parts = [dataset_class.build(config, split) for split in ("train", "validation")]
+    examples = [part[index] for part in parts if part is not None for index in range(len(part))]
+    if not examples:
+        raise DataError(
+            f"no labelled image in {folder or SAMPLES}", hint="--eval takes a folder with one folder a class."
+        )
+    classes = next(part.classes for part in parts if part is not None)
+    skipped = next(part.report()["skipped"] for part in parts if part is not None)
+    return Inputs(
+        [example.key if folder is None else example.image.path for example in examples],
+        [example.image for example in examples],
+        truths=[example.label for example in examples],
+        classes=classes,
+        skipped=dict(skipped),
+    )
+
+
+def match_classes(classes: Sequence[str], objects: Sequence[str]) -> list[int]:
+    """For each class, which object it is: the same word, with underscores read as spaces and in any case.
+
+    Raises UsageError where a class is not among the objects, or two objects could be it.
+    """
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(objects):
+        places.setdefault(plain(name), []).append(place)
+    found = [places.get(plain(name), []) for name in classes]
+    missing = [name for name, where in zip(classes, found, strict=True) if not where]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UsageError(
+            f"the labels do not cover the classes {', '.join(missing[:5])}{more}",
+            hint="Leave out --objects to take the names of the folders, or list every class.",
+        )
+    twice = [name for name, where in zip(classes, found, strict=True) if len(where) > 1]
+    if twice:
+        raise UsageError(
+            f"class {twice[0]!r} is meant by {len(found[list(classes).index(twice[0])])} labels",
+            hint="With --eval give one label with a placeholder; --templates averages several wordings.",
+        )
+    return [where[0] for where in found]
+
+
+def plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def _reader(catalog: Catalog) -> Entry:
+    for entry in catalog.entries("datasets"):
+        if entry.spec.kind == _KIND and entry.spec.reads_files:
+            return entry
+    raise UsageError("no plugin here reads labelled folders", hint="Try: mmalign list datasets")
