@@ -58,16 +58,24 @@ class Catalog:
 
     def load(self, entry: Entry) -> Any:
         """Import an entry's target; raises PluginError with the install or bug-report hint."""
-        module_name, _, attribute = entry.spec.target.partition(":")
-        missing = [package for package in entry.spec.packages if not _installed(package)]
-        if missing:
-            hint = f"python -m pip install {' '.join(missing)}"
-            raise PluginError(f"{entry.qualified} needs {', '.join(missing)}, which is not installed", hint=hint)
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            hint = f"Try: mmalign plugins check {entry.plugin}"
-            raise PluginError(f"{entry.qualified}: cannot load {entry.spec.target}: {error}", hint=hint) from error
+        return _import(entry, entry.spec.target)
+
+    def load_config(self, entry: Entry) -> Any:
+        """The pydantic model of an entry's options, without importing its target where the spec says how."""
+        return _import(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
+
+
+def _import(entry: Entry, place: str) -> Any:
+    missing = [package for package in entry.spec.packages if not _installed(package)]
+    if missing:
+        hint = f"python -m pip install {' '.join(missing)}"
+        raise PluginError(f"{entry.qualified} needs {', '.join(missing)}, which is not installed", hint=hint)
+    module_name, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        hint = f"Try: mmalign plugins check {entry.plugin}"
+        raise PluginError(f"{entry.qualified}: cannot load {place}: {error}", hint=hint) from error
 
 
 def _installed(package: str) -> bool:

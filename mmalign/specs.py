@@ -18,18 +18,24 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install."""
+    """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install.
+
+    `config`: where the target's Config model is, if its module is much lighter than the target's; options are then checked
+    before anything heavy is imported. Empty: the target's own `Config`.
+    """
 
     name: str
     summary: str
     target: str
     packages: tuple[str, ...] = ()
+    config: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"{type(self).__name__}: name {self.name!r} is not kebab-case")
-        if not _TARGET.fullmatch(self.target):
-            raise ValueError(f"{type(self).__name__} {self.name}: target {self.target!r} is not 'package.module:Name'")
+        for place in filter(None, (self.target or "-", self.config)):
+            if not _TARGET.fullmatch(place):
+                raise ValueError(f"{type(self).__name__} {self.name}: {place!r} is not 'package.module:Name'")
 
 
 @dataclass(frozen=True, kw_only=True)

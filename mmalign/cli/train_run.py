@@ -32,8 +32,6 @@ def run_train(
     as_json: bool,
 ) -> int:
     """Resolve, then plan, resume or start. Returns the exit code."""
-    from mmalign.train import launch
-
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
@@ -42,6 +40,8 @@ def run_train(
         if resume is not None:
             if given or configs or out or dry_run:
                 raise UsageError("--resume takes the run's own options", hint="Change some with --set and --allow-change.")
+            from mmalign.train import launch
+
             outcome = launch.resume(
                 resume, app.catalog, sets=sets, allow_change=allow_change, device=device, say=app.say
             )
@@ -49,6 +49,7 @@ def run_train(
             plan = _resolve(app, given, configs, sets)
             if dry_run:
                 return _dry_run(app, plan, device, as_json)
+            from mmalign.train import launch
             from mmalign.train.rundir import default_folder
 
             folder = out or default_folder(plan.objective.spec.name)

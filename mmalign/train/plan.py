@@ -50,9 +50,9 @@ class Plan:
 
     def names(self) -> dict[str, str]:
         return {
-            "objective": _bare(self.objective),
+            "objective": bare_name(self.objective),
             "backbone": self.source.reference,
-            "dataset": _bare(self.dataset),
+            "dataset": bare_name(self.dataset),
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -83,27 +83,25 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
             f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {dataset.spec.kind}",
             hint="Try: mmalign list datasets",
         )
-    targets = {
-        "objective": catalog.load(objective),
-        "backbone": catalog.load(source.entry),
-        "dataset": catalog.load(dataset),
-    }
     values = dict(sections)
     if path is not None:
         values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path)}
-    models = {section: target.Config for section, target in targets.items()}
+    named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
+    models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
     configs = build_all(models, values)
+    evaluations = _evaluations(catalog, source, configs["evaluation"])
+    classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     return Plan(
-        objective,
-        targets["objective"],
-        source,
-        targets["backbone"],
-        dataset,
-        targets["dataset"],
-        _evaluations(catalog, source, configs["evaluation"]),
-        verdict,
-        configs,
+        objective=objective,
+        objective_class=classes["objective"],
+        source=source,
+        backbone_class=classes["backbone"],
+        dataset=dataset,
+        dataset_class=classes["dataset"],
+        evaluations=evaluations,
+        verdict=verdict,
+        configs=configs,
     )
 
 
@@ -153,7 +151,7 @@ def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> 
     return chosen
 
 
-def _bare(entry: Entry) -> str:
+def bare_name(entry: Entry) -> str:
     from mmalign.plugins import BUILTINS
 
     return entry.spec.name if entry.plugin in BUILTINS else entry.qualified

@@ -11,16 +11,19 @@ model came with a bias. Examples with the same caption, or of the same image, co
 
 import hashlib
 import math
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
-from mmalign import Batch, MmalignError, Objective
+from mmalign import Objective
 from mmalign.errors import IncompatibleError
 from mmalign.objective import Metrics, ObjectiveConfig, Outputs
-from mmalign.ops import info_nce, sigmoid_pairs
-from mmalign.train.models import Models
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.train.models import Models
 
 
 class Contrastive(Objective):
@@ -35,14 +38,14 @@ class Contrastive(Objective):
     coupled: ClassVar[bool] = True
     config: Config
 
-    def start(self, models: Models) -> None:
+    def start(self, models: "Models") -> None:
         if self.config.loss == "sigmoid" and models.policy.contrastive_head().bias is None:
             raise IncompatibleError(
                 "objective.loss=sigmoid needs a learned bias, and this model has none",
                 hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
             )
 
-    def forward(self, models: Models, batch: Batch) -> Outputs:
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """image, text: [N, D]; scale, bias: [N]; ids: [N, 2] int64 (caption, image)."""
         policy, size = models.policy, len(batch)
         head = policy.contrastive_head()
@@ -56,7 +59,11 @@ class Contrastive(Objective):
             outputs["bias"] = head.bias.expand(size)
         return outputs
 
-    def loss(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, torch.Tensor], Metrics]:
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        import torch
+
+        from mmalign.ops import info_nce, sigmoid_pairs
+
         image, text, scale, ids = (outputs[name] for name in ("image", "text", "scale", "ids"))
         if not self.config.multi_positive:
             ids = torch.arange(len(ids), device=ids.device)[:, None]
@@ -67,24 +74,24 @@ class Contrastive(Objective):
         metrics = {"accuracy": (hits, len(image)), "scale": (scale.detach().sum(), len(image))}
         return {"contrastive": total}, metrics
 
-    def count(self, batch: Batch) -> dict[str, float]:
+    def count(self, batch: "Batch") -> dict[str, float]:
         return {"contrastive": len(batch)}
 
-    @torch.no_grad()
-    def constrain(self, models: Models) -> None:
-        models.policy.contrastive_head().log_scale.clamp_(0.0, math.log(self.config.max_scale))
+    def constrain(self, models: "Models") -> None:
+        models.policy.contrastive_head().log_scale.detach().clamp_(0.0, math.log(self.config.max_scale))
 
     @staticmethod
-    def _ids(batch: Batch) -> torch.Tensor:
-        if "caption" not in batch:
-            raise MmalignError("contrastive needs the captions of its examples", hint="The data set yields image-text?")
+    def _ids(batch: "Batch") -> "Tensor":
+        """Numbers that are equal for equal captions, and for captions of one image."""
+        import torch
+
         captions = [_stable_id("text", caption) for caption in batch["caption"]]
         groups = [_stable_id("image", group or key) for group, key in zip(batch["group"], batch["key"], strict=True)]
         ids = torch.tensor(list(zip(captions, groups, strict=True)), dtype=torch.int64).reshape(-1, 2)
         return ids.to(batch["image"].device)
 
 
-def _stable_id(*parts: Any) -> int:
+def _stable_id(*parts: str) -> int:
     """A 63-bit id that is the same in every process."""
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
