@@ -1,0 +1,47 @@
+"""The conformance kit: what a plugin must satisfy to work with every other. A third party's whole test file:
+
+    from mmalign.testing import conformance
+
+    test_plugin = conformance("my_pkg")
+
+`mmalign plugins check my_pkg` runs the same checks and prints a table.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def conformance(
+    name: str,
+    *,
+    models: Mapping[str, Callable[[Path], Path]] | None = None,
+    datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> Callable[..., None]:
+    """A parametrised pytest test, one case a check, for the plugin or module `name`.
+
+    models: tiny models of the plugin's own families, {"my-tiny": writer}; a writer fills a new folder and returns it.
+    datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}.
+    expected_failures: {check name: reason}; a check that then passes is a failure.
+    """
+    import pytest
+
+    from mmalign.testing.runner import Workbench, find_checks, run_check
+
+    bench = Workbench(models or {}, datasets or {})
+    checks = find_checks(name, bench)
+    reasons = dict(expected_failures or {})
+    unknown = sorted(set(reasons) - {check.name for check in checks})
+
+    @pytest.mark.parametrize("check", checks, ids=[check.name for check in checks])
+    def test_conformance(check: Any) -> None:
+        assert not unknown, f"expected_failures names no check: {unknown}"
+        result = run_check(check, reasons.get(check.name, ""))
+        if result.outcome == "skip":
+            pytest.skip(result.why)
+        if result.outcome == "xfail":
+            pytest.xfail(result.why)
+        assert result.outcome == "pass", result.why
+
+    return test_conformance

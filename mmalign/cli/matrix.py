@@ -1,0 +1,58 @@
+"""`mmalign matrix contrastive`: which objective runs on which backbone, and what is missing where it does not."""
+
+import click
+
+from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+
+
+@click.command("matrix", epilog="\b\nExamples:\n  mmalign matrix\n  mmalign matrix contrastive --json")
+@click.argument("objective", required=False, type=CatalogName("objectives"))
+@json_option
+@quiet_option
+@pass_app
+def command(app: App, objective: str | None, as_json: bool) -> None:
+    """Show every backbone family against every objective, or against OBJECTIVE with the reasons.
+
+    yes: it runs. derived: it runs through what mmalign computes from the backbone's methods. no: something is missing.
+    """
+    from mmalign.cli.table import table
+    from mmalign.compat import matrix, suggest
+
+    catalog = app.catalog
+    chosen = catalog.find("objectives", objective) if objective else None
+    cells = [cell for cell in matrix(catalog) if chosen is None or cell[2].qualified == chosen.qualified]
+    if as_json:
+        items = [
+            {
+                "backbone": catalog.display_name(backbone),
+                "family": family.name,
+                "objective": catalog.display_name(entry),
+                "verdict": verdict.word,
+                "derived": verdict.derived,
+                "missing": sorted(verdict.missing),
+                "unread_modalities": sorted(verdict.modalities),
+            }
+            for backbone, family, entry, verdict in cells
+        ]
+        emit_json({"items": items})
+    elif chosen is not None:
+        rows = [
+            [
+                catalog.display_name(backbone),
+                family.name,
+                verdict.word,
+                f"{verdict.explain()} {suggest(verdict.missing, catalog)}".strip(),
+            ]
+            for backbone, family, _, verdict in cells
+        ]
+        click.echo(table(["backbone", "family", "runs", "why"], rows))
+    else:
+        objectives = list(dict.fromkeys(catalog.display_name(cell[2]) for cell in cells))
+        words = {(cell[0].qualified, cell[1].name, catalog.display_name(cell[2])): cell[3].word for cell in cells}
+        pairs = {(cell[0].qualified, cell[1].name): cell[0] for cell in cells}
+        rows = [
+            [catalog.display_name(entry), key[1], *(words[*key, name] for name in objectives)]
+            for key, entry in pairs.items()
+        ]
+        click.echo(table(["backbone", "family", *objectives], rows))
+        app.say("Reasons: mmalign matrix OBJECTIVE")

@@ -1,0 +1,124 @@
+"""`mmalign plugins list|show|check|disable|enable`. These work however broken a plugin is."""
+
+import importlib.metadata
+import os
+from typing import Any
+
+import click
+
+from mmalign.cli.app import App, emit_json, first_line, json_option, pass_app, quiet_option
+from mmalign.errors import EXIT_FAILED, UsageError, did_you_mean
+from mmalign.plugins import BUILTINS, ENTRY_POINT_GROUP, disabled_plugins, set_disabled
+
+
+@click.group("plugins")
+def command() -> None:
+    """List, show, check, disable and enable plugins. Installing a plugin is trusting it: its code runs here."""
+
+
+@command.command("list", epilog="\b\nExample:\n  mmalign plugins list --json")
+@json_option
+@quiet_option
+@pass_app
+def list_(app: App, as_json: bool) -> None:
+    """List all plugins, built-in and installed: status and why, contributions, import time."""
+    from mmalign.cli.table import table
+
+    records = app.host.records
+    if as_json:
+        emit_json({"plugins": [record.as_dict() for record in records]})
+        return
+    rows = []
+    for record in records:
+        counts: dict[str, int] = {}
+        for entry in record.entries:
+            counts[entry.kind] = counts.get(entry.kind, 0) + 1
+        offers = ", ".join(f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in counts.items())
+        notes = "; ".join(note for note in (offers, first_line(record.why), *record.warnings) if note)
+        took = f"{record.import_seconds * 1000:.0f} ms"
+        rows.append([record.name, record.version or "-", record.status, took, record.source, notes])
+    click.echo(table(["name", "version", "status", "import", "source", "offers or fails with"], rows))
+
+
+@command.command("show", epilog="\b\nExample:\n  mmalign plugins show mmalign_clip")
+@click.argument("name")
+@json_option
+@quiet_option
+@pass_app
+def show(app: App, name: str, as_json: bool) -> None:
+    """Show one plugin and everything that it contributes."""
+    record = app.host.record(name)
+    if as_json:
+        emit_json({"plugin": record.as_dict()})
+        return
+    click.echo(f"{record.name} {record.version}".rstrip())
+    click.echo(f"  source: {record.source}\n  status: {record.status}{f', {record.why}' if record.why else ''}")
+    for warning in record.warnings:
+        click.echo(f"  warning: {warning}")
+    for entry in record.entries:
+        click.echo(f"  {entry.kind[:-1]} {entry.spec.name}: {entry.spec.summary}")
+
+
+@command.command("check", epilog="\b\nExample:\n  mmalign plugins check my-plugin")
+@click.argument("name")
+@json_option
+@quiet_option
+@pass_app
+def check(app: App, name: str, as_json: bool) -> int:
+    """Run the conformance checks on the plugin or module NAME; exit 1 if one fails."""
+    from mmalign.cli.table import table
+    from mmalign.testing.runner import run_checks
+
+    # The tiny models are written by libraries that draw progress bars of their own.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    results = []
+    for result in run_checks(name):
+        results.append(result)
+        app.say(f"{result.outcome:5} {result.name} ({result.seconds:.1f} s)")
+    counts = {word: sum(result.outcome == word for result in results) for word in ("pass", "fail", "xfail", "skip")}
+    if as_json:
+        emit_json({"plugin": name, "counts": counts, "checks": [vars(result) for result in results]})
+    else:
+        click.echo(table(["check", "result", "why"], [[r.name, r.outcome, first_line(r.why)] for r in results]))
+        click.echo(", ".join(f"{count} {word}" for word, count in counts.items() if count))
+    return EXIT_FAILED if counts["fail"] else 0
+
+
+@command.command("disable", epilog="\b\nExample:\n  mmalign plugins disable my-plugin")
+@click.argument("name")
+@json_option
+@quiet_option
+@pass_app
+def disable(app: App, name: str, as_json: bool) -> None:
+    """Leave a plugin out from now on, without importing it."""
+    _switch(app, name, True, as_json)
+
+
+@command.command("enable", epilog="\b\nExample:\n  mmalign plugins enable my-plugin")
+@click.argument("name")
+@json_option
+@quiet_option
+@pass_app
+def enable(app: App, name: str, as_json: bool) -> None:
+    """Take a disabled plugin back."""
+    _switch(app, name, False, as_json)
+
+
+def _switch(app: App, name: str, off: bool, as_json: bool) -> None:
+    # Names come from the installed metadata: a plugin that hangs on import must be possible to disable.
+    installed = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    if name in BUILTINS:
+        raise UsageError(f"{name} is built in and stays", hint="Third-party plugins can be disabled.")
+    if name not in installed and (off or name not in disabled_plugins()):
+        hint = f"{did_you_mean(name, installed)} Try: mmalign plugins list".strip()
+        raise UsageError(f"no plugin {name!r} is installed", hint=hint)
+    set_disabled(name, off)
+    still_off = name in disabled_plugins()
+    if as_json:
+        state: dict[str, Any] = {"plugin": name, "disabled": still_off}
+        emit_json(state)
+    else:
+        click.echo(f"{name} is {'disabled' if still_off else 'enabled'}")
+    if still_off and not off:
+        app.warn("MMALIGN_DISABLE_PLUGINS in the environment still disables it")

@@ -1,0 +1,38 @@
+"""Take secrets out of what is printed for others to read.
+
+redact({"url": "https://me:hunter2@host/x"})      # {"url": "https://[redacted]@host/x"}
+"""
+
+import re
+from typing import Any
+
+_MARK = "[redacted]"
+_PATTERNS = (
+    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), _MARK),  # user:password@host
+    (re.compile(r"\b(?:hf|ghp|gho|ghs|glpat|github_pat|xox[abp]|pypi)[_-][A-Za-z0-9_-]{8,}"), _MARK),
+    (re.compile(r"\bsk-[A-Za-z0-9_-]{8,}"), _MARK),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _MARK),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"), _MARK),  # JSON web tokens
+    (re.compile(r"(?i)\b(bearer)\s+[\w.~+/-]{8,}=*"), rf"\1 {_MARK}"),
+    (
+        re.compile(r"(?i)([\w-]*(?:token|secret|passw(?:or)?d|api[_-]?key|credential)[\w-]*\s*[=:]\s*)[^\s,;&'\"]+"),
+        rf"\1{_MARK}",
+    ),
+)
+_SECRET_KEY = re.compile(r"(?i)(?:^|_|-)(?:token|secret|password|passwd|api_?key|credentials?)$")
+
+
+def redact(value: Any) -> Any:
+    """A copy with secrets replaced: in texts by their form, in mappings also by the name of the key."""
+    if isinstance(value, str):
+        for pattern, replacement in _PATTERNS:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, dict):
+        return {
+            key: _MARK if isinstance(key, str) and _SECRET_KEY.search(key) and item else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redact(item) for item in value]
+    return value

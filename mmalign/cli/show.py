@@ -1,0 +1,66 @@
+"""`mmalign show contrastive`: one entry of the catalog, whatever its kind."""
+
+from typing import Any
+
+import click
+
+from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+from mmalign.errors import UsageError, did_you_mean
+from mmalign.specs import KINDS, Entry
+
+
+@click.command("show", epilog="\b\nExamples:\n  mmalign show contrastive\n  mmalign show contrastive --options")
+@click.argument("name", type=CatalogName(*KINDS))
+@click.option("--options", is_flag=True, help="List its options too (imports its code, which may take seconds).")
+@json_option
+@quiet_option
+@pass_app
+def command(app: App, name: str, options: bool, as_json: bool) -> None:
+    """Show what NAME needs, provides and takes: a backbone, objective, dataset, reward, environment or evaluation."""
+    from mmalign.cli.describe import facts, text
+
+    entries = find_any(app, name)
+    rows = [option_rows(app, entry) if options else None for entry in entries]
+    if as_json:
+        pairs = zip(entries, rows, strict=True)
+        emit_json({"name": name, "items": [facts(e) | ({} if r is None else {"options": r}) for e, r in pairs]})
+        return
+    for entry, found in zip(entries, rows, strict=True):
+        click.echo(text(entry))
+        if found is not None:
+            click.echo(_options_text(found))
+    if not options:
+        app.say(f"Options: mmalign show {name} --options")
+
+
+def find_any(app: App, name: str) -> list[Entry]:
+    """The entries of that bare or qualified name, of all kinds; raises UsageError with the nearest names."""
+    entries = [entry for kind in KINDS for entry in app.catalog.entries(kind)]
+    found = [entry for entry in entries if name in (entry.spec.name, entry.qualified)]
+    if not found:
+        known = [form for entry in entries for form in (entry.spec.name, entry.qualified)]
+        raise UsageError(
+            f"nothing is called {name!r}", hint=f"{did_you_mean(name, known)} Try: mmalign list KIND".strip()
+        )
+    return found
+
+
+def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
+    """The options of an entry's Config; a command has none."""
+    if entry.kind == "commands":
+        return []
+    from mmalign.config.schema import field_rows
+
+    return field_rows(app.catalog.load(entry).Config)
+
+
+def _options_text(rows: list[dict[str, Any]]) -> str:
+    from mmalign.cli.table import table
+
+    if not rows:
+        return "\n  no options"
+    cells = [
+        ["  " + row["key"], row["type"], "required" if row["required"] else row["default"], row["description"]]
+        for row in rows
+    ]
+    return "\n" + table(["  option", "type", "default", "meaning"], cells)

@@ -1,0 +1,179 @@
+"""Conformance of backbones: methods as declared, batching that changes nothing, gradients that arrive, exact saving."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmalign.capabilities import Capability
+from mmalign.specs import Entry
+
+if TYPE_CHECKING:
+    from mmalign.data.batch import Batch
+    from mmalign.sources import Source
+    from mmalign.testing.runner import Check, Workbench
+
+TOLERANCE = 1e-5  # float32, another summation order
+
+
+def checks(entry: Entry, bench: "Workbench") -> "list[Check]":
+    """The methods of the class, then each check on every tiny model of its families, or on the embedded model."""
+    from mmalign.testing.runner import Check
+
+    name = entry.spec.name
+    found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
+    for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
+        for title, function in _CHECKS.items():
+            label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
+            found.append(Check(label, partial(_run, function, entry, reference, bench)))
+    return found
+
+
+def declared_equals_provided(entry: Entry, bench: "Workbench") -> None:
+    """Both ways; a class may serve several families, so a method is superfluous only if none of them declares it."""
+    target = bench.catalog.load(entry)
+    same_class = [e for e in bench.catalog.entries("backbones") if e.spec.target == entry.spec.target]
+    declared = {capability for e in same_class for family in e.spec.families for capability in family.provides}
+    provided = {capability for capability in Capability if any(capability.value in vars(c) for c in target.__mro__)}
+    missing = sorted(capability for f in entry.spec.families for capability in f.provides - provided)
+    assert not missing, f"declared, but the class has no method {', '.join(missing)}"
+    assert provided <= declared, f"methods that no family declares: {', '.join(sorted(provided - declared))}"
+
+
+def unit_norm(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Embeddings are [N, D] of unit length, the same D for both towers."""
+    features = _features(backbone, batch)
+    for name, value in features.items():
+        assert value.ndim == 2 and len(value) == len(batch), f"{name}: shape {tuple(value.shape)}"
+        worst = float((value.norm(dim=1) - 1).abs().max())
+        assert worst < TOLERANCE, f"{name}: norms differ from 1 by {worst:.1e}"
+    assert len({value.shape[1] for value in features.values()}) == 1, "image and text embeddings differ in width"
+
+
+def batch_invariance(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Alone, in another order or padded beside longer rows, an example has the same embedding."""
+    import torch
+
+    together = _features(backbone, batch)
+    order = list(reversed(range(len(batch))))
+    for title, parts in {
+        "alone": batch.split(1),
+        "in threes": batch.split(3),
+        "reversed": [batch.select(order)],
+    }.items():
+        pieces = [_features(backbone, part) for part in parts]
+        for name, expected in together.items():
+            value = torch.cat([piece[name] for piece in pieces])
+            worst = float(((value[order] if title == "reversed" else value) - expected).abs().max())
+            assert worst < TOLERANCE, f"{name}: an example {title} differs by {worst:.1e}"
+
+
+def gradients_reach_everything(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Every trainable parameter has a gradient from the embeddings and the head."""
+    import torch
+
+    backbone.module.zero_grad(set_to_none=True)
+    head = backbone.contrastive_head() if _provides(source, Capability.CONTRASTIVE_HEAD) else ()
+    total = torch.zeros(())
+    for value in _features(backbone, batch, grad=True).values():
+        total = total + (value * torch.linspace(-1, 1, value.numel()).reshape(value.shape)).sum()
+    for scalar in head:
+        total = total + scalar if scalar is not None else total
+    total.backward()
+    bare = [name for name, p in backbone.module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not bare, f"{len(bare)} trainable parameters get no gradient: {', '.join(bare[:5])}"
+
+
+def head_is_scalar(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Scale and bias are 0-D and are parameters of the module, or views of them: what is written there is kept."""
+    from mmalign.testing.runner import Skip
+
+    if not _provides(source, Capability.CONTRASTIVE_HEAD):
+        raise Skip("no contrastive head")
+    own = {parameter.data_ptr() for parameter in backbone.module.parameters()}
+    for name, value in zip(("log_scale", "bias"), backbone.contrastive_head(), strict=True):
+        assert value is None or value.ndim == 0, f"{name} has shape {tuple(value.shape)}"
+        assert value is None or value.data_ptr() in own, f"{name} is a copy, not a parameter of the module"
+
+
+def processor_travels(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Data workers receive a copy of the processor that does the same."""
+    import torch
+
+    from mmalign.testing.subjects import TEXTS
+
+    twin = copy_as_to_a_worker(backbone.processor)
+    for text in TEXTS:
+        assert torch.equal(twin.text(text).ids, backbone.processor.text(text).ids), f"another tokenisation of {text!r}"
+    long = backbone.processor.text("cat " * 10 * backbone.processor.context_length)
+    assert len(long.ids) <= backbone.processor.context_length, "text() returns more than context_length tokens"
+    assert long.num_lost > 0, "text() cuts a long text and reports no lost tokens"
+
+
+def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: "Workbench") -> None:
+    """A saved folder loads as the same model, bit for bit, with its processor and description."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from mmalign.sources import resolve
+    from mmalign.testing.subjects import TEXTS, load
+
+    with tempfile.TemporaryDirectory(dir=bench.folder) as parent:
+        folder = Path(parent) / "saved"
+        backbone.save(folder)
+        twin = load(resolve(str(folder), bench.catalog), bench, seed=1)
+        expected, found = backbone.module.state_dict(), twin.module.state_dict()
+        assert list(expected) == list(found), "the saved model has other tensors"
+        changed = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+        assert not changed, f"tensors changed by saving: {', '.join(changed[:5])}"
+        for name, value in _features(backbone, batch).items():
+            assert torch.equal(value, _features(twin, batch)[name]), f"{name} differ after saving"
+        for text in TEXTS:
+            assert torch.equal(twin.processor.text(text).ids, backbone.processor.text(text).ids), "another tokenisation"
+        assert twin.vocabulary == backbone.vocabulary, "the vocabulary did not travel"
+
+
+def copy_as_to_a_worker(value: Any) -> Any:
+    """What a spawned data worker would receive."""
+    from multiprocessing.reduction import ForkingPickler
+
+    return ForkingPickler.loads(ForkingPickler.dumps(value))
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "embeddings have unit length": unit_norm,
+    "batching changes nothing": batch_invariance,
+    "gradients reach every trainable parameter": gradients_reach_everything,
+    "the head is 0-D parameters": head_is_scalar,
+    "the processor travels to workers": processor_travels,
+    "saving and loading is exact": save_and_load,
+}
+
+
+def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Workbench") -> None:
+    from mmalign.testing.runner import Skip
+    from mmalign.testing.subjects import load, make_batch, resolve_or_skip
+
+    source = resolve_or_skip(reference, bench)
+    if source.entry.qualified != entry.qualified:
+        raise Skip(f"{reference} is {source.entry.spec.name}'s")
+    needed = {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
+    if not needed <= source.family.provides if source.family else True:
+        raise Skip("these checks are for models that encode images and texts")
+    backbone = load(source, bench)
+    backbone.module.eval()
+    batch = make_batch("image-text", backbone.processor, bench.folder / "pictures", 8, bench)
+    arguments = (backbone, batch, source)
+    function(*arguments, bench) if function is save_and_load else function(*arguments)
+
+
+def _provides(source: "Source", capability: Capability) -> bool:
+    return source.family is not None and capability in source.family.provides
+
+
+def _features(backbone: Any, batch: "Batch", *, grad: bool = False) -> dict[str, Any]:
+    import torch
+
+    with torch.set_grad_enabled(grad):
+        return {"images": backbone.encode_image(batch["image"]), "texts": backbone.encode_text(batch["text"])}

@@ -1,0 +1,134 @@
+"""Conformance of data sets (the same at every call, unique keys, honest counts) and of evaluations."""
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmalign.specs import Entry
+
+if TYPE_CHECKING:
+    from mmalign.testing.runner import Check, Workbench
+
+MAX_EXAMPLES = 5000  # looked at, in a larger data set
+
+
+def dataset_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
+    from mmalign.testing.runner import Check
+
+    return [
+        Check(f"dataset {entry.spec.name}: {title}", partial(function, entry, bench))
+        for title, function in {
+            "the same at every call": stable,
+            "keys are unique, also across splits": unique_keys,
+            "travels to workers": travels,
+            "reports its counts": reports,
+            "yields its kind": yields_its_kind,
+        }.items()
+    ]
+
+
+def evaluation_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
+    from mmalign.testing.runner import Check
+
+    name, title = entry.spec.name, "finite, with its primary metric"
+    return [
+        Check(f"evaluation {name} on {reference}: {title}", partial(evaluates, entry, reference, bench))
+        for reference in bench.model_names
+    ]
+
+
+def stable(entry: Entry, bench: "Workbench") -> None:
+    data, again = _build(entry, bench), _build(entry, bench)
+    assert len(data) == len(again) > 0, f"{len(data)} examples, then {len(again)}"
+    assert data.fingerprint() == again.fingerprint(), "the fingerprint changes without a change of the data"
+    for index in _indices(data, 64):
+        assert data[index] == data[index] == again[index], f"example {index} changes from call to call"
+
+
+def unique_keys(entry: Entry, bench: "Workbench") -> None:
+    seen: dict[str, str] = {}
+    for split in ("train", "validation"):
+        data = _build(entry, bench, split)
+        for index in _indices(data, MAX_EXAMPLES) if data is not None else ():
+            key = data[index].key
+            assert key not in seen, f"key {key!r} of {split}[{index}] is {seen[key]}'s too"
+            seen[key] = f"{split}[{index}]"
+
+
+def travels(entry: Entry, bench: "Workbench") -> None:
+    from mmalign.testing.backbone_checks import copy_as_to_a_worker
+
+    data = _build(entry, bench)
+    twin = copy_as_to_a_worker(data)
+    assert len(twin) == len(data), "a worker's copy has another length"
+    for index in _indices(data, 16):
+        assert twin[index] == data[index], f"example {index} differs in a worker's copy"
+
+
+def reports(entry: Entry, bench: "Workbench") -> None:
+    data = _build(entry, bench)
+    report = data.report()
+    assert {"kept", "skipped", "source"} <= set(report), f"report lacks keys: {sorted(report)}"
+    assert report["kept"] == len(data), f"report says {report['kept']} kept, len is {len(data)}"
+    wrong = {reason: count for reason, count in report["skipped"].items() if not isinstance(count, int) or count < 0}
+    assert not wrong, f"skipped must be counts by reason: {wrong}"
+
+
+def yields_its_kind(entry: Entry, bench: "Workbench") -> None:
+    from mmalign.data.examples import EXAMPLE_KINDS
+
+    data = _build(entry, bench)
+    kind = EXAMPLE_KINDS.get(entry.spec.kind)
+    assert kind is not None, f"no example kind {entry.spec.kind!r} is declared"
+    wrong = next((data[index] for index in _indices(data, 64) if not isinstance(data[index], kind)), None)
+    assert wrong is None, f"yields {type(wrong).__name__}, its spec says {entry.spec.kind}"
+
+
+def evaluates(entry: Entry, reference: str, bench: "Workbench") -> None:
+    """On a few examples: all metrics finite, the primary among them, random state and modes left alone."""
+    import torch
+
+    from mmalign.compat import check_needs
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.testing.runner import Skip
+    from mmalign.testing.subjects import load, resolve_or_skip
+
+    source = resolve_or_skip(reference, bench)
+    assert source.family is not None
+    verdict = check_needs(entry.spec.needs, source.family)
+    if not verdict.ok:
+        raise Skip(f"{source.family.name}: {verdict.explain()}")
+    dataset = next((e for e in bench.catalog.entries("datasets") if entry.spec.kind in e.spec.default_for), None)
+    if dataset is None:
+        raise Skip(f"no default data set for {entry.spec.kind} examples")
+    data = _build(dataset, bench, "validation")
+    if data is None:
+        raise Skip(f"{dataset.qualified} has no validation part")
+    backbone, target = load(source, bench), bench.catalog.load(entry)
+    backbone.module.train()
+    state, modes = torch.get_rng_state(), [module.training for module in backbone.module.modules()]
+    metrics = target(target.Config(max_examples=32)).run(backbone, data, Runtime(torch.device("cpu"), 16))
+    assert entry.spec.primary in metrics, f"the primary metric {entry.spec.primary} is not in {sorted(metrics)}"
+    infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    assert not infinite, f"not finite: {infinite}"
+    assert torch.equal(state, torch.get_rng_state()), "the random state is not as it was"
+    assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
+
+
+def _build(entry: Entry, bench: "Workbench", split: str = "train") -> Any:
+    from mmalign.testing.runner import Skip
+
+    target = bench.catalog.load(entry)
+    options = bench.datasets.get(entry.spec.name, {})
+    required = [name for name, field in target.Config.model_fields.items() if field.is_required()]
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise Skip(f"needs {', '.join(missing)}: conformance(..., datasets={{{entry.spec.name!r}: {{...}}}})")
+    data = target.build(target.Config(**options), split)
+    assert data is not None or split != "train", "build(config, 'train') returned None"
+    return data
+
+
+def _indices(data: Any, limit: int) -> range:
+    """Up to `limit` indices, spread over the whole."""
+    return range(0, len(data), max(1, -(-len(data) // limit)))

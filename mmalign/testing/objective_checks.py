@@ -1,0 +1,231 @@
+"""Conformance of objectives, through the real training engine, on every tiny backbone that they are compatible with."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmalign.specs import Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.data.batch import Batch
+    from mmalign.testing.runner import Check, Workbench
+
+EXACT = 1e-10  # float64, another summation order
+OVERFIT_STEPS = 80
+
+
+def checks(entry: Entry, bench: "Workbench") -> "list[Check]":
+    from mmalign.testing.runner import Check
+
+    return [
+        Check(f"objective {entry.spec.name} on {reference}: {title}", partial(_run, function, entry, reference, bench))
+        for reference in bench.model_names
+        for title, function in _CHECKS.items()
+    ]
+
+
+@dataclass
+class Trainer:
+    """An objective on a fresh model with the engine that trains it, dropout off, and one batch of each stream."""
+
+    entry: Entry
+    objective: Any
+    models: Any
+    engine: Any
+    batches: "list[Batch]"
+
+    def gradients(self, batches: "list[Batch]", micro_batch_size: int = 0) -> "tuple[Any, dict[str, Tensor | None]]":
+        """One step's result and gradients, from zero."""
+        import torch
+
+        from mmalign.objective import Context
+        from mmalign.train.step import accumulate
+
+        for module in self.models.modules():
+            module.zero_grad(set_to_none=True)
+        ctx = Context(0, 0, self.engine.processes.sum, micro_batch_size or len(batches[0]))
+        with torch.no_grad():
+            prepared = [self.objective.prepare(self.models, batch, ctx) for batch in batches]
+        result = accumulate(self.engine, prepared, micro_batch_size)
+        named = ((f"{role}.{name}", p) for role, b in self.models.items() for name, p in b.module.named_parameters())
+        return result, {name: None if p.grad is None else p.grad.clone() for name, p in named}
+
+    def train(self, steps: int, learning_rate: float = 1e-2, optimizer: Any = None, first_step: int = 0) -> list[float]:
+        """Losses of `steps` updates on the same batch."""
+        optimizer = optimizer or self.optimizer(learning_rate)
+        losses = []
+        for _ in range(first_step, first_step + steps):
+            optimizer.zero_grad(set_to_none=True)
+            result, _ = self.gradients(self.batches)
+            optimizer.step()
+            self.objective.constrain(self.models)
+            losses.append(float(result.loss))
+        return losses
+
+    def optimizer(self, learning_rate: float = 1e-2) -> Any:
+        from mmalign.train.config import TrainConfig
+        from mmalign.train.optim import build_optimizer
+
+        return build_optimizer(
+            self.models.trainable(), TrainConfig(learning_rate=learning_rate, warmup_steps=0, weight_decay=0.0)
+        )
+
+
+def build_trainer(entry: Entry, reference: str, bench: "Workbench", *, size: int = 8, exact: bool = True) -> Trainer:
+    """A trainer in float64 (`exact`) or float32; skips where the objective does not run on that model."""
+    import torch
+
+    from mmalign.testing.subjects import load, make_batch, require_compatible, resolve_or_skip
+    from mmalign.train.distributed import Processes, StepModule
+    from mmalign.train.models import build_models
+    from mmalign.train.step import Engine
+
+    source = resolve_or_skip(reference, bench)
+    require_compatible(entry.spec, source)
+    policy = load(source, bench)
+    models = build_models(entry.spec.roles, policy)
+    target = bench.catalog.load(entry)
+    objective = target(target.Config())
+    objective.start(models)
+    if exact:
+        for module in models.modules():
+            module.double()
+    models.eval()
+    batches = []
+    for stream, kinds in entry.spec.examples.items():
+        batch = make_batch(kinds[0], policy.processor, bench.folder / "pictures", size, bench)
+        columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
+        batches.append(type(batch)(columns, stream=stream, size=len(batch)))
+    processes = Processes("cpu")
+    engine = Engine(objective, StepModule(objective, models), processes, torch.device("cpu"))
+    return Trainer(entry, objective, models, engine, batches)
+
+
+def finite_and_complete(build: Callable[..., Trainer]) -> None:
+    """Loss, metrics and gradients are finite; every term has a count; outputs are per example."""
+    trainer = build()
+    for batch in trainer.batches:
+        outputs = trainer.objective.forward(trainer.models, batch)
+        wrong = {name: tuple(value.shape) for name, value in outputs.items() if value.shape[:1] != (len(batch),)}
+        assert not wrong, f"forward must return [N, ...] tensors with N = {len(batch)}: {wrong}"
+        terms, _ = trainer.objective.loss(outputs, batch)
+        counts = trainer.objective.count(batch)
+        assert set(terms) == set(counts), f"terms {sorted(terms)} and counts {sorted(counts)} differ"
+        shapes = {name: tuple(value.shape) for name, value in terms.items() if value.ndim}
+        assert not shapes, f"a term is a sum, a 0-D tensor: {shapes}"
+    result, gradients = trainer.gradients(trainer.batches)
+    values = {"loss": result.loss, **result.terms} | {name: total for name, (total, _) in result.metrics.items()}
+    values |= {f"gradient of {name}": grad.abs().sum() for name, grad in gradients.items() if grad is not None}
+    infinite = [name for name, value in values.items() if not math.isfinite(float(value))]
+    assert not infinite, f"not finite: {', '.join(infinite[:5])}"
+
+
+def gradients_in_trainable_roles(build: Callable[..., Trainer]) -> None:
+    """Each trained role gets gradients, and no frozen one does."""
+    trainer = build()
+    _, gradients = trainer.gradients(trainer.batches)
+    for role in trainer.entry.spec.roles:
+        own = {name: grad for name, grad in gradients.items() if name.startswith(f"{role.name}.")}
+        moved = [name for name, grad in own.items() if grad is not None and bool(grad.any())]
+        if role.trains:
+            assert moved, f"no parameter of the trained role {role.name} gets a gradient"
+        else:
+            assert not moved, f"the frozen role {role.name} gets gradients: {', '.join(moved[:5])}"
+
+
+def splits_agree(build: Callable[..., Trainer]) -> None:
+    """Loss and gradients of 1x8, 4x2, 8x1 and 3+3+2 are equal to 1e-10."""
+    trainer = build()
+    whole, expected = trainer.gradients(trainer.batches)
+    for size in (2, 1, 3):
+        split, found = trainer.gradients(trainer.batches, micro_batch_size=size)
+        _assert_same(f"micro-batches of {size}", whole.loss, expected, split.loss, found)
+
+
+def permutation_invariant(build: Callable[..., Trainer]) -> None:
+    """The order of the examples in a batch does not matter."""
+    trainer = build()
+    result, expected = trainer.gradients(trainer.batches)
+    shuffled = [batch.select([5, 2, 7, 0, 3, 6, 1, 4]) for batch in trainer.batches]
+    other, found = trainer.gradients(shuffled)
+    _assert_same("a permuted batch", result.loss, expected, other.loss, found)
+
+
+def four_rows_overfit(build: Callable[..., Trainer]) -> None:
+    """Training on four rows halves the loss."""
+    losses = build(size=4, exact=False).train(OVERFIT_STEPS, learning_rate=3e-3)
+    goal = losses[0] - 0.5 * abs(losses[0])
+    assert min(losses[-5:]) < goal, f"{OVERFIT_STEPS} steps on four rows: loss {losses[0]:.4g} -> {losses[-1]:.4g}"
+
+
+def resume_is_exact(build: Callable[..., Trainer]) -> None:
+    """Two steps, a checkpoint on disk, two more: bit for bit the same as without the interruption, dropout on."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from mmalign.train import checkpoint, rng
+    from mmalign.train.optim import load_optimizer_tensors, optimizer_tensors
+
+    def fresh() -> tuple[Trainer, Any]:
+        trainer = build(exact=False)
+        trainer.models.train(freeze_batchnorm=False)
+        return trainer, trainer.optimizer(1e-3)
+
+    cpu = torch.device("cpu")
+    first, optimizer = fresh()
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        first.train(2, optimizer=optimizer)
+        tensors = optimizer_tensors(optimizer, first.models.trainable())
+        state = {"objective": dict(first.objective.state())}
+        saved = checkpoint.Checkpoint(2, first.models.state(), tensors, rng.capture(cpu), state)
+        path = checkpoint.save(Path(folder), saved)
+        first.train(2, optimizer=optimizer, first_step=2)
+        second, optimizer = fresh()
+        loaded = checkpoint.load(path)
+        second.models.load_state(loaded.model)
+        second.objective.load_state(loaded.state["objective"])
+        load_optimizer_tensors(optimizer, second.models.trainable(), loaded.optimizer)
+        rng.restore(loaded.rng, cpu)
+        second.train(2, optimizer=optimizer, first_step=2)
+    expected, found = first.models.state(), second.models.state()
+    changed = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    assert not changed, f"differs after resuming: {', '.join(changed[:5])}"
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "finite, with a count for each term": finite_and_complete,
+    "gradients only in trainable roles": gradients_in_trainable_roles,
+    "1x8 equals 4x2": splits_agree,
+    "the order of examples does not matter": permutation_invariant,
+    "four rows overfit": four_rows_overfit,
+    "resuming is bit-equal": resume_is_exact,
+}
+
+
+def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Workbench") -> None:
+    function(partial(build_trainer, entry, reference, bench))
+
+
+def _assert_same(what: str, loss: "Tensor", grads: Any, other_loss: "Tensor", others: Any) -> None:
+    gap = abs(float(loss) - float(other_loss))
+    assert gap <= EXACT * max(1.0, abs(float(loss))), f"{what}: the loss differs by {gap:.2e}"
+    for name, expected in grads.items():
+        found = others[name]
+        assert (expected is None) == (found is None), f"{what}: {name} has a gradient in one of them only"
+        if expected is not None:
+            gap = float((expected - found).abs().max()) if expected.numel() else 0.0
+            limit = EXACT * max(1.0, float(expected.abs().max()))
+            assert gap <= limit, f"{what}: the gradient of {name} differs by {gap:.2e}"
+
+
+def _cast(column: Any) -> Any:
+    import torch
+
+    return column.double() if isinstance(column, torch.Tensor) and column.is_floating_point() else column

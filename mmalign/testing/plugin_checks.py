@@ -1,0 +1,130 @@
+"""Conformance of a plugin as such: it loads fast and light, implements known hooks, and its options are sound."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.plugins import PluginRecord
+from mmalign.specs import Entry
+
+if TYPE_CHECKING:
+    from mmalign.testing.runner import Check, Workbench
+
+HEAVY = ("torch", "transformers", "open_clip", "pydantic")
+MAX_SECONDS = 0.5
+
+# Timed from a process in which mmalign is imported already, hooks included: what a plugin adds to `mmalign --help`.
+_PROBE = """
+import importlib, json, os, sys, time
+os.environ.pop("MMALIGN_STRICT_PLUGINS", None)
+from mmalign.plugins import PluginHost
+host, name = PluginHost(), sys.argv[1]
+began = time.perf_counter()
+record = host.add("probe", "", "", lambda: importlib.import_module(name))
+json.dump({"seconds": time.perf_counter() - began, "why": record.why, "modules": sorted(sys.modules)}, sys.stdout)
+"""
+
+
+def checks(record: PluginRecord, module: Any, bench: "Workbench") -> "list[Check]":
+    from mmalign.testing.runner import Check
+
+    found = [
+        Check("plugin: hooks are known and decorated", partial(hooks, record)),
+        Check("plugin: imports nothing heavy", partial(imports_nothing_heavy, module.__name__)),
+        Check(f"plugin: imports within {MAX_SECONDS} s", partial(imports_fast, module.__name__)),
+    ]
+    for entry in record.entries:
+        where = f"{entry.kind[:-1]} {entry.spec.name}"
+        if entry.kind == "commands":
+            found.append(Check(f"{where}: is a click command with help", partial(command, entry, bench)))
+        else:
+            found.append(Check(f"{where}: every option is described", partial(options_described, entry, bench)))
+            found.append(Check(f"{where}: options round-trip through YAML", partial(options_round_trip, entry, bench)))
+    return found
+
+
+def loads(record: PluginRecord) -> None:
+    assert record.status == "loaded", f"{record.status}: {record.why}"
+
+
+def hooks(record: PluginRecord) -> None:
+    assert not record.warnings, "; ".join(record.warnings)
+    assert record.entries, "no hook returned a spec"
+
+
+def imports_nothing_heavy(module_name: str) -> None:
+    loaded = _probe(module_name)["modules"]
+    heavy = [name for name in HEAVY if name in loaded]
+    assert not heavy, f"importing {module_name} imports {', '.join(heavy)}: move that into the target's module"
+
+
+def imports_fast(module_name: str) -> None:
+    seconds = min(_probe(module_name)["seconds"] for _ in range(2))
+    assert seconds < MAX_SECONDS, f"importing {module_name} takes {seconds:.2f} s"
+
+
+def command(entry: Entry, bench: "Workbench") -> None:
+    import click
+
+    target = bench.catalog.load(entry)
+    assert isinstance(target, click.Command), f"{entry.spec.target} is {type(target).__name__}"
+    assert target.help, "the command has no docstring to show as help"
+
+
+def options_described(entry: Entry, bench: "Workbench") -> None:
+    from mmalign.config.schema import field_rows
+
+    bare = [row["key"] for row in field_rows(_config(entry, bench)) if not row["description"]]
+    assert not bare, f"without a description: {', '.join(bare)}"
+
+
+def options_round_trip(entry: Entry, bench: "Workbench") -> None:
+    """Defaults -> commented YAML -> read -> validated gives the defaults; unknown keys are refused."""
+    from mmalign.config.load import load_layers
+    from mmalign.config.schema import commented_yaml
+    from mmalign.config.validate import build
+    from mmalign.errors import UsageError
+    from mmalign.testing.runner import Skip
+
+    model = _config(entry, bench)
+    assert model.model_config.get("extra") == "forbid", "Config must forbid unknown keys (extra='forbid')"
+    assert model.model_config.get("frozen"), "Config must be frozen"
+    try:
+        build(model, {"no-such-option": 1}, "objective")
+    except UsageError as error:
+        assert "no-such-option" in str(error)
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    if required:
+        raise Skip(f"no defaults for {', '.join(required)}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "defaults.yaml"
+        path.write_text(commented_yaml(model, "objective"), encoding="utf-8")
+        read = build(model, load_layers(files=[path])["objective"], "objective")
+    assert read == model(), f"read back as {read!r}"
+
+
+def _config(entry: Entry, bench: "Workbench") -> Any:
+    from pydantic import BaseModel
+
+    target = bench.catalog.load(entry)
+    config = vars(target).get("Config") or next(
+        (vars(b)["Config"] for b in target.__mro__ if "Config" in vars(b)), None
+    )
+    assert isinstance(config, type) and issubclass(config, BaseModel), f"{entry.spec.target} has no pydantic Config"
+    return config
+
+
+def _probe(module_name: str) -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, module_name], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr.strip().splitlines()[-1:]
+    answer = json.loads(done.stdout)
+    assert not answer["why"], answer["why"]
+    return answer

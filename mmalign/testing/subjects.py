@@ -1,0 +1,111 @@
+"""What checks work on: loaded tiny models, and batches of examples of any kind that the kit knows."""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.compat import check
+from mmalign.sources import Source, read_config, resolve
+from mmalign.specs import Entry, ObjectiveSpec
+
+if TYPE_CHECKING:
+    from mmalign.data.batch import Batch
+    from mmalign.testing.runner import Workbench
+
+TEXTS = (
+    "a red car",
+    "the photo of a small black cat and a dog",
+    "tree",
+    "a large white house with a green tree",
+    "fish",
+    "blue bird on the house",
+    "two dogs",
+    "an unusually long caption of the photo of a car and a bird and a fish and a cat",
+)
+
+
+def source_of(reference: str, bench: "Workbench") -> Source:
+    """The source of a tiny model, or of an embedded backbone by its name."""
+    return resolve(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
+
+
+def load(source: Source, bench: "Workbench", seed: int = 0) -> Any:
+    """A backbone on the CPU with its default options, the same at every call."""
+    import torch
+
+    target = bench.catalog.load(source.entry)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return target.load(source, target.Config())
+
+
+def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
+    """Skip where the objective cannot run on that family."""
+    from mmalign.testing.runner import Skip
+
+    assert source.family is not None
+    verdict = check(objective, source.family)
+    if not verdict.ok:
+        raise Skip(f"{source.family.name}: {verdict.explain()}")
+
+
+def resolve_or_skip(reference: str, bench: "Workbench") -> Source:
+    """Skip a tiny model that no installed plugin handles; one that two claim is an error."""
+    from mmalign.testing.runner import Skip
+
+    if reference in bench.model_names:
+        config = read_config(bench.model(reference))
+        families = [family for entry in bench.catalog.entries("backbones") for family in entry.spec.families]
+        if not any(family.matches(config) for family in families):
+            raise Skip(f"no installed plugin handles {reference}")
+    return source_of(reference, bench)
+
+
+def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: "Workbench") -> "Batch":
+    """`size` different examples of a kind, through the processor and the collator that training uses."""
+    from mmalign.data.collate import Encoder, collate
+
+    encoder = Encoder(processor, kind, seed=0)
+    examples = make_examples(kind, folder, size, bench)
+    return collate([encoder.encode(example, 0, index, train=False) for index, example in enumerate(examples)])
+
+
+def make_examples(kind: str, folder: Path, size: int, bench: "Workbench") -> list[Any]:
+    """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
+    from mmalign.data.examples import ImageLabel, ImageText, Text, TextPair
+    from mmalign.testing.runner import Skip
+
+    texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
+    if kind == "image-text":
+        return [ImageText(f"example:{i}", _picture(folder, i), text) for i, text in enumerate(texts)]
+    if kind == "image-label":
+        return [ImageLabel(f"example:{i}", _picture(folder, i), i % 3) for i in range(size)]
+    if kind == "text":
+        return [Text(f"example:{i}", text) for i, text in enumerate(texts)]
+    if kind == "text-pair":
+        return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
+    entry = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
+    if entry is None:
+        raise Skip(f"the kit has no {kind} examples, and no data set is the default for them")
+    return default_examples(entry, bench, size)
+
+
+def default_examples(entry: Entry, bench: "Workbench", size: int) -> list[Any]:
+    target = bench.catalog.load(entry)
+    data = target.build(target.Config(**bench.datasets.get(entry.spec.name, {})), "train")
+    assert data is not None and len(data) >= size, f"{entry.qualified} has fewer than {size} examples"
+    return [data[index] for index in range(size)]
+
+
+def _picture(folder: Path, index: int) -> Any:
+    """A picture of its own for each index: blocks of random colours."""
+    from PIL import Image
+
+    from mmalign.data.examples import ImageRef
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{index}.png"
+    if not path.exists():
+        pixels = random.Random(index).randbytes(4 * 4 * 3)
+        Image.frombytes("RGB", (4, 4), pixels).resize((40, 32), Image.Resampling.NEAREST).save(path)
+    return ImageRef(str(path))
