@@ -30,7 +30,7 @@ _LAZY = {
 }
 __all__ = ["__version__", *_LAZY]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the names of _LAZY, for type checkers
     from mmalign.capabilities import Capability, Derived
     from mmalign.data.batch import Batch, Ragged
     from mmalign.errors import MmalignError

@@ -1,8 +1,8 @@
 """Whether an objective runs on a backbone, and what is missing: answered from specs alone, before a weight is loaded.
 
-    verdict = check(objective_spec, family)
-    verdict.word          # "yes", "derived" or "no"
-    verdict.missing       # {"token_logps"}
+verdict = check(objective_spec, family)
+verdict.word          # "yes", "derived" or "no"
+verdict.missing       # {"token_logps"}
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from mmalign.specs import Entry, Family, ObjectiveSpec
 
 @dataclass(frozen=True)
 class Verdict:
-    """derived: need -> the capabilities it comes from. missing: capabilities. modalities: example parts it can't take."""
+    """derived: need -> the capabilities it comes from. missing: capabilities. modalities: what it can't take."""
 
     derived: dict[str, tuple[str, ...]]
     missing: frozenset[str]
@@ -59,7 +59,8 @@ def check(objective: ObjectiveSpec, family: Family) -> Verdict:
     unread = frozenset[str]()
     for kinds in objective.examples.values():
         gaps = [EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS]
-        unread |= min(gaps, key=len, default=frozenset())
+        if gaps:
+            unread |= min(gaps, key=len)
     return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
 
 

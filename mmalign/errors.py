@@ -1,6 +1,6 @@
 """Errors a user can act on. Each carries the fix, and the exit code that the command line returns for it.
 
-    raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign list objectives")
+raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign list objectives")
 """
 
 import difflib

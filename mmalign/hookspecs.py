@@ -33,36 +33,43 @@ hookimpl = pluggy.HookimplMarker("mmalign")
 @hookspec
 def register_backbones() -> "Iterable[BackboneSpec]":
     """Model families."""
+    return ()
 
 
 @hookspec
 def register_objectives() -> "Iterable[ObjectiveSpec]":
     """Training objectives."""
+    return ()
 
 
 @hookspec
 def register_datasets() -> "Iterable[DatasetSpec]":
     """Sources of examples."""
+    return ()
 
 
 @hookspec
 def register_rewards() -> "Iterable[RewardSpec]":
     """Scorers of outputs."""
+    return ()
 
 
 @hookspec
 def register_environments() -> "Iterable[EnvironmentSpec]":
     """Environments that answer actions."""
+    return ()
 
 
 @hookspec
 def register_evaluations() -> "Iterable[EvaluationSpec]":
     """Held-out measurements."""
+    return ()
 
 
 @hookspec
 def register_commands() -> "Iterable[CommandSpec]":
     """Commands of the `mmalign` program."""
+    return ()
 
 
 @hookspec

@@ -32,7 +32,9 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int = 0) -
     return _InfoNCE.apply(x, y, scale, ids, chunk or default_chunk(len(x)))
 
 
-def sigmoid_pairs(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, ids: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
+def sigmoid_pairs(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, ids: Tensor, chunk: int = 0
+) -> tuple[Tensor, Tensor]:
     """The sigmoid loss of SigLIP (Zhai 2023, equation 1), summed over all pairs; divide by B.
 
         -sum_ij log sigmoid(s_ij * (scale_i * <x_i, y_j> + bias_i)),   s_ij = +1 where j matches i, else -1
@@ -83,7 +85,8 @@ class _InfoNCE(torch.autograd.Function):
         return total / 2, hits
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0]
         x, y, scale, ids, row_lse, column_lse, num_positive = ctx.saved_tensors
         dtype = row_lse.dtype
         x_, y_, scale_ = x.to(dtype), y.to(dtype), scale.to(dtype)
@@ -123,7 +126,8 @@ class _SigmoidPairs(torch.autograd.Function):
         return total, hits
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0]
         x, y, scale, bias, ids = ctx.saved_tensors
         x_, y_, scale_, bias_ = (tensor.to(ctx.dtype) for tensor in (x, y, scale, bias))
         grad_x, grad_y = torch.empty_like(x_), torch.zeros_like(y_)

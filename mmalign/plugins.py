@@ -195,7 +195,7 @@ def _chosen(value: str | None) -> frozenset[str] | None:
 
 
 class _TooSlow(BaseException):
-    """Raised inside a plugin that is still importing at the limit; a BaseException so that `except Exception` lets go."""
+    """Raised inside a plugin at the time limit; a BaseException, so that `except Exception` lets it through."""
 
 
 @contextlib.contextmanager
@@ -207,6 +207,7 @@ def _guarded() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> None:
         raise _TooSlow(f"still loading after {limit:g} s")
 
+    previous: Any = signal.SIG_DFL
     if can_interrupt:
         previous = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, limit, 0.5)  # repeats: a plugin may catch the first one

@@ -1,10 +1,10 @@
 """Where a model comes from: parse a reference, read its config without importing its library, find its family.
 
-    clip-lite                          an embedded model, by name
-    open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
-    open_clip:hf-hub:org/model         a hub repository in open_clip's format
-    hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
-    ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
+clip-lite                          an embedded model, by name
+open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
+open_clip:hf-hub:org/model         a hub repository in open_clip's format
+hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
+./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
 """
 
 import importlib.util

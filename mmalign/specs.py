@@ -1,8 +1,8 @@
 """What plugins return from their hooks: small frozen descriptions, cheap to make, importing nothing heavy.
 
-    ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.triplet:Triplet",
-                  roles=(Role(name="policy", needs=("encode_image", "encode_text")),),
-                  examples={"main": ("image-text",)})
+ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.triplet:Triplet",
+              roles=(Role(name="policy", needs=("encode_image", "encode_text")),),
+              examples={"main": ("image-text",)})
 """
 
 import re
@@ -20,8 +20,8 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 class Spec:
     """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install.
 
-    `config`: where the target's Config model is, if its module is much lighter than the target's; options are then checked
-    before anything heavy is imported. Empty: the target's own `Config`.
+    `config`: where the target's Config model is, if its module is much lighter than the target's; options are then
+    checked before anything heavy is imported. Empty: the target's own `Config`.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Spec:
 class Family:
     """One kind of model that a backbone class handles, told apart by the model's config alone.
 
-    `matches` takes the parsed config: transformers' config.json, or {"model_cfg": ..., "preprocess_cfg": ...} for open_clip.
+    `matches` takes the parsed config: transformers' config.json, or {"model_cfg": ..., "preprocess_cfg": ...} of
+    open_clip.
     """
 
     name: str
@@ -71,7 +72,7 @@ class BackboneSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """One model that an objective works with. `needs`: capabilities or derivations; `trains`: whether it is optimised."""
+    """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised."""
 
     name: str
     needs: tuple[str, ...]
@@ -86,7 +87,7 @@ class Role:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
-    """A training objective. `examples`: stream -> the example kinds it accepts; `online`: it samples from the policy."""
+    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy."""
 
     roles: tuple[Role, ...]
     examples: Mapping[str, tuple[str, ...]]

@@ -19,15 +19,21 @@ All options of an objective: mmalign config show contrastive
 
 
 @click.command("train", epilog=_EPILOG)
-@click.option("--objective", type=CatalogName("objectives"), metavar="NAME", help="What to learn: mmalign list objectives.")
+@click.option(
+    "--objective", type=CatalogName("objectives"), metavar="NAME", help="What to learn: mmalign list objectives."
+)
 @click.option("--backbone", metavar="MODEL", help="What to train: a name, prefix:reference or folder.")
 @click.option("--dataset", metavar="DATA", help="What to learn from: a name, file, tar, glob or folder.")
-@click.option("-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable.")
+@click.option(
+    "-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable."
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One option, as train.steps=100; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<objective>-<time>.")
 @click.option("--seed", type=click.IntRange(min=0), help="Short for --set train.seed=N.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run, exactly.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run, exactly."
+)
 @click.option("--allow-change", is_flag=True, help="With --resume: accept changed options.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with memory, disk and time; train nothing.")
 @json_option

@@ -39,7 +39,9 @@ def run_train(
     try:
         if resume is not None:
             if given or configs or out or dry_run:
-                raise UsageError("--resume takes the run's own options", hint="Change some with --set and --allow-change.")
+                raise UsageError(
+                    "--resume takes the run's own options", hint="Change some with --set and --allow-change."
+                )
             from mmalign.train import launch
 
             outcome = launch.resume(

@@ -2,9 +2,9 @@
 
     checkpoints/step-000050/{model,optimizer,rng}.safetensors  state.json  manifest.json
 
-A checkpoint is written into a hidden folder, every file is fsynced, the manifest (sizes and sha256) last, and the folder
-is renamed; only then are old ones deleted. There is no pointer file: `newest` scans, verifies, and falls back to the one
-before where a file is missing, truncated or altered, and says so. Nothing is ever unpickled.
+A checkpoint is written into a hidden folder, every file is fsynced, the manifest (sizes and sha256) last, and the
+folder is renamed; only then are old ones deleted. There is no pointer file: `newest` scans, verifies, and falls back to
+the one before where a file is missing, truncated or altered, and says so. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -62,7 +62,9 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
         fsync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        needed = sum(t.numel() * t.element_size() for part in ("model", "optimizer") for t in getattr(checkpoint, part).values())
+        needed = sum(
+            t.numel() * t.element_size() for part in ("model", "optimizer") for t in getattr(checkpoint, part).values()
+        )
         raise CheckpointError(
             f"cannot save {final}: {error}; it needs {needed / 1e6:.0f} MB, {_free_megabytes(root)} MB are free",
             hint="Free space or choose another --out; earlier checkpoints are intact.",

@@ -14,7 +14,9 @@ class TrainConfig(_Section):
 
     steps: int = Field(200, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="examples a step, over all processes")
-    micro_batch_size: int = Field(0, ge=0, description="examples a forward pass and process; 0: the whole batch at once")
+    micro_batch_size: int = Field(
+        0, ge=0, description="examples a forward pass and process; 0: the whole batch at once"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up from zero")
@@ -22,20 +24,29 @@ class TrainConfig(_Section):
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the second moment")
     eps: float = Field(1e-6, gt=0, description="AdamW: added to the denominator")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW: per unit of learning rate; 0-D and 1-D parameters have none")
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW: per unit of learning rate; 0-D and 1-D parameters have none"
+    )
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm over all parameters; 0: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the forward; weights stay fp32")
     compile: bool = Field(False, description="compile the forward with torch.compile")
     deterministic: bool = Field(False, description="deterministic kernels only (CUDA: needed for bit-exact resume)")
     seed: int = Field(0, ge=0, description="of data order, augmentation and dropout")
     wise_ft: float = Field(
-        1.0, ge=0, le=1, description="weight of the trained model in the saved one, the rest is the starting weights (WiSE-FT); 1: off"
+        1.0,
+        ge=0,
+        le=1,
+        description="weight of the trained model in the saved one, the rest is the starting weights (WiSE-FT); 1: off",
     )
     log_every: int = Field(10, ge=1, description="steps between lines of progress")
-    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: before the first and after the last step only")
+    eval_every: int = Field(
+        0, ge=0, description="steps between evaluations; 0: before the first and after the last step only"
+    )
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end or on a signal")
     keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by the main metric is never deleted")
-    on_nonfinite: Literal["stop", "skip"] = Field("stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it"
+    )
 
 
 class DataConfig(_Section):

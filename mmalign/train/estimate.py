@@ -27,7 +27,7 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds. `probe_bytes`: growth of the peak over the probe, of which gradients and moments are counted apart."""
+    """Bytes and seconds. `activation_bytes`: growth of the peak over the probe, less gradients and moments."""
 
     parameters: int
     trainable: int
@@ -57,8 +57,8 @@ class Estimate:
             f"memory    {size(self.peak_bytes)} at the peak: weights {size(self.weights_bytes)}, gradients "
             f"{size(self.gradient_bytes)}, optimiser {size(self.optimizer_bytes)}, activations about "
             f"{size(self.activation_bytes)}, the rest is the program",
-            f"disk      {size(self.disk_bytes)} for checkpoints and the model (one checkpoint {size(self.checkpoint_bytes)}), "
-            f"{size(self.disk_free_bytes)} free",
+            f"disk      {size(self.disk_bytes)} for checkpoints and the model (one checkpoint "
+            f"{size(self.checkpoint_bytes)}), {size(self.disk_free_bytes)} free",
             f"time      {self.seconds_per_step:.2f} s a step, about {_duration(self.seconds)} in all",
         ]
 

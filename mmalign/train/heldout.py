@@ -1,6 +1,6 @@
 """Measurements on held-out data during a run: the objective's own loss, and every evaluation that fits.
 
-    results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.4}
+results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.4}
 """
 
 import random
@@ -50,7 +50,7 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
 
 
 def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
-    """The run's own held-out data where it is of that kind, else the default data of the kind; None if there is none."""
+    """The run's own held-out data where it is of that kind, else that kind's default data, else None."""
     if kind == job.plan.dataset.spec.kind:
         return job.heldout
     for entry in catalog.entries("datasets"):

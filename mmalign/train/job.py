@@ -1,7 +1,7 @@
 """Build what a plan names: models, data, optimiser, engine. Here weights are loaded and data is opened.
 
-    job = assemble(plan, Processes("cpu"))
-    job.stream(start_step=0)       # iterates (step, Batch)
+job = assemble(plan, Processes("cpu"))
+job.stream(start_step=0)       # iterates (step, Batch)
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmalign.compat import check
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
 from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.objective import Objective
-from mmalign.compat import check
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.models import Models, build_models
@@ -72,9 +72,10 @@ def assemble(plan: Plan, processes: Processes) -> Job:
     """Load and wire a plan; raises the errors of the parts."""
     train = plan.train
     if train.batch_size % processes.world_size:
+        nearest = max(1, train.batch_size // processes.world_size) * processes.world_size
         raise UsageError(
             f"train.batch_size={train.batch_size} does not divide over {processes.world_size} processes",
-            hint=f"Try: --set train.batch_size={train.batch_size // processes.world_size * processes.world_size or processes.world_size}",
+            hint=f"Try: --set train.batch_size={nearest}",
         )
     if train.deterministic:
         _make_deterministic()

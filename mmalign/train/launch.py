@@ -1,7 +1,7 @@
 """Start, resume and finish a run: what `mmalign train` calls.
 
-    outcome = start(plan, catalog, folder=Path("runs/x"), device="auto", say=print)
-    outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="auto", say=print)
+outcome = start(plan, catalog, folder=Path("runs/x"), device="auto", say=print)
+outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="auto", say=print)
 """
 
 import os
@@ -142,7 +142,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
 
 @torch.no_grad()
 def interpolate(job: Job) -> None:
-    """Weights become a * trained + (1 - a) * starting (Wortsman 2022, WiSE-FT), a = train.wise_ft, for every float tensor.
+    """Weights become a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
 
     The starting weights are read again from the source.
     """

@@ -3,8 +3,8 @@
     loop = Loop(job, run, catalog, say=print)
     loop.go(stop)              # from the newest good checkpoint, or from the start
 
-A step: draw the batch (a function of seed and step), prepare it, accumulate gradients over micro-batches, check that all
-is finite, clip, update, constrain. Checkpoints stand between steps and hold everything that the next step depends on.
+A step: draw the batch (a function of seed and step), prepare it, accumulate gradients over micro-batches, check that
+all is finite, clip, update, constrain. Checkpoints stand between steps and hold all that the next step depends on.
 """
 
 import math
@@ -41,7 +41,7 @@ class Loop:
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
-    # The run -----------------------------------------------------------------------------------------------------------
+    # The run ----------------------------------------------------------------------------------------------------------
 
     def go(self, stop: StopRequest) -> None:
         """Train to the last step; raises Interrupted after saving where a signal asks to stop."""
@@ -107,7 +107,7 @@ class Loop:
                 signum = interruption.signum
         return next((s for s in self.job.processes.gather_objects(signum) if s is not None), None)
 
-    # Saving and resuming -----------------------------------------------------------------------------------------------
+    # Saving and resuming ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Commit a checkpoint of this moment, then delete those no longer kept."""
@@ -139,7 +139,7 @@ class Loop:
         job.processes.barrier()
 
     def resume(self) -> None:
-        """Continue from the newest good checkpoint; raises CheckpointError where it belongs to other data or processes."""
+        """Continue from the newest good checkpoint; raises CheckpointError for one of other data or processes."""
         job = self.job
         saved = checkpoint.newest(self.run.checkpoints, self.say)
         if job.processes.is_main:
@@ -148,7 +148,9 @@ class Loop:
             return
         state = saved.state
         if state["data"] != job.data.fingerprint():
-            raise CheckpointError("the training data changed since the checkpoint", hint="Restore it, or start a new run.")
+            raise CheckpointError(
+                "the training data changed since the checkpoint", hint="Restore it, or start a new run."
+            )
         if len(state["python"]) != job.processes.world_size:
             raise CheckpointError(
                 f"the checkpoint is of {len(state['python'])} processes, this run has {job.processes.world_size}",
@@ -171,7 +173,7 @@ class Loop:
         """Training time so far, earlier sittings included."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    # Bookkeeping -------------------------------------------------------------------------------------------------------
+    # Bookkeeping ------------------------------------------------------------------------------------------------------
 
     def _stopping(self, stop: StopRequest) -> int | None:
         """The signal that any process received; all must agree on the step to stop at."""
@@ -208,7 +210,8 @@ class Loop:
         if step % train.log_every == 0 or step == train.steps or step == 1:
             left = (train.steps - step) * seconds
             numbers = describe({name: record[name] for name in ("loss", *metrics)})
-            self.say(f"step {step}/{train.steps}  {numbers}  {speed['examples_per_second']:.0f} examples/s  {left:.0f} s left")
+            pace = f"{speed['examples_per_second']:.0f} examples/s  {left:.0f} s left"
+            self.say(f"step {step}/{train.steps}  {numbers}  {pace}")
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)
@@ -217,7 +220,7 @@ class Loop:
 
 
 def describe(values: Mapping[str, float]) -> str:
-    """"loss 2.31  accuracy 0.412", four digits each."""
+    """ "loss 2.31  accuracy 0.412", four digits each."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 

@@ -1,8 +1,8 @@
 """The roles of an objective as models: who trains, who is frozen.
 
-    models = Models({"policy": backbone}, trains={"policy"})
-    models.policy.encode_image(...)
-    models.trainable()                     # [("policy.visual.conv1.weight", parameter), ...]
+models = Models({"policy": backbone}, trains={"policy"})
+models.policy.encode_image(...)
+models.trainable()                     # [("policy.visual.conv1.weight", parameter), ...]
 """
 
 import copy

@@ -11,7 +11,7 @@ from mmalign.train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate of step `step` (0-based): linear warm-up over `warmup_steps`, then cosine to `min_learning_rate`, or constant."""
+    """Rate of step `step` (from 0): linear warm-up over `warmup_steps`, then cosine to the minimum, or constant."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -35,7 +35,9 @@ def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: Trai
     )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]]
+) -> dict[str, Tensor]:
     """The optimiser's state as {"parameter/moment": tensor}, ready for safetensors."""
     return {
         f"{name}/{key}": value

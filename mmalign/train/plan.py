@@ -1,7 +1,7 @@
 """Resolve what a run will do, from names and options alone: no weight is loaded and no data read.
 
-    plan = resolve(catalog, sections)      # sections as `config.load.load_layers` returns them
-    plan.to_yaml()                         # everything, defaults included; a run resumes from it
+plan = resolve(catalog, sections)      # sections as `config.load.load_layers` returns them
+plan.to_yaml()                         # everything, defaults included; a run resumes from it
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from mmalign.config.load import NAMED_SECTIONS
 from mmalign.config.validate import build_all
 from mmalign.errors import IncompatibleError, UsageError, did_you_mean
 from mmalign.objective import Objective
-from mmalign.sources import Source, resolve as resolve_source
+from mmalign.sources import Source
+from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
 from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 
@@ -68,7 +69,7 @@ class Plan:
 
 
 def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """Find and check everything that the sections name; raises UsageError or IncompatibleError, all mistakes at once."""
+    """Find and check all that the sections name; raises UsageError (all mistakes at once) or IncompatibleError."""
     name = sections["objective"].get("name")
     if not name:
         known = ", ".join(entry.spec.name for entry in catalog.entries("objectives"))
@@ -80,7 +81,8 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     dataset, path = _find_dataset(catalog, sections["dataset"].get("name"), kinds)
     if dataset.spec.kind not in kinds:
         raise IncompatibleError(
-            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {dataset.spec.kind}",
+            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; "
+            f"{dataset.spec.name} yields {dataset.spec.kind}",
             hint="Try: mmalign list datasets",
         )
     values = dict(sections)
@@ -124,7 +126,9 @@ def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) ->
             for entry in catalog.entries("datasets"):
                 if kind in entry.spec.default_for:
                     return entry, None
-        raise UsageError(f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset")
+        raise UsageError(
+            f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset"
+        )
     if any(name in (entry.spec.name, entry.qualified) for entry in catalog.entries("datasets")):
         return catalog.find("datasets", name), None
     path = Path(name).expanduser()
@@ -132,7 +136,9 @@ def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) ->
         for entry in catalog.entries("datasets"):
             if entry.spec.reads_files and entry.spec.kind in kinds:
                 return entry, path
-        raise UsageError(f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets")
+        raise UsageError(
+            f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets"
+        )
     known = [entry.spec.name for entry in catalog.entries("datasets")]
     hint = f"{did_you_mean(name, known)} Give a name (mmalign list datasets) or a path.".strip()
     raise UsageError(f"unknown dataset {name!r}", hint=hint)
@@ -147,7 +153,9 @@ def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> 
     for entry in chosen:
         verdict = check_needs(entry.spec.needs, source.family) if source.family else None
         if verdict and not verdict.ok:
-            raise IncompatibleError(f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}")
+            raise IncompatibleError(
+                f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}"
+            )
     return chosen
 
 

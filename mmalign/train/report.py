@@ -21,10 +21,17 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
     (run.folder / "curve.png").write_bytes(png_bytes(figure))
     summary, plan = run.info["summary"], run.info["plan"]
     commands = next_commands(run.folder / "model")
-    rows = [(name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")]
-    rows += [("unreadable samples", str(summary["unreadable_samples"])), ("skipped updates", str(summary["skipped_updates"]))]
+    rows = [
+        (name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")
+    ]
+    rows += [
+        ("unreadable samples", str(summary["unreadable_samples"])),
+        ("skipped updates", str(summary["skipped_updates"])),
+    ]
     rows += [(name, value) for name, value in plan.items()]
-    data_rows = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()]
+    data_rows = [
+        (name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()
+    ]
     context = {
         "title": f"{plan['objective']} on {plan['backbone']}",
         "status": run.info["status"],
@@ -83,7 +90,7 @@ def metric_rows(
     """(name, before, [trained,] after) as text, four digits."""
 
     def show(values: Mapping[str, float], name: str) -> str:
-        return f"{values[name]:.4g}" if name in values else "–"
+        return f"{values[name]:.4g}" if name in values else "-"
 
     columns = [before, *([uninterpolated] if uninterpolated else []), after]
     return [(name, *(show(values, name) for values in columns)) for name in {**before, **after}]

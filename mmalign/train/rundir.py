@@ -1,6 +1,6 @@
 """A run's folder: what was asked, what happened, what came out. Never overwritten; one process writes it at a time.
 
-    run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve.png  report.html  README.md
+run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve.png  report.html  README.md
 """
 
 import fcntl
@@ -64,7 +64,9 @@ class Run:
             info = json.loads(path.read_text(encoding="utf-8"))
             (folder / "config.yaml").read_bytes()
         except (OSError, ValueError) as error:
-            raise UsageError(f"{folder} holds no run: {error}", hint="Give a folder that mmalign train made.") from error
+            raise UsageError(
+                f"{folder} holds no run: {error}", hint="Give a folder that mmalign train made."
+            ) from error
         return cls(folder, info)
 
     @classmethod

@@ -1,8 +1,8 @@
 """Gradients of one optimiser step: micro-batches, exact whatever the split.
 
-Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient caching
-(Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated once on all
-processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice of the
+Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient
+caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated once
+on all processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice of the
 gradient down. Terms are sums divided by global counts, so 1 x 8, 4 x 2 and two processes give the same gradients.
 """
 
@@ -11,6 +11,7 @@ import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Engine:
     device: torch.device
     bf16: bool = False
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
     def run(self, batch: Batch) -> Mapping[str, Tensor]:

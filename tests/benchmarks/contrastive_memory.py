@@ -2,8 +2,8 @@
 
     python tests/benchmarks/contrastive_memory.py --batch 8192 --width 512 [--device cuda] [--loss sigmoid]
 
-Prints one JSON line: bytes above the inputs (CPU: growth of the peak resident set; CUDA: peak allocation) and seconds of
-forward and backward, for both, and their ratios.
+Prints one JSON line: bytes above the inputs (CPU: growth of the peak resident set; CUDA: peak allocation) and seconds
+of forward and backward, for both, and their ratios.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main() -> None:
     results = {name: [] for name in ("plain", "chunked")}
     for _ in range(arguments.repeats):
         for name, runs in results.items():
-            done = subprocess.run([sys.executable, *sys.argv, "--only", name], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, *sys.argv, "--only", name], capture_output=True, text=True, check=True
+            )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
     median = {
         name: {key: statistics.median(run[key] for run in runs) for key in ("bytes", "seconds", "loss")}

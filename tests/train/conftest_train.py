@@ -44,9 +44,10 @@ def load(catalog: Catalog):
 def make_batch(backbone, size: int = 8, seed: int = 0) -> Batch:
     """Random pictures with captions of unequal length; the last caption repeats the first."""
     generator = torch.Generator().manual_seed(seed)
-    captions = [f"a photo of a {word}" + " and a small dog" * (index % 3) for index, word in enumerate(
-        ("cat", "dog", "bird", "fish", "car", "tree", "house", "red car")[: size - 1]
-    )]
+    captions = [
+        f"a photo of a {word}" + " and a small dog" * (index % 3)
+        for index, word in enumerate(("cat", "dog", "bird", "fish", "car", "tree", "house", "red car")[: size - 1])
+    ]
     captions.append(captions[0])
     tokens = [backbone.processor.text(caption).ids for caption in captions]
     return Batch(

@@ -1,4 +1,4 @@
-"""One process of the two-process test: python distributed_worker.py MODEL_FOLDER OUT_FILE, under RANK and WORLD_SIZE."""
+"""One process of the two-process test: python distributed_worker.py MODEL OUT, under RANK and WORLD_SIZE."""
 
 import sys
 from pathlib import Path

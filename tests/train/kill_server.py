@@ -1,6 +1,7 @@
-"""Kill a training run at random moments and resume it: python kill_server.py MODEL DATA OUT NUM_TRIALS KILLS_EACH SEED.
+"""Kill a training run at random moments and resume it: python kill_server.py MODEL DATA OUT TRIALS KILLS_EACH SEED.
 
-The parent imports everything once and forks a child for each sitting, so a trial costs no imports. Prints one JSON line.
+The parent imports everything once and forks a child for each sitting, so a trial costs no imports. Prints one JSON
+line.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Runs that stop and go on: kills, signals, damage, drift, locks, full disks. Final weights are compared bit for bit."""
+"""Runs that stop and go on: kills, signals, damage, drift, locks, full disks. Final weights are compared in bits."""
 
 import hashlib
 import json
@@ -77,7 +77,9 @@ def reference(catalog, tiny_folder, pairs, tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("step", [1, 3, 4, 7])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(begin, go_on, reference, tmp_path, step, signum) -> None:
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
+    begin, go_on, reference, tmp_path, step, signum
+) -> None:
     with pytest.raises(Interrupted) as stopped:
         begin(tmp_path / "run", "train.log_every=1", say=stop_after(step, signum))
     assert stopped.value.signum == signum
@@ -90,7 +92,9 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(begin, go_on, re
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"]
+)
 def test_a_damaged_checkpoint_falls_back_and_says_so(begin, go_on, reference, tmp_path, harm, name) -> None:
     with pytest.raises(Interrupted):
         begin(tmp_path / "run", "train.log_every=1", say=stop_after(6))
@@ -133,7 +137,6 @@ def _kill_server(model: Path, data: Path, out: Path, trials: int, kills: int = 2
 
 def test_nan_stops_before_the_update_and_names_the_batch(begin, tmp_path, monkeypatch) -> None:
     import torch
-
     from mmalign_objectives.contrastive import Contrastive
 
     sane = Contrastive.loss
@@ -142,7 +145,9 @@ def test_nan_stops_before_the_update_and_names_the_batch(begin, tmp_path, monkey
     def poisoned(self, outputs, batch):
         sums, metrics = sane(self, outputs, batch)
         calls.append(1)
-        return ({name: total * torch.nan for name, total in sums.items()}, metrics) if len(calls) == 7 else (sums, metrics)
+        return (
+            ({name: total * torch.nan for name, total in sums.items()}, metrics) if len(calls) == 7 else (sums, metrics)
+        )
 
     monkeypatch.setattr(Contrastive, "loss", poisoned)
     with pytest.raises(NonFiniteError, match=r"the batch holds .*png|the batch holds .*pairs"):
