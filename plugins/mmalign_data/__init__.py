@@ -1,1 +1,22 @@
-"""mmalign_data."""
+"""The built-in data: readers of image-text and image-label files, and the embedded sets."""
+
+from mmalign import DatasetSpec, hookimpl
+
+
+@hookimpl
+def register_datasets() -> list[DatasetSpec]:
+    return [
+        DatasetSpec(
+            name="emoji",
+            summary="Embedded: 1,906 drawings of the Noto font with names and tags",
+            target="mmalign_data.emoji:Emoji",
+            kind="image-text",
+            default_for=("image-text",),
+        ),
+        DatasetSpec(
+            name="photos",
+            summary="Embedded: a few sample photographs, each its own class",
+            target="mmalign_data.photos:Photos",
+            kind="image-label",
+        ),
+    ]

@@ -1,0 +1,98 @@
+"""The embedded `emoji` data: about 1,900 drawings of Google's Noto font with their names and tags.
+
+    mmalign train --objective contrastive --dataset emoji
+
+Training has one example per drawing and text: "a drawing of a {name}" for each of its names, and its tags in a row; the
+texts of one drawing share a group. Validation holds drawings of names never trained on, each once, with its name;
+variants of a drawing (a man, a woman or a person running) are on the same side, and a held-out name that is also a
+short name or a tag of another drawing is left out there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmalign.data.examples import ImageRef, ImageText
+from mmalign.data.order import stable_hash
+from mmalign.errors import DataError
+
+FOLDER = Path(__file__).parent / "emoji"
+TEMPLATE = "a drawing of a {}"
+
+
+class EmojiConfig(BaseModel):
+    """Options of the emoji data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    holdout: float = Field(
+        0.08, ge=0, lt=1, description="Fraction of names kept for validation and never trained on (0-1)"
+    )
+
+
+class Emoji:
+    """Image-text pairs, see the module."""
+
+    Config: ClassVar[type[BaseModel]] = EmojiConfig
+
+    def __init__(self, examples: list[ImageText]) -> None:
+        self._examples = examples
+
+    @classmethod
+    def build(cls, config: EmojiConfig, split: str) -> Self | None:
+        """The part named `split`; raises DataError if the installation lacks the files."""
+        held_out = split == "validation"
+        if held_out and not config.holdout:
+            return None
+        glyphs = _index()
+        kept = [glyph for glyph in glyphs if stable_hash("holdout", glyph["family"]) / 2**64 < config.holdout]
+        names = {glyph["name"].lower() for glyph in kept}
+        if held_out:
+            texts = [(glyph, [TEMPLATE.format(glyph["name"])]) for glyph in kept]
+        else:
+            texts = [(glyph, _captions(glyph, names)) for glyph in glyphs if glyph["name"].lower() not in names]
+        return cls([example for glyph, captions in texts for example in _examples(glyph, captions)])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> ImageText:
+        return self._examples[index]
+
+    def report(self) -> Mapping[str, Any]:
+        """Counts: kept examples, of how many drawings; none is skipped."""
+        drawings = len({example.group for example in self._examples})
+        return {"kept": len(self), "skipped": {}, "source": "emoji (embedded)", "drawings": drawings}
+
+    def fingerprint(self) -> str:
+        """A hash of the texts and of where the drawings are."""
+        digest = hashlib.sha256(repr(self._examples).replace(str(FOLDER), "").encode())
+        return digest.hexdigest()[:16]
+
+
+def _index() -> list[dict[str, Any]]:
+    path = FOLDER / "emoji.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        hint = "Install mmalign again: python -m pip install --force-reinstall mmalign"
+        raise DataError(f"{path}: the embedded data are damaged: {error}", hint=hint) from error
+
+
+def _captions(glyph: Mapping[str, Any], held_out: AbstractSet[str]) -> list[str]:
+    captions = [TEMPLATE.format(text) for text in glyph["texts"] if text.lower() not in held_out]
+    tags = [tag for tag in glyph["tags"] if tag.lower() not in held_out]
+    return [*captions, ", ".join(tags)] if tags else captions
+
+
+def _examples(glyph: Mapping[str, Any], captions: list[str]) -> list[ImageText]:
+    name = glyph["name"]
+    image = ImageRef(str(FOLDER / "emoji.zip"), glyph["offset"], glyph["size"])
+    return [
+        ImageText(key=f"emoji:{name}" + f":{number}" * bool(number), image=image, text=caption, group=name)
+        for number, caption in enumerate(captions)
+    ]
