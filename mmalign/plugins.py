@@ -203,21 +203,55 @@ def _guarded() -> Iterator[None]:
     """Send a plugin's prints to stderr, and interrupt it after MMALIGN_PLUGIN_TIMEOUT seconds (10)."""
     limit = float(os.environ.get("MMALIGN_PLUGIN_TIMEOUT", "10"))
     can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    num_alarms, active = 0, True
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise _TooSlow(f"still loading after {limit:g} s")
+        nonlocal num_alarms
+        num_alarms += 1
+        if not active:
+            return
+        error = _TooSlow(f"still loading after {limit:g} s")
+        if num_alarms > 1:
+            _raise_later(error, num_alarms - 1, frame)
+        raise error
 
-    previous: Any = signal.SIG_DFL
+    previous, tracer = None, sys.gettrace()
     if can_interrupt:
         previous = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, limit, 0.5)  # repeats: a plugin may catch the first one
+        signal.setitimer(signal.ITIMER_REAL, limit, 0.05)  # repeats: a plugin may catch the first one
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        active = False
         if can_interrupt:
+            sys.settrace(tracer)
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
+
+
+def _raise_later(error: BaseException, num_lines: int, frame: FrameType | None) -> None:
+    """Raise `error` again `num_lines` lines of the plugin's code later.
+
+    Against `while True: try: ... except BaseException: pass`: what is raised inside the `try` is swallowed, but a line
+    outside of it lies a few lines further on, and every alarm tries one line more.
+    """
+    ours = (__name__, "contextlib")
+
+    def trace(current: FrameType, event: str, argument: Any) -> Any:
+        nonlocal num_lines
+        if current.f_globals.get("__name__") in ours:
+            return None
+        if event == "line":
+            num_lines -= 1
+            if num_lines == 0:
+                raise error
+        return trace
+
+    sys.settrace(trace)
+    while frame is not None and frame.f_globals.get("__name__") not in ours:
+        frame.f_trace = trace
+        frame = frame.f_back
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:
