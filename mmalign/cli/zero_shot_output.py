@@ -50,10 +50,16 @@ def line(result: ImageResult, width: int = 0) -> str:
     first, *others = result.predictions
     if first.score is None:
         return f"{name}  {first.label}"
-    same = len({prediction.object for prediction in result.predictions}) < len(result.predictions)
-    more = ", ".join(f"{p.label if same else p.object} {p.score:.1%}" for p in others)
+    more = ", ".join(f"{text} {other.score:.1%}" for text, other in zip(short_names(result)[1:], others, strict=True))
     truth = "" if result.truth is None else f"  [is {printable(result.truth)}]"
     return f"{name}  {first.label}  {first.score:.1%}{f'  ({more})' if more else ''}{truth}"
+
+
+def short_names(result: ImageResult) -> list[str]:
+    """The best label in full, the others by their objects, unless two labels share an object."""
+    objects = [prediction.object or prediction.label for prediction in result.predictions]
+    labels = [prediction.label for prediction in result.predictions]
+    return [*labels[:1], *(objects if len(set(objects)) == len(objects) else labels)[1:]]
 
 
 def printable(text: str) -> str:
@@ -125,7 +131,6 @@ def write_html(
         ("backbone", facts.backbone),
         ("architecture", str(facts.described.get("architecture", "-"))),  # a plugin need not say it
         ("labels", len(labels)),
-        ("images", len(answered)),
         ("could not be used", len(errors)),
         ("templates", facts.template_set),
         ("device", facts.device),
@@ -177,7 +182,10 @@ def _card(result: ImageResult, refs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "image": printable(result.image),
         "uri": uri,
-        "predictions": [prediction.as_dict() for prediction in result.predictions],
+        "predictions": [
+            {"label": text, "score": prediction.score}
+            for text, prediction in zip(short_names(result), result.predictions, strict=True)
+        ],
         "truth": result.truth,
         "right": right,
     }
