@@ -30,7 +30,7 @@ def tiny_open_clip(folder: Path, *, seed: int = 0, quick_gelu: bool = False) -> 
 
 def tiny_open_clip_bn(folder: Path, *, seed: int = 0) -> Path:
     """A convolutional timm tower with BatchNorm beside a causal text transformer; returns `folder`."""
-    vision = {"image_size": IMAGE_SIZE, "timm_model_name": "test_efficientnet", "timm_pool": "", "timm_proj": ""}
+    vision = {"image_size": IMAGE_SIZE, "timm_model_name": "test_efficientnet", "timm_pool": "avg"}
     config = {"vision_cfg": vision, "text_cfg": _TEXT, "custom_text": True, "quick_gelu": False}
     return write_open_clip(folder, config, seed=seed)
 
@@ -119,10 +119,14 @@ def write_open_clip(
     model_cfg = {"embed_dim": 16, **model_cfg, "text_cfg": text_cfg}
     arguments = {key: value for key, value in json.loads(json.dumps(model_cfg)).items() if key != "custom_text"}
     coca, custom = "multimodal_cfg" in model_cfg, model_cfg.get("custom_text")
-    cls = open_clip.CoCa if coca else open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    cls: Any = open_clip.CoCa if coca else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = cls(**arguments).state_dict()
+        module = cls(**arguments)
+        if coca:
+            # open_clip leaves this one unset
+            torch.nn.init.normal_(module.text_decoder.text_projection, std=0.1)
+        state = module.state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
     config = {"model_cfg": model_cfg, "preprocess_cfg": dict(preprocess_cfg)}
     (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -41,7 +41,7 @@ class _SkipInitialisers(TorchFunctionMode):
 def build(model_cfg: Mapping[str, Any], weights: Path | None = None) -> "OpenClipModule":
     """Return the model of a `model_cfg` on the CPU; raises CheckpointError."""
     if weights is None:
-        return _construct(model_cfg)
+        return _initialise_decoder(_construct(model_cfg))
     state = _read(weights)
     with torch.random.fork_rng(devices=[]), _SkipInitialisers():
         module = _construct(model_cfg)
@@ -72,6 +72,16 @@ def _construct(model_cfg: Mapping[str, Any]) -> "OpenClipModule":
             f"open_clip cannot build this model_cfg: {type(error).__name__}: {error}",
             hint="Check open_clip_config.json against open_clip's own model_configs.",
         ) from error
+
+
+def _initialise_decoder(module: "OpenClipModule") -> "OpenClipModule":
+    """open_clip 3.3 leaves CoCa's output projection as unset memory; its own rule for it is width ** -0.5."""
+    from open_clip import CoCa
+
+    if isinstance(module, CoCa):
+        projection = module.text_decoder.text_projection
+        torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+    return module
 
 
 def _read(weights: Path) -> dict[str, Tensor]:

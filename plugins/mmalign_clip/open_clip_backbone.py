@@ -21,7 +21,7 @@ from mmalign_clip.blueprint import Blueprint, read
 from mmalign_clip.build import build
 from mmalign_clip.downloads import WEIGHTS
 from mmalign_clip.processor import ClipProcessor
-from mmalign_clip.text_tower import can_trim, encode_text, unit
+from mmalign_clip.text_tower import at_least_one, can_trim, encode_text, unit
 from mmalign_clip.vocabulary import imagenet_names, write_vocabulary
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class OpenClipBackbone:
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""
         # CoCa's own method would normalise in the precision of the autocast; asking it not to keeps one rule for all
-        return unit(self.module.encode_image(images, normalize=False))
+        return unit(at_least_one(lambda rows: self.module.encode_image(rows, normalize=False), images))
 
     def encode_text(self, tokens: "Ragged") -> Tensor:
         """tokens: N rows of ids -> [N, D], unit length. Causal towers run to the longest row only, which is exact."""

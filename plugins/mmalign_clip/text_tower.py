@@ -6,6 +6,7 @@ A causal tower's feature at the end token depends on nothing behind it, so the p
 about 6 times as fast on short labels. Towers that pool elsewhere, or attend both ways, get the full padded length.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -33,14 +34,27 @@ class _Tower(Protocol):
 
 def encode_text(module: "OpenClipModule", tokens: "Ragged", pad_id: int, end_id: int, context_length: int) -> Tensor:
     """tokens: N rows of ids, each closed by `end_id` -> [N, D]; raises DataError for a row beyond the context."""
-    longest = max(tokens.lengths.tolist(), default=0)
+    longest = longest_row(tokens, context_length)
+    if not can_trim(module, pad_id, end_id):
+        # CoCa's method normalises unless told not to; the others have the same argument
+        return at_least_one(lambda ids: module.encode_text(ids, normalize=False), tokens.padded(pad_id, context_length))
+    return at_least_one(lambda ids: _encode_trimmed(module, ids), tokens.padded(pad_id, longest))
+
+
+def longest_row(tokens: "Ragged", context_length: int) -> int:
+    """The length of the longest row, at least 1; raises DataError beyond the context."""
+    longest = max(tokens.lengths.tolist(), default=1)
     if longest > context_length:
         raise DataError(f"a text has {longest} tokens and the model takes {context_length}")
-    if not can_trim(module, pad_id, end_id):
-        ids = tokens.padded(pad_id, context_length)
-        # CoCa's method normalises unless told not to; the others have the same argument
-        return module.encode_text(ids, normalize=False)
-    return _encode_trimmed(module, tokens.padded(pad_id, max(1, longest)))
+    return longest
+
+
+def at_least_one(tower: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """tower(rows), also for no rows: [0, D] that is still a function of every parameter, with gradients of zero.
+
+    The attention of both libraries fails on empty batches, which an uneven last micro-batch can be.
+    """
+    return tower(rows) if len(rows) else tower(rows.new_zeros(1, *rows.shape[1:]))[:0]
 
 
 def can_trim(module: "OpenClipModule", pad_id: int, end_id: int) -> bool:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from mmalign.errors import DataError, UsageError
+from mmalign.errors import UsageError
 from mmalign.protocols import ContrastiveHead, TokenizedText
 from mmalign_clip.images import Preprocess, training_image
-from mmalign_clip.text_tower import unit
+from mmalign_clip.text_tower import at_least_one, longest_row, unit
 from mmalign_clip.texts import FileTokenizer
 from mmalign_clip.transformers_folder import Parts, load_module, quiet, read
 from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocabulary
@@ -97,7 +97,7 @@ class TransformersClipBackbone:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""
-        return unit(self.module.get_image_features(pixel_values=images).pooler_output)
+        return unit(at_least_one(lambda rows: self.module.get_image_features(rows).pooler_output, images))
 
     def encode_text(self, tokens: "Ragged") -> Tensor:
         """tokens: N rows of ids -> [N, D], unit length; SigLIP's rows are padded to its full length, as it was trained.
@@ -105,12 +105,10 @@ class TransformersClipBackbone:
         CLIP's text tower is causal and pools at the first end token: padding to the longest row is exact.
         """
         tokenizer = self.processor.tokenizer
-        longest = max(tokens.lengths.tolist(), default=0)
-        if longest > tokenizer.context_length:
-            raise DataError(f"a text has {longest} tokens and the model takes {tokenizer.context_length}")
-        width = max(1, longest) if self._parts.model_type == "clip" else tokenizer.context_length
+        longest = longest_row(tokens, tokenizer.context_length)
+        width = longest if self._parts.model_type == "clip" else tokenizer.context_length
         ids = tokens.padded(tokenizer.pad_id, width)
-        return unit(self.module.get_text_features(input_ids=ids).pooler_output)
+        return unit(at_least_one(lambda rows: self.module.get_text_features(rows).pooler_output, ids))
 
     def contrastive_head(self) -> ContrastiveHead:
         """The module's own scale, and SigLIP's bias; SigLIP holds them as [1], so views of them."""

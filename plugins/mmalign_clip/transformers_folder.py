@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
 from mmalign.errors import CheckpointError
 from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_clip.downloads import TOKENIZER_PATTERNS, fetch
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     TransformersModule = CLIPModel | SiglipModel
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+_UNREADABLE = (*_BROKEN, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
