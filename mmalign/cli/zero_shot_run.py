@@ -148,8 +148,8 @@ def _inputs(app: App, options: Options) -> Inputs:
         if len(options.images) > 1 or "-" in options.images:
             raise UsageError("--eval takes one folder", hint="Give a folder that holds one folder a class.")
         inputs = from_dataset(app.catalog, Path(options.images[0]).expanduser() if options.images else None)
-        for reason, count in inputs.skipped.items():
-            app.warn(f"{count} files left out: {reason}")
+        for note in inputs.notes:
+            app.warn(note)
     elif options.images:
         inputs = from_arguments(options.images, sys.stdin.buffer)
     else:

@@ -6,7 +6,7 @@ inputs = from_dataset(catalog, folder)          # None: the data set `photos`
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,7 @@ from mmalign.catalog import Catalog
 from mmalign.config.validate import build
 from mmalign.data.examples import ImageRef
 from mmalign.data.images import find_images
-from mmalign.errors import DataError, UsageError
+from mmalign.errors import UsageError
 from mmalign.specs import Entry
 
 SAMPLES = "photos"
@@ -25,7 +25,7 @@ _KIND = "image-label"
 class Inputs:
     """names and refs go together; problems: (what was asked, why it gives no image).
 
-    truths: the class of each ref as an index of `classes`, empty where it is not known. skipped: reason -> files.
+    truths: the class of each ref as an index of `classes`, empty where it is not known. notes: to tell the user.
     """
 
     names: Sequence[str]
@@ -33,7 +33,7 @@ class Inputs:
     problems: Sequence[tuple[str, str]] = ()
     truths: Sequence[int] = ()
     classes: Sequence[str] = ()
-    skipped: dict[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
@@ -49,29 +49,35 @@ def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
 
 
 def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
-    """Every example of a folder with a sub-folder a class, or of the sample photographs; raises DataError."""
+    """The examples of a folder with a sub-folder a class, or the sample photographs; raises DataError.
+
+    Where the folder has a validation part of its own (`val/` beside `train/`), that part alone.
+    """
     if folder is None:
         entry, values = catalog.find("datasets", SAMPLES), {}
     else:
-        if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder", hint="--eval takes a folder that holds one folder a class.")
         entry, values = _reader(catalog), {"path": str(folder)}
     dataset_class = catalog.load(entry)
+    if "holdout" in dataset_class.Config.model_fields:
+        values |= {"holdout": 0.0}  # nothing is trained here, so nothing needs to be held out
     config = build(dataset_class.Config, values, "dataset")
-    parts = [dataset_class.build(config, split) for split in ("train", "validation")]
-    examples = [part[index] for part in parts if part is not None for index in range(len(part))]
-    if not examples:
-        raise DataError(
-            f"no labelled image in {folder or SAMPLES}", hint="--eval takes a folder with one folder a class."
+    part = dataset_class.build(config, "validation")
+    notes = [] if part is None else [f"only the validation part of {folder} is measured: {len(part)} images"]
+    part = part or dataset_class.build(config, "train")
+    examples = [part[index] for index in range(len(part))]
+    notes += [f"{count} files left out: {reason}" for reason, count in part.report()["skipped"].items()]
+    unseen = sorted(set(range(len(part.classes))) - {example.label for example in examples})
+    if unseen:
+        names = ", ".join(part.classes[label] for label in unseen[:5])
+        notes.append(
+            f"{len(unseen)} of {len(part.classes)} classes have no image: {names}{', ...' * (len(unseen) > 5)}"
         )
-    classes = next(part.classes for part in parts if part is not None)
-    skipped = next(part.report()["skipped"] for part in parts if part is not None)
     return Inputs(
         [example.key if folder is None else example.image.path for example in examples],
         [example.image for example in examples],
         truths=[example.label for example in examples],
-        classes=classes,
-        skipped=dict(skipped),
+        classes=part.classes,
+        notes=notes,
     )
 
 

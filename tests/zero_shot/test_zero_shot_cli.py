@@ -220,3 +220,61 @@ def test_interrupting_is_exit_130(zero_shot: Any, pictures: Path, monkeypatch: A
     monkeypatch.setattr("mmalign.evaluate.zero_shot.encode_images", interrupt)
     code, _, err = zero_shot(pictures, *CATS, "--out", "r.jsonl")
     assert code == 130 and "interrupted" in err and not Path("r.jsonl").exists()
+
+
+# A labelled folder, and the sample photographs ------------------------------------------------------------------------
+
+
+def test_eval_reports_what_its_own_lines_say(zero_shot: Any, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "tabby_cat").mkdir()
+    shutil.copy(pictures / "cat" / "0.jpg", tmp_path / "data" / "tabby_cat" / "one.jpg")
+    (tmp_path / "data" / "dog" / "bad.jpg").write_text("no")
+    (tmp_path / "data" / "empty_class").mkdir()
+    code, lines, err = zero_shot("data", "--eval", "--json", "--out", "r.parquet")
+    *found, last = map(json.loads, lines)
+    good = [item for item in found if "predictions" in item]
+    assert code == 0 and len(found) == 10 and len(good) == 9
+    assert {item["truth"] for item in found} == {"cat", "dog", "tabby_cat"}
+    evaluation = last["evaluation"]
+    hits = sum(item["predictions"][0]["object"] == item["truth"].replace("_", " ") for item in good)
+    assert evaluation["examples"] == 9 and evaluation["top1"] == hits / 9 and evaluation["top5"] == 1.0
+    assert 0 <= evaluation["top1_low"] <= evaluation["top1"] <= evaluation["top1_high"] <= 1
+    assert {name: row["examples"] for name, row in evaluation["by_class"].items()} == {
+        "cat": 4,
+        "dog": 4,
+        "tabby cat": 1,
+    }
+    assert "underscores" in err and "1 of 4 classes have no image: empty_class" in err
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    zero_shot("data", "--eval")
+    assert (tmp_path / "confusion-2.png").is_file()
+
+
+def test_eval_for_people_and_in_html(zero_shot: Any, pictures: Path, tmp_path: Path) -> None:
+    code, lines, _ = zero_shot(pictures, "--eval", "--html", "r.html", "--objects", "Dog,fish,CAT")
+    text = "\n".join(lines)
+    assert code == 0 and "top-1 " in text and "95% interval" in text and "worst examples" in text
+    page = (tmp_path / "r.html").read_text()
+    assert "Worst examples" in page and "data:image/png" in page and not (tmp_path / "confusion.png").exists()
+    code, _, err = zero_shot(pictures, "--eval", "--objects", "cat,fish")
+    assert code == 2 and "do not cover the classes dog" in err
+    code, _, err = zero_shot(pictures, "--eval", "--labels", "a <object>", "--labels", "the <object>")
+    assert code == 2 and "2 labels" in err
+    assert zero_shot("absent", "--eval")[0] == 3
+    assert zero_shot(pictures / "cat", "--eval")[0] == 3
+
+
+def test_eval_takes_a_validation_part_alone(zero_shot: Any, pictures: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(pictures, tmp_path / "data" / part)
+    (tmp_path / "data" / "val" / "cat" / "0.jpg").unlink()
+    _, lines, err = zero_shot("data", "--eval", "--json")
+    assert json.loads(lines[-1])["evaluation"]["examples"] == 7 and "only the validation part" in err
+
+
+def test_without_images_it_takes_the_sample_photographs_and_says_so(zero_shot: Any) -> None:
+    code, lines, err = zero_shot(*CATS, "--json")
+    names = {json.loads(line)["image"] for line in lines}
+    assert code == 0 and "cat.jpg" in names
+    assert f"these are the {len(names)} sample photographs" in err
