@@ -151,8 +151,19 @@ def load_plugins() -> PluginHost:
             why = "another plugin has this name"
             host.records.append(PluginRecord(point.name, source, version, status="failed", why=why))
         else:
-            host.add(point.name, source, version, point.load)
+            record = host.add(point.name, source, version, point.load)
+            record.warnings += _shadowed(host, record)
     return host
+
+
+def _shadowed(host: PluginHost, record: PluginRecord) -> list[str]:
+    """One line for each name of a third party's that a built-in already has: the bare name stays the built-in's."""
+    taken = {(e.kind, e.spec.name) for other in host.records if other.source == "built-in" for e in other.entries}
+    return [
+        f"{entry.kind[:-1]} {entry.spec.name} is built in; this one is called {entry.qualified}"
+        for entry in record.entries
+        if (entry.kind, entry.spec.name) in taken
+    ]
 
 
 # Which plugins are disabled -------------------------------------------------------------------------------------------
@@ -234,7 +245,8 @@ def _raise_later(error: BaseException, num_lines: int, frame: FrameType | None) 
     """Raise `error` again `num_lines` lines of the plugin's code later.
 
     Against `while True: try: ... except BaseException: pass`: what is raised inside the `try` is swallowed, but a line
-    outside of it lies a few lines further on, and every alarm tries one line more.
+    outside of it lies a few lines further on, and every alarm tries one line more. (CPython may then keep the last
+    swallowed exception as the context of later ones: ugly in a traceback, harmless otherwise.)
     """
     ours = (__name__, "contextlib")
 

@@ -92,5 +92,5 @@ def section_models(app: App, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Section -> its pydantic model; imports what is named."""
     from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 
-    named = {where: app.catalog.load(entry).Config for where, entry in entries.items()}
+    named = {where: app.catalog.load_config(entry) for where, entry in entries.items()}
     return {**named, "train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}

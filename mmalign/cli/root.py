@@ -88,8 +88,10 @@ class Root(click.Group):
 
     def _from_plugins(self, ctx: click.Context) -> dict[str, str]:
         catalog = ctx.ensure_object(App).catalog
-        names = {catalog.display_name(entry): entry.spec.summary for entry in catalog.entries("commands")}
-        return {name: text for name, text in names.items() if name not in COMMANDS}
+        return {
+            entry.qualified if entry.spec.name in COMMANDS else catalog.display_name(entry): entry.spec.summary
+            for entry in catalog.entries("commands")
+        }
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

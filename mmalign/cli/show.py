@@ -51,7 +51,7 @@ def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
         return []
     from mmalign.config.schema import field_rows
 
-    return field_rows(app.catalog.load(entry).Config)
+    return field_rows(app.catalog.load_config(entry))
 
 
 def _options_text(rows: list[dict[str, Any]]) -> str:

@@ -116,6 +116,7 @@ def _config(entry: Entry, bench: "Workbench") -> Any:
         (vars(b)["Config"] for b in target.__mro__ if "Config" in vars(b)), None
     )
     assert isinstance(config, type) and issubclass(config, BaseModel), f"{entry.spec.target} has no pydantic Config"
+    assert bench.catalog.load_config(entry) is config, f"{entry.spec.config} is not {entry.spec.target}'s Config"
     return config
 
 

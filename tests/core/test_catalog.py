@@ -1,0 +1,99 @@
+"""Names in the catalog: bare, qualified, colliding, wrong; and what loading an entry says when it fails."""
+
+import click
+import pytest
+from hostile import SPEC
+
+from mmalign.catalog import Catalog
+from mmalign.cli import run
+from mmalign.errors import PluginError, UsageError
+from mmalign.plugins import load_plugins
+
+TWIN = SPEC + "@hookimpl\ndef register_objectives():\n    return [spec('twin')]"
+
+
+def catalog() -> Catalog:
+    return Catalog(load_plugins())
+
+
+def test_builtin_keeps_the_bare_name(install) -> None:
+    install("mine", SPEC + "@hookimpl\ndef register_objectives():\n    return [spec('contrastive')]")
+    found = catalog()
+    assert found.find("objectives", "contrastive").plugin == "mmalign_objectives"
+    assert found.find("objectives", "mine/contrastive").plugin == "mine"
+    names = [found.display_name(entry) for entry in found.entries("objectives")]
+    assert names == ["contrastive", "mine/contrastive"]
+
+
+def test_two_third_parties_with_one_name_are_an_error_that_names_both(install) -> None:
+    install("left", TWIN)
+    install("right", TWIN)
+    found = catalog()
+    with pytest.raises(UsageError, match="left/twin and right/twin"):
+        found.find("objectives", "twin")
+    assert found.find("objectives", "right/twin").plugin == "right"
+
+
+def test_unknown_names_suggest(install) -> None:
+    with pytest.raises(UsageError) as caught:
+        catalog().find("objectives", "contrastiv")
+    assert caught.value.message == "unknown objective 'contrastiv'"
+    assert caught.value.hint == "Did you mean contrastive? Try: mmalign list objectives"
+
+
+def test_entries_are_sorted_whatever_the_order_of_registration(install) -> None:
+    install("b", SPEC + "@hookimpl\ndef register_objectives():\n    return [spec('zz'), spec('aa')]")
+    names = [entry.spec.name for entry in catalog().entries("objectives")]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_module_of_this_name:Thing", "cannot load no_module_of_this_name:Thing"),
+        ("json:NoThing", "cannot load json:NoThing"),
+    ],
+)
+def test_a_target_that_does_not_load_names_the_check(install, target: str, message: str) -> None:
+    install("bad", TWIN.replace("m:T", target))
+    found = catalog()
+    with pytest.raises(PluginError, match=message) as caught:
+        found.load(found.find("objectives", "twin"))
+    assert "mmalign plugins check bad" in caught.value.hint
+
+
+def test_a_missing_package_gives_the_install_command(install) -> None:
+    install("needy", TWIN.replace("summary=", "packages=('pluggy', 'no-such-package-x'), summary="))
+    found = catalog()
+    with pytest.raises(PluginError) as caught:
+        found.load(found.find("objectives", "twin"))
+    assert caught.value.hint == "python -m pip install no-such-package-x"
+
+
+COMMANDS = """
+import click
+from mmalign import CommandSpec, hookimpl
+
+@click.command()
+@click.argument("name")
+def greet(name):
+    "Say hello."
+    click.echo(f"hello {name}")
+
+@hookimpl
+def register_commands():
+    return [CommandSpec(name="greet", summary="Say hello", target="plug_polite:greet"),
+            CommandSpec(name="train", summary="Not ours", target="plug_polite:greet")]
+"""
+
+
+def test_plugin_commands_run_and_built_in_names_stay_ours(install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("polite", COMMANDS)
+    assert run(["greet", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    assert run(["polite/train", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "From plugins:" in text and "greet" in text and "polite/train" in text
+    assert isinstance(__import__("mmalign.cli.train", fromlist=["command"]).command, click.Command)

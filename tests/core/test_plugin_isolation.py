@@ -1,0 +1,140 @@
+"""However a plugin misbehaves, the program and the other plugins go on, and its record says what happened."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hostile import GOOD, HOSTILE
+from plugin_sites import write_plugin
+
+from mmalign.catalog import Catalog
+from mmalign.cli import run
+from mmalign.plugins import BUILTINS, load_plugins
+
+
+@pytest.fixture(autouse=True)
+def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMALIGN_PLUGIN_TIMEOUT", "0.3")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_plugin_costs_itself_only(name: str, install, capsys) -> None:
+    source, why, status = HOSTILE[name]
+    install(name, source)
+    install("zz-good", GOOD)
+    began = time.perf_counter()
+    host = load_plugins()
+    assert time.perf_counter() - began < 5
+    record = host.record(name)
+    assert record.status == status
+    assert why in " ".join([record.why, *record.warnings])
+    assert host.record("zz-good").status == "loaded"
+    assert all(host.record(builtin).status == "loaded" for builtin in BUILTINS)
+    catalog = Catalog(host)
+    assert catalog.find("objectives", "good-objective").plugin == "zz-good"
+    assert catalog.find("objectives", "contrastive").plugin == "mmalign_objectives"
+    assert capsys.readouterr().out == ""
+
+
+def test_help_and_list_work_beside_all_of_them(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name, (source, _, _) in HOSTILE.items():
+        write_plugin(site, name, source)
+    write_plugin(site, "zz-good", GOOD)
+    paths = os.pathsep.join([str(site), *(path for path in sys.path if path)])
+    environment = {**os.environ, "PYTHONPATH": paths, "MMALIGN_PLUGIN_TIMEOUT": "0.3"}
+    for arguments in (["--help"], ["list", "objectives"], ["plugins", "list", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "mmalign", *arguments], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        lines = [line for line in done.stdout.splitlines() if line]
+        assert lines[0] not in ("", "NOISE ON STDOUT")
+        if arguments[0] == "list":
+            assert "good-objective" in done.stdout and "contrastive" in done.stdout
+            warned = [name for name in HOSTILE if f"plugin {name}" in done.stderr]
+            assert warned == [name for name, (_, why, _) in HOSTILE.items() if why]
+        if arguments[0] == "plugins":
+            statuses = {plugin["name"]: plugin["status"] for plugin in json.loads(done.stdout)["plugins"]}
+            assert {name: statuses[name] for name in HOSTILE} == {n: status for n, (_, _, status) in HOSTILE.items()}
+
+
+def test_nested_and_function_level_swallowing_is_interrupted(install) -> None:
+    source = """
+import contextlib, time
+def inner():
+    try:
+        time.sleep(1)
+    except BaseException:
+        pass
+    finally:
+        x = 1
+while True:
+    try:
+        with contextlib.suppress(BaseException):
+            inner()
+    except BaseException:
+        continue
+"""
+    install("nested", source)
+    tracer = sys.gettrace()
+    assert load_plugins().record("nested").why == "_TooSlow: still loading after 0.3 s"
+    assert sys.gettrace() is tracer
+
+
+def test_a_taken_plugin_name_is_refused(install) -> None:
+    install("mmalign_clip", GOOD, module="plug_taken")
+    records = [record for record in load_plugins().records if record.name == "mmalign_clip"]
+    first, second = records
+    assert (first.status, first.source) == ("loaded", "built-in")
+    assert (second.status, second.why) == ("failed", "another plugin has this name")
+
+
+def test_environment_chooses_plugins(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("one", GOOD)
+    install("two", GOOD)
+    monkeypatch.setenv("MMALIGN_LOAD_PLUGINS", "")
+    assert [record.name for record in load_plugins().records] == list(BUILTINS)
+    monkeypatch.setenv("MMALIGN_LOAD_PLUGINS", "two")
+    assert {r.name: r.status for r in load_plugins().records if r.source != "built-in"} == {
+        "one": "disabled",
+        "two": "loaded",
+    }
+    monkeypatch.delenv("MMALIGN_LOAD_PLUGINS")
+    monkeypatch.setenv("MMALIGN_DISABLE_PLUGINS", "two, three")
+    assert load_plugins().record("two").why == "disabled by the user"
+    assert "plug_two" not in sys.modules or load_plugins().record("two").entries == []
+
+
+def test_disable_works_without_importing_a_plugin_that_hangs(install, capsys) -> None:
+    install("endless", HOSTILE["endless-loop"][0])
+    began = time.perf_counter()
+    assert run(["plugins", "disable", "endless"]) == 0
+    assert time.perf_counter() - began < 0.25  # below the limit: it was never imported
+    assert "plug_endless" not in sys.modules
+    assert run(["plugins", "list", "--json"]) == 0
+    out = capsys.readouterr().out
+    statuses = {p["name"]: p["status"] for p in json.loads(out[out.index("{") :])["plugins"]}
+    assert statuses["endless"] == "disabled"
+    assert run(["plugins", "enable", "endless"]) == 0
+    assert load_plugins().record("endless").status == "failed"
+
+
+def test_strict_mode_raises(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("broken", HOSTILE["import-error"][0])
+    monkeypatch.setenv("MMALIGN_STRICT_PLUGINS", "1")
+    with pytest.raises(ModuleNotFoundError):
+        load_plugins()
+
+
+def test_a_failing_event_hook_warns_and_the_others_run(install) -> None:
+    install("angry", "from mmalign import hookimpl\n@hookimpl\ndef run_started(run):\n    raise ValueError('no')")
+    install("calm", "from mmalign import hookimpl\nseen = []\n@hookimpl\ndef run_started(run):\n    seen.append(run)")
+    warnings = load_plugins().notify("run_started", run="the run")
+    assert warnings == ["plugin angry: run_started failed: ValueError: no"]
+    assert sys.modules["plug_calm"].seen == ["the run"]
