@@ -55,7 +55,7 @@ def png_data_uri(picture: "Figure | Image", dpi: int = 110) -> str:
 def png_bytes(figure: "Figure", dpi: int = 110) -> bytes:
     """A matplotlib figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     return buffer.getvalue()
 
 
