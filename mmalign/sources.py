@@ -82,7 +82,13 @@ def bundled_folder(entry: Entry) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed open_clip_config.json or config.json of a folder; raises CheckpointError."""
+    """The parsed open_clip_config.json, else config.json, of a folder; raises CheckpointError."""
+    return read_configs(folder)[0]
+
+
+def read_configs(folder: Path) -> list[dict[str, Any]]:
+    """Every parsed config of a folder, open_clip's first: repositories published for two libraries hold both."""
+    configs = []
     for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG):
         path = folder / name
         if path.is_file():
@@ -92,7 +98,9 @@ def read_config(folder: Path) -> dict[str, Any]:
                 raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
             if not isinstance(config, dict):
                 raise CheckpointError(f"{path}: holds {type(config).__name__}, not an object")
-            return config
+            configs.append(config)
+    if configs:
+        return configs
     raise CheckpointError(
         f"{folder} holds neither {OPEN_CLIP_CONFIG} nor {TRANSFORMERS_CONFIG}",
         hint="Give a folder saved by mmalign, by transformers' save_pretrained or by open_clip.",
@@ -109,8 +117,7 @@ def open_clip_architecture(name: str) -> dict[str, Any] | None:
 
 
 def _from_folder(reference: str, folder: Path, entries: list[Entry]) -> Source:
-    config = read_config(folder)
-    entry, family = _match(reference, config, entries)
+    config, entry, family = _match_any(reference, read_configs(folder), entries)
     return Source(reference, folder.name, folder, config, entry, family)
 
 
@@ -121,14 +128,23 @@ def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
         config = {"model_cfg": model_cfg}
         entry, family = _match(reference, config, entries)
         return Source(reference, name, None, config, entry, family)
-    cached = _cached_hub_config(name.removeprefix("hf-hub:"))
-    if cached is not None:
-        entry, family = _match(reference, cached, entries)
-        return Source(reference, name, None, cached, entry, family)
+    cached = _cached_hub_configs(name.removeprefix("hf-hub:"))
+    if cached:
+        config, entry, family = _match_any(reference, cached, entries)
+        return Source(reference, name, None, config, entry, family)
     if len(entries) > 1:
         names = ", ".join(entry.qualified for entry in entries)
         raise UsageError(f"{reference!r} is not on this machine, so its family is unknown ({names})")
     return Source(reference, name, None, {}, entries[0], None)
+
+
+def _match_any(
+    reference: str, configs: list[dict[str, Any]], entries: list[Entry]
+) -> tuple[dict[str, Any], Entry, Family]:
+    """The first config that a family of `entries` accepts, with that family; errors are about the first config."""
+    families = [family for entry in entries for family in entry.spec.families]
+    config = next((config for config in configs if any(family.matches(config) for family in families)), configs[0])
+    return config, *_match(reference, config, entries)
 
 
 def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> tuple[Entry, Family]:
@@ -146,12 +162,12 @@ def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> t
     raise UsageError(f"{reference}: {kind!r} is claimed by {names}", hint="Disable one: mmalign plugins disable NAME")
 
 
-def _cached_hub_config(repository: str) -> dict[str, Any] | None:
-    """The config of a hub repository that is already in the local cache, without importing the hub's library."""
+def _cached_hub_configs(repository: str) -> list[dict[str, Any]]:
+    """The configs of a hub repository that is already in the local cache, without importing the hub's library."""
     home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     base = Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
     try:
         revision = (base / "refs" / "main").read_text(encoding="utf-8").strip()
-        return read_config(base / "snapshots" / revision)
+        return read_configs(base / "snapshots" / revision)
     except (OSError, CheckpointError):
-        return None
+        return []

@@ -55,6 +55,8 @@ def from_folder(folder: Path, config: Mapping[str, Any], quick_gelu: bool | None
     model_cfg = _model_cfg(config, path)
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
+    elif not _has_activation(model_cfg):
+        model_cfg["quick_gelu"] = False
     elif not isinstance(model_cfg.get("quick_gelu"), bool):
         raise CheckpointError(
             f"{path} does not say which activation the weights were trained with (model_cfg.quick_gelu)",
@@ -132,6 +134,13 @@ def _model_cfg(config: Mapping[str, Any], path: Path | str) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path} holds no model_cfg with vision_cfg and text_cfg")
     return model_cfg
+
+
+def _has_activation(model_cfg: Mapping[str, Any]) -> bool:
+    """Whether any tower obeys `quick_gelu`: timm's, ResNets and transformers' text models don't."""
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    is_free = vision.get("timm_model_name") or isinstance(vision.get("layers"), list)
+    return not (is_free and text.get("hf_model_name") and "multimodal_cfg" not in model_cfg)
 
 
 def _stated_preprocess(config: Mapping[str, Any], model_cfg: Mapping[str, Any], path: Path) -> Preprocess:

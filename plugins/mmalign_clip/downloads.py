@@ -31,7 +31,9 @@ def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
             f"{', '.join(open_clip.list_pretrained_tags_by_model(architecture))}.",
         )
     repository, _, filename = tag_cfg["hf_hub"].rpartition("/")
-    safe = Path(filename).with_suffix(".safetensors").name if filename else WEIGHTS
+    # Every repository that names open_clip's usual pickle, or none, has its safetensors under the usual name
+    usual = filename in ("", "open_clip_pytorch_model.bin")
+    safe = WEIGHTS if usual else Path(filename).with_suffix(".safetensors").name
     return fetch(repository, [safe]) / safe
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from mmalign.errors import CheckpointError
@@ -20,6 +20,7 @@ from mmalign_clip import locking
 from mmalign_clip.blueprint import Blueprint, read
 from mmalign_clip.build import build
 from mmalign_clip.downloads import WEIGHTS
+from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.processor import ClipProcessor
 from mmalign_clip.text_tower import at_least_one, can_trim, encode_text, unit
 from mmalign_clip.vocabulary import imagenet_names, write_vocabulary
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
     from mmalign_clip.build import OpenClipModule
 
 
-class OpenClipConfig(BaseModel):
+class OpenClipConfig(AugmentationOptions):
     """How to load and train an open_clip model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     quick_gelu: bool | None = Field(
         None, description="activation x*sigmoid(1.702x) instead of GELU; null: what the weights were trained with"
@@ -51,10 +50,12 @@ class OpenClipConfig(BaseModel):
     init_logit_bias: float | None = Field(
         None, description="set the score's bias at load, adding one where absent (SigLIP: -10); null: as loaded"
     )
-    crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="least and greatest share of an image's area that a training crop keeps"
-    )
-    flip_probability: float = Field(0.0, ge=0, le=1, description="share of training images that are mirrored")
+
+    @model_validator(mode="after")
+    def _groups_need_a_lock(self) -> Self:
+        if (self.unlocked_image_groups and not self.lock_image) or (self.unlocked_text_layers and not self.lock_text):
+            raise ValueError("unlocked groups mean nothing without lock_image=true or lock_text=true")
+        return self
 
 
 class OpenClipBackbone:

@@ -14,7 +14,7 @@ import torch
 
 from mmalign.errors import CheckpointError
 from mmalign.protocols import TokenizedText
-from mmalign_clip.safety import refuse_code
+from mmalign_clip.safety import offline, refuse_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -101,7 +101,8 @@ class FileTokenizer:
             )
         try:
             refuse_code(json.loads(path.read_text(encoding="utf-8")), path)
-            found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            with offline():
+                found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             # The empty text shows what closes every row
             end_id = found("", verbose=False)["input_ids"][-1]
         except _UNREADABLE as error:

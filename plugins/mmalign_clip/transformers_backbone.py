@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from mmalign.errors import UsageError
 from mmalign.protocols import ContrastiveHead, TokenizedText
 from mmalign_clip.images import Preprocess, training_image
+from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
 from mmalign_clip.texts import FileTokenizer
 from mmalign_clip.transformers_folder import Parts, load_module, quiet, read
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
     from mmalign_clip.transformers_folder import TransformersModule
 
 
-class TransformersClipConfig(BaseModel):
+class TransformersClipConfig(AugmentationOptions):
     """How to load and train a transformers CLIP or SigLIP."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     random_weights: bool = Field(False, description="start from random weights of the config instead of the folder's")
     lock_image: bool = Field(False, description="keep the image tower and its projection as they are (LiT)")
@@ -41,10 +40,6 @@ class TransformersClipConfig(BaseModel):
         None, description="set the log of the score's scale at load; null: as loaded"
     )
     init_logit_bias: float | None = Field(None, description="set SigLIP's score bias at load; null: as loaded")
-    crop_scale: tuple[float, float] = Field(
-        (0.9, 1.0), description="least and greatest share of an image's area that a training crop keeps"
-    )
-    flip_probability: float = Field(0.0, ge=0, le=1, description="share of training images that are mirrored")
 
 
 @dataclass(frozen=True)

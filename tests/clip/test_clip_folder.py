@@ -195,6 +195,67 @@ def test_a_tag_that_is_not_on_this_machine_names_a_way_out(load: Any, monkeypatc
         load("open_clip:hf-hub:org/absent")
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """folder -> a repository org/tiny in a hub cache of its own."""
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def publish(*folders: Path) -> None:
+        base = tmp_path / "hub" / "models--org--tiny"
+        (base / "refs").mkdir(parents=True)
+        (base / "refs" / "main").write_text("f" * 40)
+        for folder in folders:
+            shutil.copytree(folder, base / "snapshots" / ("f" * 40), dirs_exist_ok=True)
+
+    return publish
+
+
+def test_cached_hub_repositories_load(load: Any, folder: Path, folders: Any, hub: Any) -> None:
+    """One repository for two libraries: the prefix says which. Gaps in the config mean what they mean to open_clip."""
+    wanted = load(folder)
+    edit(folder, model_cfg__quick_gelu=None, preprocess_cfg__interpolation=None, preprocess_cfg__resize_mode=None)
+    (folder / "vocabulary.txt").write_text("cat\n")
+    hub(folder, folders["hf-clip"])
+    found, other = load("open_clip:hf-hub:org/tiny"), load("hf:org/tiny")
+    for name, value in wanted.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[name], value)
+    assert found.processor.preprocess == wanted.processor.preprocess and found.vocabulary == ("cat",)
+    assert found.describe()["quick_gelu"] is False and found.describe()["architecture"] == "org/tiny"
+    assert type(other.module).__name__ == "CLIPModel" and other.vocabulary == ("cat",)
+
+
+def test_a_tag_fetches_safetensors_under_the_name_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+    from mmalign_clip import downloads
+
+    asked = []
+    monkeypatch.setattr(downloads, "fetch", lambda repository, names: asked.append((repository, *names)) or Path("x"))
+    for architecture, tag in open_clip.list_pretrained():
+        tag_cfg = open_clip.get_pretrained_cfg(architecture, tag)
+        if tag_cfg["hf_hub"]:
+            downloads.fetch_tag(architecture, tag, tag_cfg)
+        else:
+            with pytest.raises(CheckpointError, match="as a pickle only"):
+                downloads.fetch_tag(architecture, tag, tag_cfg)
+    assert ("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors") in asked
+    assert len(asked) > 100 and all(name.endswith(".safetensors") and repo.count("/") == 1 for repo, name in asked)
+
+
+def test_options_that_contradict_each_other_are_refused(load: Any, folders: Any) -> None:
+    from pydantic import ValidationError
+
+    for options in ({"unlocked_image_groups": 1}, {"unlocked_text_layers": 2, "lock_image": True}):
+        with pytest.raises(ValidationError, match="mean nothing without"):
+            load(folders["clip"], **options)
+    for scale in ((0.0, 1.0), (0.9, 0.5), (0.5, 1.5)):
+        with pytest.raises(ValidationError, match="shares of the area"):
+            load(folders["hf-clip"], crop_scale=scale)
+
+
 def test_an_architecture_without_tag_is_random_and_says_so(load: Any, tmp_path: Path) -> None:
     from mmalign.sources import open_clip_architecture
 
