@@ -9,7 +9,10 @@ contiguous slice of the same global batch), nor on where the run was resumed. An
 replaced by another, which (seed, epoch, index) determines. torch's global random state is never touched.
 """
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -227,4 +230,13 @@ def _loader(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> DataL
 def _start_worker(worker_id: int) -> None:
     """Workers leave Ctrl-C and a batch system's SIGTERM to the main process, which saves, and end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere nothing tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End on the SIGTERM of the parent, which leaving processes send their children, and on nobody else's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

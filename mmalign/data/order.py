@@ -8,13 +8,14 @@ and nothing is dropped. The permutation is the swap-or-not shuffle of Hoang, Mor
 no memory, and it is the same under every version of torch and numpy.
 """
 
+import functools
 import hashlib
 
 import numpy as np
 
 from mmalign.errors import DataError
 
-_ROUNDS = 64
+_ROUNDS = 48
 
 
 class Order:
@@ -39,10 +40,9 @@ class Order:
     def _permute(self, epoch: int, first: int, last: int) -> np.ndarray:
         n = self.num_examples
         x = np.arange(first, last, dtype=np.int64)
-        for r in range(_ROUNDS):
-            key = stable_hash("order", self.seed, epoch, r)
-            partner = (key % n + n - x) % n
-            swap = _mix(np.maximum(x, partner).astype(np.uint64) ^ np.uint64(key)) & np.uint64(1)
+        for key in _round_keys(self.seed, epoch):
+            partner = (int(key) % n + n - x) % n
+            swap = _mix(np.maximum(x, partner).astype(np.uint64) ^ key) & np.uint64(1)
             x = np.where(swap == 1, partner, x)
         return x
 
@@ -51,6 +51,12 @@ def stable_hash(*parts: object) -> int:
     """A 64-bit hash of strings and numbers, the same on every machine, process and version of Python."""
     text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+@functools.lru_cache(maxsize=4)
+def _round_keys(seed: int, epoch: int) -> np.ndarray:
+    start = np.uint64(stable_hash("order", seed, epoch))
+    return _mix(start ^ (np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

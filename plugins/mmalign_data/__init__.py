@@ -19,4 +19,18 @@ def register_datasets() -> list[DatasetSpec]:
             target="mmalign_data.photos:Photos",
             kind="image-label",
         ),
+        DatasetSpec(
+            name="image-text",
+            summary="Images with captions: CSV, TSV, JSONL, parquet, webdataset tars, or a folder",
+            target="mmalign_data.image_text:ImageTextFiles",
+            kind="image-text",
+            reads_files=True,
+        ),
+        DatasetSpec(
+            name="image-label",
+            summary="Images in one folder per class",
+            target="mmalign_data.image_label:ImageFolders",
+            kind="image-label",
+            reads_files=True,
+        ),
     ]

@@ -1,0 +1,160 @@
+"""Image-text pairs as the readers of this package hand them on: compact columns, and counts of what was left out.
+
+found = Found("file")
+table = found.source("pairs.csv", root="photos")
+found.add("cat.jpg", "a cat", table, line)
+found.skip("no caption", "pairs.csv:7")
+pairs = found.finish(max_bad=0.01)
+"""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from mmalign.data.examples import ImageRef, ImageText
+from mmalign.errors import BadSample, DataError
+
+MAX_CAPTION = 100_000  # characters; longer ones are documents, or a table read with the wrong separator
+
+Kind = Literal["file", "slice", "cell"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Columns of equal length, in the order of the source.
+
+    kind: the image is a file named by `names`, a slice of a source (offset, size), or a cell of a parquet source
+    (row group, row). `offsets` of files are line numbers, 0 where there is none. `names` are the same on every machine.
+    """
+
+    kind: Kind
+    sources: tuple[str, ...]
+    roots: tuple[str, ...]
+    names: pa.Array
+    texts: pa.Array
+    where: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    skipped: Mapping[str, int]
+    ignored: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def example(self, row: int) -> ImageText:
+        """The pair in that row; raises BadSample where a parquet cell cannot be read."""
+        name, text = self.names[row].as_py(), self.texts[row].as_py()
+        where, offset, size = int(self.where[row]), int(self.offsets[row]), int(self.sizes[row])
+        source = self.sources[where]
+        if self.kind == "file":
+            key = f"{os.path.basename(source)}:{offset}" if offset else name
+            return ImageText(key, ImageRef(os.path.join(self.roots[where], name)), text, group=f"{where}/{name}")
+        if self.kind == "slice":
+            return ImageText(name, ImageRef(source, offset, size), text, group=f"{where}/{name}")
+        image = ImageRef(f"{source}:{name}", data=_cell(source, self.roots[where], offset, size))
+        return ImageText(name, image, text, group=f"{where}/{name}")
+
+    def fingerprint(self) -> str:
+        """A hash of the names, texts and places."""
+        digest = hashlib.sha256(self.kind.encode())
+        for column in (self.names, self.texts):
+            for buffer in column.buffers()[1:]:
+                digest.update(buffer or b"")
+        for numbers in (self.where, self.offsets, self.sizes):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()[:16]
+
+
+class Found:
+    """Collects pairs. `max_bad` is applied at the end, so that the error can tell the whole story."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind: Kind = kind
+        self._sources: list[tuple[str, str]] = []
+        self._rows: list[tuple[str, str, int, int, int]] = []
+        self._skipped: Counter[str] = Counter()
+        self._ignored: Counter[str] = Counter()
+        self._shown: list[str] = []
+
+    def source(self, path: str, root: str = "") -> int:
+        """Register a file; `root` is where its relative names start, or the image column of a parquet file."""
+        self._sources.append((path, root))
+        return len(self._sources) - 1
+
+    def add(self, name: str, text: str, where: int, offset: int = 0, size: int = 0) -> None:
+        if not text.strip():
+            self.skip("empty caption", name)
+        elif len(text) > MAX_CAPTION:
+            self.skip(f"caption over {MAX_CAPTION:,} characters", name)
+        elif not _encodes(name) or not _encodes(text):
+            self.skip("not UTF-8", ascii(name))
+        else:
+            self._rows.append((name, text.strip(), where, offset, size))
+
+    def ignore(self, what: str) -> None:
+        """Count something that is no sample and was not meant to be one."""
+        self._ignored[what] += 1
+
+    def skip(self, reason: str, key: str) -> None:
+        """Count a sample that cannot be used."""
+        self._skipped[reason] += 1
+        if len(self._shown) < 5:
+            self._shown.append(f"  {key}: {reason}")
+
+    def finish(self, path: str, max_bad: float) -> Pairs:
+        """Raise DataError if nothing or too little is left."""
+        bad, total = self._skipped.total(), self._skipped.total() + len(self._rows)
+        counts = ", ".join(f"{count} x {reason}" for reason, count in self._skipped.most_common())
+        if bad > max_bad * total or not self._rows:
+            what = f"{path}: {bad} of {total} samples cannot be used ({counts})" if bad else f"{path}: no sample found"
+            hint = f"Mend them, or allow more: --set dataset.max_bad={min(1, bad / total + 0.005):.2f}" if bad else ""
+            raise DataError("\n".join([what, *self._shown]), hint=hint if self._rows else "")
+        names, texts, where, offsets, sizes = zip(*self._rows, strict=True)
+        return Pairs(
+            self._kind,
+            tuple(source for source, _ in self._sources),
+            tuple(root for _, root in self._sources),
+            pa.array(names, pa.large_string()),
+            pa.array(texts, pa.large_string()),
+            np.array(where, np.int32),
+            np.array(offsets, np.int64),
+            np.array(sizes, np.int64),
+            dict(self._skipped),
+            dict(self._ignored),
+        )
+
+
+def _encodes(text: str) -> bool:
+    """False for lone surrogates: undecodable bytes of file names, or broken escapes of JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cell(path: str, column: str, group: int, row: int) -> bytes:
+    try:
+        value: Any = _row_group(path, column, group)[row].as_py()
+    except (OSError, pa.ArrowException, IndexError) as error:
+        raise BadSample(f"{path}: row {row} of row group {group}: {error}") from error
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        raise BadSample(f"{path}: row {row} of row group {group}: no image bytes")
+    return value
+
+
+@functools.lru_cache(maxsize=4)
+def _row_group(path: str, column: str, group: int) -> pa.ChunkedArray:
+    """The image column of one row group. Random access decodes a whole group: small groups (100 rows) are quickest."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read_row_group(group, columns=[column], use_threads=False).column(column)

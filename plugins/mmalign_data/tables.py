@@ -1,0 +1,229 @@
+"""Read image-text pairs from tables: CSV and TSV, JSON lines, parquet.
+
+    read_table("pairs.csv", found, Columns(image="", caption="", separator="", root=""))
+
+Columns are found by their usual names (open_clip's, the hub's image folders'), or named. A caption cell may hold a list
+of strings: one pair each. Images are paths, relative to the table's folder, or bytes inside parquet; URLs are not
+fetched.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmalign.errors import DataError, did_you_mean
+from mmalign_data.pairs import Found
+
+IMAGE_COLUMNS = ("image", "filepath", "file_name", "filename", "image_path", "path", "file", "img")
+CAPTION_COLUMNS = ("caption", "text", "title", "captions", "description")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_MAX_LINE = 16_000_000
+_MAX_ROW_GROUP = 2_000_000_000
+_PROBED = 8  # paths looked at before a run starts
+
+
+class Columns(NamedTuple):
+    """How to read a table; empty strings mean: find out."""
+
+    image: str
+    caption: str
+    separator: str
+    root: str
+
+
+def read_table(path: Path, found: Found, columns: Columns) -> None:
+    """Add the pairs of one table. Raises DataError, with the line, for what cannot be read at all."""
+    if path.suffix.lower() == ".parquet":
+        _read_parquet(path, found, columns)
+        return
+    rows = _csv_rows(path, columns.separator) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
+    _add_rows(path, rows, found, columns)
+
+
+def holds_bytes(path: Path, columns: Columns) -> bool:
+    """Whether a table is a parquet file with the images inside."""
+    return path.suffix.lower() == ".parquet" and not _is_text(_open_parquet(path), path, columns)
+
+
+def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], option: str) -> str:
+    """The column to use: the one asked for, or the first usual one. Raises DataError that lists the columns."""
+    if asked in known:
+        return asked
+    for name in () if asked else usual:
+        matches = [column for column in known if column.strip().lower() == name]
+        if matches:
+            return matches[0]
+    what = f"no column {asked!r}" if asked else f"none of the usual columns ({', '.join(usual)})"
+    near = did_you_mean(asked, known) if asked else ""
+    raise DataError(
+        f"{path}: {what}; it has {', '.join(map(repr, known)) or 'none'}",
+        hint=f"{near} Name it: --set dataset.{option}=NAME".strip(),
+    )
+
+
+def captions_of(value: Any) -> list[str] | None:
+    """The texts of a caption cell: a string, or a list of strings; None for anything else."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return texts
+    return None
+
+
+def _add_rows(path: Path, rows: Iterable[tuple[int, Any]], found: Found, columns: Columns) -> None:
+    where = found.source(str(path), root := columns.root or str(path.parent))
+    image = caption = ""
+    probed: list[str] = []
+    for line, row in rows:
+        if not isinstance(row, Mapping):
+            found.skip(row, f"{path.name}:{line}")
+            continue
+        if not image:
+            image = choose(path, list(row), columns.image, IMAGE_COLUMNS, "image_column")
+            caption = choose(path, list(row), columns.caption, CAPTION_COLUMNS, "caption_column")
+        name, texts = row.get(image), captions_of(row.get(caption))
+        if not isinstance(name, str) or not name.strip():
+            found.skip("no image", f"{path.name}:{line}")
+        elif texts is None:
+            found.skip("no caption", f"{path.name}:{line}")
+        elif name.lower().startswith(("http://", "https://")):
+            hint = "Download the images first, for example with img2dataset, and give its folder of tars."
+            raise DataError(f"{path}:{line}: the image is a URL, and URLs are not fetched", hint=hint)
+        else:
+            for text in texts:
+                found.add(name, text, where, line)
+            probed += [name] * (len(probed) < _PROBED)
+    _probe(path, probed, root)
+
+
+def _probe(path: Path, names: list[str], root: str) -> None:
+    """Fail at once if none of the first images exists; single missing ones are counted when they are read."""
+    if not names or any(os.path.lexists(os.path.join(root, name)) for name in names if "\0" not in name):
+        return
+    hint = "Say where relative paths start: --set dataset.image_root=FOLDER"
+    if any(os.path.lexists(name) for name in names if "\0" not in name):
+        hint = "They exist relative to the current folder: --set dataset.image_root=."
+    raise DataError(
+        f"{path}: none of the first {len(names)} images exists, such as {os.path.join(root, names[0])}", hint=hint
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            while raw := file.readline(_MAX_LINE + 1):
+                number += 1
+                if len(raw) > _MAX_LINE:
+                    raise DataError(f"{path}:{number}: a line over {_MAX_LINE:,} bytes")
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        hint = "Convert it: iconv -f latin1 -t utf-8 OLD > NEW"
+        raise DataError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})", hint=hint) from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str] | str]]:
+    """(line, row by column, or the reason why there is none)."""
+    if not separator:
+        first = next(iter(_lines(path)), (1, ""))[1]
+        separator = "\t" if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first) else ","
+    reader = csv.reader((text for _, text in _lines(path)), delimiter=separator, strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not header:
+                header = cells
+                if len(set(header)) < len(header):
+                    raise DataError(f"{path}: a column name appears twice: {', '.join(header)}")
+            elif len(cells) == len(header):
+                yield reader.line_num, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield reader.line_num, "wrong number of cells"
+    except csv.Error as error:
+        hint = "Quote cells that hold the separator or a quote, or set the separator: --set dataset.separator=';'"
+        raise DataError(f"{path}:{reader.line_num}: {error}", hint=hint) from error
+    if not header:
+        raise DataError(f"{path}: the table is empty")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    for number, text in _lines(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: broken JSON: {error}", hint="Write one JSON object a line.") from error
+        yield number, row if isinstance(row, dict) else "not a JSON object"
+
+
+def _read_parquet(path: Path, found: Found, columns: Columns) -> None:
+    import pyarrow as pa
+
+    file = _open_parquet(path)
+    image, caption = _parquet_columns(file, path, columns)
+    paths_only = _is_text(file, path, columns)
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        start = 0
+        for batch in file.iter_batches(columns=[image, caption] if paths_only else [caption]):
+            yield from enumerate(batch.to_pylist(), start + 1)
+            start += batch.num_rows
+
+    try:
+        if paths_only:
+            _add_rows(path, rows(), found, columns)
+        else:
+            _add_cells(path, file, rows(), found, image, caption)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+
+
+def _add_cells(path: Path, file: Any, rows: Iterable[tuple[int, Any]], found: Found, image: str, caption: str) -> None:
+    where = found.source(str(path), image)
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    places = ((number, row) for number, group in enumerate(groups) for row in range(group.num_rows))
+    if any(group.total_byte_size > _MAX_ROW_GROUP for group in groups):
+        hint = "Write it again with row_group_size=100."
+        raise DataError(f"{path}: a row group over {_MAX_ROW_GROUP:,} bytes", hint=hint)
+    for (number, row), (group, offset) in zip(rows, places, strict=True):
+        texts = captions_of(row[caption])
+        if texts is None:
+            found.skip("no caption", f"{path.name}:{number}")
+        for text in texts or []:
+            found.add(f"{path.name}:{number}", text, where, group, offset)
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_columns(file: Any, path: Path, columns: Columns) -> tuple[str, str]:
+    known = file.schema_arrow.names
+    image = choose(path, known, columns.image, IMAGE_COLUMNS, "image_column")
+    return image, choose(path, known, columns.caption, CAPTION_COLUMNS, "caption_column")
+
+
+def _is_text(file: Any, path: Path, columns: Columns) -> bool:
+    """Whether the image column holds paths; False: bytes, alone or in the hub's {bytes, path}. Raises DataError."""
+    import pyarrow.types as types
+
+    image, _ = _parquet_columns(file, path, columns)
+    kind = file.schema_arrow.field(image).type
+    if types.is_string(kind) or types.is_large_string(kind):
+        return True
+    inner = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if types.is_binary(inner) or types.is_large_binary(inner):
+        return False
+    hint = "Name the column of paths or bytes: --set dataset.image_column=NAME"
+    raise DataError(f"{path}: column {image!r} is {kind}, neither paths nor image bytes", hint=hint)

@@ -1,0 +1,169 @@
+"""Index webdataset tars: where each image is, with its caption, from the headers alone. Nothing is ever extracted.
+
+    index_tar(Path("shard-000.tar"), found, caption_column="")
+
+A sample is the members that share a name up to the first dot of its last part: `dogs/7.jpg` with `dogs/7.txt`, or with
+`dogs/7.json` that has a caption. Links, devices, sparse members, unsafe and repeated names are counted and left out; a
+damaged header costs the members up to the next sound one.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from mmalign.errors import DataError
+from mmalign_data.pairs import Found
+from mmalign_data.tables import CAPTION_COLUMNS, captions_of
+
+_IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp")  # in this order of preference, as in open_clip
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
+_BLOCK = 512
+_MAX_TEXT = 1_000_000
+_MAX_READ = 16_000_000
+_MAX_MEMBERS = 10_000_000
+
+Places = dict[str, tuple[int, int]]  # extension -> (offset, size)
+
+
+def index_tar(path: Path, found: Found, caption_column: str) -> None:
+    """Add the pairs of one shard. Raises DataError if it is no uncompressed tar."""
+    where = found.source(str(path))
+    try:
+        with open(path, "rb") as file:
+            _check_start(path, file)
+            for key, places in _samples(path, file, found).items():
+                _add(f"{path.name}:{key}", places, file, found, where, caption_column)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+class _Headers:
+    """The file as tarfile sees it: a forged header that announces a gigabyte of metadata is refused, not read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.name, self.mode = file.seek, file.tell, file.name, "rb"
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _check_start(path: Path, file: IO[bytes]) -> None:
+    start = file.read(_BLOCK)
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
+        hint = "Images hardly compress; unpack to plain tar: gunzip FILE.tar.gz"
+        raise DataError(f"{path}: compressed, so members cannot be read in random order", hint=hint)
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise DataError(f"{path}: not a tar file: {error or 'empty'}") from error
+    file.seek(0)
+
+
+def _samples(path: Path, file: IO[bytes], found: Found) -> dict[str, Places]:
+    """Members by sample, in the order of first appearance; interleaved members come together."""
+    samples: dict[str, Places] = {}
+    seen: set[str] = set()
+    for member in _members(path, file, found):
+        reason = _refuse(member, seen)
+        seen.add(member.name)
+        if reason:
+            found.skip(reason, f"{path.name}:{ascii(member.name[:300])[1:-1]}")
+        elif member.isreg():
+            match = _NAME.fullmatch(member.name)
+            if match is None or os.path.basename(member.name).startswith("__"):
+                found.ignore("member without a sample's name")
+            else:
+                samples.setdefault(match[1], {})[match[2].lower()] = (member.offset_data, member.size)
+    return samples
+
+
+def _members(path: Path, file: IO[bytes], found: Found) -> Iterator[tarfile.TarInfo]:
+    """Every member with a sound header; each damaged stretch is counted once, and the search goes on behind it.
+
+    tarfile's own iteration stops in silence at a damaged header, and goes backwards for ever at a negative size.
+    """
+    length = os.fstat(file.fileno()).st_size
+    archive = tarfile.TarFile(fileobj=io.BytesIO(bytes(_BLOCK)))  # empty: the constructor reads a header already
+    archive.fileobj = _Headers(file)  # type: ignore[assignment]  # only read from
+    position, count, damaged = 0, 0, False
+    while position < length:
+        file.seek(position)
+        if not file.read(_BLOCK).strip(b"\0"):
+            position += _BLOCK
+            continue
+        file.seek(position)
+        archive.offset = position
+        try:
+            member = tarfile.TarInfo.fromtarfile(archive)
+            if archive.offset <= position or not 0 <= member.size <= length - member.offset_data:
+                raise tarfile.ReadError(f"a member of {member.size} bytes")
+        except Exception as error:  # hostile bytes: tarfile raises TarError, ValueError, OverflowError and others
+            if not damaged:
+                found.skip("damaged header or cut off", f"{path.name}@{position}: {error}")
+            damaged = True
+            position += _BLOCK
+            continue
+        position, count, damaged = archive.offset, count + 1, False
+        if count > _MAX_MEMBERS:
+            raise DataError(f"{path}: over {_MAX_MEMBERS:,} members", hint="Split it into smaller shards.")
+        yield member
+
+
+def _refuse(member: tarfile.TarInfo, seen: set[str]) -> str:
+    """Why a member is left out, or ""."""
+    name = member.name
+    if member.issym() or member.islnk():
+        return "link"
+    if member.ischr() or member.isblk() or member.isfifo():
+        return "device"
+    if member.issparse():
+        return "sparse member"
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name or not name.isprintable():
+        return "unsafe name"
+    if len(name) > 4096 or any(len(part.encode()) > 255 for part in name.split("/")):
+        return "name too long"
+    return "duplicate name" if name in seen and member.isreg() else ""
+
+
+def _add(name: str, places: Places, file: IO[bytes], found: Found, where: int, caption_column: str) -> None:
+    image = next((places[extension] for extension in _IMAGES if extension in places), None)
+    if image is None:
+        if "txt" in places or "json" in places:
+            found.skip("no image", name)
+        return
+    source = "txt" if "txt" in places and not caption_column else "json" if "json" in places else "txt"
+    if source not in places:
+        found.skip("no caption", name)
+        return
+    offset, size = places[source]
+    if size > _MAX_TEXT:
+        found.skip(f"caption file over {_MAX_TEXT:,} bytes", name)
+        return
+    file.seek(offset)
+    try:
+        text = file.read(size).decode("utf-8")
+        texts = [text] if source == "txt" else _json_captions(json.loads(text), caption_column)
+    except UnicodeDecodeError:
+        found.skip("caption is not UTF-8", name)
+    except (ValueError, RecursionError):
+        found.skip("broken JSON", name)
+    else:
+        if texts is None:
+            found.skip("no caption", name)
+        for caption in texts or []:
+            found.add(name, caption, where, *image)
+
+
+def _json_captions(row: Any, column: str) -> list[str] | None:
+    if not isinstance(row, Mapping):
+        return None
+    values = (row[name] for name in ((column,) if column else CAPTION_COLUMNS) if name in row)
+    return captions_of(next(values, None))
