@@ -152,7 +152,7 @@ def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> t
     found = [(entry, family) for entry in entries for family in entry.spec.families if family.matches(config)]
     if len(found) == 1:
         return found[0]
-    kind = config.get("model_type") or config.get("model_cfg", {}).get("model_name") or "this config"
+    kind = config.get("model_type") or "this config"
     if not found:
         known = ", ".join(sorted({family.name for entry in entries for family in entry.spec.families}))
         raise UsageError(

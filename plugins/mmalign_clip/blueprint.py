@@ -41,10 +41,17 @@ class Blueprint:
 
 def read(source: "Source", quick_gelu: bool | None) -> Blueprint:
     """Find out everything about a source; raises CheckpointError or UsageError. Downloads only for tags and hub ids."""
-    if source.folder is not None:
-        return from_folder(source.folder, source.config, quick_gelu)
-    if source.name.startswith("hf-hub:"):
-        return from_hub(source.name.removeprefix("hf-hub:"), quick_gelu)
+    try:
+        if source.folder is not None:
+            return from_folder(source.folder, source.config, quick_gelu)
+        if source.name.startswith("hf-hub:"):
+            return from_hub(source.name.removeprefix("hf-hub:"), quick_gelu)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        # A config of the right shape with a value of the wrong type somewhere
+        raise CheckpointError(
+            f"{source.reference}: {OPEN_CLIP_CONFIG} has a value of the wrong type: {error}",
+            hint="Compare it with one of open_clip's own model_configs.",
+        ) from error
     architecture, _, tag = source.name.partition("/")
     return from_tag(architecture, tag, quick_gelu)
 
@@ -188,7 +195,10 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _triple(values: Any) -> tuple[float, ...]:
-    return (float(values),) * 3 if isinstance(values, int | float) else tuple(float(value) for value in values)
+    triple = (float(values),) * 3 if isinstance(values, int | float) else tuple(float(value) for value in values)
+    if len(triple) != 3:
+        raise ValueError(f"{values!r} is not one value for each of red, green and blue")
+    return triple
 
 
 def _folder_tokenizer(folder: Path, model_cfg: Mapping[str, Any]) -> TextTokenizer:

@@ -67,7 +67,7 @@ def _construct(model_cfg: Mapping[str, Any]) -> "OpenClipModule":
             f"the text tower is {model_cfg['text_cfg'].get('hf_model_name')}, whose config is not on this machine",
             hint="Download it once into the hub's cache, or take a model with a text tower of its own.",
         ) from error
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"open_clip cannot build this model_cfg: {type(error).__name__}: {error}",
             hint="Check open_clip_config.json against open_clip's own model_configs.",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     TransformersModule = CLIPModel | SiglipModel
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 _UNREADABLE = (*_BROKEN, SafetensorError, StrictDataclassError)
 
 
@@ -112,14 +112,16 @@ def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, transformers draws no progress bars."""
+    """Within, transformers draws no progress bars, nor the tables of tensors that this module reports itself."""
     from transformers.utils import logging
 
-    drawn = logging.is_progress_bar_enabled()
+    drawn, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if drawn:
             logging.enable_progress_bar()
 
@@ -170,6 +172,8 @@ def _read_images(folder: Path) -> tuple[Any, dict[str, bytes]]:
         refuse_code(_read_json(folder / name), folder / name)
     try:
         images = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        if not len(images.image_mean) == len(images.image_std) == 3:
+            raise ValueError("image_mean and image_std need a value for each of red, green and blue")
     except _UNREADABLE as error:
         raise CheckpointError(f"{folder}: the image processor cannot be read: {error}") from error
     return images, files

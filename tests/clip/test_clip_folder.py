@@ -111,6 +111,12 @@ REFUSED = {
     "CLIP's tokens for a small vocabulary": ({"model_cfg__text_cfg__hf_tokenizer_name": None}, "49,408 tokens"),
     "unsupported tokenizer options": ({"model_cfg__text_cfg__tokenizer_mode": "clips"}, "tokenizer_mode"),
     "code in the config": ({"model_cfg__vision_cfg___target_": "os.system"}, "code to be run: model_cfg.vision_cfg"),
+    "model_cfg is no object": ({"model_cfg": 3}, "no plugin handles"),
+    "preprocess_cfg is no object": ({"preprocess_cfg": 3}, "wrong type"),
+    "a mean of one channel": ({"preprocess_cfg__mean": [0.5]}, "red, green and blue"),
+    "a size of no length": ({"model_cfg__vision_cfg__image_size": [32]}, "wrong type"),
+    "a vocabulary of words": ({"model_cfg__text_cfg__vocab_size": "many"}, "wrong type"),
+    "layers of no tower": ({"model_cfg__vision_cfg__layers": []}, "cannot build"),
     "text_cfg is no object": ({"model_cfg__text_cfg": 3}, "no plugin handles|vision_cfg and text_cfg"),
 }
 

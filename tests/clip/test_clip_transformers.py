@@ -162,6 +162,14 @@ def test_damaged_configs_are_refused(damage: Any, folder: Path, load: Any) -> No
         load(folder)
 
 
+@pytest.mark.parametrize("damage", [{"image_mean": None}, {"image_std": 0.5}, {"size": []}, {"image_mean": [0.5]}])
+def test_damaged_image_processors_are_refused(damage: Any, folder: Path, load: Any) -> None:
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**config, **damage}))
+    with pytest.raises(CheckpointError, match="image processor"):
+        load(folder)
+
+
 def test_half_precision_weights_are_widened(folder: Path, load: Any, tmp_path: Path) -> None:
     import transformers
 
