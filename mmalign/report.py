@@ -43,19 +43,21 @@ def write_report(path: Path, template: str, context: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(page))
 
 
-def png_data_uri(picture: "Figure | Image", dpi: int = 110) -> str:
-    """A matplotlib figure (at `dpi` dots an inch) or a PIL image, as a data URI."""
+def png_data_uri(picture: "Figure | Image | bytes", dpi: int = 110) -> str:
+    """A matplotlib figure (at `dpi` dots an inch), a PIL image or the bytes of a PNG file, as a data URI."""
     from PIL.Image import Image as PillowImage
 
+    if isinstance(picture, bytes):
+        return _data_uri(picture, "image/png")
     return _data_uri(
-        png_bytes(picture, dpi) if not isinstance(picture, PillowImage) else _encode(picture, "PNG"), "image/png"
+        _encode(picture, "PNG") if isinstance(picture, PillowImage) else png_bytes(picture, dpi), "image/png"
     )
 
 
 def png_bytes(figure: "Figure", dpi: int = 110) -> bytes:
     """A matplotlib figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

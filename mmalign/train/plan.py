@@ -87,6 +87,9 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         )
     values = dict(sections)
     if path is not None:
+        other = sections["dataset"].get("path", str(path))
+        if str(other) != str(path):
+            raise UsageError(f"--dataset {path} and dataset.path={other} disagree", hint="Give one of them.")
         values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path)}
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}

@@ -18,7 +18,8 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
     """Write the three files from metrics.jsonl and run.json."""
     records = [record for record in run.metrics() if "loss" in record]
     figure = draw_curves(records)
-    (run.folder / "curve.png").write_bytes(png_bytes(figure))
+    curve = png_bytes(figure)
+    (run.folder / "curve.png").write_bytes(curve)
     summary, plan = run.info["summary"], run.info["plan"]
     commands = next_commands(run.folder / "model")
     rows = [
@@ -38,7 +39,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
         "summary": rows,
         "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
         "metrics_header": metric_header(uninterpolated),
-        "figures": [("Training, every step", png_data_uri(figure))],
+        "figures": [("Training, every step", png_data_uri(curve))],
         "tables": [
             {"title": "Data", "header": ["", ""], "rows": data_rows},
             {"title": "Versions", "header": ["", ""], "rows": list(run.info["versions"].items())},
@@ -58,7 +59,9 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     names = [name for name in (records[-1] if records else {}) if name not in _NOT_CURVES]
     columns = min(3, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(4.0 * columns, 2.5 * lines), layout="constrained")
+    figure = Figure(figsize=(4.0 * columns, 2.5 * lines))
+    # Fixed margins: a layout engine draws everything several times over.
+    figure.subplots_adjust(left=0.06, right=0.985, top=1 - 0.14 / lines, bottom=0.16 / lines, wspace=0.22, hspace=0.42)
     for place, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, place + 1)
         steps = [record["step"] for record in records if name in record]
@@ -67,6 +70,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
         axes.plot(steps, running_mean(values), color="#4477aa", linewidth=1.6)
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.ticklabel_format(useOffset=False)
+        axes.locator_params(nbins=5)
         axes.grid(alpha=0.25)
     return figure
 

@@ -34,6 +34,7 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise UsageError(f"{folder} is in use by another process", hint="Wait for it, or choose --out.") from error
 
     @classmethod

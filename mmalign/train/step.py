@@ -1,9 +1,9 @@
 """Gradients of one optimiser step: micro-batches, exact whatever the split.
 
 Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient
-caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated once
-on all processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice of the
-gradient down. Terms are sums divided by global counts, so 1 x 8, 4 x 2 and two processes give the same gradients.
+caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated
+once on all processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice
+of the gradient down. Terms are sums divided by global counts: 1 x 8, 4 x 2 and two processes give the same gradients.
 """
 
 import contextlib

@@ -18,6 +18,7 @@ def register_datasets() -> list[DatasetSpec]:
             summary="Embedded: a few sample photographs, each its own class",
             target="mmalign_data.photos:Photos",
             kind="image-label",
+            default_for=("image-label",),
         ),
         DatasetSpec(
             name="image-text",

@@ -1,7 +1,7 @@
 r"""Contrastive training of image-text encoders: `mmalign train --objective contrastive`.
 
 InfoNCE (CLIP; Radford 2021):  L = 1/(2B) sum_i [CE(z_i., i) + CE(z_.i, i)],          z_ij = exp(t) <x_i, y_j>
-Sigmoid (SigLIP; Zhai 2023): L = -1/B sum_ij log sigmoid(s_ij (exp(t) <x_i, y_j> + b)),  s_ij = 1 if i matches j, else -1
+Sigmoid (SigLIP; Zhai 2023): L = -1/B sum_ij log sigmoid(s_ij (exp(t) <x_i, y_j> + b)),  s_ij = 1 for matches, else -1
 
 x_i, y_i: [D] unit embeddings of image i and text i; t, b: learned scalars; B: the global batch.
 Use InfoNCE for batches of a few hundred upwards and models that use it already; sigmoid where batches are small or the

@@ -35,8 +35,8 @@ def pairs(tmp_path_factory) -> Path:
 def begin(catalog, tiny_folder, pairs):
     """begin(folder, *options, hook=...) starts a run on the tiny model; returns the outcome."""
 
-    def start(folder: Path, *options: str, say=lambda line: None) -> launch.Outcome:
-        names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(pairs)}
+    def start(folder: Path, *options: str, say=lambda line: None, data: Path = pairs) -> launch.Outcome:
+        names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(data)}
         plan = resolve(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
         return launch.start(plan, catalog, folder=folder, device="cpu", say=say)
 
@@ -75,8 +75,7 @@ def reference(catalog, tiny_folder, pairs, tmp_path_factory) -> str:
     return digest(folder)
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 7])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("step", "signum"), [(1, signal.SIGTERM), (3, signal.SIGINT), (7, signal.SIGINT)])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
     begin, go_on, reference, tmp_path, step, signum
 ) -> None:
@@ -91,21 +90,40 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_weights(
     assert sorted(set(steps)) == list(range(9)) and steps == sorted(steps)
 
 
+def _harm(path: Path, harm: str) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if harm == "delete":
+        path.unlink()
+    elif harm == "truncate":
+        path.write_bytes(content[:middle])
+    else:
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json")
+
+
 @pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"]
-)
-def test_a_damaged_checkpoint_falls_back_and_says_so(begin, go_on, reference, tmp_path, harm, name) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, harm, name) -> None:
+    import torch
+
+    for step in (1, 2):
+        tensors = {"w": torch.full((64,), float(step))}
+        saved = checkpoint.Checkpoint(step, tensors, tensors, tensors, {"note": "x" * 50})
+        checkpoint.save(tmp_path, saved)
+    _harm(tmp_path / "step-000002" / name, harm)
+    lines: list[str] = []
+    found = checkpoint.newest(tmp_path, lines.append)
+    assert found is not None and found.step == 1 and float(found.model["w"][0]) == 1.0
+    assert len(lines) == 1 and "step-000002 is damaged" in lines[0]
+
+
+def test_a_run_falls_back_past_damage_to_the_same_weights(begin, go_on, reference, tmp_path) -> None:
     with pytest.raises(Interrupted):
         begin(tmp_path / "run", "train.log_every=1", say=stop_after(6))
-    victim = tmp_path / "run" / "checkpoints" / "step-000006" / name
-    content = victim.read_bytes()
-    if harm == "delete":
-        victim.unlink()
-    else:
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        victim.write_bytes(content[:middle] if harm == "truncate" else flipped)
+    _harm(tmp_path / "run" / "checkpoints" / "step-000006" / "model.safetensors", "flip")
     lines: list[str] = []
     outcome = go_on(tmp_path / "run", lines=lines)
     assert any("step-000006 is damaged" in line for line in lines)
@@ -114,8 +132,8 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(begin, go_on, reference, tm
 
 
 def test_kills_at_random_moments_resume_to_the_same_weights(tiny_folder, pairs, tmp_path) -> None:
-    result = _kill_server(tiny_folder, pairs, tmp_path, trials=5)
-    assert result["identical"] == result["trials"] == 5, result
+    result = _kill_server(tiny_folder, pairs, tmp_path, trials=4)
+    assert result["identical"] == result["trials"] == 4, result
     assert result["checkpoints_seen"] > 0 and result["checkpoints_broken"] == 0, result
 
 
@@ -190,10 +208,10 @@ def test_changed_options_are_listed_and_need_leave(begin, go_on, tmp_path) -> No
     assert go_on(tmp_path / "run", "train.steps=4", allow_change=True).summary["steps"] == 4
 
 
-def test_changed_data_is_refused(begin, go_on, tmp_path, catalog, tiny_folder) -> None:
+def test_changed_data_is_refused(begin, go_on, tmp_path) -> None:
     own = write_pairs(tmp_path / "own", copies=4)
     with pytest.raises(Interrupted):
-        begin(tmp_path / "run", "train.log_every=1", f"dataset.path={own}", say=stop_after(2))
+        begin(tmp_path / "run", "train.log_every=1", say=stop_after(2), data=own)
     own.write_text(own.read_text() + own.read_text().splitlines()[1] + "\n")
     with pytest.raises(CheckpointError, match="data changed"):
         go_on(tmp_path / "run")
