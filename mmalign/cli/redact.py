@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 _MARK = "[redacted]"
+_SECRET_WORD = r"(?:token|secret|password|passwd|api_?-?key|credentials?)"
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/@\s]+(?=@)"), _MARK),  # user:password@host
     (re.compile(r"\b(?:hf|ghp|gho|ghs|glpat|github_pat|xox[abp]|pypi)[_-][A-Za-z0-9_-]{8,}"), _MARK),
@@ -14,12 +15,9 @@ _PATTERNS = (
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _MARK),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"), _MARK),  # JSON web tokens
     (re.compile(r"(?i)\b(bearer)\s+[\w.~+/-]{8,}=*"), rf"\1 {_MARK}"),
-    (
-        re.compile(r"(?i)([\w-]*(?:token|secret|passw(?:or)?d|api[_-]?key|credential)[\w-]*\s*[=:]\s*)[^\s,;&'\"]+"),
-        rf"\1{_MARK}",
-    ),
+    (re.compile(rf"(?i)(\b(?:[A-Za-z0-9]+[_-])*{_SECRET_WORD}\s*[=:]\s*)[^\s,;&'\"]+"), rf"\1{_MARK}"),
 )
-_SECRET_KEY = re.compile(r"(?i)(?:^|_|-)(?:token|secret|password|passwd|api_?key|credentials?)$")
+_SECRET_KEY = re.compile(rf"(?i)(?:^|_|-){_SECRET_WORD}$")
 
 
 def redact(value: Any) -> Any:

@@ -153,7 +153,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
 
 def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Workbench") -> None:
     from mmalign.testing.runner import Skip
-    from mmalign.testing.subjects import load, make_batch, resolve_or_skip
+    from mmalign.testing.subjects import load, make_batch, resolve_or_skip, single_thread
 
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
@@ -164,8 +164,8 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Wo
     backbone = load(source, bench)
     backbone.module.eval()
     batch = make_batch("image-text", backbone.processor, bench.folder / "pictures", 8, bench)
-    arguments = (backbone, batch, source)
-    function(*arguments, bench) if function is save_and_load else function(*arguments)
+    with single_thread():
+        function(*(backbone, batch, source), *([bench] if function is save_and_load else []))
 
 
 def _provides(source: "Source", capability: Capability) -> bool:

@@ -1,6 +1,8 @@
 """What checks work on: loaded tiny models, and batches of examples of any kind that the kit knows."""
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,19 @@ TEXTS = (
     "two dogs",
     "an unusually long caption of the photo of a car and a bird and a fish and a cat",
 )
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One torch thread: models so small only wait for each other on more, many times as long on a busy machine."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def source_of(reference: str, bench: "Workbench") -> Source:

@@ -1,0 +1,14 @@
+"""The built-in plugins and the example plugin pass the checks that every third party's must pass."""
+
+import sys
+from pathlib import Path
+
+from mmalign.testing import conformance
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "mmalign-triplet" / "src"))
+
+test_objectives = conformance("mmalign_objectives")
+test_data = conformance("mmalign_data")
+test_clip = conformance("mmalign_clip")
+test_evaluations = conformance("mmalign_evals")
+test_triplet = conformance("mmalign_triplet")

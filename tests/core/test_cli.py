@@ -1,0 +1,307 @@
+"""The command line in-process: documents, exit codes, help, completion, redaction."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from mmalign import __version__
+from mmalign.cli import checks, run
+from mmalign.cli.redact import redact
+from mmalign.cli.root import COMMANDS, root
+from mmalign.cli.table import table
+from mmalign.errors import DataError, IncompatibleError, NonFiniteError, UsageError
+
+Capture = pytest.CaptureFixture[str]
+
+
+def leaves() -> list[list[str]]:
+    """Every command as its words, groups opened."""
+    context = click.Context(root, info_name="mmalign")
+    found = []
+    for name in COMMANDS:
+        command = root.get_command(context, name)
+        if isinstance(command, click.Group):
+            found += [[name, sub] for sub in command.commands]
+        else:
+            found.append([name])
+    return found
+
+
+@pytest.mark.parametrize("words", [[], ["plugins"], ["config"], *leaves()], ids=" ".join)
+def test_help_is_short_and_has_examples(words: list[str], capsys: Capture) -> None:
+    assert run([*words, "-h"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 40
+    assert "mmalign" in text
+    assert "Example" in text or words in (["plugins"], ["config"]) or "Install it" in text
+
+
+@pytest.mark.parametrize("words", leaves(), ids=" ".join)
+def test_every_command_has_json(words: list[str], capsys: Capture) -> None:
+    assert run([*words, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["list", "objectives"], {"kind", "items"}),
+        (["list", "rewards"], {"kind", "items"}),
+        (["show", "contrastive", "--options"], {"name", "items"}),
+        (["show", "clip-lite"], {"name", "items"}),
+        (["matrix"], {"items"}),
+        (["matrix", "contrastive"], {"items"}),
+        (["plugins", "list"], {"plugins"}),
+        (["plugins", "show", "mmalign_clip"], {"plugin"}),
+        (["config", "show", "contrastive"], {"objective", "sections", "recipe"}),
+        (["config", "schema"], {"objective", "json_schema"}),
+        (["doctor", "--security"], {"security", "problems"}),
+        (["completion", "fish"], {"shell", "script", "install"}),
+    ],
+)
+def test_json_is_one_document_on_stdout(arguments: list[str], keys: set[str], capsys: Capture) -> None:
+    assert run([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document.pop("schema") == 1
+    assert set(document) == keys
+
+
+def test_lists_have_names_and_summaries(capsys: Capture) -> None:
+    assert run(["list", "objectives"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "PLUGIN", "TAKES", "SUMMARY"]
+    assert any(row.split()[:3] == ["contrastive", "mmalign_objectives", "image-text"] for row in rows)
+
+
+def test_matrix_of_one_objective_gives_reasons(capsys: Capture, install) -> None:
+    source = """
+from mmalign import ObjectiveSpec, Role, hookimpl
+
+@hookimpl
+def register_objectives():
+    return [ObjectiveSpec(name="writes", summary="s", target="m:T", roles=(Role(name="policy", needs=("generate",)),),
+                          examples={"main": ("image-text",)})]
+"""
+    install("writer", source)
+    assert run(["matrix", "writes"]) == 0
+    out = capsys.readouterr().out
+    assert "missing generate" in out
+    assert run(["matrix", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["items"]
+    assert {cell["verdict"] for cell in cells if cell["objective"] == "writes"} == {"no"}
+    assert {cell["verdict"] for cell in cells if cell["objective"] == "contrastive"} == {"yes"}
+
+
+def test_config_show_prints_a_file_that_train_accepts(capsys: Capture, tmp_path: Path) -> None:
+    from mmalign.config.load import SECTIONS, load_layers
+
+    assert run(["-q", "config", "show", "contrastive"]) == 0
+    path = tmp_path / "c.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    layers = load_layers(files=[path])
+    assert all(layers[name] for name in SECTIONS)
+    assert (layers["objective"]["name"], layers["backbone"]["name"]) == ("contrastive", "clip-lite")
+
+
+# Exit codes -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("what")
+def fail(what: str) -> int:
+    """Fail in one of many ways."""
+    errors = {
+        "usage": UsageError("bad words", hint="say better ones"),
+        "incompatible": IncompatibleError("no"),
+        "data": DataError("empty"),
+        "nonfinite": NonFiniteError("NaN"),
+        "disk": OSError(28, "No space left on device", "/full"),
+        "bug": ZeroDivisionError("oops"),
+        "interrupt": KeyboardInterrupt(),
+        "pipe": BrokenPipeError(),
+        "exit": SystemExit(5),
+    }
+    if what == "returned":
+        return 3
+    raise errors[what]
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "text"),
+    [
+        ("usage", 2, "error: bad words\nsay better ones\n"),
+        ("incompatible", 2, "error: no\n"),
+        ("data", 3, "error: empty\n"),
+        ("nonfinite", 4, "error: NaN\n"),
+        ("disk", 1, "error: /full: No space left on device\n"),
+        ("bug", 1, "internal error: ZeroDivisionError: oops\n"),
+        ("interrupt", 130, "interrupted\n"),
+        ("pipe", 141, ""),
+        ("exit", 5, ""),
+        ("returned", 3, ""),
+    ],
+)
+def test_exit_codes(what: str, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setitem(COMMANDS, "fail", (f"{__name__}:fail", ""))
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    assert run(["fail", what]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(text) and bool(captured.err) == bool(text)
+    assert "Traceback" not in captured.err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setitem(COMMANDS, "fail", (f"{__name__}:fail", ""))
+    monkeypatch.setenv("MMALIGN_DEBUG", "1")
+    assert run(["fail", "bug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f'"{sys.executable}" -m mmalign config schema | head -1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_version_and_no_command(capsys: Capture) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"mmalign {__version__}\n"
+    assert run([]) == 2
+
+
+# Completion -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mmalign zer", {"zero-shot"}),
+        ("mmalign matrix contr", {"contrastive"}),
+        ("mmalign list obj", {"objectives"}),
+        ("mmalign config show contr", {"contrastive"}),
+        ("mmalign train --objective contr", {"contrastive"}),
+        ("mmalign train --dry", {"--dry-run"}),
+        ("mmalign plugins dis", {"disable"}),
+    ],
+)
+def test_completion(words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("_MMALIGN_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert run([]) == 0
+    assert {line.partition(",")[2] for line in capsys.readouterr().out.splitlines()} == expected
+
+
+def test_completion_scripts_are_valid_bash() -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "mmalign", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "complete -o nosort -F _mmalign_completion mmalign" in script
+
+
+# doctor ---------------------------------------------------------------------------------------------------------------
+
+BELOW = {
+    "torch": "2.9.1",
+    "transformers": "5.2.9",
+    "jinja2": "3.1.5",
+    "pillow": "12.9.0",
+    "safetensors": "0.7.9",
+    "gradio": "6.19.4",
+    "vllm": "0.14.0",
+    "mlflow": "3.8.1",
+}
+
+
+def test_doctor_names_each_of_eight_versions_below_their_floor(monkeypatch, capsys: Capture) -> None:
+    monkeypatch.setattr(checks, "installed_version", BELOW.get)
+    assert run(["doctor", "--security", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert {f["package"]: f["below"] for f in document["security"]} == dict.fromkeys(BELOW, True)
+    assert len(document["problems"]) == 8
+    monkeypatch.setattr(checks, "installed_version", lambda package: checks.FLOORS[package][0])
+    assert run(["doctor", "--security"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ("2.9", "2.10"),
+        ("2.10rc1", "2.10"),
+        ("2.9.1+cu128", "2.10"),
+        ("5.2.99", "5.3"),
+        ("3.1.5", "3.1.6"),
+        ("13", "13.0.1"),
+    ],
+)
+def test_releases_are_ordered(low: str, high: str) -> None:
+    assert checks.release(low) < checks.release(high)
+    assert checks.release("2.10") == checks.release("2.10.0") == checks.release("2.10+cpu")
+
+
+def test_doctor_is_ready_for_a_bug_report_and_leaks_nothing(monkeypatch, capsys: Capture, install) -> None:
+    for index, secret in enumerate(SECRETS):
+        monkeypatch.setenv(f"CANARY_{index}", secret)
+    install("leaky", f"raise ValueError({' '.join(SECRETS)!r})")
+    assert run(["doctor"]) == 1
+    first = capsys.readouterr()
+    assert run(["doctor", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert {"versions", "devices", "folders", "plugins", "security", "problems"} <= set(document)
+    assert document["versions"]["mmalign"] == __version__
+    assert str(Path(os.environ["MMALIGN_CACHE"])) in document["folders"]["cache"]
+    assert any("leaky" in problem for problem in document["problems"])
+    text = first.out + json.dumps(document)
+    assert [secret for secret in PLAIN if secret in text] == []
+
+
+PLAIN = [
+    "hunter2hunter2",
+    "hf_AbCdEfGhIjKlMnOpQrStUv",
+    "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    "sk-proj-abcdefghijklmnop1234",
+    "AKIAIOSFODNN7EXAMPLE",
+    "xoxb-123456789012-abcdefghijkl",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcDEF_123",
+    "s3cr3tvalue",
+    "p4ssw0rdvalue",
+    "bearervalue12345",
+    "glpat-abcdefgh12345678",
+    "keyvalue98765",
+]
+SECRETS = [
+    f"https://me:{PLAIN[0]}@host/x",
+    *PLAIN[1:7],
+    f"token={PLAIN[7]}",
+    f"password: {PLAIN[8]}",
+    f"Bearer {PLAIN[9]}",
+    PLAIN[10],
+    f"api_key={PLAIN[11]}",
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), list(zip(SECRETS, PLAIN, strict=True)), ids=map(str, range(12)))
+def test_twelve_secrets_are_redacted(text: str, secret: str) -> None:
+    for value in (text, {"log": [f"ran with {text} today"]}, {"note": (text, 1)}):
+        assert secret not in json.dumps(redact(value))
+    assert secret not in json.dumps(redact({"hf_token": secret, "nested": {"api_key": secret}}))
+
+
+def test_redaction_leaves_ordinary_text_alone() -> None:
+    text = "context_length: 77, tokenizer: bpe, num_tokens=12, https://example.org/x, task-force, commit 8996ea1"
+    assert redact({"a": text, "tokens": 12}) == {"a": text, "tokens": 12}
+
+
+def test_tables_align_and_cut_nothing_in_a_pipe() -> None:
+    long = "word " * 60
+    lines = table(["name", "text"], [["a", "x"], ["longer", long.strip()]]).splitlines()
+    assert lines[0] == "NAME    TEXT"
+    assert lines[1] == "a       x"
+    assert lines[2].endswith(long.strip())
