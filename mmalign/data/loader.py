@@ -60,15 +60,24 @@ class Stream:
         self._step = start_step
         self._share = batch_size // world_size
         self._limit = _Limit(max_bad, len(dataset))
-        batches = _Batches(order, batch_size, rank * self._share, self._share, start_step)
-        rows = _Rows(dataset, encoder, train=True, seed=order.seed)
-        self._batches: Iterator[_Loaded] = iter(_loader(rows, batches, num_workers, prefetch))
+        self._place = (order, batch_size, rank * self._share, self._share)
+        self._rows = _Rows(dataset, encoder, train=True, seed=order.seed)
+        self._workers = (num_workers, prefetch)
+        self._batches: Iterator[_Loaded] | None = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> tuple[int, Batch]:
-        loaded = next(self._batches)
+        if self._batches is None:
+            self._batches = iter(_loader(self._rows, _Batches(*self._place, self._step), *self._workers))
+        try:
+            loaded = next(self._batches)
+        except BaseException:
+            # A signal handler that raises leaves the pipes to the workers in mid-message, where the next read would
+            # wait for ever: end them. A later call starts others at this very step.
+            self._batches = None
+            raise
         self.bad.update(loaded.bad)
         step, self._step = self._step, self._step + 1
         self._limit.check(self.bad, self._step * self._share, exhausted=loaded.batch is None)
@@ -76,8 +85,8 @@ class Stream:
         return step, loaded.batch
 
     def close(self) -> None:
-        """End the workers."""
-        self._batches = iter(())
+        """End the workers; a later `next` starts them again where it left off."""
+        self._batches = None
 
     def __enter__(self) -> Self:
         return self
