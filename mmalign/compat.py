@@ -60,7 +60,7 @@ def check(objective: ObjectiveSpec, family: Family) -> Verdict:
     for kinds in objective.examples.values():
         gaps = [EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS]
         if gaps:
-            unread |= min(gaps, key=len)
+            unread |= sorted(gaps, key=len)[0]
     return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
 
 

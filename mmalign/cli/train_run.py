@@ -35,7 +35,6 @@ def run_train(
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
-    folder = resume or out
     try:
         if resume is not None:
             if given or configs or out or dry_run:
@@ -52,15 +51,12 @@ def run_train(
             if dry_run:
                 return _dry_run(app, plan, device, as_json)
             from mmalign.train import launch
-            from mmalign.train.rundir import default_folder
 
-            folder = out or default_folder(plan.objective.spec.name)
-            app.say(_headline(plan, folder))
-            outcome = launch.start(plan, app.catalog, folder=folder, device=device, say=app.say)
+            outcome = launch.start(plan, app.catalog, folder=out, device=device, say=app.say)
     except Interrupted as interruption:
-        app.say(f"stopped by {interruption}; saved. Go on: mmalign train --resume {folder}")
         return 128 + interruption.signum
-    _print_outcome(app, outcome, as_json)
+    if outcome is not None:
+        _print_outcome(app, outcome, as_json)
     return 0
 
 
@@ -73,12 +69,6 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
     if recipe is not None:
         layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
     return resolve(app.catalog, layers)
-
-
-def _headline(plan: Any, folder: Path) -> str:
-    names = plan.names()
-    how = f" ({plan.verdict.explain()})" if plan.verdict and plan.verdict.derived else ""
-    return f"{names['objective']} on {names['backbone']}{how} with {names['dataset']}; run folder {folder}"
 
 
 def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:

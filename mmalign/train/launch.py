@@ -23,7 +23,7 @@ from mmalign.train.job import Job, assemble
 from mmalign.train.loop import Loop, Say, describe, peak_memory
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.report import write_reports
-from mmalign.train.rundir import Run
+from mmalign.train.rundir import Run, default_folder
 from mmalign.train.signals import Interrupted, StopRequest
 
 
@@ -38,23 +38,29 @@ class Outcome:
     summary: Mapping[str, Any]
 
 
-def start(plan: Plan, catalog: Catalog, *, folder: Path, device: str, say: Say) -> Outcome:
-    """Begin a new run in `folder`; raises UsageError if something is there."""
+def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say: Say) -> Outcome | None:
+    """Begin a new run in `folder` (None: runs/<objective>-<time>); raises UsageError if something is there.
+
+    Returns None on every process but the main one, as `resume` does.
+    """
     processes = Processes(device)
+    chosen: Path = processes.gather_objects(folder or default_folder(plan.objective.spec.name))[0]
     if plan.train.wise_ft < 1 and not _has_starting_weights(plan):
         raise UsageError(
             "train.wise_ft interpolates with pretrained weights; this backbone starts from random ones",
             hint="Leave train.wise_ft at 1, or name a pretrained backbone.",
         )
     info = {"plan": plan.names(), "device": str(processes.device), "num_threads": torch.get_num_threads()}
-    run = Run.create(folder, plan.to_yaml(), info) if processes.is_main else None
+    run = Run.create(chosen, plan.to_yaml(), info) if processes.is_main else None
     processes.barrier()
-    return _execute(plan, catalog, processes, run or Run.observe(folder), say)
+    if processes.is_main:
+        say(_headline(plan, chosen))
+    return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
 
 
 def resume(
     folder: Path, catalog: Catalog, *, sets: Sequence[str], allow_change: bool, device: str, say: Say
-) -> Outcome:
+) -> Outcome | None:
     """Go on with an interrupted run, exactly; raises UsageError for changed options unless `allow_change`."""
     config = folder / "config.yaml"
     if not config.is_file():
@@ -79,7 +85,7 @@ def resume(
     return _execute(changed, catalog, processes, run, say)
 
 
-def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say) -> Outcome:
+def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say) -> Outcome | None:
     host, error = catalog.host, None
     talk: Say = say if processes.is_main else lambda line: None
     try:
@@ -97,6 +103,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         if processes.is_main:
             status = "interrupted" if isinstance(exception, Interrupted | KeyboardInterrupt) else "failed"
             run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
+        if isinstance(exception, Interrupted):
+            talk(f"stopped by {exception}; saved. Go on: mmalign train --resume {run.folder}")
         raise
     finally:
         if processes.is_main:
@@ -106,12 +114,12 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         processes.close()
 
 
-def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome:
+def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome | None:
     """Interpolate, measure, save the model, write the reports."""
     model = run.folder / "model"
     if not job.processes.is_main:
         job.processes.barrier()
-        return Outcome(run.folder, model, {}, {}, {})
+        return None
     trained = measure(job, catalog)
     after = trained
     if job.plan.train.wise_ft < 1:
@@ -175,6 +183,12 @@ def _finished(run: Run) -> Outcome:
     summary = run.info["summary"]
     run.close()
     return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
+
+
+def _headline(plan: Plan, folder: Path) -> str:
+    names = plan.names()
+    how = f" ({plan.verdict.explain()})" if plan.verdict and plan.verdict.derived else ""
+    return f"{names['objective']} on {names['backbone']}{how} with {names['dataset']}; run folder {folder}"
 
 
 def _has_starting_weights(plan: Plan) -> bool:

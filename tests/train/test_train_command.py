@@ -55,7 +55,7 @@ def test_a_run_leaves_everything(train, tmp_path, tiny_folder) -> None:
 
 def test_training_learns(train, tmp_path) -> None:
     options = ("--set", "train.steps=30", "--set", "train.learning_rate=0.003", "--set", "train.batch_size=10")
-    code, out, err = train("--out", str(tmp_path / "run"), "--json", *options)
+    code, _, err = train("--out", str(tmp_path / "run"), "--json", *options)
     assert code == 0, err
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]
