@@ -58,7 +58,9 @@ def check(objective: ObjectiveSpec, family: Family) -> Verdict:
     verdict = check_needs((need for role in objective.roles for need in role.needs), family)
     unread = frozenset[str]()
     for kinds in objective.examples.values():
-        gaps = [EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS]
+        gaps: list[frozenset[str]] = [
+            EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS
+        ]
         if gaps:
             unread |= sorted(gaps, key=len)[0]
     return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
