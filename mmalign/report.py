@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign import __version__
-from mmalign.evaluate.results import write_atomically
+from mmalign.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,8 @@ import click
 
 from mmalign.evaluate.inputs import Inputs, plain
 from mmalign.evaluate.labels import Label
-from mmalign.evaluate.results import ImageResult, write_atomically
+from mmalign.evaluate.results import ImageResult
+from mmalign.files import write_atomically
 
 if TYPE_CHECKING:
     from mmalign.evaluate.accuracy import Accuracy, Mistake

@@ -20,6 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from mmalign.errors import MmalignError
+from mmalign.files import write_text
+
 MAX_FILES, MAX_BYTES = 200, 512 * 2**20
 _LARGE_FILE = 64 * 2**20
 
@@ -137,8 +140,6 @@ def _read_memory(path: Path) -> dict[str, str]:
 def _write_memory(path: Path, known: dict[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(dict(list(known.items())[-100:])), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
+        write_text(path, json.dumps(dict(list(known.items())[-100:])))
+    except (OSError, MmalignError):
         return  # read-only home: hash again next time

@@ -11,12 +11,12 @@ empty.
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmalign.errors import MmalignError, UsageError
+from mmalign.errors import UsageError
+from mmalign.files import write_atomically
 
 NONE_OF_THESE = "none of these"
 COLUMNS = ("image", "rank", "label", "object", "score", "truth", "error")
@@ -76,19 +76,6 @@ def write_results(path: Path, results: Sequence[ImageResult]) -> None:
     """Write the file of that suffix; an existing one is replaced whole. Raises MmalignError (full disk, rights)."""
     writers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     write_atomically(path, lambda temporary: writers[path.suffix](temporary, results))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it; failing leaves nothing. Raises MmalignError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        hint = "Free some space or write elsewhere; what was there before is untouched."
-        raise MmalignError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _jsonl(path: Path, results: Sequence[ImageResult]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmalign.testing.runner import Check, Workbench
 
 EXACT = 1e-10  # float64, another summation order
-OVERFIT_STEPS = 80
+OVERFIT_STEPS = 50
 
 
 def checks(entry: Entry, bench: "Workbench") -> "list[Check]":

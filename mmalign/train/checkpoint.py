@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmalign.errors import CheckpointError
+from mmalign.files import fsync
 
 FORMAT = 1
 _PREFIX = "step-"
@@ -131,23 +132,6 @@ def rotate(root: Path, keep: int, best: int | None) -> list[Path]:
             shutil.rmtree(grave, ignore_errors=True)
             deleted.append(folder)
     return deleted
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file so that a reader sees the old or the new one, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    fsync(partial)
-    os.replace(partial, path)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,7 @@ import torch
 from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.train.checkpoint import fsync
+from mmalign.files import fsync
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmalign import __version__
 from mmalign.errors import UsageError
-from mmalign.train.checkpoint import write_atomically
+from mmalign.files import write_text
 
 SCHEMA = 1
 
@@ -82,7 +82,7 @@ class Run:
     def write_info(self, **changes: Any) -> None:
         """Update run.json."""
         self.info.update(changes)
-        write_atomically(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
+        write_text(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -102,12 +102,12 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step`: they are about to be made again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Write skipped.jsonl: one {key, reason} a sample that could not be used."""
         lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
-        write_atomically(self.folder / "skipped.jsonl", "".join(lines))
+        write_text(self.folder / "skipped.jsonl", "".join(lines))
 
     def close(self) -> None:
         self._lock.close()

@@ -1,0 +1,35 @@
+"""Files that are whole or absent: `write_atomically(path, fill)`, `write_text(path, text)`, `fsync(path)`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mmalign.errors import MmalignError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it; failing leaves nothing. Raises MmalignError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        fsync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        hint = "Free some space or write elsewhere; what was there before is untouched."
+        raise MmalignError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file so that a reader sees the old or the new one, never half. Raises MmalignError."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
