@@ -82,7 +82,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         parameters=sum(p.numel() for module in job.models.modules() for p in module.parameters()),
         trainable=sum(p.numel() for _, p in job.parameters),
         examples=len(job.data),
-        heldout_examples=len(job.heldout) if job.heldout is not None else 0,
+        heldout_examples=job.num_heldout,
         weights_bytes=weights,
         gradient_bytes=trained,
         optimizer_bytes=2 * trained,

@@ -30,7 +30,7 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
     modes = [(module, module.training) for root in job.models.modules() for module in root.modules()]
     try:
         job.models.eval()
-        if job.heldout is not None and len(job.heldout):
+        if job.num_heldout:
             results |= _heldout_loss(job)
         for entry in job.plan.evaluations:
             data = _data_for(job, catalog, entry.spec.kind)
@@ -56,7 +56,9 @@ def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
     for entry in catalog.entries("datasets"):
         if kind in entry.spec.default_for:
             dataset_class = catalog.load(entry)
-            return dataset_class.build(dataset_class.Config(), "validation")
+            config = dataset_class.Config()
+            # This run does not train on it, so all of it is held out where it has no part set aside.
+            return dataset_class.build(config, "validation") or dataset_class.build(config, "train")
     return None
 
 

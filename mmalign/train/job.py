@@ -47,6 +47,10 @@ class Job:
         return self.plan.train.batch_size // self.processes.world_size
 
     @property
+    def num_heldout(self) -> int:
+        return len(self.heldout) if self.heldout is not None else 0
+
+    @property
     def freezes_batchnorm(self) -> bool:
         """Whether the batch is split in any way, so that live statistics would depend on the split."""
         micro = self.plan.train.micro_batch_size

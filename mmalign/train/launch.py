@@ -20,11 +20,13 @@ from mmalign.files import fsync
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
-from mmalign.train.loop import Loop, Say, describe, peak_memory
+from mmalign.train.loop import Loop, Say, peak_memory
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.report import write_reports
 from mmalign.train.rundir import Run, default_folder
 from mmalign.train.signals import Interrupted, StopRequest
+
+FEW_HELDOUT = 20
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                 run.write_info(data=dict(job.data.report()), backbone=dict(job.models.policy.describe()))
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
+            if 0 < job.num_heldout < FEW_HELDOUT:
+                talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
             return _finish(job, loop, run, catalog, talk)
@@ -127,7 +131,6 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         after = measure(job, catalog)
         say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
     run.log({"step": loop.step, "evaluation": after, "final": True, "before_interpolation": trained})
-    say(f"finished at step {loop.step}: " + describe(after))
     save_model(job.models.policy, model)
     records = run.metrics()
     before = next((r["evaluation"] for r in records if r["step"] == 0 and "evaluation" in r), {})

@@ -101,7 +101,7 @@ class Loop:
                 with stop.interrupts():
                     results = heldout.measure(self.job, self.catalog)
                 self.run.log({"step": self.step, "evaluation": results})
-                self.say(f"step {self.step}: " + describe(results))
+                self.say(f"step {self.step}: " + describe(self._main_figures(results)))
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
@@ -212,6 +212,11 @@ class Loop:
             numbers = describe({name: record[name] for name in ("loss", *metrics)})
             pace = f"{speed['examples_per_second']:.0f} examples/s  {left:.0f} s left"
             self.say(f"step {step}/{train.steps}  {numbers}  {pace}")
+
+    def _main_figures(self, results: Mapping[str, float]) -> dict[str, float]:
+        """The held-out loss and each evaluation's primary metric; the report has the rest."""
+        primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in self.job.plan.evaluations]
+        return {name: results[name] for name in (heldout.HELDOUT_LOSS, *primary) if name in results}
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("step", "peak_memory_mb")
+_EXACT = ("learning_rate", "scale")  # no noise to average away
 
 
 def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float] | None) -> None:
@@ -53,7 +54,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
-    """One small panel a metric, thin raw line and its running mean."""
+    """One small panel a metric: the raw values, thin, and their running mean."""
     from matplotlib.figure import Figure
 
     names = [name for name in (records[-1] if records else {}) if name not in _NOT_CURVES]
@@ -66,8 +67,10 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
         axes = figure.add_subplot(lines, columns, place + 1)
         steps = [record["step"] for record in records if name in record]
         values = [record[name] for record in records if name in record]
-        axes.plot(steps, values, color="#4477aa", linewidth=0.8, alpha=0.4)
-        axes.plot(steps, running_mean(values), color="#4477aa", linewidth=1.6)
+        noisy = name not in _EXACT
+        axes.plot(steps, values, color="#4477aa", linewidth=0.8 if noisy else 1.6, alpha=0.4 if noisy else 1.0)
+        if noisy:
+            axes.plot(steps, running_mean(values), color="#4477aa", linewidth=1.6)
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=7)
         axes.ticklabel_format(useOffset=False)
