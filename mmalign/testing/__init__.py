@@ -27,7 +27,8 @@ def conformance(
     """
     import pytest
 
-    from mmalign.testing.runner import Workbench, find_checks, run_check
+    from mmalign.testing.bench import Workbench
+    from mmalign.testing.runner import find_checks, run_check
 
     bench = Workbench(models or {}, datasets or {})
     checks = find_checks(name, bench)

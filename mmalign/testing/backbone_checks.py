@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.specs import Entry
+from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
     from mmalign.data.batch import Batch
     from mmalign.sources import Source
-    from mmalign.testing.runner import Check, Workbench
 
 TOLERANCE = 1e-5  # float32, another summation order
 
 
-def checks(entry: Entry, bench: "Workbench") -> "list[Check]":
+def checks(entry: Entry, bench: Workbench) -> list[Check]:
     """The methods of the class, then each check on every tiny model of its families, or on the embedded model."""
-    from mmalign.testing.runner import Check
-
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
@@ -28,7 +26,7 @@ def checks(entry: Entry, bench: "Workbench") -> "list[Check]":
     return found
 
 
-def declared_equals_provided(entry: Entry, bench: "Workbench") -> None:
+def declared_equals_provided(entry: Entry, bench: Workbench) -> None:
     """Both ways; a class may serve several families, so a method is superfluous only if none of them declares it."""
     target = bench.catalog.load(entry)
     same_class = [e for e in bench.catalog.entries("backbones") if e.spec.target == entry.spec.target]
@@ -85,8 +83,6 @@ def gradients_reach_everything(backbone: Any, batch: "Batch", source: "Source") 
 
 def head_is_scalar(backbone: Any, batch: "Batch", source: "Source") -> None:
     """Scale and bias are 0-D and are parameters of the module, or views of them: what is written there is kept."""
-    from mmalign.testing.runner import Skip
-
     if not _provides(source, Capability.CONTRASTIVE_HEAD):
         raise Skip("no contrastive head")
     own = {parameter.data_ptr() for parameter in backbone.module.parameters()}
@@ -109,7 +105,7 @@ def processor_travels(backbone: Any, batch: "Batch", source: "Source") -> None:
     assert long.num_lost > 0, "text() cuts a long text and reports no lost tokens"
 
 
-def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: "Workbench") -> None:
+def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
     import tempfile
     from pathlib import Path
@@ -151,8 +147,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Workbench") -> None:
-    from mmalign.testing.runner import Skip
+def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Workbench) -> None:
     from mmalign.testing.subjects import load, make_batch, resolve_or_skip, single_thread
 
     source = resolve_or_skip(reference, bench)

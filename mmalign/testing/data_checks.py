@@ -2,19 +2,15 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmalign.specs import Entry
-
-if TYPE_CHECKING:
-    from mmalign.testing.runner import Check, Workbench
+from mmalign.testing.bench import Check, Skip, Workbench
 
 MAX_EXAMPLES = 5000  # looked at, in a larger data set
 
 
-def dataset_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
-    from mmalign.testing.runner import Check
-
+def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
     return [
         Check(f"dataset {entry.spec.name}: {title}", partial(function, entry, bench))
         for title, function in {
@@ -27,9 +23,7 @@ def dataset_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
     ]
 
 
-def evaluation_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
-    from mmalign.testing.runner import Check
-
+def evaluation_checks(entry: Entry, bench: Workbench) -> list[Check]:
     name, title = entry.spec.name, "finite, with its primary metric"
     return [
         Check(f"evaluation {name} on {reference}: {title}", partial(evaluates, entry, reference, bench))
@@ -37,7 +31,7 @@ def evaluation_checks(entry: Entry, bench: "Workbench") -> "list[Check]":
     ]
 
 
-def stable(entry: Entry, bench: "Workbench") -> None:
+def stable(entry: Entry, bench: Workbench) -> None:
     data, again = _build(entry, bench), _build(entry, bench)
     assert len(data) == len(again) > 0, f"{len(data)} examples, then {len(again)}"
     assert data.fingerprint() == again.fingerprint(), "the fingerprint changes without a change of the data"
@@ -45,7 +39,7 @@ def stable(entry: Entry, bench: "Workbench") -> None:
         assert data[index] == data[index] == again[index], f"example {index} changes from call to call"
 
 
-def unique_keys(entry: Entry, bench: "Workbench") -> None:
+def unique_keys(entry: Entry, bench: Workbench) -> None:
     seen: dict[str, str] = {}
     for split in ("train", "validation"):
         data = _build(entry, bench, split)
@@ -55,7 +49,7 @@ def unique_keys(entry: Entry, bench: "Workbench") -> None:
             seen[key] = f"{split}[{index}]"
 
 
-def travels(entry: Entry, bench: "Workbench") -> None:
+def travels(entry: Entry, bench: Workbench) -> None:
     from mmalign.testing.backbone_checks import copy_as_to_a_worker
 
     data = _build(entry, bench)
@@ -65,7 +59,7 @@ def travels(entry: Entry, bench: "Workbench") -> None:
         assert twin[index] == data[index], f"example {index} differs in a worker's copy"
 
 
-def reports(entry: Entry, bench: "Workbench") -> None:
+def reports(entry: Entry, bench: Workbench) -> None:
     data = _build(entry, bench)
     report = data.report()
     assert {"kept", "skipped", "source"} <= set(report), f"report lacks keys: {sorted(report)}"
@@ -74,7 +68,7 @@ def reports(entry: Entry, bench: "Workbench") -> None:
     assert not wrong, f"skipped must be counts by reason: {wrong}"
 
 
-def yields_its_kind(entry: Entry, bench: "Workbench") -> None:
+def yields_its_kind(entry: Entry, bench: Workbench) -> None:
     from mmalign.data.examples import EXAMPLE_KINDS
 
     data = _build(entry, bench)
@@ -84,13 +78,12 @@ def yields_its_kind(entry: Entry, bench: "Workbench") -> None:
     assert wrong is None, f"yields {type(wrong).__name__}, its spec says {entry.spec.kind}"
 
 
-def evaluates(entry: Entry, reference: str, bench: "Workbench") -> None:
+def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     """On a few examples: all metrics finite, the primary among them, random state and modes left alone."""
     import torch
 
     from mmalign.compat import check_needs
     from mmalign.evaluate.runtime import Runtime
-    from mmalign.testing.runner import Skip
     from mmalign.testing.subjects import load, resolve_or_skip
 
     source = resolve_or_skip(reference, bench)
@@ -115,9 +108,7 @@ def evaluates(entry: Entry, reference: str, bench: "Workbench") -> None:
     assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
 
 
-def _build(entry: Entry, bench: "Workbench", split: str = "train") -> Any:
-    from mmalign.testing.runner import Skip
-
+def _build(entry: Entry, bench: Workbench, split: str = "train") -> Any:
     target = bench.catalog.load(entry)
     options = bench.datasets.get(entry.spec.name, {})
     required = [name for name, field in target.Config.model_fields.items() if field.is_required()]

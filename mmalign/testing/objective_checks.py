@@ -7,20 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmalign.specs import Entry
+from mmalign.testing.bench import Check, Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.data.batch import Batch
-    from mmalign.testing.runner import Check, Workbench
 
 EXACT = 1e-10  # float64, another summation order
 OVERFIT_STEPS = 50
 
 
-def checks(entry: Entry, bench: "Workbench") -> "list[Check]":
-    from mmalign.testing.runner import Check
-
+def checks(entry: Entry, bench: Workbench) -> list[Check]:
     return [
         Check(f"objective {entry.spec.name} on {reference}: {title}", partial(_run, function, entry, reference, bench))
         for reference in bench.model_names
@@ -74,7 +72,7 @@ class Trainer:
         )
 
 
-def build_trainer(entry: Entry, reference: str, bench: "Workbench", *, size: int = 8, exact: bool = True) -> Trainer:
+def build_trainer(entry: Entry, reference: str, bench: Workbench, *, size: int = 8, exact: bool = True) -> Trainer:
     """A trainer in float64 (`exact`) or float32; skips where the objective does not run on that model."""
     import torch
 
@@ -212,7 +210,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-def _run(function: Callable[..., None], entry: Entry, reference: str, bench: "Workbench") -> None:
+def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Workbench) -> None:
     from mmalign.testing.subjects import single_thread
 
     with single_thread():

@@ -7,13 +7,11 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmalign.plugins import PluginRecord
 from mmalign.specs import Entry
-
-if TYPE_CHECKING:
-    from mmalign.testing.runner import Check, Workbench
+from mmalign.testing.bench import Check, Skip, Workbench
 
 HEAVY = ("torch", "transformers", "open_clip", "pydantic")
 MAX_SECONDS = 0.5
@@ -30,9 +28,7 @@ json.dump({"seconds": time.perf_counter() - began, "why": record.why, "modules":
 """
 
 
-def checks(record: PluginRecord, module: Any, bench: "Workbench") -> "list[Check]":
-    from mmalign.testing.runner import Check
-
+def checks(record: PluginRecord, module: Any, bench: Workbench) -> list[Check]:
     found = [
         Check("plugin: hooks are known and decorated", partial(hooks, record)),
         Check("plugin: imports nothing heavy", partial(imports_nothing_heavy, module.__name__)),
@@ -68,7 +64,7 @@ def imports_fast(module_name: str) -> None:
     assert seconds < MAX_SECONDS, f"importing {module_name} takes {seconds:.2f} s"
 
 
-def command(entry: Entry, bench: "Workbench") -> None:
+def command(entry: Entry, bench: Workbench) -> None:
     import click
 
     target = bench.catalog.load(entry)
@@ -76,20 +72,19 @@ def command(entry: Entry, bench: "Workbench") -> None:
     assert target.help, "the command has no docstring to show as help"
 
 
-def options_described(entry: Entry, bench: "Workbench") -> None:
+def options_described(entry: Entry, bench: Workbench) -> None:
     from mmalign.config.schema import field_rows
 
     bare = [row["key"] for row in field_rows(_config(entry, bench)) if not row["description"]]
     assert not bare, f"without a description: {', '.join(bare)}"
 
 
-def options_round_trip(entry: Entry, bench: "Workbench") -> None:
+def options_round_trip(entry: Entry, bench: Workbench) -> None:
     """Defaults -> commented YAML -> read -> validated gives the defaults; unknown keys are refused."""
     from mmalign.config.load import load_layers
     from mmalign.config.schema import commented_yaml
     from mmalign.config.validate import build
     from mmalign.errors import UsageError
-    from mmalign.testing.runner import Skip
 
     model = _config(entry, bench)
     assert model.model_config.get("extra") == "forbid", "Config must forbid unknown keys (extra='forbid')"
@@ -108,7 +103,7 @@ def options_round_trip(entry: Entry, bench: "Workbench") -> None:
     assert read == model(), f"read back as {read!r}"
 
 
-def _config(entry: Entry, bench: "Workbench") -> Any:
+def _config(entry: Entry, bench: Workbench) -> Any:
     from pydantic import BaseModel
 
     target = bench.catalog.load(entry)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from mmalign.compat import check
 from mmalign.sources import Source, read_config, resolve
 from mmalign.specs import Entry, ObjectiveSpec
+from mmalign.testing.bench import Skip, Workbench
 
 if TYPE_CHECKING:
     from mmalign.data.batch import Batch
-    from mmalign.testing.runner import Workbench
 
 TEXTS = (
     "a red car",
@@ -39,12 +39,12 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def source_of(reference: str, bench: "Workbench") -> Source:
+def source_of(reference: str, bench: Workbench) -> Source:
     """The source of a tiny model, or of an embedded backbone by its name."""
     return resolve(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
 
 
-def load(source: Source, bench: "Workbench", seed: int = 0) -> Any:
+def load(source: Source, bench: Workbench, seed: int = 0) -> Any:
     """A backbone on the CPU with its default options, the same at every call."""
     import torch
 
@@ -56,18 +56,14 @@ def load(source: Source, bench: "Workbench", seed: int = 0) -> Any:
 
 def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
     """Skip where the objective cannot run on that family."""
-    from mmalign.testing.runner import Skip
-
     assert source.family is not None
     verdict = check(objective, source.family)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")
 
 
-def resolve_or_skip(reference: str, bench: "Workbench") -> Source:
+def resolve_or_skip(reference: str, bench: Workbench) -> Source:
     """Skip a tiny model that no installed plugin handles; one that two claim is an error."""
-    from mmalign.testing.runner import Skip
-
     if reference in bench.model_names:
         config = read_config(bench.model(reference))
         families = [family for entry in bench.catalog.entries("backbones") for family in entry.spec.families]
@@ -76,7 +72,7 @@ def resolve_or_skip(reference: str, bench: "Workbench") -> Source:
     return source_of(reference, bench)
 
 
-def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: "Workbench") -> "Batch":
+def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: Workbench) -> "Batch":
     """`size` different examples of a kind, through the processor and the collator that training uses."""
     from mmalign.data.collate import Encoder, collate
 
@@ -85,10 +81,9 @@ def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: "Workb
     return collate([encoder.encode(example, 0, index, train=False) for index, example in enumerate(examples)])
 
 
-def make_examples(kind: str, folder: Path, size: int, bench: "Workbench") -> list[Any]:
+def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[Any]:
     """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
     from mmalign.data.examples import ImageLabel, ImageText, Text, TextPair
-    from mmalign.testing.runner import Skip
 
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
     if kind == "image-text":
@@ -105,7 +100,7 @@ def make_examples(kind: str, folder: Path, size: int, bench: "Workbench") -> lis
     return default_examples(entry, bench, size)
 
 
-def default_examples(entry: Entry, bench: "Workbench", size: int) -> list[Any]:
+def default_examples(entry: Entry, bench: Workbench, size: int) -> list[Any]:
     target = bench.catalog.load(entry)
     data = target.build(target.Config(**bench.datasets.get(entry.spec.name, {})), "train")
     assert data is not None and len(data) >= size, f"{entry.qualified} has fewer than {size} examples"

@@ -6,7 +6,8 @@ import pytest
 
 from mmalign.cli import run
 from mmalign.testing import conformance
-from mmalign.testing.runner import Check, Result, Skip, Workbench, find_checks, run_check
+from mmalign.testing.bench import Check, Skip, Workbench
+from mmalign.testing.runner import Result, find_checks, run_check
 
 PLUGIN = """
 from mmalign import ObjectiveSpec, Role, hookimpl

@@ -1,0 +1,81 @@
+"""What every check works with: the check itself, a way to say that it does not apply, and a bench of tiny models."""
+
+import importlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmalign.catalog import Catalog
+from mmalign.plugins import PluginHost, PluginRecord, load_plugins
+
+# The kit's own models (in mmalign.testing.models) and the prefix in whose format they are.
+TINY_MODELS = {
+    "tiny-open-clip": "open_clip",
+    "tiny-open-clip-bn": "open_clip",
+    "tiny-siglip-like": "open_clip",
+    "tiny-transformers-clip": "hf",
+    "tiny-transformers-siglip": "hf",
+}
+
+
+class Skip(Exception):
+    """Raised by a check that does not apply; the message says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to verify. `run` returns on success, and raises AssertionError, Skip or whatever goes wrong."""
+
+    name: str
+    run: Callable[[], None]
+
+
+class Workbench:
+    """What checks share: the plugins, and tiny models written once into a folder that goes with this object."""
+
+    def __init__(self, models: Mapping[str, Callable[[Path], Path]], datasets: Mapping[str, Mapping[str, Any]]) -> None:
+        self.own_models = dict(models)
+        self.datasets = dict(datasets)
+        self.folder = Path(tempfile.mkdtemp(prefix="mmalign-check-"))
+        self._written: dict[str, Path] = {}
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    @cached_property
+    def host(self) -> PluginHost:
+        return load_plugins()
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog(self.host)
+
+    @property
+    def model_names(self) -> list[str]:
+        return [*TINY_MODELS, *self.own_models]
+
+    def model_names_for(self, prefixes: Sequence[str]) -> list[str]:
+        """The models that a backbone with these prefixes may read, and all that the plugin brought itself."""
+        return [*(name for name, prefix in TINY_MODELS.items() if prefix in prefixes), *self.own_models]
+
+    def model(self, name: str) -> Path:
+        """The folder of a tiny model, written on first use."""
+        if name not in self._written:
+            from mmalign.testing import models
+
+            write = self.own_models.get(name) or vars(models)[name.replace("-", "_")]
+            self._written[name] = write(self.folder / name)
+        return self._written[name]
+
+    def find(self, name: str) -> tuple[PluginRecord, Any]:
+        """The record and module of a plugin, by plugin name or module name; a module not installed as one is added."""
+        manager = self.host.manager
+        for record in self.host.records:
+            module = manager.get_plugin(record.name)
+            if name == record.name or (module is not None and name == module.__name__):
+                return record, module
+        record = self.host.add(name, "module", "", lambda: importlib.import_module(name))
+        return record, manager.get_plugin(name)
