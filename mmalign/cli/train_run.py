@@ -96,6 +96,7 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     app.say(
         f"{summary['examples']:,} examples in {summary['seconds']} s, {summary['examples_per_second']} a second, "
         f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
+        f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
     )
     rows = [("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)]

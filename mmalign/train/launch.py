@@ -121,6 +121,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
 def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome | None:
     """Interpolate, measure, save the model, write the reports."""
     model = run.folder / "model"
+    truncated = sum(job.processes.gather_objects(loop.truncated_texts))
     if not job.processes.is_main:
         job.processes.barrier()
         return None
@@ -141,6 +142,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "examples_per_second": round(loop.step * job.plan.train.batch_size / loop.seconds, 1),
         "peak_memory_mb": round(peak_memory(job.device) / 1e6),
         "unreadable_samples": len(loop.bad_samples),
+        "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
         "before": before,
         "after": after,

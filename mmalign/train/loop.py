@@ -37,6 +37,7 @@ class Loop:
         self.step = 0
         self.skipped_updates = 0
         self.bad_samples: dict[str, str] = {}
+        self.truncated_texts = 0  # texts drawn by this process that lost tokens to the context length
         self.best: dict[str, Any] | None = None
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -56,6 +57,8 @@ class Loop:
         try:
             for index, batch in stream if self.step < train.steps else ():
                 self.bad_samples.update(stream.bad)
+                if "num_lost" in batch:
+                    self.truncated_texts += int((batch["num_lost"] > 0).sum())
                 self.update(index, batch)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -112,10 +115,12 @@ class Loop:
     def save(self) -> None:
         """Commit a checkpoint of this moment, then delete those no longer kept."""
         job = self.job
-        states = job.processes.gather_objects((rng.capture(job.device), rng.capture_python(), self.bad_samples))
+        own = (rng.capture(job.device), rng.capture_python(), self.bad_samples, self.truncated_texts)
+        torch_states, python_states, bad_samples, truncated = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
-            generators = {f"{rank}/{name}": state for rank, (s, _, _) in enumerate(states) for name, state in s.items()}
-            bad = {key: reason for _, _, found in states for key, reason in found.items()}
+            generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
+            bad = {key: reason for found in bad_samples for key, reason in found.items()}
+            self.bad_samples = bad
             checkpoint.save(
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
@@ -124,7 +129,8 @@ class Loop:
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
-                        "python": [state for _, state, _ in states],
+                        "python": python_states,
+                        "truncated_texts": truncated,
                         "objective": dict(job.objective.state()),
                         "data": job.data.fingerprint(),
                         "bad_samples": bad,
@@ -165,6 +171,7 @@ class Loop:
         rng.restore_python(state["python"][job.processes.rank])
         self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
         self.bad_samples = dict(state["bad_samples"])
+        self.truncated_texts = state["truncated_texts"][job.processes.rank]
         self._seconds_before = state["seconds"]
         self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
 

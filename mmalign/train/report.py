@@ -28,6 +28,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
     ]
     rows += [
         ("unreadable samples", str(summary["unreadable_samples"])),
+        ("truncated texts", str(summary["truncated_texts"])),
         ("skipped updates", str(summary["skipped_updates"])),
     ]
     rows += [(name, value) for name, value in plan.items()]
