@@ -68,9 +68,9 @@ class Processes:
         """Sum over processes, the same on all."""
         if self.world_size == 1:
             return tensor
-        tensor = tensor.clone()
-        torch.distributed.all_reduce(tensor)
-        return tensor
+        moved = tensor.to(self.device, copy=True)  # NCCL reduces on its own device only
+        torch.distributed.all_reduce(moved)
+        return moved.to(tensor.device)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Join equally long tensors in rank order, detached."""
