@@ -42,7 +42,9 @@ class Context:
 
     def seed(self, row: int) -> int:
         """A seed for one row of this step, the same however the batch is split over processes."""
-        return hash((self._seed, self.step, row)) & 0x7FFF_FFFF_FFFF_FFFF
+        from mmalign.data.order import stable_hash
+
+        return stable_hash(self._seed, self.step, row) >> 1
 
     def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
         """Apply a frozen pass in micro-batches and join its [n, ...] results."""
@@ -67,7 +69,7 @@ class Objective(ABC):
         return {}
 
     def start(self, models: "Models") -> None:
-        """Once, on the fresh models of a run: check what no spec can say; raises IncompatibleError."""
+        """On the models as built, at a start and at a resume: check what no spec can say; raises IncompatibleError."""
         return None
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":

@@ -50,13 +50,14 @@ class Stream:
         start_step: int = 0,
         max_bad: float = 0.01,
         prefetch: int = 2,
+        bad: Mapping[str, str] | None = None,
     ) -> None:
         if batch_size % world_size:
             raise UsageError(
                 f"batch size {batch_size} is not a multiple of {world_size} processes",
                 hint="Choose a batch size that every process takes an equal share of.",
             )
-        self.bad: dict[str, str] = {}
+        self.bad: dict[str, str] = dict(bad or {})
         self._step = start_step
         self._share = batch_size // world_size
         self._limit = _Limit(max_bad, len(dataset))

@@ -105,8 +105,8 @@ def committed(root: Path) -> list[Path]:
     """Committed checkpoint folders, oldest first, unverified."""
     if not root.is_dir():
         return []
-    folders = [path for path in root.iterdir() if path.name.startswith(_PREFIX) and path.is_dir()]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    folders = [path for path in root.glob(f"{_PREFIX}*") if path.is_dir() and path.name[len(_PREFIX) :].isdigit()]
+    return sorted(folders, key=_step)
 
 
 def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -119,19 +119,27 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def rotate(root: Path, keep: int, best: int | None) -> list[Path]:
-    """Delete all but the newest `keep` and the `best` step; call it after a commit. Returns what was deleted."""
+def rotate(root: Path, keep: int, best: int | None, newest: int) -> list[Path]:
+    """After the commit of step `newest`, delete all but the newest `keep` and the `best`. Returns what was deleted.
+
+    Folders of later steps are of a past that this run left behind (damaged, or overtaken): they go too.
+    """
     folders = committed(root)
-    protected = {folder.name for folder in folders[-keep:]} | ({f"{_PREFIX}{best:06d}"} if best is not None else set())
-    deleted = []
-    for folder in folders:
-        if folder.name not in protected:
-            # Renamed first: a deletion that is cut short must not leave a folder that looks committed.
-            grave = root / f".{folder.name}.deleted"
-            os.rename(folder, grave)
-            shutil.rmtree(grave, ignore_errors=True)
-            deleted.append(folder)
+    current = [folder for folder in folders if _step(folder) <= newest]
+    protected = set(current[-keep:]) | {folder for folder in current if _step(folder) == best}
+    deleted = [folder for folder in folders if folder not in protected]
+    for folder in deleted:
+        # Renamed first: a deletion that is cut short must not leave a folder that looks committed.
+        grave = root / f".{folder.name}.deleted"
+        shutil.rmtree(grave, ignore_errors=True)
+        os.rename(folder, grave)
+    for leftover in root.glob(f".{_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     return deleted
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def _write_json(path: Path, value: Any) -> None:

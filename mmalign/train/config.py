@@ -19,7 +19,7 @@ class TrainConfig(_Section):
     )
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
-    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up from zero")
+    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up; the first has rate / warmup_steps")
     min_learning_rate: float = Field(0.0, ge=0, description="where the cosine ends")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the second moment")
@@ -43,7 +43,7 @@ class TrainConfig(_Section):
         0, ge=0, description="steps between evaluations; 0: before the first and after the last step only"
     )
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end or on a signal")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by the main metric is never deleted")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by held-out loss is never deleted")
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it"
     )

@@ -2,12 +2,15 @@
 
     torchrun --nproc-per-node 2 -m mmalign train ...        (or: accelerate launch -m mmalign train ...)
 
-Gradients are synchronised by DDP. Sharded (FSDP2) launches are refused until their checkpoints resume exactly.
+accelerate starts the processes' group. Gradients are summed once a step, after the last micro-batch, by
+`sum_gradients` and not by DDP: a parameter that some step leaves without a gradient (a decoder that is not used, a bias
+under InfoNCE) is then an ordinary case. Sharded launches (FSDP, DeepSpeed) are refused until their checkpoints resume
+exactly.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,9 +22,11 @@ from mmalign.evaluate.runtime import choose_device
 from mmalign.objective import Objective
 from mmalign.train.models import Models
 
+_BUCKET = 25_000_000
+
 
 class StepModule(nn.Module):
-    """An objective's forward as a module, so that DDP and torch.compile can wrap it. Registers the trained roles."""
+    """An objective's forward as a module, so that torch.compile can wrap it. Registers the trained roles."""
 
     def __init__(self, objective: Objective, models: Models) -> None:
         super().__init__()
@@ -38,31 +43,38 @@ class Processes:
     def __init__(self, device: str = "auto") -> None:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        self._accelerator: Any = None
-        if self.world_size > 1:
-            if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-                raise UsageError("FSDP launches are not supported yet", hint="Launch with plain torchrun (DDP).")
-            from accelerate import Accelerator
-
-            self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
-            self.device = self._accelerator.device
-        else:
+        if self.world_size == 1:
             self.device = choose_device(device)
+            return
+        for engine in ("FSDP", "DEEPSPEED"):
+            if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true"):
+                raise UsageError(f"{engine} launches are not supported yet", hint="Launch with plain torchrun.")
+        from accelerate import PartialState
+
+        # The others wait while the main process evaluates and saves: longer than the default ten minutes, maybe.
+        cpu = device == "cpu" or not torch.cuda.is_available()
+        self.device = torch.device(PartialState(cpu=cpu, timeout=timedelta(hours=6)).device or "cpu")
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Make gradients synchronise in backward; a module without trainable parameters stays as it is."""
-        trains = any(parameter.requires_grad for parameter in module.parameters())
-        return self._accelerator.prepare_model(module) if self._accelerator and trains else module
-
-    def no_sync(self, module: nn.Module, active: bool) -> contextlib.AbstractContextManager[Any]:
-        """Leave gradients local in this backward."""
-        if active and isinstance(module, nn.parallel.DistributedDataParallel):
-            return module.no_sync()
-        return contextlib.nullcontext()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over processes; one that no process has stays None."""
+        if self.world_size == 1:
+            return
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        present = self.sum(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
+        wanted = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
+        for parameter in wanted:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for dtype in sorted({parameter.dtype for parameter in wanted}, key=str):
+            for bucket in _buckets([p.grad for p in wanted if p.dtype == dtype and p.grad is not None]):
+                flat = torch.cat([gradient.flatten() for gradient in bucket])
+                torch.distributed.all_reduce(flat)
+                for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                    gradient.copy_(part.view_as(gradient))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over processes, the same on all."""
@@ -96,3 +108,16 @@ class Processes:
     def close(self) -> None:
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Consecutive groups of about 25 million elements: few messages, little extra memory."""
+    buckets: list[list[Tensor]] = []
+    size = _BUCKET
+    for tensor in tensors:
+        if size >= _BUCKET:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(tensor)
+        size += tensor.numel()
+    return buckets

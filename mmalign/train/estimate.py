@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from mmalign.errors import DataError
-from mmalign.objective import Context
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.loop import Say, peak_memory
@@ -103,17 +102,16 @@ def _probe(job: Job) -> float:
     stream = job.stream(start_step=0)
     times = []
     try:
+        began = time.perf_counter()
         for index, batch in stream:
-            began = time.perf_counter()
-            ctx = Context(train.seed, index, job.processes.sum, train.micro_batch_size or job.local_batch_size)
             job.optimizer.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                prepared = job.objective.prepare(job.models, batch.to(job.device), ctx)
-            accumulate(job.engine, [prepared], train.micro_batch_size)
+            accumulate(job.engine, [job.prepare(index, batch)], train.micro_batch_size)
             job.optimizer.step()
             if job.device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
+            now = time.perf_counter()
+            times.append(now - began)  # from step to step: waiting for data included
+            began = now
             if len(times) == _PROBE_STEPS:
                 return times[-1]
     finally:

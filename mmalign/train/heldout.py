@@ -69,7 +69,7 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     metrics: dict[str, list[float]] = {}
     for number, batch in enumerate(_batches(job)):
         ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, job.plan.evaluation.batch_size)
-        batch = objective.prepare(job.models, batch.to(job.device), ctx)
+        batch = objective.prepare(job.models, batch.to(job.device), ctx)  # no gradient, evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -87,12 +87,17 @@ def _heldout_loss(job: Job) -> dict[str, float]:
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
     objective, engine = job.objective, job.engine
-    with engine.autocast():
-        if not objective.coupled:
-            for micro in batch.split(job.plan.evaluation.batch_size):
-                yield *objective.loss(objective.forward(job.models, micro), micro), objective.count(micro)
-            return
-        parts = [objective.forward(job.models, micro) for micro in batch.split(job.plan.evaluation.batch_size)]
+
+    def forward(micro: Batch) -> Any:
+        with engine.autocast():
+            return objective.forward(job.models, micro)
+
+    micros = batch.split(job.plan.evaluation.batch_size)
+    if not objective.coupled:
+        for micro in micros:
+            yield *objective.loss(forward(micro), micro), objective.count(micro)
+        return
+    parts = [forward(micro) for micro in micros]
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     yield *objective.loss(outputs, Batch({}, size=len(batch))), objective.count(batch)
 

@@ -4,6 +4,7 @@ job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from mmalign.compat import check
+from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
 from mmalign.errors import DataError, IncompatibleError, UsageError
-from mmalign.objective import Objective
+from mmalign.objective import Context, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.models import Models, build_models
@@ -56,8 +58,8 @@ class Job:
         micro = self.plan.train.micro_batch_size
         return self.processes.world_size > 1 or 0 < micro < self.local_batch_size
 
-    def stream(self, start_step: int) -> Stream:
-        """Batches from `start_step` on, this process's share of each."""
+    def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
+        """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
         train = self.plan.train
         return Stream(
             self.data,
@@ -69,7 +71,22 @@ class Job:
             num_workers=self.plan.data.num_workers,
             start_step=start_step,
             max_bad=self.plan.data.max_bad,
+            bad=bad,
         )
+
+    def prepare(self, index: int, batch: Batch) -> Batch:
+        """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched."""
+        train, objective = self.plan.train, self.objective
+        batch = batch.to(self.device)
+        if type(objective).prepare is Objective.prepare:
+            return batch
+        ctx = Context(train.seed, index, self.processes.sum, train.micro_batch_size or self.local_batch_size)
+        self.models.eval()
+        try:
+            with torch.no_grad():
+                return objective.prepare(self.models, batch, ctx)
+        finally:
+            self.models.train(freeze_batchnorm=self.freezes_batchnorm)
 
 
 def assemble(plan: Plan, processes: Processes) -> Job:
@@ -97,10 +114,15 @@ def assemble(plan: Plan, processes: Processes) -> Job:
     parameters = models.trainable()
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
-    wrapped: nn.Module = StepModule(objective, models)
+    forward = StepModule(objective, models)
     if train.compile:
-        wrapped.compile()
-    engine = Engine(objective, processes.wrap(wrapped), processes, processes.device, train.precision == "bf16")
+        if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
+            raise UsageError(
+                "train.compile cannot replay the random state of a coupled objective's second pass",
+                hint="Leave train.micro_batch_size at 0 on one process, or train.compile at false.",
+            )
+        forward.compile()
+    engine = Engine(objective, forward, processes, processes.device, train.precision == "bf16")
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
     return Job(
         plan,

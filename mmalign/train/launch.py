@@ -4,6 +4,7 @@ outcome = start(plan, catalog, folder=Path("runs/x"), device="auto", say=print)
 outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="auto", say=print)
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ import torch
 
 from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
-from mmalign.errors import CheckpointError, UsageError
-from mmalign.files import fsync
+from mmalign.errors import CheckpointError, MmalignError, UsageError
+from mmalign.files import fsync, write_text
+from mmalign.train import rng
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
@@ -74,16 +76,28 @@ def resume(
         raise UsageError(
             "these options differ from the run's:\n" + "\n".join(drift), hint="Add --allow-change to go on with them."
         )
-    processes = Processes(device)
+    before = Run.observe(folder)
+    before.close()
+    recorded = before.info["device"].partition(":")[0]
+    if device not in ("auto", recorded) and not allow_change:
+        raise UsageError(
+            f"the run is on {recorded}; on {device} it would not go on exactly",
+            hint="Add --allow-change to accept that.",
+        )
+    processes = Processes(recorded if device == "auto" else device)
     run = Run.reopen(folder) if processes.is_main else Run.observe(folder)
     if run.info["status"] == "finished" and not drift:
-        say(f"{folder} is finished already; its model is {folder / 'model'}")
-        return _finished(run)
+        outcome = _finished(run) if processes.is_main else None
+        if outcome is not None:
+            say(f"{folder} is finished already; its model is {outcome.model}")
+        processes.close()
+        return outcome
     # Sums of floats depend on how many threads share them, so an exact continuation needs as many.
     torch.set_num_threads(run.info["num_threads"])
     if processes.is_main:
-        run.write_info(status="running")
-        (folder / "config.yaml").write_text(changed.to_yaml(), encoding="utf-8")
+        run.write_info(status="running", device=str(processes.device))
+        if drift:
+            write_text(config, changed.to_yaml())
     return _execute(changed, catalog, processes, run, say)
 
 
@@ -106,7 +120,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         error = exception
         if processes.is_main:
             status = "interrupted" if isinstance(exception, Interrupted | KeyboardInterrupt) else "failed"
-            run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
+            with contextlib.suppress(MmalignError):  # on a full disk the first error is the one to show
+                run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
         if isinstance(exception, Interrupted):
             talk(f"stopped by {exception}; saved. Go on: mmalign train --resume {run.folder}")
         raise
@@ -147,8 +162,9 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "before": before,
         "after": after,
     }
-    run.write_info(status="finished", error=None, summary=summary)
+    run.write_info(summary=summary)
     write_reports(run, job.plan.to_yaml(), trained if after is not trained else None)
+    run.write_info(status="finished", error=None)
     job.processes.barrier()
     return Outcome(run.folder, model, before, after, summary)
 
@@ -159,28 +175,31 @@ def interpolate(job: Job) -> None:
 
     The starting weights are read again from the source.
     """
-    share = job.plan.train.wise_ft
+    share, seen = job.plan.train.wise_ft, set()
+    rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
     starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
     for name, tensor in job.models.policy.module.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
+            seen.add(tensor.data_ptr())
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
 
 
 def save_model(backbone: Any, folder: Path) -> None:
-    """Save in the family's own format, all or nothing; an older model there is replaced."""
+    """Save in the family's own format, whole or not at all; an older model there gives way to it."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         backbone.save(partial)
-        for path in partial.rglob("*"):
+        for path in (*partial.rglob("*"), partial):
             fsync(path)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(partial, folder)
+        fsync(folder.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"cannot save the model to {folder}: {error}", hint="Free space; then --resume repeats only this."
+            f"cannot save the model to {folder}: {error}", hint="Free space, then go on with --resume."
         ) from error
 
 

@@ -18,7 +18,6 @@ import torch
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, NonFiniteError
-from mmalign.objective import Context
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.job import Job
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
@@ -40,7 +39,7 @@ class Loop:
         self.truncated_texts = 0  # texts drawn by this process that lost tokens to the context length
         self.best: dict[str, Any] | None = None
         self._seconds_before = 0.0
-        self._started = time.perf_counter()
+        self._started = self._clock = time.perf_counter()
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -48,12 +47,16 @@ class Loop:
         """Train to the last step; raises Interrupted after saving where a signal asks to stop."""
         train = self.job.plan.train
         self.resume()
-        if self.step == 0 and not any("evaluation" in record for record in self.run.metrics()):
-            self.evaluate(stop)
+        measured = any("evaluation" in record for record in self.run.metrics())
+        if self.step == 0 and not self.job.processes.gather_objects(measured)[0]:  # the main process decides for all
+            signum = self.evaluate(stop)
+            if signum is not None:
+                raise Interrupted(signum)  # nothing is done yet: a resume starts over
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
-        stream = self.job.stream(start_step=self.step)
+        stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
+        self._clock = time.perf_counter()
         try:
             for index, batch in stream if self.step < train.steps else ():
                 self.bad_samples.update(stream.bad)
@@ -65,7 +68,9 @@ class Loop:
                 stopping = self._stopping(stop)
                 if train.eval_every and self.step % train.eval_every == 0 and not last and stopping is None:
                     stopping = self.evaluate(stop)
-                if last or stopping is not None or (train.save_every and self.step % train.save_every == 0):
+                improved = self.best is not None and self.best["step"] == self.step
+                due = train.save_every and self.step % train.save_every == 0
+                if last or stopping is not None or improved or due:
                     self.save()
                 if stopping is not None:
                     raise Interrupted(stopping)
@@ -77,24 +82,23 @@ class Loop:
     def update(self, index: int, batch: Batch) -> None:
         """One optimiser step; raises NonFiniteError before the update where the loss or a gradient is not finite."""
         job, train = self.job, self.job.plan.train
-        began = time.perf_counter()
         rate = learning_rate(train, index)
         for group in job.optimizer.param_groups:
             group["lr"] = rate
         job.optimizer.zero_grad(set_to_none=True)
-        ctx = Context(train.seed, index, job.processes.sum, train.micro_batch_size or job.local_batch_size)
-        with torch.no_grad():
-            prepared = job.objective.prepare(job.models, batch.to(job.device), ctx)
-        result = accumulate(job.engine, [prepared], train.micro_batch_size)
+        result = accumulate(job.engine, [job.prepare(index, batch)], train.micro_batch_size)
         limit = train.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batch, loss, norm)
-        elif not result.empty:
+        elif result.empty:
+            self.skipped_updates += 1
+            self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
+        else:
             job.optimizer.step()
             job.objective.constrain(job.models)
-        self._record(index, result, loss, norm, rate, len(batch) * job.processes.world_size, began)
+        self._record(index, result, loss, norm, rate, len(batch) * job.processes.world_size)
 
     def evaluate(self, stop: StopRequest) -> int | None:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
@@ -120,7 +124,6 @@ class Loop:
         if job.processes.is_main:
             generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
             bad = {key: reason for found in bad_samples for key, reason in found.items()}
-            self.bad_samples = bad
             checkpoint.save(
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
@@ -133,7 +136,7 @@ class Loop:
                         "truncated_texts": truncated,
                         "objective": dict(job.objective.state()),
                         "data": job.data.fingerprint(),
-                        "bad_samples": bad,
+                        "bad_samples": bad_samples,
                         "skipped_updates": self.skipped_updates,
                         "best": self.best,
                         "seconds": self.seconds,
@@ -141,7 +144,8 @@ class Loop:
                 ),
             )
             self.run.write_skipped(sorted(bad.items()))
-            checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, self.best["step"] if self.best else None)
+            best = self.best["step"] if self.best else None
+            checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
         job.processes.barrier()
 
     def resume(self) -> None:
@@ -170,7 +174,7 @@ class Loop:
         rng.restore(generators, job.device)
         rng.restore_python(state["python"][job.processes.rank])
         self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
-        self.bad_samples = dict(state["bad_samples"])
+        self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts = state["truncated_texts"][job.processes.rank]
         self._seconds_before = state["seconds"]
         self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
@@ -201,11 +205,10 @@ class Loop:
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")
 
-    def _record(
-        self, index: int, result: StepResult, loss: float, norm: float, rate: float, size: int, began: float
-    ) -> None:
+    def _record(self, index: int, result: StepResult, loss: float, norm: float, rate: float, size: int) -> None:
         train, step = self.job.plan.train, index + 1
-        seconds = time.perf_counter() - began
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now  # from step to step: waiting for data included
         metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
         record = {"loss": loss, **metrics, "gradient_norm": norm, "learning_rate": rate}
         if not self.job.processes.is_main:
@@ -227,7 +230,7 @@ class Loop:
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)
-        if self.step and loss is not None and (self.best is None or loss < self.best["loss"]):
+        if self.step and loss is not None and math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
             self.best = {"step": self.step, "loss": loss}
 
 

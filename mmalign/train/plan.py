@@ -52,7 +52,7 @@ class Plan:
     def names(self) -> dict[str, str]:
         return {
             "objective": bare_name(self.objective),
-            "backbone": self.source.reference,
+            "backbone": lasting_reference(self.source),
             "dataset": bare_name(self.dataset),
         }
 
@@ -90,7 +90,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         other = sections["dataset"].get("path", str(path))
         if str(other) != str(path):
             raise UsageError(f"--dataset {path} and dataset.path={other} disagree", hint="Give one of them.")
-        values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path)}
+        values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path.absolute())}
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
@@ -160,6 +160,15 @@ def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> 
                 f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}"
             )
     return chosen
+
+
+def lasting_reference(source: Source) -> str:
+    """The reference, with a local folder made absolute: a run is resumed from anywhere."""
+    if source.folder is None or source.entry.spec.bundled:
+        return source.reference
+    prefix = source.reference.partition(":")[0]
+    folder = str(source.folder.absolute())
+    return f"{prefix}:{folder}" if prefix in source.entry.spec.prefixes else folder
 
 
 def bare_name(entry: Entry) -> str:

@@ -37,7 +37,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
     ]
     context = {
         "title": f"{plan['objective']} on {plan['backbone']}",
-        "status": run.info["status"],
+        "status": "finished",
         "summary": rows,
         "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
         "metrics_header": metric_header(uninterpolated),
@@ -66,8 +66,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     figure.subplots_adjust(left=0.06, right=0.985, top=1 - 0.14 / lines, bottom=0.16 / lines, wspace=0.22, hspace=0.42)
     for place, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, place + 1)
-        steps = [record["step"] for record in records if name in record]
-        values = [record[name] for record in records if name in record]
+        steps = [record["step"] for record in records if name in record and record[name] is not None]
+        values = [record[name] for record in records if name in record and record[name] is not None]
         noisy = name not in _EXACT
         axes.plot(steps, values, color="#4477aa", linewidth=0.8 if noisy else 1.6, alpha=0.4 if noisy else 1.0)
         if noisy:

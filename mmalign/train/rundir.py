@@ -5,6 +5,7 @@ run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -85,9 +86,10 @@ class Run:
         write_text(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl; a value that is not finite becomes null, as JSON has no other word for it."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut short by a kill is left out."""

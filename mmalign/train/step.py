@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.data.batch import Batch
+from mmalign.errors import PluginError
 from mmalign.objective import Metrics, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -39,7 +40,7 @@ class Engine:
     """What a step needs besides data: the wrapped forward, the processes and the precision."""
 
     objective: Objective
-    forward: nn.Module  # StepModule, wrapped by DDP or torch.compile where asked for
+    forward: nn.Module  # a StepModule, compiled where asked for
     processes: Processes
     device: torch.device
     bf16: bool = False
@@ -61,13 +62,18 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
         if engine.objective.coupled:
             results.append(_coupled(engine, micros, counts))
         else:
-            last = batch is batches[-1]
-            results.append(_separate(engine, micros, counts, synchronise=last))
+            results.append(_separate(engine, micros, counts))
+    engine.processes.sum_gradients(engine.forward.parameters())
     return functools.reduce(_merge, results)
 
 
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted total and the mean of each term; a term whose count is zero drops out."""
+    """Weighted total and the mean of each term; a term whose count is zero drops out. Raises PluginError."""
+    if set(sums) != set(counts):
+        raise PluginError(
+            f"{type(objective).__name__}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
+            hint="Both must name the same terms.",
+        )
     means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
     weights = objective.weights
     parts = [weights.get(name, 1.0) * mean for name, mean in means.items()]
@@ -86,16 +92,14 @@ def _global_counts(engine: Engine, micros: list[Batch]) -> Counts:
     return dict(zip(names, summed.tolist(), strict=True))
 
 
-def _separate(engine: Engine, micros: list[Batch], counts: Counts, *, synchronise: bool) -> StepResult:
+def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
     """One pass: forward, loss and backward of each micro-batch on its own."""
-    objective, world = engine.objective, engine.processes.world_size
+    objective = engine.objective
     result: StepResult | None = None
-    for index, micro in enumerate(micros):
-        keep_local = not synchronise or index + 1 < len(micros)
-        with engine.processes.no_sync(engine.forward, keep_local):
-            sums, metrics = objective.loss(engine.run(micro), micro)
-            loss, terms = total_loss(objective, sums, counts)
-            (loss * world).backward()  # DDP averages over processes; the counts are global, so we want the sum
+    for micro in micros:
+        sums, metrics = objective.loss(engine.run(micro), micro)
+        loss, terms = total_loss(objective, sums, counts)
+        loss.backward()
         part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
         result = part if result is None else _merge(result, part)
     assert result is not None
@@ -123,7 +127,7 @@ def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
     with torch.no_grad():
         for micro in micros:
             states.append(rng.capture(engine.device))
-            cached.append({name: value.detach() for name, value in _unwrapped(engine, micro).items()})
+            cached.append({name: value.detach() for name, value in engine.run(micro).items()})
     # 2. The global loss, once, on leaves: the gradient with respect to every output of every process.
     joined = {name: torch.cat([part[name] for part in cached]) for name in cached[0]}
     leaves = {name: engine.processes.gather(value) for name, value in joined.items()}
@@ -131,31 +135,19 @@ def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
         leaf.requires_grad_(leaf.is_floating_point())
     result, loss = _global_loss(engine, leaves, counts)
     loss.backward()
-    # 3. Replay, and push this process's slice down. DDP averages over processes, so the slice is scaled back.
-    size = sum(len(micro) for micro in micros)
-    start = engine.processes.rank * size
-    for index, (micro, state) in enumerate(zip(micros, states, strict=True)):
+    # 3. Replay, and push this process's slice down.
+    start = engine.processes.rank * sum(len(micro) for micro in micros)
+    for micro, state in zip(micros, states, strict=True):
         rng.restore(state, engine.device)
         stop = start + len(micro)
-        with engine.processes.no_sync(engine.forward, index + 1 < len(micros)):
-            outputs = engine.run(micro)
-            pairs = [
-                (value, grad[start:stop] * engine.processes.world_size)
-                for name, value in outputs.items()
-                if value.requires_grad and (grad := leaves[name].grad) is not None
-            ]
-            torch.autograd.backward([value for value, _ in pairs], [grad for _, grad in pairs])
+        pairs = [
+            (value, grad[start:stop])
+            for name, value in engine.run(micro).items()
+            if value.requires_grad and (grad := leaves[name].grad) is not None
+        ]
+        torch.autograd.backward([value for value, _ in pairs], [grad for _, grad in pairs])
         start = stop
     return result
-
-
-def _unwrapped(engine: Engine, micro: Batch) -> Mapping[str, Tensor]:
-    """Forward past DDP, whose own forward would prepare a reduction that this pass never makes."""
-    module = engine.forward
-    if isinstance(module, nn.parallel.DistributedDataParallel):
-        module = module.module
-    with engine.autocast():
-        return module(micro)
 
 
 def _global_loss(engine: Engine, outputs: Mapping[str, Tensor], counts: Counts) -> tuple[StepResult, Tensor]:

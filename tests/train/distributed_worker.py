@@ -18,18 +18,21 @@ CASES = [("infonce", 0), ("infonce", 2), ("infonce", 3), ("sigmoid", 2)]
 
 
 def gradients_of(folder: Path, processes: Processes, loss: str, micro: int) -> dict[str, torch.Tensor]:
-    """This process's share of the batch of eight, through the real engine; gradients after synchronisation."""
+    """This process's share of the batch of eight, through the real engine; gradients after synchronisation.
+
+    Under InfoNCE the bias is a parameter without a gradient.
+    """
     from mmalign_objectives.contrastive import Contrastive
 
     catalog = Catalog(load_plugins())
     source = resolve(str(folder), catalog)
     backbone_class = catalog.load(source.entry)
-    backbone = backbone_class.load(source, backbone_class.Config(init_logit_bias=-3.0 if loss == "sigmoid" else None))
+    backbone = backbone_class.load(source, backbone_class.Config(init_logit_bias=-3.0))
     backbone.module.double()
     objective = Contrastive(Contrastive.Config(loss=loss))
     models = Models({"policy": backbone}, {"policy"})
     models.train(freeze_batchnorm=True)
-    engine = Engine(objective, processes.wrap(StepModule(objective, models)), processes, processes.device)
+    engine = Engine(objective, StepModule(objective, models), processes, processes.device)
     share = 8 // processes.world_size
     batch = make_batch(backbone).select(range(processes.rank * share, (processes.rank + 1) * share))
     result = accumulate(engine, [batch], micro)

@@ -158,7 +158,9 @@ def test_nan_stops_before_the_update_and_names_the_batch(begin, tmp_path, monkey
     from mmalign_objectives.contrastive import Contrastive
 
     sane = Contrastive.loss
-    calls = []
+    calls, updates = [], []
+    update = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (updates.append(1), update(self, *a))[1])
 
     def poisoned(self, outputs, batch):
         sums, metrics = sane(self, outputs, batch)
@@ -172,6 +174,7 @@ def test_nan_stops_before_the_update_and_names_the_batch(begin, tmp_path, monkey
         begin(tmp_path / "run")
     saved = checkpoint.newest(tmp_path / "run" / "checkpoints", lambda line: None)
     assert saved is not None and saved.step >= 2
+    assert len(calls) == 7 and len(updates) == 5, "one held-out loss, five good steps, and no update after the sixth"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved.model.values())
 
 
@@ -234,13 +237,26 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_is_needed(begin, 
     assert digest(go_on(tmp_path / "run").folder) == reference
 
 
+def test_rotation_after_a_fall_back_drops_what_was_damaged(tmp_path) -> None:
+    import torch
+
+    tensors = {"w": torch.ones(2)}
+    for step in (4, 6):
+        checkpoint.save(tmp_path, checkpoint.Checkpoint(step, tensors, tensors, tensors, {}))
+    _harm(tmp_path / "step-000006" / "model.safetensors", "flip")
+    (tmp_path / ".step-000002.deleted").mkdir()
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(5, tensors, tensors, tensors, {}))
+    checkpoint.rotate(tmp_path, keep=1, best=None, newest=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
+
+
 def test_rotation_keeps_the_newest_and_the_best(tmp_path) -> None:
     import torch
 
     for step in range(1, 8):
         tensors = {"w": torch.ones(2)}
         checkpoint.save(tmp_path, checkpoint.Checkpoint(step, tensors, tensors, tensors, {}))
-        checkpoint.rotate(tmp_path, 2, best=2 if step >= 2 else None)
+        checkpoint.rotate(tmp_path, 2, best=2 if step >= 2 else None, newest=step)
         left = [int(path.name[5:]) for path in checkpoint.committed(tmp_path)]
         assert len(left) >= min(2, step) and (step < 2 or 2 in left)
     assert left == [2, 6, 7]
