@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mmalign.errors import UsageError
+from mmalign.memory import keep_freed_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -46,6 +47,8 @@ class Runtime:
     def choose(cls, device: str = "auto", batch_size: int = 32) -> "Runtime":
         """On CUDA devices that have bf16, images are encoded under its autocast."""
         chosen = choose_device(device)
+        if chosen.type == "cpu":
+            keep_freed_memory()
         bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
         return cls(chosen, batch_size, bf16)
 

@@ -16,6 +16,7 @@ from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
 from mmalign.errors import DataError, IncompatibleError, UsageError
+from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
@@ -100,6 +101,8 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         )
     if train.deterministic:
         _make_deterministic()
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     data = plan.dataset_class.build(plan.configs["dataset"], "train")
     if data is None or not len(data):
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")

@@ -1,0 +1,23 @@
+"""Keep freed memory in the process: `keep_freed_memory()`, once, before CPU work with large tensors.
+
+glibc gives every block above 32 MB back to the kernel when it is freed, and the kernel hands out zeroed pages again for
+the next one. A convolution's activations are such blocks: most of a forward's time then goes into page faults, not
+arithmetic (measured in BENCHMARKS.md). Told to keep what it has, the allocator reuses it.
+"""
+
+import ctypes
+import os
+import platform
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_WHATEVER_IS_FREE = -1
+
+
+def keep_freed_memory() -> bool:
+    """Return whether it applies: on glibc, unless the user tunes the allocator (MALLOC_* or GLIBC_TUNABLES)."""
+    tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if tuned or "LD_PRELOAD" in os.environ or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _WHATEVER_IS_FREE))
