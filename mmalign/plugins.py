@@ -33,6 +33,7 @@ from mmalign.specs import KINDS, Entry
 
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = ("mmalign_clip", "mmalign_objectives", "mmalign_data", "mmalign_evals")
+# pluggy marks functions by attributes, which have no other reader than hasattr.
 _HOOK_NAMES = frozenset(name for name, value in vars(hookspecs).items() if hasattr(value, "mmalign_spec"))
 
 

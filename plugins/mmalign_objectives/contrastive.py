@@ -9,7 +9,6 @@ model came with a bias. Examples with the same caption, or of the same image, co
 (InfoNCE: the target is spread evenly over them), so duplicate captions are no false negatives.
 """
 
-import hashlib
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -87,13 +86,11 @@ class Contrastive(Objective):
         """Numbers that are equal for equal captions, and for captions of one image."""
         import torch
 
-        captions = [_stable_id("text", caption) for caption in batch["caption"]]
-        groups = [_stable_id("image", group or key) for group, key in zip(batch["group"], batch["key"], strict=True)]
+        from mmalign.data.order import stable_hash
+
+        captions = [stable_hash("text", caption) >> 1 for caption in batch["caption"]]
+        groups = [
+            stable_hash("image", group or key) >> 1 for group, key in zip(batch["group"], batch["key"], strict=True)
+        ]
         ids = torch.tensor(list(zip(captions, groups, strict=True)), dtype=torch.int64).reshape(-1, 2)
         return ids.to(batch["image"].device)
-
-
-def _stable_id(*parts: str) -> int:
-    """A 63-bit id that is the same in every process."""
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
