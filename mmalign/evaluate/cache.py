@@ -89,11 +89,13 @@ class ClassifierCache:
                 path.unlink(missing_ok=True)
 
 
-def folder_digest(folder: Path, memory: Path) -> str:
+def folder_digest(folder: Path, memory: Path | None = None) -> str:
     """A hash of every file of a model folder: weights, tokenizer and settings, by content.
 
-    Content hashes of files over 64 MiB are remembered in the JSON file `memory` under path, size and time of change.
+    Content hashes of files over 64 MiB are remembered in the JSON file `memory` (by default in the user's cache) under
+    path, size and time of change.
     """
+    memory = memory or ClassifierCache.default().folder / "digests.json"
     known = _read_memory(memory)
     total, changed = hashlib.sha256(), False
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

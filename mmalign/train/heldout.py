@@ -3,7 +3,6 @@
 results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.4}
 """
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ HELDOUT_LOSS = "heldout/loss"
 
 def measure(job: Job, catalog: Catalog) -> dict[str, float]:
     """Run everything once in evaluation mode; random state and module modes are as before afterwards."""
-    torch_state, python_state = rng.capture(job.device), random.getstate()
+    torch_state, host_state = rng.capture(job.device), rng.capture_host()
     config = job.plan.evaluation
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     results: dict[str, float] = {}
@@ -45,7 +44,7 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
         for module, mode in modes:
             module.training = mode
         rng.restore(torch_state, job.device)
-        random.setstate(python_state)
+        rng.restore_host(host_state)
     return results
 
 
@@ -64,10 +63,20 @@ def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
 
 @torch.no_grad()
 def _heldout_loss(job: Job) -> dict[str, float]:
-    """Mean loss and metrics over whole batches of the training size: a coupled loss depends on it."""
+    """Mean loss and metrics, and how many examples they are of.
+
+    A coupled loss depends on the batch's size: it leaves out a short batch, unless there is no other.
+    """
     objective, sums, counts = job.objective, {}, {}
     metrics: dict[str, list[float]] = {}
-    for number, batch in enumerate(_batches(job)):
+    size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
+    sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
+    examples = left_out = 0
+    for number, batch in enumerate(sweep):
+        if objective.coupled and number and len(batch) < size:
+            left_out += len(batch)
+            continue
+        examples += len(batch)
         ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, job.plan.evaluation.batch_size)
         batch = objective.prepare(job.models, batch.to(job.device), ctx)  # no gradient, evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
@@ -82,7 +91,9 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     if not sums:
         return {}
     loss, _ = total_loss(objective, sums, counts)
-    return {HELDOUT_LOSS: float(loss)} | {f"heldout/{name}": total / n for name, (total, n) in metrics.items() if n}
+    means = {f"heldout/{name}": total / n for name, (total, n) in metrics.items() if n}
+    used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
+    return {HELDOUT_LOSS: float(loss), **means} | {f"heldout/{name}": float(number) for name, number in used.items()}
 
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
@@ -100,12 +111,3 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
     parts = [forward(micro) for micro in micros]
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     yield *objective.loss(outputs, Batch({}, size=len(batch))), objective.count(batch)
-
-
-def _batches(job: Job) -> Iterator[Batch]:
-    """Held-out examples in their own order; a coupled loss leaves out a last short batch unless it is the only one."""
-    size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
-    sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
-    for number, batch in enumerate(sweep):
-        if len(batch) == size or number == 0 or not job.objective.coupled:
-            yield batch

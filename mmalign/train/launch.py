@@ -17,6 +17,7 @@ import torch
 from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
 from mmalign.errors import CheckpointError, MmalignError, UsageError
+from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -54,8 +55,10 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
             "train.wise_ft interpolates with pretrained weights; this backbone starts from random ones",
             hint="Leave train.wise_ft at 1, or name a pretrained backbone.",
         )
-    info = {"plan": plan.names(), "device": str(processes.device), "num_threads": torch.get_num_threads()}
-    run = Run.create(chosen, plan.to_yaml(), info) if processes.is_main else None
+    run = None
+    if processes.is_main:
+        info = {"plan": plan.names(), "device": str(processes.device), "num_threads": torch.get_num_threads()}
+        run = Run.create(chosen, plan.to_yaml(), {**info, "starting_weights": _starting_weights(plan)})
     processes.barrier()
     if processes.is_main:
         say(_headline(plan, chosen))
@@ -83,6 +86,11 @@ def resume(
         raise UsageError(
             f"the run is on {recorded}; on {device} it would not go on exactly",
             hint="Add --allow-change to accept that.",
+        )
+    if _starting_weights(plan) != before.info["starting_weights"] and not allow_change:
+        raise CheckpointError(
+            f"{plan.source.folder} changed since the run started from it",
+            hint="Restore it; or add --allow-change, and what is compared with it is compared with the new weights.",
         )
     processes = Processes(recorded if device == "auto" else device)
     run = Run.reopen(folder) if processes.is_main else Run.observe(folder)
@@ -218,6 +226,11 @@ def _headline(plan: Plan, folder: Path) -> str:
 def _has_starting_weights(plan: Plan) -> bool:
     """A source without a folder and without a tag is an architecture alone."""
     return plan.source.folder is not None or "/" in plan.source.name
+
+
+def _starting_weights(plan: Plan) -> str | None:
+    """A hash of the backbone's folder, where it has one: interpolation and reference copies read it again."""
+    return None if plan.source.folder is None else folder_digest(plan.source.folder)
 
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

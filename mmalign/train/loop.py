@@ -47,11 +47,10 @@ class Loop:
         """Train to the last step; raises Interrupted after saving where a signal asks to stop."""
         train = self.job.plan.train
         self.resume()
-        measured = any("evaluation" in record for record in self.run.metrics())
-        if self.step == 0 and not self.job.processes.gather_objects(measured)[0]:  # the main process decides for all
+        if self._evaluation_is_due():
             signum = self.evaluate(stop)
             if signum is not None:
-                raise Interrupted(signum)  # nothing is done yet: a resume starts over
+                raise Interrupted(signum)  # no step was made since the checkpoint: a resume comes back here
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
@@ -66,7 +65,7 @@ class Loop:
                 self.step = index + 1
                 last = self.step == train.steps
                 stopping = self._stopping(stop)
-                if train.eval_every and self.step % train.eval_every == 0 and not last and stopping is None:
+                if stopping is None and self._evaluation_is_due():
                     stopping = self.evaluate(stop)
                 improved = self.best is not None and self.best["step"] == self.step
                 due = train.save_every and self.step % train.save_every == 0
@@ -86,12 +85,15 @@ class Loop:
         for group in job.optimizer.param_groups:
             group["lr"] = rate
         job.optimizer.zero_grad(set_to_none=True)
+        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
         result = accumulate(job.engine, [job.prepare(index, batch)], train.micro_batch_size)
         limit = train.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batch, loss, norm)
+            for buffer, value in zip(job.models.buffers(), before, strict=True):
+                buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
@@ -119,8 +121,8 @@ class Loop:
     def save(self) -> None:
         """Commit a checkpoint of this moment, then delete those no longer kept."""
         job = self.job
-        own = (rng.capture(job.device), rng.capture_python(), self.bad_samples, self.truncated_texts)
-        torch_states, python_states, bad_samples, truncated = zip(*job.processes.gather_objects(own), strict=True)
+        own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts)
+        torch_states, host_states, bad_samples, truncated = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
             generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
             bad = {key: reason for found in bad_samples for key, reason in found.items()}
@@ -132,7 +134,7 @@ class Loop:
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
-                        "python": python_states,
+                        "host_rng": host_states,
                         "truncated_texts": truncated,
                         "objective": dict(job.objective.state()),
                         "data": job.data.fingerprint(),
@@ -161,9 +163,9 @@ class Loop:
             raise CheckpointError(
                 "the training data changed since the checkpoint", hint="Restore it, or start a new run."
             )
-        if len(state["python"]) != job.processes.world_size:
+        if len(state["host_rng"]) != job.processes.world_size:
             raise CheckpointError(
-                f"the checkpoint is of {len(state['python'])} processes, this run has {job.processes.world_size}",
+                f"the checkpoint is of {len(state['host_rng'])} processes, this run has {job.processes.world_size}",
                 hint="Resume with as many processes.",
             )
         job.models.load_state(saved.model)
@@ -172,7 +174,7 @@ class Loop:
         rank = f"{job.processes.rank}/"
         generators = {name.removeprefix(rank): t for name, t in saved.rng.items() if name.startswith(rank)}
         rng.restore(generators, job.device)
-        rng.restore_python(state["python"][job.processes.rank])
+        rng.restore_host(state["host_rng"][job.processes.rank])
         self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts = state["truncated_texts"][job.processes.rank]
@@ -185,6 +187,14 @@ class Loop:
         return self._seconds_before + time.perf_counter() - self._started
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------
+
+    def _evaluation_is_due(self) -> bool:
+        """At the start, and every `eval_every` steps but the last, unless it was measured before an interruption."""
+        every, total = self.job.plan.train.eval_every, self.job.plan.train.steps
+        if self.step and not (every and self.step % every == 0 and self.step < total):
+            return False
+        measured = any("evaluation" in record and record["step"] == self.step for record in self.run.metrics())
+        return not self.job.processes.gather_objects(measured)[0]  # the main process decides for all
 
     def _stopping(self, stop: StopRequest) -> int | None:
         """The signal that any process received; all must agree on the step to stop at."""

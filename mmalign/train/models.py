@@ -66,6 +66,10 @@ class Models:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
+    def buffers(self) -> list[Tensor]:
+        """What a forward pass in training mode may change without a gradient: running statistics, mostly."""
+        return [buffer for module in self.trained_modules().values() for buffer in module.buffers()]
+
     def train(self, *, freeze_batchnorm: bool) -> int:
         """Training mode for the trained roles. Returns how many BatchNorm layers keep their running statistics."""
         frozen = 0

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mmalign.errors import CheckpointError
 from mmalign.train.config import TrainConfig
 
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Rate of step `step` (from 0): linear warm-up over `warmup_steps`, then cosine to the minimum, or constant."""
@@ -32,6 +34,8 @@ def build_optimizer(parameters: Sequence[tuple[str, nn.Parameter]], config: Trai
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
+        # One pass over memory instead of a dozen: a quarter of the time on a CPU.
+        fused=all(parameter.device.type in _FUSED_DEVICES for _, parameter in parameters),
     )
 
 
@@ -60,8 +64,11 @@ def load_optimizer_tensors(
         raise CheckpointError(f"optimiser state for parameters this model lacks: {', '.join(sorted(unknown)[:3])}")
     for name, parameter in parameters:
         if name in state:
-            # AdamW keeps its step counter on the CPU and its moments beside the parameter.
+            # The step counter stays float32 whatever the parameter is; fused AdamW keeps it beside the parameter.
+            counter = parameter.device if optimizer.defaults["fused"] else "cpu"
             optimizer.state[parameter] = {
-                moment: tensor.clone() if moment == "step" else tensor.to(parameter.device, parameter.dtype, copy=True)
+                moment: tensor.to(counter, copy=True)
+                if moment == "step"
+                else tensor.to(parameter.device, parameter.dtype, copy=True)
                 for moment, tensor in state[name].items()
             }

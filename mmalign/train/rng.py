@@ -1,16 +1,20 @@
-"""Random state of this process as tensors: captured, restored, replayed."""
+"""Random state of this process: captured, restored, replayed. torch's as tensors, Python's and numpy's as JSON."""
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed torch (all devices) and Python for one process."""
-    torch.manual_seed(seed * 1_000_003 + rank)
-    random.seed(seed * 1_000_003 + rank)
+    """Seed torch (all devices), Python and numpy for one process."""
+    own = seed * 1_000_003 + rank
+    torch.manual_seed(own)
+    random.seed(own)
+    np.random.seed(own % 2**32)
 
 
 def capture(device: torch.device) -> dict[str, Tensor]:
@@ -32,12 +36,16 @@ def restore(state: Mapping[str, Tensor], device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def capture_python() -> list[object]:
-    """Python's own generator as JSON."""
+def capture_host() -> dict[str, list[Any]]:
+    """The global generators of Python and numpy, which a plugin may draw from, as JSON."""
     version, internal, gauss = random.getstate()
-    return [version, list(internal), gauss]
+    name, keys, *place = np.random.get_state(legacy=True)
+    return {"python": [version, list(internal), gauss], "numpy": [name, np.asarray(keys).tolist(), *place]}
 
 
-def restore_python(state: list) -> None:
-    version, internal, gauss = state
+def restore_host(state: Mapping[str, list[Any]]) -> None:
+    """Put back what `capture_host` returned."""
+    version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+    name, keys, *place = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *place))

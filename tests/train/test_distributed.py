@@ -1,35 +1,25 @@
-"""Two processes under gloo give one process's gradients, every parameter, scale and bias included."""
+"""Two processes under gloo give one process's gradients, every parameter, scale and bias included, and its run."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from distributed_worker import CASES, gradients_of
+from pictures import write_pairs
 from safetensors.torch import load_file
 
+from mmalign.cli import run
 from mmalign.train.distributed import Processes
 
 
 def test_two_processes_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    here = Path(__file__).parent
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(here / "distributed_worker.py"), str(tiny_folder), str(tmp_path / "out")],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": _python_path()},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    launch_two([str(Path(__file__).parent / "distributed_worker.py"), str(tiny_folder), str(tmp_path / "out")])
     found = [load_file(f"{tmp_path}/out-{rank}.safetensors") for rank in range(2)]
     for loss, micro in CASES:
         expected = gradients_of(tiny_folder, Processes("cpu"), loss, 0)
@@ -38,6 +28,49 @@ def test_two_processes_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
             for tensors in found:
                 got = tensors[f"{loss}-{micro}/{name}"]
                 torch.testing.assert_close(got, value, rtol=1e-10, atol=1e-10, msg=f"{loss} {micro} {name}")
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(tiny_folder: Path, tmp_path: Path, capsys) -> None:
+    pairs = write_pairs(tmp_path / "pairs")
+    sets = ("train.steps=4", "train.batch_size=8", "train.learning_rate=0.01", "data.num_workers=0", "train.keep=9")
+    command = ["-m", "mmalign", "train", "--objective", "contrastive", "--backbone", str(tiny_folder)]
+    command += ["--dataset", str(pairs), "--device", "cpu", *(part for value in sets for part in ("--set", value))]
+    launch_two([*command, "--out", str(tmp_path / "two")])
+    assert run([*command[2:], "--out", str(tmp_path / "one")]) == 0
+    models = [load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("one", "two")]
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
+    lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    assert [record["step"] for record in lines[1]] == [record["step"] for record in lines[0]]
+    losses = [[record["loss"] for record in found if "loss" in record] for found in lines]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    # It goes on where it stopped only with as many processes.
+    shutil.rmtree(tmp_path / "two" / "model")
+    info = json.loads((tmp_path / "two" / "run.json").read_text())
+    (tmp_path / "two" / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
+    assert run(["train", "--resume", str(tmp_path / "two")]) == 1
+    assert "of 2 processes, this run has 1" in capsys.readouterr().err
+
+
+def launch_two(command: list[str]) -> None:
+    """Run a command as two processes of one group, as torchrun would; both must succeed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": _python_path()},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors
 
 
 def _python_path() -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pictures import write_pairs
 
 from mmalign.config.load import load_layers
 from mmalign.errors import CheckpointError, NonFiniteError, UsageError
-from mmalign.train import checkpoint, launch
+from mmalign.train import checkpoint, heldout, launch
 from mmalign.train.plan import resolve
 from mmalign.train.rundir import Run
 from mmalign.train.signals import Interrupted
@@ -35,8 +36,10 @@ def pairs(tmp_path_factory) -> Path:
 def begin(catalog, tiny_folder, pairs):
     """begin(folder, *options, hook=...) starts a run on the tiny model; returns the outcome."""
 
-    def start(folder: Path, *options: str, say=lambda line: None, data: Path = pairs) -> launch.Outcome:
-        names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(data)}
+    def start(
+        folder: Path, *options: str, say=lambda line: None, data: Path = pairs, backbone: Path = tiny_folder
+    ) -> launch.Outcome:
+        names = {"objective": "contrastive", "backbone": str(backbone), "dataset": str(data)}
         plan = resolve(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
         return launch.start(plan, catalog, folder=folder, device="cpu", say=say)
 
@@ -218,6 +221,53 @@ def test_changed_data_is_refused(begin, go_on, tmp_path) -> None:
     own.write_text(own.read_text() + own.read_text().splitlines()[1] + "\n")
     with pytest.raises(CheckpointError, match="data changed"):
         go_on(tmp_path / "run")
+
+
+def test_changed_starting_weights_are_refused(begin, go_on, tiny_folder, tmp_path) -> None:
+    own = shutil.copytree(tiny_folder, tmp_path / "own")
+    with pytest.raises(Interrupted):
+        begin(tmp_path / "run", "train.log_every=1", say=stop_after(2), backbone=own)
+    (own / "open_clip_config.json").write_text((own / "open_clip_config.json").read_text() + "\n")
+    with pytest.raises(CheckpointError, match="changed since the run started"):
+        go_on(tmp_path / "run")
+    assert go_on(tmp_path / "run", allow_change=True).summary["steps"] == 8
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(begin, go_on, tmp_path, monkeypatch) -> None:
+    real = heldout.measure
+
+    def interrupted(job, catalog):
+        if any(group["lr"] for group in job.optimizer.param_groups if job.optimizer.state):
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(job, catalog)
+
+    monkeypatch.setattr(heldout, "measure", interrupted)
+    with pytest.raises(Interrupted):
+        begin(tmp_path / "run", "train.eval_every=3")
+    assert checkpoint.committed(tmp_path / "run" / "checkpoints")[-1].name == "step-000003"
+    monkeypatch.setattr(heldout, "measure", real)
+    outcome = go_on(tmp_path / "run")
+    records = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "evaluation" in record] == [0, 3, 6, 8]
+
+
+def test_a_skipped_update_leaves_no_running_statistics(begin, tiny_bn_folder, tmp_path, monkeypatch) -> None:
+    import torch
+    from mmalign_clip.open_clip_backbone import OpenClipBackbone
+
+    sane, calls = OpenClipBackbone.encode_image, []
+
+    def poisoned(self, images):
+        calls.append(self.module.training)
+        return sane(self, images * (torch.nan if sum(calls) == 2 and calls[-1] else 1.0))
+
+    monkeypatch.setattr(OpenClipBackbone, "encode_image", poisoned)
+    options = ("train.on_nonfinite=skip", "train.micro_batch_size=0", "backbone.patch_dropout=0", "train.steps=4")
+    outcome = begin(tmp_path / "run", *options, backbone=tiny_bn_folder)
+    assert outcome.summary["skipped_updates"] == 1
+    saved = checkpoint.newest(outcome.folder / "checkpoints", lambda line: None)
+    assert saved is not None and any("running_mean" in name for name in saved.model)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in saved.model.values())
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_is_needed(begin, go_on, reference, tmp_path) -> None:
