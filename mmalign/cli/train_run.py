@@ -68,6 +68,10 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
     recipe = recipe_path(objective.rpartition("/")[2]) if objective else None
     if recipe is not None:
         layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
+    for name, section in layers.items():
+        if section.dropped:
+            options = ", ".join(f"{name}.{key} ({origin})" for key, origin in section.dropped.items())
+            app.say(f"not used, they were for another {name}: {options}; set them again with --set")
     return resolve(app.catalog, layers)
 
 

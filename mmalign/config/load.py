@@ -22,11 +22,15 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 class Section(dict[str, Any]):
-    """One section's options. `origins`: dotted key -> "file:line" or "command line"."""
+    """One section's options. `origins`: dotted key -> "file:line" or "command line".
+
+    dropped: the origins of options that went with the name that they were for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.origins: dict[str, str] = {}
+        self.dropped: dict[str, str] = {}
 
     def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         """Lay `values` over what is here, mapping by mapping.
@@ -34,6 +38,7 @@ class Section(dict[str, Any]):
         Options of one name never reach another: a layer that changes `name` starts the section anew.
         """
         if "name" in values and "name" in self and values["name"] != self["name"]:
+            self.dropped |= {key: origin for key, origin in self.origins.items() if key != "name"}
             self.clear()
             self.origins.clear()
         _overlay(self, values)

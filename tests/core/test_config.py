@@ -137,6 +137,7 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     assert layers["train"] == {"steps": 3, "seed": 1, "nested": {"a": 1, "b": 2, "c": [1]}}
     assert layers["objective"] == {"name": "contrastive"}
     assert layers["backbone"] == {"name": "b"}  # options of one name never reach another
+    assert layers["backbone"].dropped == {"x": f"{recipe}:3"}
     assert layers["train"].origins["steps"] == "command line"
     assert layers["train"].origins["nested.b"] == f"{two}:2"
     assert layers["train"].origins["seed"] == f"{recipe}:2"
