@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--small", action="store_true", help="two layers a tower, to try the script")
     arguments = parser.parse_args()
@@ -168,7 +169,8 @@ def main() -> None:
         paths = make_images(pictures, arguments.images)
         sides = {name: Side(name, folder, arguments.threads) for name in ("mmalign", "transformers")}
         print(f"{len(paths)} images, {len(names)} labels, {arguments.threads} threads, torch {torch.__version__}")
-        for title, (which, batch_size) in CASES.items():
+        for title in arguments.cases:
+            which, batch_size = CASES[title]
             for side in sides.values():
                 side.seconds(which, paths[: 2 * batch_size], names, batch_size)  # warm-up
             seconds: dict[str, list[float]] = {name: [] for name in sides}
