@@ -10,12 +10,14 @@ Total loss = sum over terms of weight * sum / global count. A term with count ze
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from mmalign.data.batch import Batch
@@ -95,6 +97,17 @@ class Objective(ABC):
     def constrain(self, models: "Models") -> None:
         """After each optimiser step, without gradient: projections such as CLIP's clamp of the scale."""
         return None
+
+    def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
+        """After the last step, without gradient, on the main process: what needs the final weights.
+
+        `batches`: up to a thousand training examples, in order.
+        """
+        return None
+
+    def save(self, models: "Models", folder: "Path") -> None:
+        """Write the trained model, as its family's own library loads it."""
+        models.policy.save(folder)
 
     def state(self) -> Mapping[str, Any]:
         """What a checkpoint keeps of the objective itself, as JSON."""

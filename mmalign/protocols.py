@@ -5,7 +5,7 @@ kit checks both ways. N is the number of examples, D the embedding width, T toke
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmalign.data.batch import Ragged
+    from mmalign.data.examples import Turns
+    from mmalign.data.layout import Layout
+    from mmalign.data.sequences import Sequences
     from mmalign.evaluate.runtime import Runtime
+    from mmalign.ops import TokenLogps
+    from mmalign.sampling import Generated, Sampling
     from mmalign.sources import Source
 
 
@@ -23,6 +28,16 @@ class TokenizedText(NamedTuple):
     """Token ids [T] as the model takes them (start and end tokens included), and how many were cut off to fit."""
 
     ids: "Tensor"
+    num_lost: int
+
+
+class TokenizedAnswers(NamedTuple):
+    """A prompt's ids [T]; the ids [T_k] of each of K answers, ended; for each the tokens to learn, bool [T_k]; and how
+    many tokens of all that were cut off to fit."""
+
+    prompt: "Tensor"
+    answers: "list[Tensor]"
+    learn: "list[Tensor]"
     num_lost: int
 
 
@@ -36,6 +51,24 @@ class Processor(Protocol):
         ...
 
     def text(self, text: str) -> TokenizedText: ...
+
+
+class AnswersProcessor(Processor, Protocol):
+    """A language model's: it also knows prompts and answers."""
+
+    end_id: int
+
+    def prompt(self, prompt: "Turns") -> "Tensor":
+        """[T] ids of a prompt alone, uncut. Raises BadSample."""
+        ...
+
+    def decode(self, ids: "Tensor") -> str:
+        """ids: [T] -> their text, special tokens included."""
+        ...
+
+    def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
+        """Raises BadSample for an empty answer, an unknown role, or a prompt that leaves no room for an answer."""
+        ...
 
 
 class Backbone(Protocol):
@@ -81,6 +114,54 @@ class ContrastiveHead(NamedTuple):
 
 class HasContrastiveHead(Protocol):
     def contrastive_head(self) -> ContrastiveHead: ...
+
+
+class Hidden(NamedTuple):
+    """A trunk's output. states: [L, H], flat over the grids of `layout`, which says where each answer's tokens are."""
+
+    states: "Tensor"
+    layout: "Layout"
+
+
+class HasHiddenStates(Protocol):
+    hidden_width: int
+
+    def hidden_states(self, sequences: "Sequences") -> Hidden:
+        """The only pass through the trunk: log-probabilities and heads are functions of what it returns."""
+        ...
+
+
+class HasTokenLogps(Protocol):
+    def token_logps(
+        self, hidden: Hidden, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
+    ) -> "TokenLogps":
+        """Of the labels in `hidden.layout`, in its order; options as `mmalign.ops.token_logps`."""
+        ...
+
+
+class Generates(Protocol):
+    def generate(
+        self,
+        prompts: "Sequence[Tensor]",
+        sampling: "Sampling",
+        seeds: "Sequence[int]",
+        on_token: "Callable[[int, int], None] | None" = None,
+    ) -> "Generated":
+        """An answer to each prompt [T] of ids, in order; a row depends on its prompt and its seed alone."""
+        ...
+
+
+class SavesScorers(Protocol):
+    def save_scorer(self, folder: Path, head: "nn.Linear", mean: float) -> bool:
+        """Write a reward model: this trunk with a head [H] -> 1, and the mean to take off its scores.
+
+        Returns whether the family's own library loads it as a scorer.
+        """
+        ...
+
+
+class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
+    """What pretraining, supervised fine-tuning and preference optimisation work with."""
 
 
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):

@@ -26,8 +26,7 @@ OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 class Source:
     """A resolved reference.
 
-    reference: as typed. name: what follows the prefix. folder: set when local. config: parsed, or {} when only
-    a download can tell. family: what matched, or None then.
+    reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
     """
 
     reference: str
@@ -35,7 +34,7 @@ class Source:
     folder: Path | None
     config: Mapping[str, Any]
     entry: Entry
-    family: Family | None
+    family: Family
 
 
 def resolve(reference: str, catalog: Catalog) -> Source:
@@ -128,14 +127,17 @@ def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
         config = {"model_cfg": model_cfg}
         entry, family = _match(reference, config, entries)
         return Source(reference, name, None, config, entry, family)
-    cached = _cached_hub_configs(name.removeprefix("hf-hub:"))
-    if cached:
-        config, entry, family = _match_any(reference, cached, entries)
-        return Source(reference, name, None, config, entry, family)
-    if len(entries) > 1:
-        names = ", ".join(entry.qualified for entry in entries)
-        raise UsageError(f"{reference!r} is not on this machine, so its family is unknown ({names})")
-    return Source(reference, name, None, {}, entries[0], None)
+    repository = name.removeprefix("hf-hub:")
+    configs = _cached_hub_configs(repository) or _fetched_hub_configs(repository)
+    config, entry, family = _match_any(reference, configs, entries)
+    return Source(reference, name, None, config, entry, family)
+
+
+def _fetched_hub_configs(repository: str) -> list[dict[str, Any]]:
+    """The configs alone, downloaded: whether an objective fits is known before a weight is."""
+    from mmalign.hub import fetch
+
+    return read_configs(fetch(repository, [], [OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG]))
 
 
 def _match_any(

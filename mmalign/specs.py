@@ -72,11 +72,15 @@ class BackboneSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised."""
+    """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised.
+
+    scalar_head: a linear head [H] -> 1 on its hidden states is built, trained and kept in checkpoints with it.
+    """
 
     name: str
     needs: tuple[str, ...]
     trains: bool = True
+    scalar_head: bool = False
 
     def parsed_needs(self) -> tuple[Need, ...]:
         return tuple(parse_need(name) for name in self.needs)
@@ -98,12 +102,15 @@ class ObjectiveSpec(Spec):
 class DatasetSpec(Spec):
     """A source of examples of one kind.
 
-    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`).
+    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `recognises`: a function, as
+    "package.module:name", that takes a path and returns the example kind that is in it, or ""; it is asked where
+    readers of several kinds could be meant.
     `default_for`: example kinds for which it is the default data.
     """
 
     kind: str
     reads_files: bool = False
+    recognises: str = ""
     default_for: tuple[str, ...] = ()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
         "zero-shot": ("mmalign.cli.zero_shot:command", "Name what is in pictures, from labels that you write."),
+        "generate": ("mmalign.cli.generate:command", "Continue prompts with a language model."),
         "train": ("mmalign.cli.train:command", "Train or align a model with any objective."),
     },
     "Look up": {

@@ -90,15 +90,17 @@ def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
 
 
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
-    from mmalign.train.report import metric_rows, next_commands
+    from mmalign.train.report import metric_rows
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
         click.echo(json.dumps(document, indent=2))
         return
     summary = outcome.summary
+    tokens = f"{summary['tokens_per_second']} tokens a second, " if "tokens" in summary else ""
     app.say(
         f"{summary['examples']:,} examples in {summary['seconds']} s, {summary['examples_per_second']} a second, "
+        f"{tokens}"
         f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
         f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
@@ -108,4 +110,5 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     for row in rows:
         click.echo(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}")
     app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
-    app.say(f"next: {next_commands(outcome.model)[0]}")
+    for command in summary["next"][:1]:
+        app.say(f"next: {command}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.cli import zero_shot_output as output
 from mmalign.cli.app import App
-from mmalign.errors import EXIT_DATA, EXIT_OK, IncompatibleError, UsageError
+from mmalign.cli.backbones import backbone_settings, require_source
+from mmalign.errors import EXIT_DATA, EXIT_OK, UsageError
 from mmalign.evaluate.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
 from mmalign.evaluate.labels import DEFAULT_PATTERN, Label, build_labels, placeholder, read_names, read_templates
 from mmalign.evaluate.results import ImageResult, check_out, write_results
@@ -65,7 +66,7 @@ def run_zero_shot(app: App, options: Options) -> int:
     question = _question(options)
     _check_outputs(options)
     source = _source(app, options)
-    settings = _settings(options)
+    settings = backbone_settings(options.sets, "zero-shot")
     inputs = _inputs(app, options)
     question = _with_classes(app, question, inputs, options)
     if not inputs.refs:
@@ -114,33 +115,8 @@ def _check_outputs(options: Options) -> None:
 
 def _source(app: App, options: Options) -> "Source":
     """The backbone's source; raises IncompatibleError where its family cannot do zero-shot classification."""
-    from mmalign.compat import check_needs, suggest
-    from mmalign.sources import resolve
-
     reference = options.backbone or app.catalog.default("backbones", "image-label").spec.name
-    source = resolve(reference, app.catalog)
-    families = [source.family] if source.family else list(source.entry.spec.families)
-    verdicts = [check_needs(NEEDS, family) for family in families]
-    if not any(verdict.ok for verdict in verdicts):
-        raise IncompatibleError(
-            f"zero-shot needs {', '.join(NEEDS)}; {reference} ({families[0].name}) provides "
-            f"{', '.join(sorted(families[0].provides)) or 'nothing'}: {verdicts[0].explain()}",
-            hint=f"{suggest(verdicts[0].missing, app.catalog)} Try: mmalign list backbones".strip(),
-        )
-    return source
-
-
-def _settings(options: Options) -> Mapping[str, Any]:
-    from mmalign.config.load import load_layers
-
-    layers = load_layers(sets=options.sets)
-    others = [name for name, section in layers.items() if section and name != "backbone"]
-    if others or "name" in layers["backbone"]:
-        what = f"section {others[0]}" if others else "backbone.name"
-        raise UsageError(
-            f"zero-shot takes no {what} in --set", hint="Use --backbone MODEL, and --set backbone.key=value."
-        )
-    return layers["backbone"]
+    return require_source(app.catalog, reference, NEEDS, "zero-shot")
 
 
 def _inputs(app: App, options: Options) -> Inputs:

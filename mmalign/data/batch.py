@@ -6,7 +6,7 @@ len(batch); batch["text"].lengths; batch.select([1]); batch.to("cuda"); batch.co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class Ragged:
     def to(self, device: "torch.device | str") -> "Ragged":
         return Ragged(self.values.to(device, non_blocking=True), self.offsets)
 
+    def num_tokens(self) -> int:
+        return len(self.values)
+
     def padded(self, fill: int, length: int | None = None) -> Tensor:
         """[N, length] right-padded with `fill`; length defaults to the longest row."""
         lengths = self.lengths
@@ -57,7 +60,19 @@ class Ragged:
         return out
 
 
-Column = Tensor | Ragged | tuple[Any, ...]
+class Rows(Protocol):
+    """A column that is neither a tensor nor a tuple: N rows that know how to be selected and moved."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Sequence[int]) -> "Rows": ...
+
+    def to(self, device: "torch.device | str") -> "Rows": ...
+
+    def num_tokens(self) -> int: ...
+
+
+Column = Tensor | Rows | tuple[Any, ...]
 
 
 class Batch:
@@ -98,9 +113,9 @@ class Batch:
         def pick(column: Column) -> Column:
             if isinstance(column, Tensor):
                 return column[index.to(column.device)]
-            if isinstance(column, Ragged):
-                return column.select(indices)
-            return tuple(column[i] for i in indices)
+            if isinstance(column, tuple):
+                return tuple(column[i] for i in indices)
+            return column.select(indices)
 
         columns = {name: pick(column) for name, column in self._columns.items()}
         return Batch(columns, stream=self.stream, size=len(indices))
@@ -115,12 +130,12 @@ class Batch:
         def move(column: Column) -> Column:
             if isinstance(column, Tensor):
                 return column.to(device, non_blocking=True)
-            return column.to(device) if isinstance(column, Ragged) else column
+            return column if isinstance(column, tuple) else column.to(device)
 
         columns = {name: move(column) for name, column in self._columns.items()}
         return Batch(columns, stream=self.stream, size=self._size)
 
     def cost(self) -> int:
-        """Tokens in ragged columns, or examples where there are none."""
-        tokens = sum(len(column.values) for column in self._columns.values() if isinstance(column, Ragged))
-        return tokens or len(self)
+        """Tokens in all columns, or examples where there are none."""
+        columns = (column for column in self._columns.values() if not isinstance(column, Tensor | tuple))
+        return sum(column.num_tokens() for column in columns) or len(self)

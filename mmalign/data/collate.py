@@ -5,7 +5,8 @@
 
 A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
 ragged, except `key` and `group`, which stay strings; a number or truth value -> a tensor [N]; anything else -> a tuple
-of N objects. Texts also give `num_lost` [N], the tokens cut off to fit. An `image-text` batch keeps its texts as
+of N objects. A kind with prompts and answers (`completion`, `preference`, `ranking`) gives all of them as one column
+`sequences`. Texts also give `num_lost` [N], the tokens cut off to fit. An `image-text` batch keeps its texts as
 `caption`, and a `group` that is empty becomes the key.
 """
 
@@ -13,16 +14,17 @@ import random
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mmalign.data.batch import Batch, Column, Ragged
-from mmalign.data.examples import EXAMPLE_KINDS, ImageRef
+from mmalign.data.examples import EXAMPLE_KINDS, ImageRef, Turns
 from mmalign.data.images import open_image
 from mmalign.data.order import stable_hash
+from mmalign.data.sequences import Sequences
 from mmalign.errors import DataError, UsageError
-from mmalign.protocols import Processor
+from mmalign.protocols import AnswersProcessor, Processor, TokenizedAnswers
 
 _NAMES = frozenset({"key", "group"})
 
@@ -40,12 +42,18 @@ class Encoder:
         self.kind = kind
         self.seed = seed
         self._columns = columns_of(EXAMPLE_KINDS[kind])
+        self._has_answers = "prompt" in self._columns
+        if self._has_answers:
+            self._columns = {name: column for name, column in self._columns.items() if column != "turns"}
 
     def encode(self, example: Any, epoch: int, index: int, train: bool) -> dict[str, Any]:
         """One row: tensors, strings and numbers by column name. Raises BadSample."""
         rng = random.Random(stable_hash("augment", self.seed, epoch, index)) if train else None
         row: dict[str, Any] = {}
         lost = None
+        if self._has_answers:
+            tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
+            row["sequences"], lost = tokens, tokens.num_lost
         for name, column in self._columns.items():
             value = getattr(example, name)  # the fields of a dataclass, by their declared names
             if column == "image":
@@ -65,7 +73,7 @@ class Encoder:
 
 
 def columns_of(kind: Any) -> dict[str, str]:
-    """Field -> "image", "text", "number" or "object", from the annotations of an example's dataclass."""
+    """Field -> "image", "text", "turns", "number" or "object", from the annotations of an example's dataclass."""
     hints = typing.get_type_hints(kind)
     return {field.name: _column(field.name, hints[field.name]) for field in fields(kind)}
 
@@ -84,12 +92,17 @@ class _Tokens(typing.NamedTuple):
 def _column(name: str, hint: Any) -> str:
     if name in _NAMES:
         return "object"
+    if hint in (Turns, tuple[Turns, ...]):
+        return "turns"
     return {ImageRef: "image", str: "text", int: "number", float: "number", bool: "number"}.get(hint, "object")
 
 
 def _join(name: str, values: list[Any]) -> Column:
     if isinstance(values[0], _Tokens):
         return Ragged.from_list([value.ids for value in values])
+    if isinstance(values[0], TokenizedAnswers):
+        prompts, answers, learn, _ = zip(*values, strict=True)
+        return Sequences.from_lists(prompts, answers, learn)
     if not isinstance(values[0], torch.Tensor):
         return tuple(values)
     shapes = {tuple(value.shape) for value in values}

@@ -5,7 +5,7 @@ Every example carries `key`, which names it in errors and reports ("pairs.csv:17
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,63 @@ class TextPair:
     other: str
 
 
-EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in (ImageText, ImageLabel, Text, TextPair)}
+class Message(NamedTuple):
+    """One turn of a conversation. role: "system", "user", "assistant" or "tool"."""
+
+    role: str
+    content: str
+
+
+Turns = str | tuple[Message, ...]
+"""Plain text, or messages that a chat template renders."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer to a prompt. As messages, `completion` may hold several turns, of which the assistant's are learnt."""
+
+    kind: ClassVar[str] = "completion"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    prompt: Turns
+    completion: Turns
+
+    def answers(self) -> tuple[Turns, ...]:
+        return (self.completion,)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, the better one first."""
+
+    kind: ClassVar[str] = "preference"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    prompt: Turns
+    chosen: Turns
+    rejected: Turns
+
+    def answers(self) -> tuple[Turns, ...]:
+        return (self.chosen, self.rejected)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K answers to one prompt with a rank each, 1 the best; equal ranks are ties."""
+
+    kind: ClassVar[str] = "ranking"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    prompt: Turns
+    completions: tuple[Turns, ...]
+    ranks: tuple[float, ...]
+
+    def answers(self) -> tuple[Turns, ...]:
+        return self.completions
+
+
+_KINDS = (ImageText, ImageLabel, Text, TextPair, Completion, Preference, Ranking)
+EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in _KINDS}
 
 
 def declare(cls: Any) -> Any:

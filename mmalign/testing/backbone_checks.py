@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.specs import Entry
+from mmalign.testing import language_checks
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
-        for title, function in _CHECKS.items():
+        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items()):
             label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
             found.append(Check(label, partial(_run, function, entry, reference, bench)))
     return found
@@ -107,6 +108,11 @@ def processor_travels(backbone: Any, batch: "Batch", source: "Source") -> None:
 
 def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
+    saving_is_exact(backbone, bench, lambda model: _features(model, batch))
+
+
+def saving_is_exact(backbone: Any, bench: Workbench, outputs: Callable[[Any], dict[str, Any]]) -> None:
+    """A backbone's saved folder loads as the same model: tensors, `outputs`, tokenisation and vocabulary."""
     import tempfile
     from pathlib import Path
 
@@ -123,8 +129,9 @@ def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbe
         assert list(expected) == list(found), "the saved model has other tensors"
         changed = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
         assert not changed, f"tensors changed by saving: {', '.join(changed[:5])}"
-        for name, value in _features(backbone, batch).items():
-            assert torch.equal(value, _features(twin, batch)[name]), f"{name} differ after saving"
+        again = outputs(twin)
+        for name, value in outputs(backbone).items():
+            assert torch.equal(value, again[name]), f"{name} differ after saving"
         for text in TEXTS:
             assert torch.equal(twin.processor.text(text).ids, backbone.processor.text(text).ids), "another tokenisation"
         assert twin.vocabulary == backbone.vocabulary, "the vocabulary did not travel"
@@ -153,18 +160,21 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
         raise Skip(f"{reference} is {source.entry.spec.name}'s")
-    needed = {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
-    if not needed <= source.family.provides if source.family else True:
-        raise Skip("these checks are for models that encode images and texts")
+    language = function in language_checks.CHECKS.values()
+    needed = language_checks.NEEDED if language else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
+    if not needed <= source.family.provides:
+        raise Skip(f"this check is for models that provide {' and '.join(sorted(needed))}")
     backbone = load(source, bench)
     backbone.module.eval()
-    batch = make_batch("image-text", backbone.processor, bench.folder / "pictures", 8, bench)
+    kind = "ranking" if language else "image-text"
+    batch = make_batch(kind, backbone.processor, bench.folder / "pictures", 8, bench)
+    saving = (save_and_load, language_checks.save_and_load)
     with single_thread():
-        function(*(backbone, batch, source), *([bench] if function is save_and_load else []))
+        function(*(backbone, batch, source), *([bench] if function in saving else []))
 
 
 def _provides(source: "Source", capability: Capability) -> bool:
-    return source.family is not None and capability in source.family.provides
+    return capability in source.family.provides
 
 
 def _features(backbone: Any, batch: "Batch", *, grad: bool = False) -> dict[str, Any]:

@@ -20,6 +20,9 @@ TINY_MODELS = {
     "tiny-siglip-like": "open_clip",
     "tiny-transformers-clip": "hf",
     "tiny-transformers-siglip": "hf",
+    "tiny-llama": "hf",
+    "tiny-gpt2": "hf",
+    "tiny-bloom": "hf",
 }
 
 

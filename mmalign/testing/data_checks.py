@@ -87,7 +87,6 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     from mmalign.testing.subjects import load, resolve_or_skip
 
     source = resolve_or_skip(reference, bench)
-    assert source.family is not None
     verdict = check_needs(entry.spec.needs, source.family)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")

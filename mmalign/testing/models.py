@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 IMAGE_SIZE, CONTEXT_LENGTH = 32, 32
+_LM = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": CONTEXT_LENGTH,
+}  # fmt: skip
 _WORDS = "a an the photo of and with on cat dog bird fish car tree house red green blue black white small large".split()
 _PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
 _VISION = {"image_size": IMAGE_SIZE, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
@@ -73,6 +77,29 @@ def tiny_transformers_siglip(folder: Path, *, seed: int = 0) -> Path:
     config = SiglipConfig.from_dict({"text_config": text, "vision_config": vision})
     images = SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     return _write_transformers(folder, SiglipModel, config, images, _write_tokenizer(folder, tokenizer, "<pad>"), seed)
+
+
+def tiny_llama(folder: Path, *, seed: int = 0) -> Path:
+    """A Llama of two layers with rotary positions and grouped keys; returns `folder`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return _write_causal_lm(folder, LlamaForCausalLM, LlamaConfig, {**_LM, "num_key_value_heads": 1}, seed)
+
+
+def tiny_gpt2(folder: Path, *, seed: int = 0) -> Path:
+    """A GPT-2 of two layers with learned positions and, as usual, dropout in its config; returns `folder`."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT_LENGTH}
+    return _write_causal_lm(folder, GPT2LMHeadModel, GPT2Config, sizes, seed)
+
+
+def tiny_bloom(folder: Path, *, seed: int = 0) -> Path:
+    """A BLOOM of two layers: distances (ALiBi) instead of positions, and no mask of four dimensions."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 2}
+    return _write_causal_lm(folder, BloomForCausalLM, BloomConfig, sizes, seed)
 
 
 def tiny_tokenizer() -> "Tokenizer":
@@ -142,6 +169,21 @@ def _write_tokenizer(folder: Path, tokenizer: "Tokenizer", pad: str) -> Any:
     wrapped.model_max_length = CONTEXT_LENGTH
     wrapped.save_pretrained(folder)
     return wrapped
+
+
+def _write_causal_lm(folder: Path, model: Any, config: Any, sizes: Mapping[str, Any], seed: int) -> Path:
+    import torch
+
+    tokenizer = tiny_tokenizer()
+    # No start token, and padding that equals the end: as in GPT-2, and a trap for masks.
+    tokenizer.post_processor = None  # type: ignore[assignment]
+    end = tokenizer.token_to_id("<end>")
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "vocab_size": tokenizer.get_vocab_size()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model(config(**sizes, **ids)).save_pretrained(folder)
+    _write_tokenizer(folder, tokenizer, "<end>")
+    return folder
 
 
 def _write_transformers(folder: Path, cls: Any, config: Any, images: Any, tokenizer: Any, seed: int) -> Path:

@@ -56,7 +56,6 @@ def load(source: Source, bench: Workbench, seed: int = 0) -> Any:
 
 def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
     """Skip where the objective cannot run on that family."""
-    assert source.family is not None
     verdict = check(objective, source.family)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")
@@ -83,7 +82,7 @@ def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: Workbe
 
 def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[Any]:
     """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
-    from mmalign.data.examples import ImageLabel, ImageText, Text, TextPair
+    from mmalign.data.examples import Completion, ImageLabel, ImageText, Preference, Ranking, Text, TextPair
 
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
     if kind == "image-text":
@@ -94,6 +93,14 @@ def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[
         return [Text(f"example:{i}", text) for i, text in enumerate(texts)]
     if kind == "text-pair":
         return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
+    answers = [" ".join(reversed(text.split())) for text in texts]
+    if kind == "completion":
+        return [Completion(f"example:{i}", text, answers[i]) for i, text in enumerate(texts)]
+    if kind == "preference":
+        return [Preference(f"example:{i}", text, answers[i], texts[-1 - i]) for i, text in enumerate(texts)]
+    if kind == "ranking":
+        ranked = (1.0, 2.0, 2.0)
+        return [Ranking(f"example:{i}", t, (answers[i], texts[-1 - i], "tree"), ranked) for i, t in enumerate(texts)]
     entry = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
     if entry is None:
         raise Skip(f"the kit has no {kind} examples, and no data set is the default for them")

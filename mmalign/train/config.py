@@ -54,6 +54,9 @@ class DataConfig(_Section):
 
     num_workers: int = Field(1, ge=0, description="processes that decode ahead; 0: in the main process")
     max_bad: float = Field(0.01, ge=0, le=1, description="share of samples that may be unreadable before the run stops")
+    max_lost: float = Field(
+        0.01, ge=0, le=1, description="share of a language model's tokens that may be cut to fit its context"
+    )
 
 
 class EvaluationConfig(_Section):

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmalign.compat import check
 from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
@@ -108,8 +107,6 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
-    if plan.source.family is None:
-        _require_provided(plan, policy)
     models = build_models(plan.objective.spec.roles, policy)
     models.to(processes.device)
     objective = plan.objective_class(plan.configs["objective"])
@@ -139,13 +136,6 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
         Encoder(policy.processor, plan.dataset.spec.kind, train.seed),
     )
-
-
-def _require_provided(plan: Plan, policy: Any) -> None:
-    """A hub model whose config was not on this machine before: check what its class declares now that it is."""
-    fits = [family for family in plan.source.entry.spec.families if check(plan.objective.spec, family).ok]
-    if not fits:
-        raise IncompatibleError(f"{plan.source.reference} does not provide what {plan.objective.spec.name} needs")
 
 
 def _make_deterministic() -> None:

@@ -7,7 +7,7 @@ outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="a
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import torch
 
 from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
+from mmalign.data.loader import Sweep
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
+from mmalign.objective import Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
 from mmalign.train.loop import Loop, Say, peak_memory
 from mmalign.train.plan import Plan, resolve
-from mmalign.train.report import write_reports
+from mmalign.train.preview import SURVEYED, preview
+from mmalign.train.report import next_commands, write_reports
 from mmalign.train.rundir import Run, default_folder
 from mmalign.train.signals import Interrupted, StopRequest
 
@@ -121,6 +124,9 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                     talk(warning)
             if 0 < job.num_heldout < FEW_HELDOUT:
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
+            if processes.is_main:
+                for line in preview(job):
+                    talk(line)
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
             return _finish(job, loop, run, catalog, talk)
@@ -144,7 +150,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
 def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome | None:
     """Interpolate, measure, save the model, write the reports."""
     model = run.folder / "model"
-    truncated = sum(job.processes.gather_objects(loop.truncated_texts))
+    counts = job.processes.gather_objects((loop.truncated_texts, loop.tokens))
+    truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
     if not job.processes.is_main:
         job.processes.barrier()
         return None
@@ -155,7 +162,8 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         after = measure(job, catalog)
         say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
     run.log({"step": loop.step, "evaluation": after, "final": True, "before_interpolation": trained})
-    save_model(job.models.policy, model)
+    finish_objective(job)
+    save_model(lambda partial: job.objective.save(job.models, partial), model)
     records = run.metrics()
     before = next((r["evaluation"] for r in records if r["step"] == 0 and "evaluation" in r), {})
     summary = {
@@ -163,15 +171,17 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "examples": loop.step * job.plan.train.batch_size,
         "seconds": round(loop.seconds, 1),
         "examples_per_second": round(loop.step * job.plan.train.batch_size / loop.seconds, 1),
+        **({"tokens": tokens, "tokens_per_second": round(tokens / loop.seconds, 1)} if tokens else {}),
         "peak_memory_mb": round(peak_memory(job.device) / 1e6),
         "unreadable_samples": len(loop.bad_samples),
         "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
+        "next": next_commands(model, job.plan),
         "before": before,
         "after": after,
     }
     run.write_info(summary=summary)
-    write_reports(run, job.plan.to_yaml(), trained if after is not trained else None)
+    write_reports(run, job.plan, trained if after is not trained else None)
     run.write_info(status="finished", error=None)
     job.processes.barrier()
     return Outcome(run.folder, model, before, after, summary)
@@ -192,13 +202,23 @@ def interpolate(job: Job) -> None:
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
 
 
-def save_model(backbone: Any, folder: Path) -> None:
-    """Save in the family's own format, whole or not at all; an older model there gives way to it."""
+@torch.no_grad()
+def finish_objective(job: Job) -> None:
+    """The objective's own last pass, where it has one."""
+    if type(job.objective).finish is Objective.finish:
+        return
+    job.models.eval()
+    sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+    job.objective.finish(job.models, (batch.to(job.device) for batch in sweep))
+
+
+def save_model(save: Callable[[Path], None], folder: Path) -> None:
+    """`save` into a folder, whole or not at all; an older model there gives way to it."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        backbone.save(partial)
+        save(partial)
         for path in (*partial.rglob("*"), partial):
             fsync(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -219,7 +239,7 @@ def _finished(run: Run) -> Outcome:
 
 def _headline(plan: Plan, folder: Path) -> str:
     names = plan.names()
-    how = f" ({plan.verdict.explain()})" if plan.verdict and plan.verdict.derived else ""
+    how = f" ({plan.verdict.explain()})" if plan.verdict.derived else ""
     return f"{names['objective']} on {names['backbone']}{how} with {names['dataset']}; run folder {folder}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mmalign.capabilities import Capability
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, NonFiniteError
@@ -36,7 +37,9 @@ class Loop:
         self.step = 0
         self.skipped_updates = 0
         self.bad_samples: dict[str, str] = {}
-        self.truncated_texts = 0  # texts drawn by this process that lost tokens to the context length
+        # Of what this process drew: texts that lost tokens to the context, and tokens that a language model read.
+        self.truncated_texts = self.tokens = 0
+        self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
         self._seconds_before = 0.0
         self._started = self._clock = time.perf_counter()
@@ -61,6 +64,7 @@ class Loop:
                 self.bad_samples.update(stream.bad)
                 if "num_lost" in batch:
                     self.truncated_texts += int((batch["num_lost"] > 0).sum())
+                self.tokens += batch.cost() if self._counts_tokens else 0
                 self.update(index, batch)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -100,7 +104,7 @@ class Loop:
         else:
             job.optimizer.step()
             job.objective.constrain(job.models)
-        self._record(index, result, loss, norm, rate, len(batch) * job.processes.world_size)
+        self._record(index, result, loss, norm, rate, batch)
 
     def evaluate(self, stop: StopRequest) -> int | None:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
@@ -121,8 +125,8 @@ class Loop:
     def save(self) -> None:
         """Commit a checkpoint of this moment, then delete those no longer kept."""
         job = self.job
-        own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts)
-        torch_states, host_states, bad_samples, truncated = zip(*job.processes.gather_objects(own), strict=True)
+        own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts, self.tokens)
+        torch_states, host_states, bad_samples, truncated, tokens = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
             generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
             bad = {key: reason for found in bad_samples for key, reason in found.items()}
@@ -136,6 +140,7 @@ class Loop:
                     {
                         "host_rng": host_states,
                         "truncated_texts": truncated,
+                        "tokens": tokens,
                         "objective": dict(job.objective.state()),
                         "data": job.data.fingerprint(),
                         "bad_samples": bad_samples,
@@ -178,6 +183,7 @@ class Loop:
         self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts = state["truncated_texts"][job.processes.rank]
+        self.tokens = state["tokens"][job.processes.rank]
         self._seconds_before = state["seconds"]
         self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
 
@@ -215,15 +221,19 @@ class Loop:
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")
 
-    def _record(self, index: int, result: StepResult, loss: float, norm: float, rate: float, size: int) -> None:
+    def _record(self, index: int, result: StepResult, loss: float, norm: float, rate: float, batch: Batch) -> None:
         train, step = self.job.plan.train, index + 1
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now  # from step to step: waiting for data included
         metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
         record = {"loss": loss, **metrics, "gradient_norm": norm, "learning_rate": rate}
+        tokens = sum(self.job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
         if not self.job.processes.is_main:
             return
+        size = len(batch) * self.job.processes.world_size
         speed = {"examples_per_second": size / seconds, "peak_memory_mb": peak_memory(self.job.device) / 1e6}
+        if tokens:
+            speed["tokens_per_second"] = tokens / seconds
         self.run.log({"step": step, **record, **speed})
         for warning in self.catalog.host.notify("step_finished", run=self.run, step=step, metrics=record):
             self.say(warning)

@@ -17,11 +17,17 @@ _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Models:
-    """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode."""
+    """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
 
-    def __init__(self, roles: Mapping[str, Any], trains: Set[str]) -> None:
+    heads: role -> a linear head on its hidden states, trained and saved with it.
+    """
+
+    def __init__(
+        self, roles: Mapping[str, Any], trains: Set[str], heads: Mapping[str, nn.Linear] | None = None
+    ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
+        self.heads = dict(heads or {})
         for name, backbone in self._roles.items():
             if name not in self._trains:
                 backbone.module.requires_grad_(False).eval()
@@ -36,10 +42,12 @@ class Models:
         return self._roles.items()
 
     def modules(self) -> Iterator[nn.Module]:
-        return (backbone.module for backbone in self._roles.values())
+        return iter([*(backbone.module for backbone in self._roles.values()), *self.heads.values()])
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        return {name: backbone.module for name, backbone in self._roles.items() if name in self._trains}
+        """By role; a role's head is "<role>_head"."""
+        modules = {name: backbone.module for name, backbone in self._roles.items() if name in self._trains}
+        return modules | {f"{role}_head": head for role, head in self.heads.items() if role in self._trains}
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters to optimise, with names that start with their role."""
@@ -97,4 +105,12 @@ def build_models(roles: tuple[Role, ...], policy: Any) -> Models:
     """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train."""
     trained = [role for role in roles if role.trains]
     built = {role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles}
-    return Models(built, {role.name for role in trained})
+    heads = {role.name: scalar_head(policy.hidden_width) for role in roles if role.scalar_head}
+    return Models(built, {role.name for role in trained}, heads)
+
+
+def scalar_head(width: int) -> nn.Linear:
+    """[.., width] -> [.., 1] without bias, weights of standard deviation 1 / sqrt(width + 1) (Stiennon 2020)."""
+    head = nn.Linear(width, 1, bias=False)
+    nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    return head

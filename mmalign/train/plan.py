@@ -6,6 +6,7 @@ plan.to_yaml()                         # everything, defaults included; a run re
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Plan:
     dataset: Entry
     dataset_class: Any
     evaluations: tuple[Entry, ...]
-    verdict: Verdict | None
+    verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
 
     @property
@@ -77,7 +78,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     objective = catalog.find("objectives", name)
     kinds = objective.spec.examples["main"]
     source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
-    verdict = require(objective, source.family, source.reference, catalog) if source.family else None
+    verdict = require(objective, source.family, source.reference, catalog)
     dataset, path = _find_dataset(catalog, sections["dataset"].get("name"), kinds)
     if dataset.spec.kind not in kinds:
         raise IncompatibleError(
@@ -136,9 +137,11 @@ def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) ->
         return catalog.find("datasets", name), None
     path = Path(name).expanduser()
     if path.exists() or any(character in name for character in "/\\*{.~"):
-        for entry in catalog.entries("datasets"):
-            if entry.spec.reads_files and entry.spec.kind in kinds:
-                return entry, path
+        readers = [
+            entry for entry in catalog.entries("datasets") if entry.spec.reads_files and entry.spec.kind in kinds
+        ]
+        if readers:
+            return next((entry for entry in readers if len(readers) > 1 and _recognises(entry, path)), readers[0]), path
         raise UsageError(
             f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets"
         )
@@ -147,15 +150,20 @@ def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) ->
     raise UsageError(f"unknown dataset {name!r}", hint=hint)
 
 
+def _recognises(entry: Entry, path: Path) -> bool:
+    module, _, name = entry.spec.recognises.partition(":")
+    return bool(name) and vars(import_module(module))[name](str(path)) == entry.spec.kind
+
+
 def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> tuple[Entry, ...]:
     """The evaluations asked for, or all that the backbone can run; raises IncompatibleError for one that it can't."""
     if not config.names:
         entries = catalog.entries("evaluations")
-        return tuple(e for e in entries if source.family and check_needs(e.spec.needs, source.family).ok)
+        return tuple(e for e in entries if check_needs(e.spec.needs, source.family).ok)
     chosen = tuple(catalog.find("evaluations", name) for name in config.names)
     for entry in chosen:
-        verdict = check_needs(entry.spec.needs, source.family) if source.family else None
-        if verdict and not verdict.ok:
+        verdict = check_needs(entry.spec.needs, source.family)
+        if not verdict.ok:
             raise IncompatibleError(
                 f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}"
             )

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmalign.capabilities import Capability
 from mmalign.report import png_bytes, png_data_uri, write_report
+from mmalign.train.plan import Plan
 from mmalign.train.rundir import Run
 
 if TYPE_CHECKING:
@@ -15,28 +17,29 @@ _NOT_CURVES = ("step", "peak_memory_mb")
 _EXACT = ("learning_rate", "scale")  # no noise to average away
 
 
-def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float] | None) -> None:
+def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | None) -> None:
     """Write the three files from metrics.jsonl and run.json."""
     records = [record for record in run.metrics() if "loss" in record]
     figure = draw_curves(records)
     curve = png_bytes(figure)
     (run.folder / "curve.png").write_bytes(curve)
-    summary, plan = run.info["summary"], run.info["plan"]
-    commands = next_commands(run.folder / "model")
+    summary, names = run.info["summary"], run.info["plan"]
+    commands = summary["next"]
     rows = [
         (name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")
     ]
+    rows += [(name, str(summary[name])) for name in ("tokens", "tokens_per_second") if name in summary]
     rows += [
         ("unreadable samples", str(summary["unreadable_samples"])),
         ("truncated texts", str(summary["truncated_texts"])),
         ("skipped updates", str(summary["skipped_updates"])),
     ]
-    rows += [(name, value) for name, value in plan.items()]
+    rows += [(name, value) for name, value in names.items()]
     data_rows = [
         (name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()
     ]
     context = {
-        "title": f"{plan['objective']} on {plan['backbone']}",
+        "title": f"{names['objective']} on {names['backbone']}",
         "status": "finished",
         "summary": rows,
         "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
@@ -47,7 +50,7 @@ def write_reports(run: Run, config_yaml: str, uninterpolated: Mapping[str, float
             {"title": "Versions", "header": ["", ""], "rows": list(run.info["versions"].items())},
         ],
         "warnings": [],
-        "config_yaml": config_yaml,
+        "config_yaml": plan.to_yaml(),
         "next_commands": commands,
     }
     write_report(run.folder / "report.html", "train.html", context)
@@ -105,11 +108,16 @@ def metric_rows(
     return [(name, *(show(values, name) for values in columns)) for name in {**before, **after}]
 
 
-def next_commands(model: Path) -> list[str]:
-    return [
-        f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
-        f"mmalign train --objective contrastive --backbone {model}",
-    ]
+def next_commands(model: Path, plan: Plan) -> list[str]:
+    """What to try with the saved model, by what its family can do; nothing for a reward model."""
+    if any(role.scalar_head for role in plan.objective.spec.roles):
+        return []
+    uses = {
+        Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
+        Capability.GENERATE: f'mmalign generate --backbone {model} "Once upon a time"',
+    }
+    found = [command for capability, command in uses.items() if capability in plan.source.family.provides]
+    return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {model}"]
 
 
 def _model_card(info: Mapping[str, Any], summary: Mapping[str, Any], commands: Sequence[str]) -> str:

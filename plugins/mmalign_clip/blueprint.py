@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
+from mmalign.safety import refuse_code
 from mmalign.sources import OPEN_CLIP_CONFIG, read_config
 from mmalign_clip.downloads import WEIGHTS, fetch_repository, fetch_tag, hub_tokenizer
 from mmalign_clip.images import INTERPOLATIONS, RESIZE_MODES, Preprocess
-from mmalign_clip.safety import refuse_code
 from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
 from mmalign_clip.vocabulary import read_vocabulary
 

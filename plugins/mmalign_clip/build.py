@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmalign.errors import CheckpointError
-from mmalign_clip.safety import offline
+from mmalign.safety import offline
 
 if TYPE_CHECKING:
     from open_clip import CLIP, CoCa, CustomTextCLIP

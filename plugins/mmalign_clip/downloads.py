@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import CheckpointError
+from mmalign.hub import TOKENIZER_PATTERNS, fetch
 from mmalign.sources import OPEN_CLIP_CONFIG
 from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
 
 WEIGHTS = "open_clip_model.safetensors"
-
-_OFFLINE_HINT = "Without a network, give a local folder: --backbone ./folder (open_clip_config.json and {weights})."
-TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
 
 
 def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
@@ -48,24 +46,3 @@ def hub_tokenizer(text_cfg: Mapping[str, Any]) -> TextTokenizer:
     if not name:
         return ClipTokenizer(text_cfg["context_length"])
     return tokenizer_from_files(fetch(name, ["tokenizer.json"], TOKENIZER_PATTERNS), text_cfg)
-
-
-def fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:
-    """Download the needed and wanted files, or take them from the cache; returns the snapshot's folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=[*needed, *(wanted or [])]))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{repository} is not on this machine and could not be downloaded: {error}",
-            hint=_OFFLINE_HINT.format(weights=WEIGHTS),
-        ) from error
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{repository} has no {', '.join(missing)} (or it is not on this machine and cannot be downloaded)",
-            hint=_OFFLINE_HINT.format(weights=WEIGHTS),
-        )
-    return folder

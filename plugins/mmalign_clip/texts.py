@@ -14,7 +14,7 @@ import torch
 
 from mmalign.errors import CheckpointError
 from mmalign.protocols import TokenizedText
-from mmalign_clip.safety import offline, refuse_code
+from mmalign.safety import offline, refuse_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

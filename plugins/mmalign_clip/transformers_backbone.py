@@ -14,12 +14,13 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from mmalign.errors import UsageError
+from mmalign.pretrained import quiet
 from mmalign.protocols import ContrastiveHead, TokenizedText
 from mmalign_clip.images import Preprocess, training_image
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
 from mmalign_clip.texts import FileTokenizer
-from mmalign_clip.transformers_folder import Parts, load_module, quiet, read
+from mmalign_clip.transformers_folder import Parts, load_module, read
 from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocabulary
 
 if TYPE_CHECKING:

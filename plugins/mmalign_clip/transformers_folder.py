@@ -7,22 +7,17 @@ Refused by name: code in configs, pickled weights, adapters that point to anothe
 processor or tokenizer, weights that miss a tensor (transformers fills it at random with a warning).
 """
 
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
 from mmalign.errors import CheckpointError
+from mmalign.hub import TOKENIZER_PATTERNS, fetch
+from mmalign.pretrained import load_exactly, read_json, unreadable
+from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
-from mmalign_clip.downloads import TOKENIZER_PATTERNS, fetch
 from mmalign_clip.images import Preprocess
-from mmalign_clip.safety import offline, refuse_code
 from mmalign_clip.texts import FileTokenizer
 
 if TYPE_CHECKING:
@@ -33,8 +28,6 @@ if TYPE_CHECKING:
     TransformersModule = CLIPModel | SiglipModel
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
-_UNREADABLE = (*_BROKEN, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def read(source: "Source") -> Parts:
     if folder is None:
         wanted = ["*.safetensors", "*.safetensors.index.json", *PROCESSOR_FILES, "vocabulary.txt", *TOKENIZER_PATTERNS]
         folder = fetch(source.name, [TRANSFORMERS_CONFIG], wanted)
-    stated = _read_json(folder / TRANSFORMERS_CONFIG)
+    stated = read_json(folder / TRANSFORMERS_CONFIG)
     refuse_code(stated, folder / TRANSFORMERS_CONFIG)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -80,50 +73,11 @@ def read(source: "Source") -> Parts:
 
 def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
     """The model in float32 on the CPU; raises CheckpointError where the weights are not exactly the config's."""
-    import torch
     from transformers import CLIPModel, SiglipModel
 
     if random_weights:
         return _random_module(parts)
-    cls: Any = CLIPModel if parts.model_type == "clip" else SiglipModel
-    _check_weights(parts.folder)
-    try:
-        with offline(), quiet():
-            module, report = cls.from_pretrained(
-                str(parts.folder),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{parts.folder}: the weights cannot be read: {error}") from error
-    wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]), *report["unexpected_keys"]]
-    wrong = sorted(name for name in wrong if not name.endswith(".position_ids"))
-    if wrong:
-        raise CheckpointError(
-            f"{parts.folder}: the weights are not the config's: {', '.join(wrong[:3])}"
-            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
-            hint="Is it the config of other weights?",
-        )
-    return module
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within, transformers draws no progress bars, nor the tables of tensors that this module reports itself."""
-    from transformers.utils import logging
-
-    drawn, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if drawn:
-            logging.enable_progress_bar()
+    return load_exactly(CLIPModel if parts.model_type == "clip" else SiglipModel, parts.folder)
 
 
 def _random_module(parts: Parts) -> "TransformersModule":
@@ -147,7 +101,7 @@ def _read_config(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
         tower, image = config["text_config"], config["vision_config"]
         if not (tower["max_position_embeddings"] > 0 and image["image_size"] > 0 and tower["vocab_size"] > 0):
             raise ValueError("a size is not positive")
-    except _UNREADABLE as error:
+    except unreadable() as error:
         raise CheckpointError(f"{folder / TRANSFORMERS_CONFIG}: transformers cannot read it: {error}") from error
     return config
 
@@ -169,12 +123,12 @@ def _read_images(folder: Path) -> tuple[Any, dict[str, bytes]]:
             hint="Save the model's processor there: AutoProcessor.from_pretrained(ID).save_pretrained(FOLDER).",
         )
     for name in files:
-        refuse_code(_read_json(folder / name), folder / name)
+        refuse_code(read_json(folder / name), folder / name)
     try:
         images = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         if not len(images.image_mean) == len(images.image_std) == 3:
             raise ValueError("image_mean and image_std need a value for each of red, green and blue")
-    except _UNREADABLE as error:
+    except unreadable() as error:
         raise CheckpointError(f"{folder}: the image processor cannot be read: {error}") from error
     return images, files
 
@@ -186,31 +140,3 @@ def _check_sizes(folder: Path, config: dict[str, Any], tokenizer: FileTokenizer)
             f"{folder}: the tokenizer has {tokenizer.num_tokens:,} tokens and the model knows {known:,}",
             hint="The tokenizer files are another model's.",
         )
-
-
-def _check_weights(folder: Path) -> None:
-    """Only safetensors, and an index that names only files beside it."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(_read_json(index).get("weight_map", {}).values())
-        strange = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
-        if strange:
-            raise CheckpointError(f"{index} names {strange[0]!r}, which is not a safetensors file beside it")
-    elif not (folder / "model.safetensors").is_file():
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        hint = "Save the model again with save_pretrained, which writes safetensors."
-        if pickled:
-            raise CheckpointError(f"{folder} has its weights only as a pickle ({pickled[0]})", hint=hint)
-        raise CheckpointError(
-            f"{folder} has no model.safetensors", hint=hint + " Or: --set backbone.random_weights=true"
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds {type(content).__name__}, not an object")
-    return content

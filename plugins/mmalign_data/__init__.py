@@ -1,4 +1,4 @@
-"""The built-in data: readers of image-text and image-label files, and the embedded sets."""
+"""The built-in data: readers of image-text, image-label and text files, and the embedded sets."""
 
 from mmalign import DatasetSpec, hookimpl
 
@@ -34,4 +34,19 @@ def register_datasets() -> list[DatasetSpec]:
             kind="image-label",
             reads_files=True,
         ),
+        _text("text-files", "TextDocuments", "text", "Documents: .txt files, or tables with the column text"),
+        _text("completions", "CompletionFiles", "completion", "Answers: columns prompt and completion, or messages"),
+        _text("preferences", "PreferenceFiles", "preference", "Pairs of answers: columns prompt, chosen, rejected"),
+        _text("rankings", "RankingFiles", "ranking", "Ranked answers: columns prompt, completions, ranks"),
     ]
+
+
+def _text(name: str, target: str, kind: str, summary: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        summary=summary,
+        target=f"mmalign_data.texts:{target}",
+        kind=kind,
+        reads_files=True,
+        recognises="mmalign_data.texts:kind_of",
+    )

@@ -7,9 +7,7 @@ A folder may hold tars, a table (metadata.csv, metadata.jsonl, captions.csv, ...
 a text file of the same name (`cat.jpg`, `cat.txt`).
 """
 
-import glob
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,12 +20,12 @@ from mmalign.data.images import find_images
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
 from mmalign_data.pairs import Found, Pairs
-from mmalign_data.tables import SUFFIXES, Columns, holds_bytes, read_table
+from mmalign_data.paths import expand
+from mmalign_data.rows import SUFFIXES
+from mmalign_data.tables import Columns, holds_bytes, read_table
 from mmalign_data.tars import index_tar
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("metadata", "captions") for suffix in SUFFIXES)
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAX_SHARDS = 1_000_000
 _MAX_SIDECAR = 1_000_000
 
 
@@ -124,31 +122,8 @@ def read_pairs(path: str, config: ImageTextConfig) -> Pairs:
 
 def _expand(path: str) -> list[Path]:
     """The files that a path stands for, or [folder] for a folder of images. Raises DataError if there are none."""
-    names = [path]
-    while any(_RANGE.search(name) for name in names):
-        names = [one for name in names for one in _expand_range(name)]
-        if len(names) > _MAX_SHARDS:
-            raise DataError(f"{path}: over {_MAX_SHARDS:,} files")
-    files: list[Path] = []
-    for name in names:
-        exact = Path(name).expanduser()
-        matches = (
-            [exact] if exact.exists() else [Path(match) for match in sorted(glob.glob(str(exact), recursive=True))]
-        )
-        if not matches:
-            raise DataError(f"{name}: no such file or folder", hint="mmalign list datasets names the embedded ones.")
-        files += matches
+    files = expand(path)
     return _inside(files[0]) if len(files) == 1 and files[0].is_dir() else files
-
-
-def _expand_range(name: str) -> list[str]:
-    match = _RANGE.search(name)
-    if match is None:
-        return [name]
-    first, last, width = int(match[1]), int(match[2]), len(match[1])
-    if last - first >= _MAX_SHARDS:
-        raise DataError(f"{name}: over {_MAX_SHARDS:,} files")
-    return [f"{name[: match.start()]}{number:0{width}d}{name[match.end() :]}" for number in range(first, last + 1)]
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -7,20 +7,17 @@ of strings: one pair each. Images are paths, relative to the table's folder, or 
 fetched.
 """
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmalign.errors import DataError, did_you_mean
+from mmalign.errors import DataError
 from mmalign_data.pairs import Found
+from mmalign_data.rows import choose, csv_rows, json_rows, open_parquet, parquet_rows
 
 IMAGE_COLUMNS = ("image", "filepath", "file_name", "filename", "image_path", "path", "file", "img")
 CAPTION_COLUMNS = ("caption", "text", "title", "captions", "description")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_MAX_LINE = 16_000_000
 _MAX_ROW_GROUP = 2_000_000_000
 _PROBED = 8  # paths looked at before a run starts
 
@@ -39,29 +36,13 @@ def read_table(path: Path, found: Found, columns: Columns) -> None:
     if path.suffix.lower() == ".parquet":
         _read_parquet(path, found, columns)
         return
-    rows = _csv_rows(path, columns.separator) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
+    rows = csv_rows(path, columns.separator) if path.suffix.lower() in (".csv", ".tsv") else json_rows(path)
     _add_rows(path, rows, found, columns)
 
 
 def holds_bytes(path: Path, columns: Columns) -> bool:
     """Whether a table is a parquet file with the images inside."""
-    return path.suffix.lower() == ".parquet" and not _is_text(_open_parquet(path), path, columns)
-
-
-def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], option: str) -> str:
-    """The column to use: the one asked for, or the first usual one. Raises DataError that lists the columns."""
-    if asked in known:
-        return asked
-    for name in () if asked else usual:
-        matches = [column for column in known if column.strip().lower() == name]
-        if matches:
-            return matches[0]
-    what = f"no column {asked!r}" if asked else f"none of the usual columns ({', '.join(usual)})"
-    near = did_you_mean(asked, known) if asked else ""
-    raise DataError(
-        f"{path}: {what}; it has {', '.join(map(repr, known)) or 'none'}",
-        hint=f"{near} Name it: --set dataset.{option}=NAME".strip(),
-    )
+    return path.suffix.lower() == ".parquet" and not _is_text(open_parquet(path), path, columns)
 
 
 def captions_of(value: Any) -> list[str] | None:
@@ -110,77 +91,16 @@ def _probe(path: Path, names: list[str], root: str) -> None:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        with open(path, "rb") as file:
-            while raw := file.readline(_MAX_LINE + 1):
-                number += 1
-                if len(raw) > _MAX_LINE:
-                    raise DataError(f"{path}:{number}: a line over {_MAX_LINE:,} bytes")
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        hint = "Convert it: iconv -f latin1 -t utf-8 OLD > NEW"
-        raise DataError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})", hint=hint) from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-
-
-def _csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str] | str]]:
-    """(line, row by column, or the reason why there is none)."""
-    if not separator:
-        first = next(iter(_lines(path)), (1, ""))[1]
-        separator = "\t" if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first) else ","
-    reader = csv.reader((text for _, text in _lines(path)), delimiter=separator, strict=True)
-    header: list[str] = []
-    try:
-        for cells in reader:
-            if not header:
-                header = cells
-                if len(set(header)) < len(header):
-                    raise DataError(f"{path}: a column name appears twice: {', '.join(header)}")
-            elif len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-            elif cells:
-                yield reader.line_num, "wrong number of cells"
-    except csv.Error as error:
-        hint = "Quote cells that hold the separator or a quote, or set the separator: --set dataset.separator=';'"
-        raise DataError(f"{path}:{reader.line_num}: {error}", hint=hint) from error
-    if not header:
-        raise DataError(f"{path}: the table is empty")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    for number, text in _lines(path):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: broken JSON: {error}", hint="Write one JSON object a line.") from error
-        yield number, row if isinstance(row, dict) else "not a JSON object"
-
-
 def _read_parquet(path: Path, found: Found, columns: Columns) -> None:
-    import pyarrow as pa
-
-    file = _open_parquet(path)
+    file = open_parquet(path)
     image, caption = _parquet_columns(file, path, columns)
     paths_only = _is_text(file, path, columns)
 
-    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
-        start = 0
-        for batch in file.iter_batches(columns=[image, caption] if paths_only else [caption]):
-            yield from enumerate(batch.to_pylist(), start + 1)
-            start += batch.num_rows
-
-    try:
-        if paths_only:
-            _add_rows(path, rows(), found, columns)
-        else:
-            _add_cells(path, file, rows(), found, image, caption)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
+    rows = parquet_rows(path, file, [image, caption] if paths_only else [caption])
+    if paths_only:
+        _add_rows(path, rows, found, columns)
+    else:
+        _add_cells(path, file, rows, found, image, caption)
 
 
 def _add_cells(path: Path, file: Any, rows: Iterable[tuple[int, Any]], found: Found, image: str, caption: str) -> None:
@@ -196,16 +116,6 @@ def _add_cells(path: Path, file: Any, rows: Iterable[tuple[int, Any]], found: Fo
             found.skip("no caption", f"{path.name}:{number}")
         for text in texts or []:
             found.add(f"{path.name}:{number}", text, where, group, offset)
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
 
 
 def _parquet_columns(file: Any, path: Path, columns: Columns) -> tuple[str, str]:

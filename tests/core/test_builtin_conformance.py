@@ -10,5 +10,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "mmalign-
 test_objectives = conformance("mmalign_objectives")
 test_data = conformance("mmalign_data")
 test_clip = conformance("mmalign_clip")
+test_lm = conformance("mmalign_lm")
 test_evaluations = conformance("mmalign_evals")
 test_triplet = conformance("mmalign_triplet")

@@ -1,4 +1,4 @@
-"""Pure tensor functions that objectives share. Each has a slow, naive twin in tests/core/test_ops.py.
+"""Contrastive losses over a global batch, in slices.
 
 Shapes: B examples of a global batch, D embedding width, c rows of a chunk, K id columns.
 The two pairwise losses never hold a [B, B] matrix: forward and backward visit [c, B] slices, so memory is O(c * B).

@@ -1,0 +1,137 @@
+"""The body of `mmalign generate`, apart from its options so that `--help` imports nothing of it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmalign.cli.app import App
+from mmalign.cli.backbones import backbone_settings, require_source
+from mmalign.data.examples import Message
+from mmalign.errors import BadSample, DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEEDS = ("generate",)
+SCHEMA = 1
+
+
+def run_generate(
+    app: App,
+    *,
+    prompts: tuple[str, ...],
+    backbone: str,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    chat: bool,
+    device: str,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Read prompts, load, answer. Returns the exit code: 3 if no prompt could be used."""
+    settings = backbone_settings(sets, "generate")
+    texts = list(_prompts(prompts))
+    if not texts:
+        raise UsageError("no prompt", hint='Give one: mmalign generate --backbone MODEL "Once upon a time"')
+    source = require_source(app.catalog, backbone, NEEDS, "generate")
+
+    from mmalign.config.validate import build
+    from mmalign.data.order import stable_hash
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.sampling import Sampling
+
+    runtime = Runtime.choose(device)
+    backbone_class = app.catalog.load(source.entry)
+    model = backbone_class.load(source, build(backbone_class.Config, settings, "backbone"))
+    model.module.to(runtime.device)
+    ids, problems = _encode(model.processor, texts, chat, max_tokens)
+    good = [place for place in range(len(texts)) if place not in problems]
+    sampling = Sampling(max_tokens, temperature, top_p)
+    streams = len(texts) == 1 and not as_json and sys.stdout.isatty()
+    show = _streamer(model.processor) if streams else None
+    generated = model.generate(
+        [ids[place] for place in good], sampling, [stable_hash(seed, place) for place in good], show
+    )
+    answers = dict(zip(good, zip(*generated, strict=True), strict=True))
+    for place, text in enumerate(texts):
+        if place in problems:
+            app.warn(f"prompt {place + 1}: {problems[place]}")
+            record = {"prompt": text, "error": problems[place]}
+        else:
+            tokens, logps, ended = answers[place]
+            answer = model.processor.decode(tokens[: len(tokens) - ended])
+            record = {"prompt": text, "text": answer, "tokens": len(tokens), "ended": ended}
+            record["logp"] = round(float(logps.sum()), 4)
+        if as_json:
+            click.echo(json.dumps({"schema": SCHEMA, **record}, ensure_ascii=False))
+        elif streams:
+            click.echo()
+        elif "text" in record:
+            click.echo(record["text"] if len(texts) == 1 else f"{text}{record['text']}\n")
+    unended = sum(not ended for _, _, ended in answers.values())
+    if unended:
+        app.say(f"{unended} of {len(answers)} answers reached --max-tokens {max_tokens} without an end")
+    return 0 if good else DataError.exit_code
+
+
+def _prompts(arguments: tuple[str, ...]) -> Iterator[str]:
+    """As given; @FILE and - stand for one prompt a line, empty lines left out."""
+    for argument in arguments:
+        if argument == "-":
+            lines = sys.stdin.read().splitlines()
+        elif argument.startswith("@"):
+            try:
+                lines = Path(argument[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"prompts {argument}: {error}", hint="Give a UTF-8 file, one prompt a line."
+                ) from error
+        else:
+            lines = [argument]
+        yield from (line for line in lines if line.strip())
+
+
+def _encode(processor: Any, texts: list[str], chat: bool, room: int) -> "tuple[list[Tensor], dict[int, str]]":
+    """(ids of each prompt, why some cannot be used): a prompt must leave room for one token at least."""
+    ids, problems = [], {}
+    for place, text in enumerate(texts):
+        try:
+            prompt = processor.prompt((Message("user", text),) if chat else text)
+        except BadSample as error:
+            problems[place] = error.message
+            prompt = processor.prompt("")
+        limit = processor.context_length - room
+        if not len(prompt) and place not in problems:
+            problems[place] = "the prompt has no tokens"
+        elif len(prompt) > max(1, limit):
+            problems[place] = (
+                f"{len(prompt)} tokens and {room} to generate do not fit the context of {processor.context_length}"
+            )
+        ids.append(prompt)
+    return ids, problems
+
+
+def _streamer(processor: Any) -> Callable[[int, int], None]:
+    """Writes the text as it grows: a token may be part of a character, so the whole is decoded each time."""
+    import torch
+
+    drawn: list[int] = []
+    written = ""
+
+    def show(row: int, token: int) -> None:
+        nonlocal written
+        if token == processor.end_id:
+            return
+        drawn.append(token)
+        text = processor.decode(torch.tensor(drawn)).rstrip("\ufffd")
+        sys.stdout.write(text[len(written) :])
+        sys.stdout.flush()
+        written = text
+
+    return show

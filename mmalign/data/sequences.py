@@ -1,0 +1,101 @@
+"""What a causal language model reads: prompts, each with one or more answers behind it.
+
+    sequences = Sequences.from_lists([prompt_ids], [[chosen_ids, rejected_ids]])
+    sequences = Sequences.documents(texts)             # no prompt; every token but the first is predicted
+
+N prompts, M answers in all, those of one prompt together. An answer sees its prompt and itself, never its siblings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mmalign.data.batch import Ragged
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """prompts: N rows of ids, which may be empty. answers: M rows of ids. counts: [N] int64 on the CPU, the answers of
+    each prompt. learn: bool, one for each answer token: whether it is a label (multi-turn answers hold turns that are
+    not)."""
+
+    prompts: Ragged
+    answers: Ragged
+    counts: Tensor
+    learn: Tensor
+
+    @classmethod
+    def from_lists(
+        cls,
+        prompts: Sequence[Tensor],
+        answers: Sequence[Sequence[Tensor]],
+        learn: Sequence[Sequence[Tensor]] | None = None,
+    ) -> "Sequences":
+        """Ids as int64 [T]; learn as bool [T], all true where left out."""
+        flat = [answer for group in answers for answer in group]
+        if learn is None:
+            mask = torch.ones(sum(map(len, flat)), dtype=torch.bool)
+        else:
+            mask = torch.cat([torch.zeros(0, dtype=torch.bool), *(row for group in learn for row in group)])
+        counts = torch.tensor([len(group) for group in answers], dtype=torch.int64)
+        return cls(Ragged.from_list(list(prompts)), Ragged.from_list(flat), counts, mask)
+
+    @classmethod
+    def documents(cls, texts: Ragged) -> "Sequences":
+        """Each text is the one answer of an empty prompt."""
+        offsets = torch.zeros(len(texts) + 1, dtype=torch.int64)
+        empty = Ragged(texts.values[:0], offsets)
+        learn = torch.ones(len(texts.values), dtype=torch.bool, device=texts.values.device)
+        return cls(empty, texts, torch.ones(len(texts), dtype=torch.int64), learn)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """[M] int64 on the CPU: which prompt an answer belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.counts)
+
+    @cached_property
+    def is_label(self) -> Tensor:
+        """bool, one for each answer token: it is to be learnt, and something stands before it that predicts it."""
+        first = self.answers.offsets[:-1][(self.answers.lengths > 0) & (self.prompts.lengths[self.owner] == 0)]
+        labels = self.learn.clone()
+        labels[first.to(labels.device)] = False
+        return labels
+
+    def num_labels(self) -> Tensor:
+        """[M] int64 on the CPU: tokens of each answer that are labels."""
+        total = torch.cat([torch.zeros(1, dtype=torch.int64), self.is_label.cpu().cumsum(0)])
+        return total[self.answers.offsets[1:]] - total[self.answers.offsets[:-1]]
+
+    def num_tokens(self) -> int:
+        return len(self.prompts.values) + len(self.answers.values)
+
+    def learning_all(self) -> "Sequences":
+        """The same with every token of the answers as a label."""
+        return Sequences(self.prompts, self.answers, self.counts, torch.ones_like(self.learn))
+
+    def whole(self) -> "Sequences":
+        """Each answer joined to a copy of its prompt, as one document that is learnt from end to end."""
+        prompts, answers = self.prompts.rows(), self.answers.rows()
+        texts = [torch.cat([prompts[n], row]) for n, row in zip(self.owner.tolist(), answers, strict=True)]
+        documents = Sequences.documents(Ragged.from_list(texts))
+        if len(texts) != len(self):
+            raise ValueError("several answers to a prompt cannot be read as one document each")
+        return documents
+
+    def select(self, indices: Sequence[int]) -> "Sequences":
+        """The prompts at `indices`, in that order, with their answers."""
+        ends = self.counts.cumsum(0).tolist()
+        starts = [end - count for end, count in zip(ends, self.counts.tolist(), strict=True)]
+        rows = [row for i in indices for row in range(starts[i], ends[i])]
+        learn = Ragged(self.learn, self.answers.offsets).select(rows).values.to(torch.bool)
+        counts = self.counts[torch.as_tensor(indices, dtype=torch.int64)]
+        return Sequences(self.prompts.select(indices), self.answers.select(rows), counts, learn)
+
+    def to(self, device: "torch.device | str") -> "Sequences":
+        return Sequences(self.prompts.to(device), self.answers.to(device), self.counts, self.learn.to(device))

@@ -1,0 +1,218 @@
+r"""Log-probabilities of tokens, straight from hidden states: the [P, V] logits are never held.
+
+    found = token_logps(hidden, Head(weight), labels)    # hidden [P, H], weight [V, H], labels [P]
+    sequence = sum_rows(found.logps, offsets)            # [M]
+
+Shapes: P positions that carry a label, H hidden width, V vocabulary, c rows of a chunk, M sequences. Memory is
+O(c * V), plus the gradient of the weight. Sums are in fp32, or in float64 where the input is.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 23  # 32 MB of fp32 logits a chunk
+
+
+class TokenLogps(NamedTuple):
+    """logps: [P] of the labels. entropy: [P] in nats of the whole distribution, where asked for. hits: [P] bool, the
+    label is the most probable token; no gradient."""
+
+    logps: Tensor
+    entropy: Tensor | None
+    hits: Tensor
+
+
+class Head(NamedTuple):
+    """Logits are softcap * tanh(scale * (h W^T + b) / softcap); softcap 0 is none. weight: [V, H]; bias: [V]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+
+def token_logps(
+    hidden: Tensor,
+    head: Head,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    uniform: bool = False,
+    chunk: int = 0,
+) -> TokenLogps:
+    """log softmax(logits / temperature)[label] for each position, and its gradient.
+
+    hidden: [P, H]; labels: [P] int64. uniform: a hint that the loss weighs all positions alike, as a mean over tokens
+    does; the gradients are then made in the forward, without visiting the vocabulary again (6 instead of 8 P H V
+    operations), and made anew where the hint was wrong. chunk: positions at once, 0 chooses.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    needs = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
+    rows = chunk or max(16, _CHUNK_ELEMENTS // len(head.weight))
+    options = (head.scale / temperature, head.softcap / temperature, entropy, uniform and needs and not entropy, rows)
+    with torch.autocast(device, enabled=False):
+        logps, spread, hits = _TokenLogps.apply(hidden, head.weight, head.bias, labels, *options)
+    return TokenLogps(logps, spread if entropy else None, hits)
+
+
+def sum_rows(values: Tensor, offsets: Tensor) -> Tensor:
+    """values: [P]; offsets: [M + 1] of its rows -> [M] sums, 0 for an empty row."""
+    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()).to(values.device)
+    return values.new_zeros(len(offsets) - 1).index_add(0, rows, values)
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: float,
+        softcap: float,
+        entropy: bool,
+        uniform: bool,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logps = hidden.new_empty(len(hidden), dtype=dtype)
+        lse, spread = torch.empty_like(logps), torch.empty_like(logps) if entropy else logps.new_empty(0)
+        hits = torch.empty_like(labels, dtype=torch.bool)
+        narrow = weight.to(hidden.dtype)
+        grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad) if uniform else None
+        for start in range(0, len(hidden), chunk):
+            rows = slice(start, start + chunk)
+            z = _logits(hidden[rows], narrow, bias, scale, softcap, dtype)
+            label = labels[rows, None]
+            logp = z.log_softmax(1)
+            logps[rows] = picked = logp.gather(1, label)[:, 0]
+            hits[rows] = picked >= logp.amax(1)
+            lse[rows] = z.gather(1, label)[:, 0] - picked
+            if entropy:
+                spread[rows] = -(logp.exp() * logp).sum(1)
+            if grads is not None:
+                slope = _slope(z, softcap)
+                p = logp.exp_()  # d logp / d logits = onehot - p
+                grads.add(rows, p, slope, hidden[rows], label, None)
+        ctx.save_for_backward(hidden, weight, bias, labels, lse, spread)
+        ctx.options, ctx.dtype, ctx.ready = (scale, softcap, chunk), dtype, grads
+        ctx.mark_non_differentiable(hits)
+        return logps, spread, hits
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad, grad_spread = grad_outputs[0], grad_outputs[1]
+        hidden, weight, bias, labels, lse, spread = ctx.saved_tensors
+        none = (None,) * 6
+        ready, ctx.ready = ctx.ready, None  # scaled in place, so good for one use
+        if ready is not None and len(grad) and bool((grad == grad[0]).all()):  # syncs with a GPU
+            return *ready.finish(grad[0]), *none
+        scale, softcap, chunk = ctx.options
+        narrow = weight.to(hidden.dtype)
+        grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad)
+        for start in range(0, len(hidden), chunk):
+            rows = slice(start, start + chunk)
+            z = _logits(hidden[rows], narrow, bias, scale, softcap, ctx.dtype)
+            slope = _slope(z, softcap)
+            logp = z.sub_(lse[rows, None])
+            if len(spread):
+                # dH/d logits = -p (log p + H), beside g (onehot - p) of the label
+                weights = grad[rows, None] + grad_spread[rows, None] * (logp + spread[rows, None])
+                grads.add(rows, logp.exp_().mul_(weights), slope, hidden[rows], labels[rows, None], None, grad[rows])
+            else:
+                grads.add(rows, logp.exp_(), slope, hidden[rows], labels[rows, None], grad[rows])
+        return *grads.finish(None), *none
+
+
+class _Gradients:
+    """Sums of the gradients of hidden [P, H], weight [V, H] and bias [V], those that are needed.
+
+    narrow: the weight in the precision of `hidden`. scale: of the logits.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        narrow: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        needed: tuple[bool, ...],
+    ) -> None:
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        self._narrow, self._dtypes, self._scale = narrow, (hidden.dtype, weight.dtype, weight.dtype), scale
+        self._hidden = torch.empty_like(hidden) if needed[0] else None
+        self._weight = torch.zeros_like(weight, dtype=dtype) if needed[1] else None
+        self._bias = torch.zeros_like(bias, dtype=dtype) if bias is not None and needed[2] else None
+
+    def add(
+        self,
+        rows: slice,
+        q: Tensor,
+        slope: Tensor | None,
+        hidden: Tensor,
+        label: Tensor,
+        factor: Tensor | None,
+        peak: Tensor | None = None,
+    ) -> None:
+        """The gradient with respect to the logits is factor * (peak * onehot(label) - q), before cap and scale.
+
+        q: [c, V], overwritten; slope: [c, V] of the cap, or None; hidden: [c, H]; label: [c, 1]; factor, peak: [c], 1
+        where left out. The one-hot part is added by index, and `factor` to the narrow side: [c, V] is visited least.
+        """
+        peak = torch.ones_like(q[:, 0]) if peak is None else peak
+        if slope is not None:
+            q *= slope
+            peak = peak * slope.gather(1, label)[:, 0]
+        factor = torch.full_like(peak, self._scale) if factor is None else factor.to(q.dtype) * self._scale
+        if self._bias is not None:
+            self._bias.index_add_(0, label[:, 0], peak * factor).sub_(factor @ q)
+        q, times = q.to(hidden.dtype), (peak[:, None], factor[:, None])
+        if self._hidden is not None:
+            found = torch.addcmul(-(q @ self._narrow), self._narrow[label[:, 0]], times[0].to(q.dtype))
+            self._hidden[rows] = found * times[1].to(q.dtype)
+        if self._weight is not None:
+            weighted = hidden * times[1].to(hidden.dtype)
+            self._weight.index_add_(0, label[:, 0], (weighted * times[0]).to(self._weight.dtype))
+            if q.dtype == self._weight.dtype:
+                self._weight.addmm_(q.T, weighted, alpha=-1)
+            else:
+                self._weight -= _wide(q.T, weighted, self._weight.dtype)
+
+    def finish(self, factor: Tensor | None) -> tuple[Tensor | None, ...]:
+        """In the precision of what they are gradients of, times `factor`."""
+        sums = (self._hidden, self._weight, self._bias)
+        for total in sums:
+            if total is not None and factor is not None:
+                total.mul_(factor)
+        return tuple(None if t is None else t.to(dtype) for t, dtype in zip(sums, self._dtypes, strict=True))
+
+
+def _logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, dtype: torch.dtype
+) -> Tensor:
+    """[c, V] in `dtype`."""
+    z = _wide(hidden, weight.T, dtype)
+    if bias is not None:
+        z += bias
+    if scale != 1.0:
+        z *= scale
+    return z.div_(softcap).tanh_().mul_(softcap) if softcap else z
+
+
+def _wide(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b in `dtype`: half-precision factors are summed in fp32, and the result is not rounded back."""
+    if a.dtype == dtype:
+        return a @ b
+    return torch.mm(a, b, out_dtype=dtype) if a.is_cuda else a.to(dtype) @ b.to(dtype)
+
+
+def _slope(z: Tensor, softcap: float) -> Tensor | None:
+    """d softcap tanh(x / softcap) / dx, of the capped logits z; None without a cap."""
+    return 1 - (z / softcap).square_() if softcap else None

@@ -1,0 +1,100 @@
+"""Folders that transformers saved, read without trust: safetensors only, no code, no tensor missing or left over.
+
+    check_weights(folder)
+    module = load_exactly(LlamaForCausalLM, folder)         # float32, on the CPU
+
+Plugins for different model families share this; what a folder must hold besides is theirs to say.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmalign.errors import CheckpointError
+from mmalign.safety import offline
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
+
+
+def unreadable() -> tuple[type[BaseException], ...]:
+    """What transformers and safetensors raise for files that are damaged or are not what they claim to be."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    return (*_BROKEN, SafetensorError, StrictDataclassError)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds {type(content).__name__}, not an object")
+    return content
+
+
+def check_weights(folder: Path) -> None:
+    """Only safetensors, and an index that names only files beside it; raises CheckpointError."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(read_json(index).get("weight_map", {}).values())
+        strange = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+        if strange:
+            raise CheckpointError(f"{index} names {strange[0]!r}, which is not a safetensors file beside it")
+    elif not (folder / "model.safetensors").is_file():
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        hint = "Save the model again with save_pretrained, which writes safetensors."
+        if pickled:
+            raise CheckpointError(f"{folder} has its weights only as a pickle ({pickled[0]})", hint=hint)
+        raise CheckpointError(
+            f"{folder} has no model.safetensors", hint=hint + " Or: --set backbone.random_weights=true"
+        )
+
+
+def load_exactly(cls: Any, folder: Path, **options: Any) -> Any:
+    """`cls.from_pretrained` in float32 on the CPU; raises CheckpointError where the weights are not the config's."""
+    import torch
+
+    check_weights(folder)
+    try:
+        with offline(), quiet():
+            module, report = cls.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
+    except unreadable() as error:
+        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from error
+    wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]), *report["unexpected_keys"]]
+    wrong = sorted(name for name in wrong if not name.endswith(".position_ids"))
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: the weights are not the config's: {', '.join(wrong[:3])}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+            hint="Is it the config of other weights?",
+        )
+    return module
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, transformers draws no progress bars, nor the tables of tensors that this module reports itself."""
+    from transformers.utils import logging
+
+    drawn, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if drawn:
+            logging.enable_progress_bar()

@@ -1,0 +1,117 @@
+"""Conformance of language models: log-probabilities that are ones, batching and packing that change nothing, saving."""
+
+from typing import TYPE_CHECKING, Any
+
+from mmalign.capabilities import Capability
+from mmalign.testing.bench import Workbench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.data.batch import Batch
+    from mmalign.data.sequences import Sequences
+    from mmalign.sources import Source
+
+TOLERANCE = 1e-5  # float32, another summation order
+NEEDED = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
+
+
+def probabilities_sum_to_one(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Over every token as the answer to one prompt; entropy and top-1 hit are of that distribution."""
+    import torch
+
+    from mmalign.data.sequences import Sequences
+
+    prompt = batch["sequences"].prompts.rows()[0]
+    tokens = torch.arange(backbone.processor.num_tokens)
+    sequences = Sequences.from_lists([prompt], [list(tokens.split(1))])
+    with torch.no_grad():
+        found = backbone.token_logps(backbone.hidden_states(sequences), entropy=True)
+    probabilities = found.logps.double().exp()
+    gap = abs(float(probabilities.sum()) - 1)
+    assert gap < TOLERANCE, f"the probabilities of all tokens sum to 1 with an error of {gap:.1e}"
+    assert found.hits.sum() == 1 and int(found.logps.argmax()) == int(found.hits.nonzero()), "hits are not the top-1"
+    expected = -(probabilities * found.logps.double()).sum()
+    gap = float((found.entropy.double() - expected).abs().max())
+    assert gap < 10 * TOLERANCE, f"the entropy is wrong by {gap:.1e}"
+
+
+def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Packed with others, behind a shared prompt, alone or reversed, an answer has the same log-probabilities."""
+    import torch
+
+    together = _rows(backbone, batch["sequences"])
+    sequences = batch["sequences"]
+    firsts = (sequences.counts.cumsum(0) - sequences.counts).tolist()
+    for title, parts in {
+        "alone": [sequences.select([n]) for n in range(len(batch))],
+        "reversed": [sequences.select(list(reversed(range(len(batch)))))],
+        "without its siblings": [_single(sequences, m) for m in range(len(together))],
+    }.items():
+        found = [row for part in parts for row in _rows(backbone, part)]
+        if title == "reversed":
+            order = [m for n in reversed(range(len(batch))) for m in range(firsts[n], firsts[n] + sequences.counts[n])]
+            found = [row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+        worst = max(float((a - b).abs().max()) for a, b in zip(together, found, strict=True))
+        assert worst < TOLERANCE, f"an answer {title} differs by {worst:.1e}"
+    assert all(torch.isfinite(row).all() for row in together), "log-probabilities are not finite"
+
+
+def gradients_reach_everything(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Every trainable parameter has a gradient from the log-probabilities."""
+    backbone.module.zero_grad(set_to_none=True)
+    backbone.token_logps(backbone.hidden_states(batch["sequences"])).logps.sum().backward()
+    bare = [name for name, p in backbone.module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not bare, f"{len(bare)} trainable parameters get no gradient: {', '.join(bare[:5])}"
+
+
+def answers_are_cut_and_counted(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """Every id of a prompt and its answers fits the context or is counted; answers end with the end token."""
+    processor = backbone.processor
+    short = processor.answers("a red car", ["and a dog", "tree"])
+    ends = {int(answer[-1]) for answer in short.answers}
+    assert short.num_lost == 0 and len(ends) == 1, "answers do not all end with one end token"
+    for prompt, answer in (("cat " * 9999, "dog"), ("cat", "dog " * 9999), ("cat " * 9999, "dog " * 9999)):
+        long = processor.answers(prompt, [answer])
+        length = len(long.prompt) + len(long.answers[0])
+        assert length <= processor.context_length, f"{length} tokens, and the context has {processor.context_length}"
+        assert long.num_lost > 0 or length > 9999, "tokens were cut and not counted"
+        assert len(long.answers[0]) > 0 and len(long.learn[0]) == len(long.answers[0])
+
+
+def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
+    """A saved folder loads as the same model, bit for bit, with its processor and description."""
+    from mmalign.testing.backbone_checks import saving_is_exact
+
+    def logps(model: Any) -> "dict[str, Tensor]":
+        import torch
+
+        with torch.no_grad():
+            return {"logps": model.token_logps(model.hidden_states(batch["sequences"])).logps}
+
+    saving_is_exact(backbone, bench, logps)
+
+
+CHECKS = {
+    "probabilities sum to one": probabilities_sum_to_one,
+    "company changes nothing": company_changes_nothing,
+    "log-probabilities reach every trainable parameter": gradients_reach_everything,
+    "answers are cut and counted": answers_are_cut_and_counted,
+    "a saved language model loads exactly": save_and_load,
+}
+
+
+def _rows(backbone: Any, sequences: "Sequences") -> "list[Tensor]":
+    """The labels' log-probabilities of each answer."""
+    import torch
+
+    with torch.no_grad():
+        hidden = backbone.hidden_states(sequences)
+        logps = backbone.token_logps(hidden).logps
+    return list(logps.split(hidden.layout.offsets.diff().tolist()))
+
+
+def _single(sequences: "Sequences", m: int) -> "Sequences":
+    from mmalign.data.sequences import Sequences
+
+    return Sequences.from_lists([sequences.prompts.rows()[int(sequences.owner[m])]], [[sequences.answers.rows()[m]]])

@@ -1,0 +1,85 @@
+"""Before the first step: what a language model will be shown, how much of it is cut, and one example with its labels.
+
+    for line in preview(job): say(line)
+
+Raises DataError where more tokens would be cut than `data.max_lost` allows: nothing is truncated in silence.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, cast
+
+import click
+import torch
+
+from mmalign.capabilities import Capability
+from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.data.loader import Sweep
+from mmalign.data.sequences import Sequences
+from mmalign.errors import DataError
+from mmalign.protocols import AnswersProcessor
+from mmalign.train.job import Job
+
+SURVEYED = 1000  # examples looked at: a second or two
+_SHOWN = 600  # characters
+
+
+def preview(job: Job) -> Iterator[str]:
+    """Lines to print: counts, and the first example with what is learnt of it between « and »."""
+    kind = EXAMPLE_KINDS[job.plan.dataset.spec.kind]
+    if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or kind.modalities != {"text"}:
+        return
+    yield survey(job)
+    batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
+    yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
+    for line in show(_sequences(batch), cast(AnswersProcessor, job.encoder.processor)):
+        yield f"  {line}"
+
+
+def survey(job: Job) -> str:
+    """One line of counts; raises DataError past `data.max_lost`."""
+    sweep = Sweep(job.data, job.encoder, 64, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+    examples = tokens = labels = lost = cut = 0
+    for batch in sweep:
+        sequences = _sequences(batch)
+        examples += len(batch)
+        tokens += sequences.num_tokens()
+        labels += int(sequences.is_label.sum())
+        lost += int(batch["num_lost"].sum())
+        cut += int((batch["num_lost"] > 0).sum())
+    share = lost / max(1, tokens + lost)
+    if share > job.plan.data.max_lost:
+        raise DataError(
+            f"{cut:,} of {examples:,} examples are longer than the context of "
+            f"{job.encoder.processor.context_length} tokens: {share:.1%} of all tokens would be cut, "
+            f"data.max_lost={job.plan.data.max_lost:g} allows {job.plan.data.max_lost:.1%}",
+            hint="Shorten them, raise backbone.context_length if the model can, or --set data.max_lost=1",
+        )
+    return (
+        f"{examples:,} of {len(job.data):,} examples looked at: {tokens:,} tokens, {labels:,} of them to be learnt; "
+        f"{lost:,} tokens cut from {cut:,} examples; {len(sweep.bad):,} examples unusable"
+    )
+
+
+def show(sequences: Sequences, processor: AnswersProcessor) -> list[str]:
+    """The first prompt and its answers as text, one paragraph each, labels between « and » (green on a terminal)."""
+    answers = sequences.select([0])
+    prompt = processor.decode(answers.prompts.values)
+    paragraphs = [prompt] if prompt else []
+    labels = answers.is_label.split(answers.answers.lengths.tolist())
+    for ids, learn in zip(answers.answers.rows(), labels, strict=True):
+        cuts = [0, *(torch.nonzero(learn[1:] != learn[:-1])[:, 0] + 1).tolist(), len(ids)]
+        text = ""
+        for start, stop in pairwise(cuts):
+            piece = processor.decode(ids[start:stop])
+            text += click.style(f"«{piece}»", fg="green") if stop > start and bool(learn[start]) else piece
+        paragraphs.append(text)
+    lines = [line for paragraph in paragraphs for line in paragraph.splitlines() or [""]]
+    whole = "\n".join(lines)
+    if len(whole) <= _SHOWN:
+        return lines
+    return [*whole[:_SHOWN].splitlines(), f"… ({len(whole) - _SHOWN:,} characters more)"]
+
+
+def _sequences(batch: Any) -> Sequences:
+    return batch["sequences"] if "sequences" in batch else Sequences.documents(batch["text"])

@@ -1,0 +1,132 @@
+"""Rows of text tables as examples' fields, for each kind: TRL's columns, and what is wrong with a row that gives none.
+
+    FORMATS["preference"].normalise({"prompt": "Q? ", "chosen": "Yes.", "rejected": "No."})
+    # {"prompt": "Q? ", "answers": ["Yes.", "No."]}, or a str: the reason why the row cannot be used
+
+Texts are strings; a conversation is a list of {"role", "content"}. Fields are JSON values.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmalign.data.examples import Completion, Message, Preference, Ranking, Text, Turns
+
+Normal = dict[str, Any]
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Format:
+    """columns: sets of columns, any of which makes a row of that kind; the first is named in errors. build: (key,
+    normal form) -> the example."""
+
+    columns: tuple[frozenset[str], ...]
+    normalise: Callable[[Mapping[str, Any]], Normal | str]
+    build: Callable[[str, Normal], Any]
+
+
+def _text(row: Mapping[str, Any]) -> Normal | str:
+    text = row["text"]
+    if not isinstance(text, str):
+        return "the text is not a string"
+    return {"text": text} if text.strip() else "empty text"
+
+
+def _completion(row: Mapping[str, Any]) -> Normal | str:
+    if row.get("messages") is not None:
+        messages = _turns(row["messages"])
+        if messages is None or isinstance(messages, str):
+            return "messages are not a list of {role, content} with known roles"
+        first = next((place for place, m in enumerate(messages) if m["role"] == "assistant"), None)
+        if first is None:
+            return "no turn of the assistant"
+        return {"prompt": messages[:first], "answers": [messages[first:]]}
+    return _with_answers(row, [row["completion"]])
+
+
+def _preference(row: Mapping[str, Any]) -> Normal | str:
+    chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
+    if chosen is not None and chosen == rejected:
+        return "chosen equals rejected"
+    if row.get("prompt") is None and isinstance(chosen, list) and isinstance(rejected, list):
+        # TRL's implicit prompt: what both conversations begin with
+        shared = next((i for i, pair in enumerate(zip(chosen, rejected, strict=False)) if pair[0] != pair[1]), None)
+        shared = min(len(chosen), len(rejected)) if shared is None else shared
+        if not shared:
+            return "chosen and rejected share no prompt"
+        return _with_answers({"prompt": chosen[:shared]}, [chosen[shared:], rejected[shared:]])
+    return _with_answers(row, [row["chosen"], row["rejected"]])
+
+
+def _ranking(row: Mapping[str, Any]) -> Normal | str:
+    answers, ranks = row["completions"], row["ranks"]
+    if not isinstance(answers, list) or not isinstance(ranks, list) or len(answers) != len(ranks):
+        return "completions and ranks are not lists of one length"
+    if len(answers) < 2:
+        return "fewer than two completions"
+    if not all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks):
+        return "a rank is not a number"
+    normal = _with_answers(row, answers)
+    return normal if isinstance(normal, str) else {**normal, "ranks": [float(rank) for rank in ranks]}
+
+
+def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
+    prompt = _turns("" if row.get("prompt") is None else row["prompt"])
+    texts = [_turns(answer) for answer in answers]
+    if prompt is None or any(text is None for text in texts):
+        return "a text is neither a string nor a list of {role, content} with known roles"
+    if not all(text.strip() if isinstance(text, str) else text for text in texts):
+        return "an empty answer"
+    kinds = {type(text) for text in (prompt, *texts)}
+    if len(kinds) > 1:
+        return "prompt and answers mix text and messages"
+    return {"prompt": prompt, "answers": texts}
+
+
+def _turns(value: Any) -> Any:
+    """A string or a list of {role, content} as it is; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return None
+    messages = []
+    for item in value:
+        if not isinstance(item, Mapping) or item.get("role") not in _ROLES or not isinstance(item.get("content"), str):
+            return None
+        messages.append({"role": item["role"], "content": item["content"]})
+    return messages
+
+
+def _as_turns(value: Any) -> Turns:
+    return value if isinstance(value, str) else tuple(Message(**message) for message in value)
+
+
+FORMATS: dict[str, Format] = {
+    "text": Format((frozenset({"text"}),), _text, lambda key, row: Text(key, row["text"])),
+    "completion": Format(
+        (frozenset({"prompt", "completion"}), frozenset({"messages"})),
+        _completion,
+        lambda key, row: Completion(key, _as_turns(row["prompt"]), _as_turns(row["answers"][0])),
+    ),
+    "preference": Format(
+        (frozenset({"chosen", "rejected"}),),
+        _preference,
+        lambda key, row: Preference(key, _as_turns(row["prompt"]), *map(_as_turns, row["answers"])),
+    ),
+    "ranking": Format(
+        (frozenset({"prompt", "completions", "ranks"}),),
+        _ranking,
+        lambda key, row: Ranking(
+            key, _as_turns(row["prompt"]), tuple(map(_as_turns, row["answers"])), tuple(row["ranks"])
+        ),
+    ),
+}
+
+
+def looks_like(columns: list[str]) -> str:
+    """The kind that these columns make, or an empty string. The most columns win."""
+    fits = [
+        (len(wanted), kind) for kind, found in FORMATS.items() for wanted in found.columns if wanted <= set(columns)
+    ]
+    return max(fits)[1] if fits else ""

@@ -1,0 +1,208 @@
+"""The readers of text files: documents, answers to prompts, preferences and rankings.
+
+    mmalign train --objective sft --dataset answers.jsonl
+    mmalign train --objective dpo --dataset pairs.parquet --set dataset.validation=held_out.jsonl
+
+Tables (CSV, TSV, JSON lines, parquet) with TRL's columns: `text`; `prompt` and `completion`, or `messages`; `prompt`,
+`chosen` and `rejected`; `prompt`, `completions` and `ranks`. Documents may also be .txt files, cut at blank lines into
+pieces.
+"""
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmalign.data.order import stable_hash
+from mmalign.errors import DataError
+from mmalign_data.normal import FORMATS, Normal, looks_like
+from mmalign_data.paths import expand
+from mmalign_data.rows import SUFFIXES, lines, table_rows
+
+_SHOWN = 3
+
+
+class TextFilesConfig(BaseModel):
+    """Options of text files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str = Field(description="A table, a .txt file, a folder of them, a glob, or a range: 'x/{00..09}.jsonl'")
+    validation: str = Field("", description="The same, for validation; empty: hold out a part of `path`")
+    holdout: float = Field(0.05, ge=0, lt=1, description="Fraction of prompts held out without `validation` (0-1)")
+    columns: dict[str, str] = Field({}, description='Columns under other names: {"completion": "answer"}')
+    separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
+    piece: int = Field(4000, ge=1, description="Characters of a .txt file in one document, cut where a paragraph ends")
+    max_bad: float = Field(0.01, ge=0, le=1, description="Fraction of rows that may be unusable, such as empty answers")
+
+
+class _TextFiles:
+    """Rows of one kind, held compactly as JSON texts."""
+
+    Config: ClassVar[type[BaseModel]] = TextFilesConfig
+    kind: ClassVar[str]
+
+    def __init__(self, rows: pa.Array, keys: pa.Array, chosen: np.ndarray, source: str, skipped: Counter[str]) -> None:
+        self._rows, self._keys, self._chosen = rows, keys, chosen
+        self._source, self._skipped = source, skipped
+
+    @classmethod
+    def build(cls, config: TextFilesConfig, split: str) -> Self | None:
+        """Read everything; None where nothing is held out. Raises DataError."""
+        if split == "validation" and not (config.validation or config.holdout):
+            return None
+        path = config.validation if split == "validation" and config.validation else config.path
+        rows, keys, skipped = _read(path, cls.kind, config)
+        held_out = np.zeros(len(rows), bool)
+        if not config.validation:
+            # By the prompt, so that all that is said about one is on the same side.
+            shares = (stable_hash("holdout", _stem(json.loads(row))) / 2**64 for row in rows)
+            held_out = np.fromiter(shares, float, len(rows)) < config.holdout
+        everything = bool(config.validation)
+        chosen = np.flatnonzero(everything | (held_out == (split == "validation")))
+        if not len(chosen):
+            if split == "validation":
+                return None
+            raise DataError(f"{path}: all {len(rows)} examples are held out", hint="--set dataset.holdout=0")
+        return cls(pa.array(rows, pa.large_string()), pa.array(keys, pa.large_string()), chosen, path, skipped)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        row = int(self._chosen[index])
+        return FORMATS[self.kind].build(self._keys[row].as_py(), json.loads(self._rows[row].as_py()))
+
+    def report(self) -> Mapping[str, Any]:
+        """Counts: kept in this part, and skipped in the whole source by reason."""
+        return {"kept": len(self), "skipped": dict(self._skipped), "source": self._source}
+
+    def fingerprint(self) -> str:
+        """A hash of the texts and of the part that this is."""
+        digest = hashlib.sha256(self.kind.encode() + self._chosen.tobytes())
+        for buffer in self._rows.buffers()[1:]:
+            digest.update(buffer or b"")
+        return digest.hexdigest()[:16]
+
+
+class TextDocuments(_TextFiles):
+    kind: ClassVar[str] = "text"
+
+
+class CompletionFiles(_TextFiles):
+    kind: ClassVar[str] = "completion"
+
+
+class PreferenceFiles(_TextFiles):
+    kind: ClassVar[str] = "preference"
+
+
+class RankingFiles(_TextFiles):
+    kind: ClassVar[str] = "ranking"
+
+
+def kind_of(path: str) -> str:
+    """The example kind that the columns of the first file make, or "" where there are none."""
+    for file in _files(path, "text"):
+        if file.suffix.lower() == ".txt":
+            return "text"
+        columns = [list(row) for _, row in itertools.islice(table_rows(file), 1) if not isinstance(row, str)]
+        return looks_like(columns[0]) if columns else ""
+    return ""
+
+
+def _read(path: str, kind: str, config: TextFilesConfig) -> tuple[list[str], list[str], Counter[str]]:
+    """(rows as JSON, keys, skipped by reason) of everything that a path names."""
+    rows, keys, skipped, examples = [], [], Counter[str](), []
+    for file in _files(path, kind):
+        for line, found in _rows_of(file, kind, config):
+            if isinstance(found, str):
+                skipped[found] += 1
+                examples += [f"{file.name}:{line}: {found}"] * (len(examples) < _SHOWN)
+            else:
+                rows.append(json.dumps(found, ensure_ascii=False))
+                keys.append(f"{file.name}:{line}")
+    bad = sum(skipped.values())
+    if bad > config.max_bad * (len(rows) + bad) or not rows:
+        shown = "\n".join(f"  {example}" for example in examples)
+        if not bad:
+            raise DataError(f"{path}: no {kind} examples in it", hint="The file is empty.")
+        raise DataError(
+            f"{path}: {bad} of {len(rows) + bad} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
+            hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
+        )
+    return rows, keys, skipped
+
+
+def _files(path: str, kind: str) -> list[Path]:
+    known = (*SUFFIXES, *((".txt",) if kind == "text" else ()))
+    files = []
+    for found in expand(path):
+        inside = sorted(found.rglob("*")) if found.is_dir() else [found]
+        files += [file for file in inside if not found.is_dir() or file.suffix.lower() in known]
+    odd = [file for file in files if file.suffix.lower() not in known]
+    if odd or not files:
+        what = odd[0].name if odd else path
+        raise DataError(f"{path}: {what} holds no {kind} data that is known", hint=f"Give {', '.join(known)}.")
+    return files
+
+
+def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[int, Normal | str]]:
+    if file.suffix.lower() == ".txt":
+        yield from ((line, {"text": text}) for line, text in _pieces(file, config.piece))
+        return
+    checked = False
+    for line, row in table_rows(file, config.separator):
+        if isinstance(row, str):
+            yield line, row
+            continue
+        renamed = {**row, **{name: row[column] for name, column in config.columns.items() if column in row}}
+        if not checked:
+            _check_columns(file, kind, list(row), list(renamed))
+            checked = True
+        try:
+            yield line, FORMATS[kind].normalise(renamed)
+        except KeyError as error:
+            yield line, f"no column {error.args[0]}"
+
+
+def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]) -> None:
+    wanted = FORMATS[kind].columns
+    if any(names <= set(renamed) for names in wanted):
+        return
+    other = looks_like(renamed)
+    looks = f"; that looks like {other} data" if other else ""
+    choices = " or ".join(" and ".join(sorted(names)) for names in wanted)
+    raise DataError(
+        f"{file}: {kind} data needs the columns {choices}; it has {', '.join(columns) or 'none'}{looks}",
+        hint=f'Rename them: --set \'dataset.columns={{"{sorted(wanted[0])[0]}": "NAME"}}\'',
+    )
+
+
+def _pieces(file: Path, limit: int) -> Iterator[tuple[int, str]]:
+    """(first line, text): paragraphs joined up to `limit` characters; a longer paragraph is cut between lines or, where
+    a line is longer still, inside it. Nothing but blank lines is lost.
+    """
+    held: list[str] = []
+    start = size = 0
+    for number, line in lines(file):
+        for part in (line[i : i + limit] for i in range(0, len(line), limit)):
+            if held and (size + len(part) > limit or (not part.strip() and size > limit / 2)):
+                yield start, "".join(held).strip("\n")
+                held, size = [], 0
+            if part.strip() or held:
+                start = start if held else number
+                held.append(part)
+                size += len(part)
+    if "".join(held).strip():
+        yield start, "".join(held).strip("\n")
+
+
+def _stem(row: Normal) -> Any:
+    return row["text"] if "text" in row else json.dumps(row["prompt"]) if row["prompt"] else json.dumps(row["answers"])

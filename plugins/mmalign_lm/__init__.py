@@ -1,0 +1,26 @@
+"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder or a hub id.
+
+mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
+"""
+
+from mmalign import BackboneSpec, Capability, Family, hookimpl
+from mmalign_lm import families
+
+_CAUSAL_LM = frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE})
+
+
+@hookimpl
+def register_backbones() -> list[BackboneSpec]:
+    family = Family(
+        name="causal-lm", matches=families.is_causal_lm, provides=_CAUSAL_LM, modalities=frozenset({"text"})
+    )
+    return [
+        BackboneSpec(
+            name="causal-lm",
+            summary="transformers' causal language models, from a hub id or a folder",
+            target="mmalign_lm.backbone:CausalLMBackbone",
+            config="mmalign_lm.options:CausalLMConfig",
+            families=(family,),
+            prefixes=("hf",),
+        )
+    ]

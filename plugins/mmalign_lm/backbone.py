@@ -1,0 +1,201 @@
+"""Causal language models of transformers as a backbone: one pass through the trunk, log-probabilities from it.
+
+    backbone = CausalLMBackbone.load(source, CausalLMConfig())
+    hidden = backbone.hidden_states(batch["sequences"])
+    backbone.token_logps(hidden).logps                      # [P], no [P, V] logits were ever held
+
+At loading, the model is tried on a few tokens: that its logits are the head on the trunk's output (a family may scale
+or cap them in a way that is not known here: refused), and whether examples packed in a row, kept apart by a 4-D mask
+and restarted positions, get the outputs that they get alone. Families that do not pass the second (ALiBi) get one
+example a row, in rows of like length.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from mmalign.data.layout import Grid, Layout, bucketed, packed
+from mmalign.data.sequences import Sequences
+from mmalign.errors import CheckpointError
+from mmalign.ops import Head, TokenLogps, token_logps
+from mmalign.pretrained import quiet
+from mmalign.protocols import Hidden
+from mmalign.sampling import Generated, Sampling
+from mmalign_lm.folder import Parts, load_module, read
+from mmalign_lm.generation import generate
+from mmalign_lm.options import CausalLMConfig
+from mmalign_lm.scorer import save_scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mmalign.sources import Source
+
+_ROWS_AT_ONCE = 64
+_TOLERANCE = 1e-4  # relative; float32 under another kernel
+
+
+class CausalLMBackbone:
+    """A transformers model with a language-modelling head."""
+
+    Config: ClassVar[type[BaseModel]] = CausalLMConfig
+
+    def __init__(self, module: "PreTrainedModel", parts: Parts, config: CausalLMConfig) -> None:
+        self.module = module
+        self.processor = parts.processor
+        self.vocabulary: tuple[str, ...] = ()
+        self._parts = parts
+        self._random = config.random_weights
+        self._trunk: Any = module.base_model
+        output: Any = module.get_output_embeddings()
+        self._output = output
+        self.hidden_width = int(output.weight.shape[1])
+        self._takes_positions = "position_ids" in inspect.signature(self._trunk.forward).parameters
+        self._row_length = config.row_length
+        self._scale, self._softcap = _head_options(parts.config.to_dict())
+        self._check_head()
+        self.packs = config.packing == "auto" and self._packing_is_exact()
+
+    @classmethod
+    def load(cls, source: "Source", config: CausalLMConfig) -> Self:
+        """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError."""
+        parts = read(source, config)
+        module = load_module(parts, config)
+        return cls(module.eval(), parts, config)
+
+    def hidden_states(self, sequences: Sequences) -> Hidden:
+        """One pass: every prompt once where the model packs, else a row for each answer."""
+        capacity = min(self._row_length, self.processor.context_length)
+        layout = packed(sequences, capacity) if self.packs and not self._slides(sequences) else bucketed(sequences)
+        return Hidden(self._run(layout), layout)
+
+    def token_logps(
+        self, hidden: Hidden, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
+    ) -> TokenLogps:
+        """[P] each; see `mmalign.ops.token_logps`."""
+        layout = hidden.layout
+        options = {"temperature": temperature, "entropy": entropy, "uniform": uniform}
+        return token_logps(hidden.states[layout.predict], self._head(), layout.labels, **options)
+
+    def generate(
+        self,
+        prompts: Sequence[Tensor],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> Generated:
+        """An answer to each prompt, in order; prompts of like length are answered together. See `mmalign.sampling`."""
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        found: dict[int, list[Any]] = {}
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            rows = order[start : start + _ROWS_AT_ONCE]
+
+            def tell(line: int, token: int, rows: list[int] = rows) -> None:
+                if on_token is not None:
+                    on_token(rows[line], token)
+
+            part = generate(
+                self.module, [prompts[r] for r in rows], sampling, [seeds[r] for r in rows], self.processor.end_id, tell
+            )
+            found |= {row: answer for row, *answer in zip(rows, *part, strict=True)}
+        ids, logps, ended = ([found[row][place] for row in range(len(prompts))] for place in range(3))
+        return Generated(ids, logps, ended)
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers' from_pretrained loads: config, safetensors and tokenizer files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            self.module.save_pretrained(folder)
+        self.processor.save(folder)
+
+    def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
+        """Write a reward model of this trunk; see `mmalign_lm.scorer`."""
+        return save_scorer(self.module, head, self.processor.tokenizer, folder, mean)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Architecture and sizes, as loaded."""
+        parameters = list(self.module.parameters())
+        return {
+            "architecture": type(self.module).__name__,
+            "pretrained": not self._random,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "context_length": self.processor.context_length,
+            "vocabulary_size": self.processor.num_tokens,
+            "packing": "rows shared behind masks" if self.packs else "one example a row, in rows of like length",
+            "chat_template": "its own" if self.processor.has_template else "plain",
+        }
+
+    def _head(self) -> Head:
+        return Head(self._output.weight, self._output.bias, self._scale, self._softcap)
+
+    def _run(self, layout: Layout) -> Tensor:
+        """[L, H]: the trunk's outputs of all grids, flat."""
+        states = [self._forward(grid).flatten(0, 1) for grid in layout.grids]
+        if not states:
+            return self._output.weight.new_zeros(0, self._output.weight.shape[1])
+        return torch.cat(states)
+
+    def _forward(self, grid: Grid) -> Tensor:
+        # The mask is added to scores, in the precision that they have.
+        dtype = self._output.weight.dtype
+        device = grid.ids.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        mask = grid.real.long() if grid.unit is None else grid.mask(dtype)
+        positions = {"position_ids": grid.positions} if self._takes_positions else {}
+        return self._trunk(input_ids=grid.ids, attention_mask=mask, use_cache=False, **positions).last_hidden_state
+
+    def _slides(self, sequences: Sequences) -> bool:
+        """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""
+        window = self._parts.config.to_dict().get("sliding_window")
+        return isinstance(window, int) and max(self._row_length, sequences.num_tokens()) > window
+
+    # Trials at loading ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        ids = _some_ids(self._output.weight.shape[0], 6)
+        logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
+        hidden = self.hidden_of_one(ids)
+        found = token_logps(hidden[:-1], self._head(), ids[1:]).logps
+        expected = logits[:-1].gather(1, ids[1:, None])[:, 0]
+        if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+            raise CheckpointError(
+                f"{type(self.module).__name__} changes its logits after the head in a way that is not known here",
+                hint="Known: a scale (logit_scale, logits_scaling) and a cap (final_logit_softcapping).",
+            )
+
+    def hidden_of_one(self, ids: Tensor) -> Tensor:
+        """[T] -> [T, H], one row without padding."""
+        return self._trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+
+    @torch.no_grad()
+    def _packing_is_exact(self) -> bool:
+        size = self._output.weight.shape[0]
+        prompt, first, second, other = (_some_ids(size, length, seed) for seed, length in enumerate((4, 3, 5, 6)))
+        sequences = Sequences.from_lists([prompt, other[:2]], [[first, second], [other[2:]]])
+        layout = packed(sequences, 18)
+        try:
+            states = self._run(layout)
+        except (ValueError, RuntimeError, TypeError, IndexError):
+            return False  # the family says that it takes no such mask (BLOOM: ValueError)
+        alone = [torch.cat(parts) for parts in ((prompt, first), (prompt, second), (other,))]
+        expected = torch.stack([self.hidden_of_one(ids)[-1] for ids in alone])
+        return torch.allclose(states[layout.last], expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+
+
+def _some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:
+    return (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
+
+
+def _head_options(config: Mapping[str, Any]) -> tuple[float, float]:
+    """(scale, cap) of the logits, as families write them in their configs."""
+    scale = float(config.get("logit_scale") or 1.0)  # Cohere
+    scale /= float(config.get("logits_scaling") or 1.0)  # Granite
+    return scale, float(config.get("final_logit_softcapping") or 0.0)  # Gemma 2 and 3

@@ -1,0 +1,121 @@
+"""What a folder of a causal language model holds, checked before transformers reads it.
+
+    parts = read(source, config)          # from a folder, or a hub id fetched to one
+    module = load_module(parts, config)   # float32, on the CPU
+
+Refused by name: code in configs, pickled weights, adapters, a missing tokenizer, a tokenizer with more tokens than the
+model has embeddings, weights that miss a tensor.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.errors import CheckpointError
+from mmalign.hub import TOKENIZER_PATTERNS, fetch
+from mmalign.pretrained import load_exactly, read_json, unreadable
+from mmalign.safety import offline, refuse_code
+from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign_lm.options import CausalLMConfig
+from mmalign_lm.texts import TextProcessor, end_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from mmalign.sources import Source
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_GENERATION_CONFIG = "generation_config.json"
+_PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """config: transformers' config object, with the dropout that was asked for."""
+
+    folder: Path
+    config: "PreTrainedConfig"
+    processor: TextProcessor
+
+
+def read(source: "Source", options: CausalLMConfig) -> Parts:
+    """Check and read everything but the weights; raises CheckpointError. Downloads only for a hub id."""
+    folder = source.folder
+    if folder is None:
+        wanted = ["*.safetensors", "*.safetensors.index.json", *_PATTERNS]
+        folder = fetch(source.name, [TRANSFORMERS_CONFIG], wanted)
+    refuse_code(read_json(folder / TRANSFORMERS_CONFIG), folder / TRANSFORMERS_CONFIG)
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json), which names another model to load",
+            hint="Merge the adapter into its base model, save that, and give its folder.",
+        )
+    with offline():
+        config = _read_config(folder, options.dropout)
+        processor = _read_processor(folder, config, options)
+    if processor.num_tokens > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {processor.num_tokens:,} tokens and the model knows {config.vocab_size:,}",
+            hint="The tokenizer files are another model's.",
+        )
+    return Parts(folder, config, processor)
+
+
+def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":
+    """The model in float32 on the CPU, with SDPA attention where the family has it; raises CheckpointError."""
+    from transformers import AutoModelForCausalLM
+
+    if options.random_weights:
+        return AutoModelForCausalLM.from_config(parts.config)
+    return load_exactly(AutoModelForCausalLM, parts.folder, config=parts.config)
+
+
+def _read_config(folder: Path, dropout: float) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except unreadable() as error:
+        raise CheckpointError(f"{folder / TRANSFORMERS_CONFIG}: transformers cannot read it: {error}") from error
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
+            setattr(config, name, dropout)
+    return config
+
+
+def _read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
+    from transformers import AutoTokenizer
+
+    path = folder / _TOKENIZER_CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no tokenizer: {_TOKENIZER_CONFIG} is missing",
+            hint="Copy the tokenizer files of the model into the folder, or save it again with mmalign.",
+        )
+    refuse_code(read_json(path), path)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except unreadable() as error:
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
+    files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    template = _read_template(options.template)
+    length = options.context_length or context_length(config, tokenizer)
+    content = {path.name: path.read_bytes() for path in files}
+    return TextProcessor(tokenizer, content, length, end_token(tokenizer, folder), template)
+
+
+def context_length(config: "PreTrainedConfig", tokenizer: Any) -> int:
+    """The model's limit in tokens; a million where neither config nor tokenizer knows one (ALiBi)."""
+    stated = config.to_dict()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    found = [stated[name] for name in names if isinstance(stated.get(name), int)]
+    return min([*found[:1], tokenizer.model_max_length, 1_000_000])
+
+
+def _read_template(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"backbone.template: {path} cannot be read: {error}") from error

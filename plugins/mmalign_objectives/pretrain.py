@@ -1,0 +1,48 @@
+r"""Maximum likelihood over raw text: `mmalign train --objective pretrain`.
+
+L = -1/T sum_i sum_t log p(x_i,t | x_i,<t)                                        (Radford 2018, equation 1)
+
+x_i: document i with its end token; T: predicted tokens of the global batch, all but the first of each document. Several
+documents share a row, and none sees another.
+"""
+
+from typing import TYPE_CHECKING
+
+from mmalign import Objective
+from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.data.sequences import Sequences
+    from mmalign.train.models import Models
+
+
+class Pretrain(Objective):
+    """Next-token prediction."""
+
+    class Config(ObjectiveConfig):
+        pass
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps, hits: [N], sums over the tokens of each document."""
+        from mmalign.ops import sum_rows
+
+        hidden = models.policy.hidden_states(self._documents(batch))
+        found = models.policy.token_logps(hidden, uniform=True)
+        offsets = hidden.layout.offsets
+        return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}
+        return {"nll": -outputs["logps"].sum()}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        return {"nll": float(self._documents(batch).num_labels().sum())}
+
+    @staticmethod
+    def _documents(batch: "Batch") -> "Sequences":
+        from mmalign.data.sequences import Sequences
+
+        return Sequences.documents(batch["text"])

@@ -1,0 +1,55 @@
+r"""Supervised fine-tuning on answers to prompts: `mmalign train --objective sft`.
+
+L = -1/T sum_i sum_{t in labels} log p(y_i,t | x_i, y_i,<t)                       (Ouyang 2022, section 3.5)
+
+x_i: prompt; y_i: its answer with the end token; T: labels of the global batch. `loss_on` chooses the labels: the whole
+answer, or the assistant's turns of it (for plain text the same), or prompt and answer alike.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mmalign import Objective
+from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.data.sequences import Sequences
+    from mmalign.train.models import Models
+
+
+class SupervisedFineTuning(Objective):
+    """Next-token prediction on the labels."""
+
+    class Config(ObjectiveConfig):
+        loss_on: Literal["assistant", "completion", "all"] = Field(
+            "assistant",
+            description="assistant: the assistant's turns; completion: the whole answer; all: the prompt too",
+        )
+
+    config: Config
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps, hits: [N], sums over the labels of each example."""
+        from mmalign.ops import sum_rows
+
+        hidden = models.policy.hidden_states(self._sequences(batch))
+        found = models.policy.token_logps(hidden, uniform=True)
+        offsets = hidden.layout.offsets
+        return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}
+        return {"nll": -outputs["logps"].sum()}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        return {"nll": float(self._sequences(batch).num_labels().sum())}
+
+    def _sequences(self, batch: "Batch") -> "Sequences":
+        sequences = batch["sequences"]
+        if self.config.loss_on == "all":
+            return sequences.whole()
+        return sequences if self.config.loss_on == "assistant" else sequences.learning_all()

@@ -1,0 +1,102 @@
+"""Packed and bucketed rows against a plain reading of what a layout must be."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmalign.data.layout import Layout, bucketed, packed
+from mmalign.data.sequences import Sequences
+
+ids = st.lists(st.integers(1, 99), max_size=9)
+groups = st.lists(
+    st.tuples(ids, st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), max_size=4)), max_size=6
+)
+
+
+def sequences_of(drawn) -> Sequences:
+    tensor = lambda row: torch.tensor(row, dtype=torch.int64)  # noqa: E731
+    return Sequences.from_lists([tensor(p) for p, _ in drawn], [[tensor(a) for a in answers] for _, answers in drawn])
+
+
+def flat_ids(layout: Layout) -> list[int]:
+    return [int(i) for grid in layout.grids for i in grid.ids.flatten()]
+
+
+def seen_by(layout: Layout, flat: int) -> list[int]:
+    """The ids that the token at a flat position may attend to, in the order of their position ids."""
+    for grid in layout.grids:
+        if flat >= grid.ids.numel():
+            flat -= grid.ids.numel()
+            continue
+        row, column = divmod(flat, grid.ids.shape[1])
+        if grid.unit is None:
+            visible = [j for j in range(column + 1) if grid.real[row, j]]
+        else:
+            visible = (grid.mask(torch.float32)[row, 0, column] == 0).nonzero()[:, 0].tolist()
+        places = [int(grid.positions[row, j]) for j in visible]
+        assert places == list(range(len(places))), "positions count from 0 through prompt and answer"
+        return [int(grid.ids[row, j]) for j in visible]
+    raise AssertionError("no such position")
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn=groups, capacity=st.integers(1, 40))
+def test_every_label_is_predicted_from_its_prompt_and_what_precedes_it(drawn, capacity) -> None:
+    sequences = sequences_of(drawn)
+    for layout in (packed(sequences, capacity), bucketed(sequences)):
+        number, answer = 0, 0
+        for prompt, answers in drawn:
+            for tokens in answers:
+                start = 0 if prompt else 1
+                assert layout.offsets[answer + 1] - layout.offsets[answer] == len(tokens) - start
+                for t in range(start, len(tokens)):
+                    assert int(layout.labels[number]) == tokens[t]
+                    assert seen_by(layout, int(layout.predict[number])) == prompt + tokens[:t]
+                    number += 1
+                assert seen_by(layout, int(layout.last[answer])) == prompt + tokens
+                answer += 1
+        assert number == len(layout.labels) and answer == len(layout.last)
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn=groups, capacity=st.integers(1, 40))
+def test_packing_keeps_every_token_once_in_few_rows(drawn, capacity) -> None:
+    sequences = sequences_of(drawn)
+    layout = packed(sequences, capacity)
+    (grid,) = layout.grids
+    kept = sorted(int(i) for i in grid.ids[grid.real])
+    assert kept == sorted([*sequences.prompts.values.tolist(), *sequences.answers.values.tolist()])
+    units = [len(prompt) + sum(map(len, answers)) for prompt, answers in drawn]
+    if sum(units):
+        assert grid.ids.shape[1] <= max(capacity, *units)
+        # No two rows that would fit into one (what best fit guarantees)
+        used = sorted(grid.real.sum(1).tolist())
+        assert len(used) < 2 or used[0] + used[1] > min(max([capacity, *units]), sum(units))
+
+
+def test_buckets_hold_little_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.ones(int(n), dtype=torch.int64) for n in torch.randint(5, 200, (64,), generator=generator)]
+    layout = bucketed(Sequences.from_lists([torch.zeros(0, dtype=torch.int64)] * 64, [[row] for row in rows]))
+    total = sum(grid.ids.numel() for grid in layout.grids)
+    assert sum(map(len, rows)) / total > 0.9 and len(layout.grids) < 40
+
+
+def test_selecting_and_moving_keep_prompts_with_their_answers() -> None:
+    drawn = [([1, 2], [[3], [4, 5]]), ([], [[6, 7]]), ([8], [[9]])]
+    sequences = sequences_of(drawn)
+    chosen = sequences.select([2, 0]).to("cpu")
+    assert chosen.prompts.values.tolist() == [8, 1, 2] and chosen.answers.values.tolist() == [9, 3, 4, 5]
+    assert chosen.counts.tolist() == [1, 2] and chosen.num_labels().tolist() == [1, 1, 2]
+    assert sequences.num_labels().tolist() == [1, 2, 1, 1] and sequences.num_tokens() == 9
+    whole = sequences.select([1, 2]).whole()
+    assert whole.answers.values.tolist() == [6, 7, 8, 9] and whole.num_labels().tolist() == [1, 1]
+
+
+def test_learn_masks_choose_the_labels() -> None:
+    prompt, answer = torch.tensor([1, 2]), torch.tensor([3, 4, 5])
+    sequences = Sequences.from_lists([prompt], [[answer]], [[torch.tensor([True, False, True])]])
+    layout = packed(sequences, 10)
+    assert layout.labels.tolist() == [3, 5] and flat_ids(layout) == [1, 2, 3, 4, 5]
+    assert layout.predict.tolist() == [1, 3]
+    assert packed(sequences.learning_all(), 10).labels.tolist() == [3, 4, 5]
