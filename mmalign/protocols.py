@@ -67,7 +67,7 @@ class AnswersProcessor(Processor, Protocol):
         ...
 
     def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
-        """Raises BadSample for an empty answer, an unknown role, or a prompt that leaves no room for an answer."""
+        """Cut to the context, and counted. Raises BadSample for an empty answer, an unknown role, a broken template."""
         ...
 
 

@@ -10,7 +10,7 @@ the end token does no harm.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ class TextProcessor:
     context_length: int
     end_id: int
     template: str = ""
-    _starts: bool = field(default=False, repr=False)
 
     @property
     def num_tokens(self) -> int:
@@ -65,8 +64,8 @@ class TextProcessor:
     def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 
-        Raises BadSample for an empty answer, an unknown role, a template that does not render, or a prompt that fills
-        the context.
+        An answer has at least half of the context. Raises BadSample for an empty answer, an unknown role, or a template
+        that does not render.
         """
         head, prompt_ids = self._prompt(prompt)
         pieces = [self._answer(prompt, head, answer) for answer in answers]
@@ -75,8 +74,6 @@ class TextProcessor:
         lost = max(0, len(prompt_ids) - room)
         prompt_ids = prompt_ids[lost:]
         limit = self.context_length - len(prompt_ids)
-        if limit < 1:
-            raise BadSample(f"the prompt fills the context of {self.context_length} tokens")
         lost += sum(max(0, len(ids) - limit) for ids, _ in pieces)
         return TokenizedAnswers(
             torch.tensor(prompt_ids, dtype=torch.int64),
