@@ -42,7 +42,7 @@ class Encoder:
         self.kind = kind
         self.seed = seed
         self._columns = columns_of(EXAMPLE_KINDS[kind])
-        self._has_answers = "prompt" in self._columns
+        self._has_answers = "turns" in self._columns.values()
         if self._has_answers:
             self._columns = {name: column for name, column in self._columns.items() if column != "turns"}
 

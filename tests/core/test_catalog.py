@@ -22,7 +22,7 @@ def test_builtin_keeps_the_bare_name(install) -> None:
     assert found.find("objectives", "contrastive").plugin == "mmalign_objectives"
     assert found.find("objectives", "mine/contrastive").plugin == "mine"
     names = [found.display_name(entry) for entry in found.entries("objectives")]
-    assert names == ["contrastive", "mine/contrastive"]
+    assert [name for name in names if "contrastive" in name] == ["contrastive", "mine/contrastive"]
 
 
 def test_two_third_parties_with_one_name_are_an_error_that_names_both(install) -> None:
