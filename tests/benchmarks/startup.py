@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 PHOTO = Path(__file__).parents[2] / "plugins" / "mmalign_data" / "photos" / "cat.jpg"
-MMALIGN = [sys.executable, "-m", "mmalign"]
+MMALIGN = [str(Path(sys.executable).with_name("mmalign"))]  # the command as it is typed
 COMMANDS = {
     "import open_clip": [sys.executable, "-c", "import open_clip"],
     "zero-shot, 2 labels": [*MMALIGN, "zero-shot", str(PHOTO), "--labels", "a cat", "--labels", "a dog"],
