@@ -17,6 +17,7 @@ from typing import Any
 
 from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
+from mmalign.pretrained import read_json
 from mmalign.specs import Entry, Family
 
 OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
@@ -91,13 +92,7 @@ def read_configs(folder: Path) -> list[dict[str, Any]]:
     for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG):
         path = folder / name
         if path.is_file():
-            try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-            if not isinstance(config, dict):
-                raise CheckpointError(f"{path}: holds {type(config).__name__}, not an object")
-            configs.append(config)
+            configs.append(read_json(path))
     if configs:
         return configs
     raise CheckpointError(

@@ -27,12 +27,9 @@ class Pretrain(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, hits: [N], sums over the tokens of each document."""
-        from mmalign.ops import sum_rows
+        from mmalign.derive import label_sums
 
-        hidden = models.policy.hidden_states(self._documents(batch))
-        found = models.policy.token_logps(hidden, uniform=True)
-        offsets = hidden.layout.offsets
-        return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+        return label_sums(models.policy, self._documents(batch))
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}

@@ -34,12 +34,9 @@ class SupervisedFineTuning(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, hits: [N], sums over the labels of each example."""
-        from mmalign.ops import sum_rows
+        from mmalign.derive import label_sums
 
-        hidden = models.policy.hidden_states(self._sequences(batch))
-        found = models.policy.token_logps(hidden, uniform=True)
-        offsets = hidden.layout.offsets
-        return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+        return label_sums(models.policy, self._sequences(batch))
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}
