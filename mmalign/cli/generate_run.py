@@ -98,7 +98,7 @@ def _prompts(arguments: tuple[str, ...]) -> Iterator[str]:
 
 
 def _encode(processor: Any, texts: list[str], chat: bool, room: int) -> "tuple[list[Tensor], dict[int, str]]":
-    """(ids of each prompt, why some cannot be used): a prompt must leave room for one token at least."""
+    """(ids of each prompt, why some cannot be used): a prompt must leave room for all that may be generated."""
     ids, problems = [], {}
     for place, text in enumerate(texts):
         try:
@@ -109,7 +109,7 @@ def _encode(processor: Any, texts: list[str], chat: bool, room: int) -> "tuple[l
         limit = processor.context_length - room
         if not len(prompt) and place not in problems:
             problems[place] = "the prompt has no tokens"
-        elif len(prompt) > max(1, limit):
+        elif len(prompt) > limit and place not in problems:
             problems[place] = (
                 f"{len(prompt)} tokens and {room} to generate do not fit the context of {processor.context_length}"
             )

@@ -89,6 +89,7 @@ def test_json_lines_and_a_seed(capsys, lm_folders, tmp_path, monkeypatch) -> Non
         ([], 2, ["no prompt"]),
         (["@nowhere.txt"], 2, ["nowhere.txt"]),
         (["cat " * 40], 3, ["do not fit the context of 32"]),
+        (["cat"], 3, ["and 64 to generate do not fit the context of 32"]),
         (["a", "--set", "train.steps=3"], 2, ["generate takes no section train"]),
         (["a", "--set", "backbone.row_lenth=3"], 2, ["Did you mean row_length"]),
     ],
