@@ -8,7 +8,7 @@ ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.trip
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mmalign.capabilities import Capability, Need, parse_need
 
@@ -102,6 +102,8 @@ class ObjectiveSpec(Spec):
 class DatasetSpec(Spec):
     """A source of examples of one kind.
 
+    `more_kinds`: other kinds that it can yield instead; its Config then has the option `kind`, which is filled with the
+    first that the objective takes.
     `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `recognises`: a function, as
     "package.module:name", that takes a path and returns the example kind that is in it, or ""; it is asked where
     readers of several kinds could be meant.
@@ -109,9 +111,18 @@ class DatasetSpec(Spec):
     """
 
     kind: str
+    more_kinds: tuple[str, ...] = ()
     reads_files: bool = False
     recognises: str = ""
     default_for: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind, *self.more_kinds)
+
+    def options(self, kind: str) -> dict[str, str]:
+        """What its Config needs to hear to yield that kind."""
+        return {"kind": kind} if self.more_kinds else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +139,17 @@ class EnvironmentSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec(Spec):
-    """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric."""
+    """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric.
+
+    `in_training`: "always", on the kind's default data where the run's own is of another kind; "own-data", only where
+    the run's data yields that kind; "named", only where it is asked for.
+    """
 
     needs: tuple[str, ...]
     kind: str
     primary: str
     higher_is_better: bool = True
+    in_training: Literal["always", "own-data", "named"] = "always"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def headline(entry: Entry) -> str:
     if isinstance(spec, ObjectiveSpec):
         return ", ".join(sorted({kind for kinds in spec.examples.values() for kind in kinds}))
     if isinstance(spec, DatasetSpec):
-        return f"{spec.kind}{' files' if spec.reads_files else ''}"
+        return f"{', '.join(spec.kinds)}{' files' if spec.reads_files else ''}"
     if isinstance(spec, RewardSpec):
         return ", ".join(spec.examples)
     return spec.kind if isinstance(spec, EvaluationSpec) else ""
@@ -60,7 +60,8 @@ def _particular(spec: Any) -> dict[str, Any]:
             "online": spec.online,
         }
     if isinstance(spec, DatasetSpec):
-        return {"example_kind": spec.kind, "reads_files": spec.reads_files, "default_for": list(spec.default_for)}
+        kinds = {"example_kinds": list(spec.kinds), "default_for": list(spec.default_for)}
+        return {**kinds, "reads_files": spec.reads_files}
     if isinstance(spec, RewardSpec):
         return {"examples": list(spec.examples)}
     if isinstance(spec, EvaluationSpec):

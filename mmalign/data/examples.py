@@ -55,6 +55,17 @@ class Text:
 
 
 @dataclass(frozen=True)
+class TextLabel:
+    """A text and its class. `label` indexes the data set's `classes`."""
+
+    kind: ClassVar[str] = "text-label"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
 class TextPair:
     """Two texts that belong together."""
 
@@ -106,8 +117,26 @@ class Preference:
 
 
 @dataclass(frozen=True)
+class LabelledCompletion:
+    """An answer to a prompt, and whether it is wanted."""
+
+    kind: ClassVar[str] = "labelled-completion"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    prompt: Turns
+    completion: Turns
+    label: bool
+
+    def answers(self) -> tuple[Turns, ...]:
+        return (self.completion,)
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """K answers to one prompt with a rank each, 1 the best; equal ranks are ties."""
+    """K answers to one prompt with a rank each, the lowest the best (1, where ranks are places); equal ranks are ties.
+
+    Ranks need not be whole: where answers were rated, their distances are those of the ratings.
+    """
 
     kind: ClassVar[str] = "ranking"
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -120,7 +149,7 @@ class Ranking:
         return self.completions
 
 
-_KINDS = (ImageText, ImageLabel, Text, TextPair, Completion, Preference, Ranking)
+_KINDS = (ImageText, ImageLabel, Text, TextLabel, TextPair, Completion, LabelledCompletion, Preference, Ranking)
 EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in _KINDS}
 
 

@@ -71,11 +71,12 @@ def reports(entry: Entry, bench: Workbench) -> None:
 def yields_its_kind(entry: Entry, bench: Workbench) -> None:
     from mmalign.data.examples import EXAMPLE_KINDS
 
-    data = _build(entry, bench)
-    kind = EXAMPLE_KINDS.get(entry.spec.kind)
-    assert kind is not None, f"no example kind {entry.spec.kind!r} is declared"
-    wrong = next((data[index] for index in _indices(data, 64) if not isinstance(data[index], kind)), None)
-    assert wrong is None, f"yields {type(wrong).__name__}, its spec says {entry.spec.kind}"
+    for name in entry.spec.kinds:
+        data = _build(entry, bench, kind=name)
+        kind = EXAMPLE_KINDS.get(name)
+        assert kind is not None, f"no example kind {name!r} is declared"
+        wrong = next((data[index] for index in _indices(data, 64) if not isinstance(data[index], kind)), None)
+        assert wrong is None, f"yields {type(wrong).__name__}, its spec says {name}"
 
 
 def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
@@ -93,7 +94,7 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     dataset = next((e for e in bench.catalog.entries("datasets") if entry.spec.kind in e.spec.default_for), None)
     if dataset is None:
         raise Skip(f"no default data set for {entry.spec.kind} examples")
-    data = _build(dataset, bench, "validation")
+    data = _build(dataset, bench, "validation", entry.spec.kind)
     if data is None:
         raise Skip(f"{dataset.qualified} has no validation part")
     backbone, target = load(source, bench), bench.catalog.load(entry)
@@ -107,9 +108,9 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
 
 
-def _build(entry: Entry, bench: Workbench, split: str = "train") -> Any:
+def _build(entry: Entry, bench: Workbench, split: str = "train", kind: str = "") -> Any:
     target = bench.catalog.load(entry)
-    options = bench.datasets.get(entry.spec.name, {})
+    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind or entry.spec.kind)}
     required = [name for name, field in target.Config.model_fields.items() if field.is_required()]
     missing = [name for name in required if name not in options]
     if missing:

@@ -82,6 +82,7 @@ def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: Workbe
 
 def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[Any]:
     """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
+    from mmalign.data import examples as kinds
     from mmalign.data.examples import Completion, ImageLabel, ImageText, Preference, Ranking, Text, TextPair
 
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
@@ -91,11 +92,15 @@ def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[
         return [ImageLabel(f"example:{i}", _picture(folder, i), i % 3) for i in range(size)]
     if kind == "text":
         return [Text(f"example:{i}", text) for i, text in enumerate(texts)]
+    if kind == "text-label":
+        return [kinds.TextLabel(f"example:{i}", text, i % 3) for i, text in enumerate(texts)]
     if kind == "text-pair":
         return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
     answers = [" ".join(reversed(text.split())) for text in texts]
     if kind == "completion":
         return [Completion(f"example:{i}", text, answers[i]) for i, text in enumerate(texts)]
+    if kind == "labelled-completion":
+        return [kinds.LabelledCompletion(f"example:{i}", t, answers[i], i % 2 == 0) for i, t in enumerate(texts)]
     if kind == "preference":
         return [Preference(f"example:{i}", text, answers[i], texts[-1 - i]) for i, text in enumerate(texts)]
     if kind == "ranking":
@@ -104,12 +109,13 @@ def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[
     entry = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
     if entry is None:
         raise Skip(f"the kit has no {kind} examples, and no data set is the default for them")
-    return default_examples(entry, bench, size)
+    return default_examples(entry, bench, size, kind)
 
 
-def default_examples(entry: Entry, bench: Workbench, size: int) -> list[Any]:
+def default_examples(entry: Entry, bench: Workbench, size: int, kind: str) -> list[Any]:
     target = bench.catalog.load(entry)
-    data = target.build(target.Config(**bench.datasets.get(entry.spec.name, {})), "train")
+    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
+    data = target.build(target.Config(**options), "train")
     assert data is not None and len(data) >= size, f"{entry.qualified} has fewer than {size} examples"
     return [data[index] for index in range(size)]
 

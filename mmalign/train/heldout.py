@@ -49,13 +49,17 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
 
 
 def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
-    """The run's own held-out data where it is of that kind, else that kind's default data, else None."""
-    if kind == job.plan.dataset.spec.kind:
+    """The run's own held-out data where it can be of that kind, else that kind's default data, else None."""
+    plan = job.plan
+    if kind == plan.kind:
         return job.heldout
+    if kind in plan.dataset.spec.kinds:
+        config = plan.configs["dataset"].model_copy(update=plan.dataset.spec.options(kind))
+        return plan.dataset_class.build(config, "validation")
     for entry in catalog.entries("datasets"):
         if kind in entry.spec.default_for:
             dataset_class = catalog.load(entry)
-            config = dataset_class.Config()
+            config = dataset_class.Config(**entry.spec.options(kind))
             # This run does not train on it, so all of it is held out where it has no part set aside.
             return dataset_class.build(config, "validation") or dataset_class.build(config, "train")
     return None

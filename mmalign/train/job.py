@@ -134,7 +134,7 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
-        Encoder(policy.processor, plan.dataset.spec.kind, train.seed),
+        Encoder(policy.processor, plan.kind, train.seed),
     )
 
 

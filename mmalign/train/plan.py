@@ -34,6 +34,7 @@ class Plan:
     backbone_class: Any
     dataset: Entry
     dataset_class: Any
+    kind: str  # of the examples
     evaluations: tuple[Entry, ...]
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
@@ -80,23 +81,25 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
     dataset, path = _find_dataset(catalog, sections["dataset"].get("name"), kinds)
-    if dataset.spec.kind not in kinds:
+    values = dict(sections)
+    kind = sections["dataset"].get("kind") if dataset.spec.more_kinds else dataset.spec.kind
+    kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
+    if kind not in kinds:
         raise IncompatibleError(
-            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; "
-            f"{dataset.spec.name} yields {dataset.spec.kind}",
+            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {kind}",
             hint="Try: mmalign list datasets",
         )
-    values = dict(sections)
+    values["dataset"] = {**sections["dataset"], **dataset.spec.options(kind)}
     if path is not None:
         other = sections["dataset"].get("path", str(path))
         if str(other) != str(path):
             raise UsageError(f"--dataset {path} and dataset.path={other} disagree", hint="Give one of them.")
-        values["dataset"] = {**sections["dataset"], "name": dataset.spec.name, "path": str(path.absolute())}
+        values["dataset"] = {**values["dataset"], "name": dataset.spec.name, "path": str(path.absolute())}
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
     configs = build_all(models, values)
-    evaluations = _evaluations(catalog, source, configs["evaluation"])
+    evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     return Plan(
         objective=objective,
@@ -105,6 +108,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         backbone_class=classes["backbone"],
         dataset=dataset,
         dataset_class=classes["dataset"],
+        kind=kind,
         evaluations=evaluations,
         verdict=verdict,
         configs=configs,
@@ -155,11 +159,16 @@ def _recognises(entry: Entry, path: Path) -> bool:
     return bool(name) and vars(import_module(module))[name](str(path)) == entry.spec.kind
 
 
-def _evaluations(catalog: Catalog, source: Source, config: EvaluationConfig) -> tuple[Entry, ...]:
-    """The evaluations asked for, or all that the backbone can run; raises IncompatibleError for one that it can't."""
+def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: EvaluationConfig) -> tuple[Entry, ...]:
+    """The evaluations asked for, or those that the backbone can run and that want to be run by themselves; raises
+    IncompatibleError for one that it can't."""
     if not config.names:
-        entries = catalog.entries("evaluations")
-        return tuple(e for e in entries if check_needs(e.spec.needs, source.family).ok)
+
+        def wanted(spec: Any) -> bool:
+            own = spec.in_training == "own-data" and spec.kind in dataset.spec.kinds
+            return (own or spec.in_training == "always") and check_needs(spec.needs, source.family).ok
+
+        return tuple(entry for entry in catalog.entries("evaluations") if wanted(entry.spec))
     chosen = tuple(catalog.find("evaluations", name) for name in config.names)
     for entry in chosen:
         verdict = check_needs(entry.spec.needs, source.family)

@@ -26,7 +26,7 @@ _SHOWN = 600  # characters
 
 def preview(job: Job) -> Iterator[str]:
     """Lines to print: counts, and the first example with what is learnt of it between « and »."""
-    kind = EXAMPLE_KINDS[job.plan.dataset.spec.kind]
+    kind = EXAMPLE_KINDS[job.plan.kind]
     if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or kind.modalities != {"text"}:
         return
     yield survey(job)

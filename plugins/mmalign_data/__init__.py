@@ -2,6 +2,8 @@
 
 from mmalign import DatasetSpec, hookimpl
 
+_REVIEWS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
+
 
 @hookimpl
 def register_datasets() -> list[DatasetSpec]:
@@ -21,6 +23,14 @@ def register_datasets() -> list[DatasetSpec]:
             default_for=("image-label",),
         ),
         DatasetSpec(
+            name="movie-reviews",
+            summary="Embedded: 10,603 sentences of film reviews with the ratings of people",
+            target="mmalign_data.reviews:Reviews",
+            kind=_REVIEWS[0],
+            more_kinds=_REVIEWS[1:],
+            default_for=_REVIEWS,
+        ),
+        DatasetSpec(
             name="image-text",
             summary="Images with captions: CSV, TSV, JSONL, parquet, webdataset tars, or a folder",
             target="mmalign_data.image_text:ImageTextFiles",
@@ -37,6 +47,13 @@ def register_datasets() -> list[DatasetSpec]:
         _text("text-files", "TextDocuments", "text", "Documents: .txt files, or tables with the column text"),
         _text("completions", "CompletionFiles", "completion", "Answers: columns prompt and completion, or messages"),
         _text("preferences", "PreferenceFiles", "preference", "Pairs of answers: columns prompt, chosen, rejected"),
+        _text(
+            "labelled-completions",
+            "LabelledCompletionFiles",
+            "labelled-completion",
+            "Answers that are wanted or not: columns prompt, completion, label",
+        ),
+        _text("labelled-texts", "LabelledTextFiles", "text-label", "Texts with a class: columns text and label"),
         _text("rankings", "RankingFiles", "ranking", "Ranked answers: columns prompt, completions, ranks"),
     ]
 

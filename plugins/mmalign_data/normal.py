@@ -10,10 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmalign.data.examples import Completion, Message, Preference, Ranking, Text, Turns
+from mmalign.data.examples import (
+    Completion,
+    LabelledCompletion,
+    Message,
+    Preference,
+    Ranking,
+    Text,
+    TextLabel,
+    Turns,
+)
 
 Normal = dict[str, Any]
 _ROLES = ("system", "user", "assistant", "tool")
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,23 @@ def _ranking(row: Mapping[str, Any]) -> Normal | str:
     return normal if isinstance(normal, str) else {**normal, "ranks": [float(rank) for rank in ranks]}
 
 
+def _labelled_completion(row: Mapping[str, Any]) -> Normal | str:
+    label = _LABELS.get(str(row["label"]).strip().lower())
+    normal = _with_answers(row, [row["completion"]])
+    if isinstance(normal, str):
+        return normal
+    return "the label is neither true nor false" if label is None else {**normal, "label": label}
+
+
+def _text_label(row: Mapping[str, Any]) -> Normal | str:
+    normal, label = _text(row), row["label"]
+    if isinstance(normal, str):
+        return normal
+    if label is None or isinstance(label, list | dict) or not str(label).strip():
+        return "no label"
+    return {**normal, "label": str(label).strip()}
+
+
 def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
     prompt = _turns("" if row.get("prompt") is None else row["prompt"])
     texts = [_turns(answer) for answer in answers]
@@ -113,6 +140,16 @@ FORMATS: dict[str, Format] = {
         (frozenset({"chosen", "rejected"}),),
         _preference,
         lambda key, row: Preference(key, _as_turns(row["prompt"]), *map(_as_turns, row["answers"])),
+    ),
+    "labelled-completion": Format(
+        (frozenset({"prompt", "completion", "label"}),),
+        _labelled_completion,
+        lambda key, row: LabelledCompletion(key, _as_turns(row["prompt"]), _as_turns(row["answers"][0]), row["label"]),
+    ),
+    "text-label": Format(
+        (frozenset({"text", "label"}),),
+        _text_label,
+        lambda key, row: TextLabel(key, row["text"], row["label"]),
     ),
     "ranking": Format(
         (frozenset({"prompt", "completions", "ranks"}),),

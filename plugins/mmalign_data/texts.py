@@ -4,10 +4,11 @@
     mmalign train --objective dpo --dataset pairs.parquet --set dataset.validation=held_out.jsonl
 
 Tables (CSV, TSV, JSON lines, parquet) with TRL's columns: `text`; `prompt` and `completion`, or `messages`; `prompt`,
-`chosen` and `rejected`; `prompt`, `completions` and `ranks`. Documents may also be .txt files, cut at blank lines into
-pieces.
+`chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`, `completion` and `label`; `text` and `label`.
+Documents may also be .txt files, cut at blank lines into pieces.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.data.examples import TextLabel
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
 from mmalign_data.normal import FORMATS, Normal, looks_like
@@ -105,6 +107,37 @@ class PreferenceFiles(_TextFiles):
 
 class RankingFiles(_TextFiles):
     kind: ClassVar[str] = "ranking"
+
+
+class LabelledCompletionFiles(_TextFiles):
+    kind: ClassVar[str] = "labelled-completion"
+
+
+class LabelledTextFiles(_TextFiles):
+    """Labels may be words or numbers; `classes` are all of the training file's, sorted."""
+
+    kind: ClassVar[str] = "text-label"
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def build(cls, config: TextFilesConfig, split: str) -> Self | None:
+        """As other files; a label that only the validation file has raises DataError."""
+        data = super().build(config, split)
+        if data is None:
+            return None
+        known = super().build(config, "train") if config.validation and split == "validation" else data
+        data.classes = known._labels() if known is not None else ()
+        new = sorted(set(data._labels()) - set(data.classes))
+        if new:
+            raise DataError(f"{config.validation}: label {new[0]!r} is in no training example", hint="Mend the labels.")
+        return data
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(sorted({json.loads(row)["label"] for row in self._rows.to_pylist()}))
+
+    def __getitem__(self, index: int) -> TextLabel:
+        example = super().__getitem__(index)
+        return dataclasses.replace(example, label=self.classes.index(example.label))
 
 
 def kind_of(path: str) -> str:

@@ -1,0 +1,60 @@
+"""The embedded film reviews: one set, many kinds, and no sentence on two sides."""
+
+import json
+import re
+from itertools import combinations
+
+import pytest
+from mmalign_data.reviews import FOLDER, PROMPT, Reviews, ReviewsConfig, read
+
+from mmalign.data.examples import EXAMPLE_KINDS
+
+SPLITS = ("train", "validation", "test")
+
+
+def test_splits_share_no_sentence_and_hold_fixed_shares() -> None:
+    normal = {split: {re.sub(r"[^a-z0-9]+", " ", r.text.lower()).strip() for r in read(split)} for split in SPLITS}
+    assert [len(normal[split]) for split in SPLITS] == [8483, 1047, 1073]
+    assert not any(normal[first] & normal[second] for first, second in combinations(SPLITS, 2))
+
+
+def test_ratings_are_means_on_the_scale() -> None:
+    rows = [json.loads(line) for line in (FOLDER / "reviews.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(-4 <= row["rating"] <= 4 and row["raters"] >= 10 for row in rows)
+    rating = {row["text"]: row["rating"] for row in rows}
+    assert rating["Effective but too tepid biopic"] == -0.6  # as the source has it
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rankings_order_sentences_as_their_ratings_do(split: str) -> None:
+    ratings = {f" {review.text}": review.rating for review in read(split)}
+    data = Reviews.build(ReviewsConfig(kind="ranking", answers=7), split)
+    seen = [answer for example in (data[i] for i in range(len(data))) for answer in example.completions]
+    assert sorted(seen) == sorted(ratings)  # every sentence once
+    example = data[3]
+    assert example.prompt == PROMPT and len(example.completions) == 7
+    assert example.ranks == tuple(5 - ratings[answer] for answer in example.completions)
+
+
+def test_preferences_keep_the_gap_and_count_what_they_leave_out() -> None:
+    ratings = {f" {review.text}": review.rating for review in read("train")}
+    data = Reviews.build(ReviewsConfig(kind="preference", gap=1.5, rounds=2), "train")
+    pairs = [data[i] for i in range(len(data))]
+    assert all(ratings[pair.chosen] - ratings[pair.rejected] >= 1.5 for pair in pairs)
+    assert len(pairs) + data.report()["skipped"]["ratings too close"] == 2 * (len(ratings) // 2)
+    assert len({pair.key for pair in pairs}) == len(pairs)
+
+
+def test_labels_follow_the_sign_and_leave_out_the_middle() -> None:
+    ratings = {review.text: review.rating for review in read("validation")}
+    data = Reviews.build(ReviewsConfig(kind="text-label", gap=1.0), "validation")
+    assert data.classes == ("negative", "positive")
+    for example in (data[i] for i in range(len(data))):
+        assert abs(ratings[example.text]) >= 0.5 and example.label == (ratings[example.text] > 0)
+    assert len(data) + data.report()["skipped"]["ratings too close"] == len(ratings)
+
+
+@pytest.mark.parametrize("kind", ["text", "completion", "labelled-completion"])
+def test_one_example_a_sentence(kind: str) -> None:
+    data = Reviews.build(ReviewsConfig(kind=kind), "test")  # type: ignore[arg-type]
+    assert len(data) == 1073 and isinstance(data[0], EXAMPLE_KINDS[kind])
