@@ -48,6 +48,16 @@ PAIR_LOSSES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 }
 
 
+def simpo(margin: Tensor, beta: float, gamma: float) -> Tensor:
+    """-log sigmoid(beta m - gamma), m a difference of mean log-probabilities, ref = 0 (Meng 2024, equation 6)."""
+    return -F.logsigmoid(beta * margin - gamma)
+
+
+def orpo(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """-log sigmoid of the log odds ratio (Hong 2024, equation 7); arguments as `odds_ratio`."""
+    return -F.logsigmoid(odds_ratio(chosen, rejected))
+
+
 def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
     """log odds(w) - log odds(l), odds = p/(1-p), log p the mean log-probability of a token (Hong 2024, eq. 4).
 

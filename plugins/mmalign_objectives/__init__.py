@@ -44,4 +44,30 @@ def register_objectives() -> list[ObjectiveSpec]:
             ),
             examples={"main": ("preference",)},
         ),
+        _pairs(
+            "simpo",
+            "simpo:SimplePreferenceOptimization",
+            "Prefer the better of two answers by its mean log-probability: SimPO, without a reference",
+        ),
+        _pairs(
+            "orpo",
+            "orpo:OddsRatioPreferenceOptimization",
+            "Fine-tune on the better of two answers and raise its odds: ORPO, without a reference",
+        ),
+        _pairs(
+            "cpo",
+            "cpo:ContrastivePreferenceOptimization",
+            "Prefer the better of two answers and imitate it: CPO, without a reference",
+        ),
     ]
+
+
+def _pairs(name: str, target: str, summary: str) -> ObjectiveSpec:
+    """A reference-free objective over pairs."""
+    return ObjectiveSpec(
+        name=name,
+        summary=summary,
+        target=f"mmalign_objectives.{target}",
+        roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
+        examples={"main": ("preference",)},
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lm_samples import naive_logps, some_sequences
+from lm_samples import naive_logps, some_pairs, some_sequences
 from mmalign_objectives.dpo import DirectPreferenceOptimization as DPO
 from mmalign_objectives.pretrain import Pretrain
 from mmalign_objectives.sft import SupervisedFineTuning as SFT
@@ -21,12 +21,6 @@ from mmalign.train.models import Models
 
 def context() -> Context:
     return Context(0, 0, lambda tensor: tensor, 8)
-
-
-def pairs() -> Sequences:
-    generator = torch.Generator().manual_seed(3)
-    ids = lambda n: torch.randint(1, 300, (n,), generator=generator)  # noqa: E731
-    return Sequences.from_lists([ids(4), ids(2)], [[ids(3), ids(6)], [ids(5), ids(1)]])
 
 
 def test_pretraining_is_the_mean_cross_entropy_of_transformers(load_lm, lm_folders) -> None:
@@ -60,7 +54,7 @@ def test_dpo_at_the_reference_is_exactly_its_loss_at_zero(load_lm, lm_folders, l
     policy, reference = load_lm(lm_folders["tiny_llama"]), load_lm(lm_folders["tiny_llama"])
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(loss=loss, beta=0.1))
-    batch = objective.prepare(models, Batch({"sequences": pairs()}), context())
+    batch = objective.prepare(models, Batch({"sequences": some_pairs()}), context())
     terms, metrics = objective.loss(objective.forward(models, batch), batch)
     expected = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 25.0}[loss]
     assert float(terms["preference"].detach()) / 2 == pytest.approx(expected, abs=1e-7)
@@ -74,11 +68,11 @@ def test_dpo_equals_its_formula_on_transformers_log_probabilities(load_lm, lm_fo
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(beta=0.3, label_smoothing=0.1))
-    batch = objective.prepare(models, Batch({"sequences": pairs()}), context())
+    batch = objective.prepare(models, Batch({"sequences": some_pairs()}), context())
     terms, _ = objective.loss(objective.forward(models, batch), batch)
-    lengths = pairs().num_labels().tolist()
+    lengths = some_pairs().num_labels().tolist()
     sums = [
-        torch.stack([part.sum() for part in naive_logps(backbone.module, pairs()).split(lengths)]).view(2, 2)
+        torch.stack([part.sum() for part in naive_logps(backbone.module, some_pairs()).split(lengths)]).view(2, 2)
         for backbone in (policy, reference)
     ]
     margin = (sums[0] - sums[1]) @ torch.tensor([1.0, -1.0])
