@@ -1,4 +1,5 @@
-r"""Losses of preference pairs, by name. All take and return [N] tensors, one element a pair; sum and divide by N.
+r"""Losses of preferences, by name. All take and return [N] tensors, one element a pair (`kto`: an answer); sum and divide
+by N.
 
 Let w, l be the chosen and the rejected answer, log pi(y) the sum of its tokens' log-probabilities (their mean, where
 an objective normalises by length), and
@@ -70,3 +71,15 @@ def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
         return torch.where(x > -0.6931472, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
 
     return (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
+
+
+def kto(
+    ratio: Tensor, wanted: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float
+) -> Tensor:
+    """lambda_D (1 - sigmoid(beta (r - z0))) where an answer is wanted, else lambda_U (1 - sigmoid(beta (z0 - r)))
+    (Ethayarajh 2024, equation 7).
+
+    ratio: [N], r = log pi(y|x) - log ref(y|x); wanted: [N] bool; z0: [N] or 0-D, the reference point, without gradient.
+    """
+    z = beta * (ratio - z0)
+    return torch.where(wanted, desirable_weight * torch.sigmoid(-z), undesirable_weight * torch.sigmoid(z))

@@ -44,6 +44,16 @@ def register_objectives() -> list[ObjectiveSpec]:
             ),
             examples={"main": ("preference",)},
         ),
+        ObjectiveSpec(
+            name="kto",
+            summary="Make wanted answers likelier and others less likely, one by one: Kahneman-Tversky optimisation",
+            target="mmalign_objectives.kto:KahnemanTverskyOptimization",
+            roles=(
+                Role(name="policy", needs=("hidden_states", "token_logps")),
+                Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
+            ),
+            examples={"main": ("labelled-completion",)},
+        ),
         _pairs(
             "simpo",
             "simpo:SimplePreferenceOptimization",

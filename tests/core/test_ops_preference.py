@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmalign.ops import preference
-from mmalign.ops.preference import PAIR_LOSSES, odds_ratio, orpo, simpo
+from mmalign.ops.preference import PAIR_LOSSES, kto, odds_ratio, orpo, simpo
 
 MARGINS = torch.tensor([-7.0, -0.3, 0.2, 1.1, 40.0], dtype=torch.float64)
 CHOSEN = torch.tensor([-0.01, -0.5, -2.0, -9.0], dtype=torch.float64)
@@ -50,3 +50,14 @@ def test_equal_answers_lose_ln_2() -> None:
 
 def test_a_margin_of_gamma_over_beta_is_simpos_middle() -> None:
     assert float(simpo(torch.tensor([0.35], dtype=torch.float64), 2.0, 0.7)) == pytest.approx(math.log(2), abs=1e-15)
+
+
+def test_kto_equals_its_formula_and_has_its_gradient() -> None:
+    wanted = torch.tensor([True, False, True, False, True])
+    z0 = torch.tensor(0.8, dtype=torch.float64)
+    found = kto(MARGINS, wanted, z0, 0.3, 1.5, 0.5)
+    sigma = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    for r, want, loss in zip(MARGINS.tolist(), wanted.tolist(), found.tolist(), strict=True):
+        expected = 1.5 * (1 - sigma(0.3 * (r - 0.8))) if want else 0.5 * (1 - sigma(0.3 * (0.8 - r)))
+        assert loss == pytest.approx(expected, abs=1e-14)
+    assert torch.autograd.gradcheck(lambda r: kto(r, wanted, z0, 0.3, 1.5, 0.5), (_leaf(MARGINS),))
