@@ -1,5 +1,4 @@
-r"""Losses of preferences, by name. All take and return [N] tensors, one element a pair (`kto`: an answer); sum and divide
-by N.
+r"""Losses of preferences, by name. All take and return [N] tensors, an element a pair (`kto`: an answer); divide by N.
 
 Let w, l be the chosen and the rejected answer, log pi(y) the sum of its tokens' log-probabilities (their mean, where
 an objective normalises by length), and
