@@ -42,7 +42,7 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="policy", needs=("hidden_states", "token_logps")),
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
-            examples={"main": ("preference",)},
+            examples={"main": ("preference", "ranking")},
         ),
         ObjectiveSpec(
             name="kto",

@@ -54,6 +54,7 @@ def models(load_lm, lm_folders) -> Iterator[Models]:
 def ours(objective: Objective, models: Models, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     """(loss, gradients) of the policy."""
     with torch.no_grad():
+        batch = batch.with_columns(**objective.frozen(models, batch))
         batch = objective.prepare(models, batch, Context(0, 0, lambda tensor: tensor, 8))
     sums, _ = objective.loss(objective.forward(models, batch), batch)
     return with_gradients(total_loss(objective, sums, objective.count(batch))[0], models.policy.module)
