@@ -29,7 +29,7 @@ from mmalign.sampling import Generated, Sampling
 from mmalign_lm.folder import Parts, load_module, read
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
-from mmalign_lm.scorer import save_scorer
+from mmalign_lm.scorer import save_classifier, save_scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,6 +116,10 @@ class CausalLMBackbone:
     def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
         """Write a reward model of this trunk; see `mmalign_lm.scorer`."""
         return save_scorer(self.module, head, self.processor.tokenizer, folder, mean)
+
+    def save_classifier(self, folder: Path, head: nn.Linear, classes: tuple[str, ...]) -> bool:
+        """Write a classifier of this trunk; see `mmalign_lm.scorer`."""
+        return save_classifier(self.module, head, self.processor.tokenizer, folder, classes)
 
     def describe(self) -> Mapping[str, Any]:
         """Architecture and sizes, as loaded."""

@@ -31,8 +31,15 @@ def register_objectives() -> list[ObjectiveSpec]:
             name="reward",
             summary="Score answers as people ranked them: Bradley-Terry over all pairs, or Plackett-Luce",
             target="mmalign_objectives.reward:RewardModelling",
-            roles=(Role(name="policy", needs=("hidden_states",), scalar_head=True),),
+            roles=(Role(name="policy", needs=("hidden_states",), head="scalar"),),
             examples={"main": ("ranking", "preference")},
+        ),
+        ObjectiveSpec(
+            name="classify",
+            summary="Tell the class of a text, with the language model's loss beside it: GPT-1's fine-tuning",
+            target="mmalign_objectives.classify:Classification",
+            roles=(Role(name="policy", needs=("hidden_states", "token_logps"), head="classes"),),
+            examples={"main": ("text-label",)},
         ),
         ObjectiveSpec(
             name="dpo",

@@ -218,7 +218,7 @@ def test_reward(load_lm, lm_folders, tmp_path, margin) -> None:
     from trl.trainer.reward_trainer import RewardTrainer
 
     torch.manual_seed(0)
-    role = Role(name="policy", needs=("hidden_states",), scalar_head=True)
+    role = Role(name="policy", needs=("hidden_states",), head="scalar")
     models = build_models((role,), load_lm(lm_folders["tiny_llama"]))
     objective = RewardModelling(RewardModelling.Config(margin=margin))
     objective.save(models, tmp_path / "saved")
