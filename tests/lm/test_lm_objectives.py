@@ -14,6 +14,7 @@ from mmalign_objectives.sft import SupervisedFineTuning as SFT
 from mmalign.cli import run
 from mmalign.data.batch import Batch, Ragged
 from mmalign.data.sequences import Sequences
+from mmalign.objective import Context
 from mmalign.ops.preference import PAIR_LOSSES, odds_ratio
 from mmalign.train.models import Models
 
@@ -35,8 +36,9 @@ def test_sft_learns_the_labels_that_it_says(load_lm, lm_folders, loss_on) -> Non
     answer, prompt = torch.tensor([30, 31, 32, 33]), torch.tensor([10, 11, 12])
     learn = torch.tensor([True, False, False, True])
     batch = Batch({"sequences": Sequences.from_lists([prompt], [[answer]], [[learn]])})
-    objective = SFT(SFT.Config(loss_on=loss_on))
-    terms, _ = objective.loss(objective.forward(Models({"policy": backbone}, {"policy"}), batch), batch)
+    objective, models = SFT(SFT.Config(loss_on=loss_on)), Models({"policy": backbone}, {"policy"})
+    batch = objective.prepare(models, batch, Context(0, 0, lambda tensor: tensor, 8))
+    terms, _ = objective.loss(objective.forward(models, batch), batch)
     row = torch.cat([prompt, answer])
     logps = backbone.module(input_ids=row[None]).logits[0].log_softmax(-1)[:-1].gather(1, row[1:, None])[:, 0]
     mask = {"completion": [0, 0, 1, 1, 1, 1], "assistant": [0, 0, 1, 0, 0, 1], "all": [1] * 6}[loss_on]
