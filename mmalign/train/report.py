@@ -115,8 +115,8 @@ def metric_rows(
 
 
 def next_commands(model: Path, plan: Plan) -> list[str]:
-    """What to try with the saved model, by what its family can do; nothing for a reward model."""
-    if any(role.scalar_head for role in plan.objective.spec.roles):
+    """What to try with the saved model, by what its family can do; nothing for a scorer."""
+    if any(role.head for role in plan.objective.spec.roles):
         return []
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
