@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App
-from mmalign.cli.backbones import backbone_settings, require_source
+from mmalign.cli.backbones import backbone_settings, load_backbone, require_source
 from mmalign.data.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 
@@ -41,15 +41,12 @@ def run_generate(
         raise UsageError("no prompt", hint='Give one: mmalign generate --backbone MODEL "Once upon a time"')
     source = require_source(app.catalog, backbone, NEEDS, "generate")
 
-    from mmalign.config.validate import build
     from mmalign.data.order import stable_hash
     from mmalign.evaluate.runtime import Runtime
     from mmalign.sampling import Sampling
 
     runtime = Runtime.choose(device)
-    backbone_class = app.catalog.load(source.entry)
-    model = backbone_class.load(source, build(backbone_class.Config, settings, "backbone"))
-    model.module.to(runtime.device)
+    model = load_backbone(app.catalog, source, settings, runtime)
     ids, problems = _encode(model.processor, texts, chat, max_tokens)
     good = [place for place in range(len(texts)) if place not in problems]
     sampling = Sampling(max_tokens, temperature, top_p)

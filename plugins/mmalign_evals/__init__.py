@@ -1,11 +1,13 @@
-"""Held-out measurements of dual encoders: zero-shot accuracy and retrieval.
+"""Held-out measurements: of dual encoders zero-shot accuracy and retrieval, of language models perplexity.
 
+mmalign evaluate perplexity --backbone ./model
 mmalign train --objective contrastive --set evaluation.names='["retrieval"]'
 """
 
 from mmalign import EvaluationSpec, hookimpl
 
 _DUAL_ENCODER = ("encode_image", "encode_text", "contrastive_head")
+_LANGUAGE_MODEL = ("hidden_states", "token_logps")
 
 
 @hookimpl
@@ -26,5 +28,16 @@ def register_evaluations() -> list[EvaluationSpec]:
             needs=_DUAL_ENCODER,
             kind="image-text",
             primary="mean_r1",
+        ),
+        EvaluationSpec(
+            name="perplexity",
+            summary="How well held-out texts, or answers to prompts, are predicted: per token, and in bits per byte",
+            target="mmalign_evals.perplexity:Perplexity",
+            needs=_LANGUAGE_MODEL,
+            kind="text",
+            more_kinds=("completion",),
+            primary="perplexity",
+            higher_is_better=False,
+            in_training="named",
         ),
     ]
