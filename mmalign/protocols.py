@@ -151,6 +151,12 @@ class Generates(Protocol):
         ...
 
 
+class ScoresSequences(Protocol):
+    def score_sequences(self, sequences: "Sequences") -> "Tensor":
+        """[M]: the reward of each answer to its prompt, less the mean of good answers where it is known."""
+        ...
+
+
 class SavesScorers(Protocol):
     def save_scorer(self, folder: Path, head: "nn.Linear", mean: float) -> bool:
         """Write a reward model: this trunk with a head [H] -> 1, and the mean to take off its scores.
@@ -162,6 +168,13 @@ class SavesScorers(Protocol):
 
 class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
     """What pretraining, supervised fine-tuning and preference optimisation work with."""
+
+
+class RewardModel(ScoresSequences, Protocol):
+    """What ranks texts as people did."""
+
+    module: "nn.Module"
+    processor: AnswersProcessor
 
 
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):

@@ -5,11 +5,13 @@ part = held_out(catalog, entry, config, "preference")               # the valida
 part.dataset; part.sibling("train")
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from mmalign.catalog import Catalog
-from mmalign.errors import DataError
+from mmalign.errors import DataError, UsageError
 from mmalign.specs import Entry
 
 ALL = "all"
@@ -41,6 +43,25 @@ class Part:
     def sibling(self, split: str) -> Any:
         """Another part of the same data, or None."""
         return self.target.build(self.config, split)
+
+
+def open_part(
+    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: Path | None
+) -> Part:
+    """The part of that name; without one, of a data set what it holds out, and of a file everything in it.
+
+    values: the data set's options as the user gave them. Raises UsageError for wrong ones, and DataError.
+    """
+    from mmalign.config.validate import build
+
+    spec, config_class = entry.spec, catalog.load_config(entry)
+    if split and split not in spec.splits:
+        raise UsageError(f"{spec.name} has no part {split}", hint=f"It has: {', '.join(spec.splits)}.")
+    values = {**values, **spec.options(kind), **({} if path is None else {"path": str(path.absolute())})}
+    if path is not None and not split and "holdout" in config_class.model_fields:
+        values = {"holdout": 0.0, **values}  # nothing is trained here, so nothing needs to be held out
+    config = build(config_class, values, "dataset", hint=f"All options: mmalign show {spec.name} --options")
+    return Part.open(catalog, entry, config, kind, split) if split else held_out(catalog, entry, config, kind)
 
 
 def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:

@@ -8,13 +8,14 @@ Without names, all that fit; `left_out` says why the others do not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmalign.catalog import Catalog
 from mmalign.compat import check_needs, require_needs
 from mmalign.data.finder import find_dataset, recognises
 from mmalign.errors import IncompatibleError, UsageError
-from mmalign.evaluate.parts import Part, held_out
+from mmalign.evaluate.parts import Part, open_part
 from mmalign.sources import Source
 from mmalign.specs import Entry
 
@@ -23,7 +24,7 @@ from mmalign.specs import Entry
 class Task:
     """One evaluation on one data set. split: empty for what is held out, or of a file everything in it.
 
-    values: the data set's options.
+    path: of a file; values: the data set's other options.
     """
 
     evaluation: Entry
@@ -31,20 +32,11 @@ class Task:
     kind: str
     split: str
     values: Mapping[str, Any]
+    path: Path | None
 
     def open(self, catalog: Catalog) -> Part:
         """Raises UsageError for wrong options, and DataError."""
-        from mmalign.config.validate import build
-
-        spec, values = self.dataset.spec, dict(self.values)
-        config_class = catalog.load_config(self.dataset)
-        if spec.reads_files and not self.split and "holdout" in config_class.model_fields:
-            values = {"holdout": 0.0, **values}  # nothing is trained here, so nothing needs to be held out
-        hint = f"All options: mmalign show {spec.name} --options"
-        config = build(config_class, {**values, **spec.options(self.kind)}, "dataset", hint=hint)
-        if self.split:
-            return Part.open(catalog, self.dataset, config, self.kind, self.split)
-        return held_out(catalog, self.dataset, config, self.kind)
+        return open_part(catalog, self.dataset, self.kind, self.split, self.values, self.path)
 
 
 def select(
@@ -72,9 +64,7 @@ def select(
                 raise IncompatibleError(f"{entry.spec.name} {why}", hint="Try: mmalign list datasets")
             left_out[catalog.display_name(entry)] = why
             continue
-        if split and split not in found.spec.splits:
-            raise UsageError(f"{found.spec.name} has no part {split}", hint=f"It has: {', '.join(found.spec.splits)}.")
-        tasks.append(Task(entry, found, kind, split, {**values, **(shared[1] if shared else {})}))
+        tasks.append(Task(entry, found, kind, split, values, shared[1] if shared else None))
     if not tasks:
         reasons = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
         raise IncompatibleError(
@@ -97,20 +87,20 @@ def _fitting(catalog: Catalog, source: Source, names: Sequence[str]) -> tuple[li
 
 def _shared(
     catalog: Catalog, name: str, kinds: tuple[str, ...], wanted: str | None, named: bool
-) -> tuple[Entry, dict[str, str]]:
-    """The data set that all evaluations run on, with its path as an option where it is a reader of files."""
+) -> tuple[Entry, Path | None]:
+    """The data set that all evaluations run on, and its path where it is a reader of files."""
     if not kinds:
         raise UsageError("no evaluation fits this model", hint="Try: mmalign list evaluations")
     entry, path = find_dataset(catalog, name, tuple(kind for kind in kinds if wanted in (None, kind)) or kinds)
     if path is None:
-        return entry, {}
+        return entry, None
     readers = [e for e in catalog.entries("datasets") if e.spec.reads_files and e.spec.kind in kinds]
     if not named and len(readers) > 1 and not recognises(entry, path):
         raise UsageError(
             f"{name} could hold {' or '.join(kinds)} examples",
             hint="Name the evaluation: mmalign evaluate NAME --dataset ... (mmalign list evaluations)",
         )
-    return entry, {"path": str(path.absolute())}
+    return entry, path
 
 
 def _default_data(catalog: Catalog, evaluation: Entry, wanted: str | None) -> Entry | None:

@@ -109,9 +109,9 @@ def metric_rows(
 
 
 def next_commands(model: Path, plan: Plan) -> list[str]:
-    """What to try with the saved model, by what its family can do; nothing for a reward model."""
+    """What to try with the saved model, by what its family can do."""
     if any(role.scalar_head for role in plan.objective.spec.roles):
-        return []
+        return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
         Capability.GENERATE: f'mmalign generate --backbone {model} "Once upon a time"',

@@ -93,6 +93,7 @@ def test_every_kind_has_its_hook_and_every_hook_says_what_it_is() -> None:
         ["train", "--help"],
         ["zero-shot", "--help"],
         ["evaluate", "--help"],
+        ["score", "--help"],
         ["list", "objectives"],
         ["matrix"],
     ],
