@@ -15,8 +15,11 @@ from torch import Tensor
 NUM_WORST = 24
 
 
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and right for few examples and for 0% and 100%."""
+def wilson(hits: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and right for few examples and for 0% and 100%.
+
+    hits, total: counts, or those of an effective sample size.
+    """
     if total == 0:
         return 0.0, 1.0
     share, inverse = hits / total, z * z / total

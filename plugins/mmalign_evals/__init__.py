@@ -1,4 +1,5 @@
-"""Held-out measurements: of dual encoders zero-shot accuracy and retrieval, of language models perplexity.
+"""Held-out measurements of dual encoders (zero-shot accuracy, retrieval), language models (perplexity, preferences)
+and reward models (the order that they give to answers).
 
 mmalign evaluate perplexity --backbone ./model
 mmalign train --objective contrastive --set evaluation.names='["retrieval"]'
@@ -38,6 +39,26 @@ def register_evaluations() -> list[EvaluationSpec]:
             more_kinds=("completion",),
             primary="perplexity",
             higher_is_better=False,
+            in_training="named",
+        ),
+        EvaluationSpec(
+            name="preference-accuracy",
+            summary="How often the answer that people prefer is the more probable one, as a whole and per token",
+            target="mmalign_evals.preference_accuracy:PreferenceAccuracy",
+            needs=_LANGUAGE_MODEL,
+            kind="preference",
+            more_kinds=("ranking",),
+            primary="accuracy",
+            in_training="named",
+        ),
+        EvaluationSpec(
+            name="reward-accuracy",
+            summary="How often a reward model orders two answers as people did, by how far their ranks are apart",
+            target="mmalign_evals.reward_accuracy:RewardAccuracy",
+            needs=("score_sequences",),
+            kind="ranking",
+            more_kinds=("preference",),
+            primary="accuracy",
             in_training="named",
         ),
     ]
