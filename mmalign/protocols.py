@@ -188,7 +188,7 @@ class Dataset(Protocol):
 
     @classmethod
     def build(cls, config: Any, split: str) -> "Self | None":
-        """The `train` or `validation` part; None where there is no validation part. Raises DataError."""
+        """The part named `split`, one of its spec's `splits`; None where nothing is set aside. Raises DataError."""
         ...
 
     def __len__(self) -> int: ...
@@ -218,5 +218,8 @@ class Evaluation(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
-        """Metrics by name, the spec's `primary` among them. Random state and module modes are left as they were."""
+        """Metrics by name, the spec's `primary` among them; `x_low` and `x_high` are the 95% interval of `x`.
+
+        Random state and module modes are left as they were. `runtime.split` has the other parts of the data.
+        """
         ...

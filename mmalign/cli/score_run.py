@@ -12,7 +12,6 @@ import click
 from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.cli.texts import read_texts
-from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.errors import EXIT_DATA, EXIT_OK, IncompatibleError, NonFiniteError, UsageError
 from mmalign.files import write_atomically
 
@@ -91,7 +90,7 @@ def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) ->
             f"score takes {', '.join(KINDS)} examples; {entry.spec.name} yields {has}",
             hint="Try: mmalign list datasets",
         )
-    part = open_part(app.catalog, entry, EXAMPLE_KINDS[kind].kind, split, values, path)
+    part = open_part(app.catalog, entry, kind, split, values, path)
     answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
     app.say(f"{len(answers):,} answers of {len(part.dataset):,} {kind} examples of {entry.spec.name}, {part.split}")
     return answers

@@ -1,5 +1,5 @@
-"""Held-out measurements of dual encoders (zero-shot accuracy, retrieval), language models (perplexity, preferences)
-and reward models (the order that they give to answers).
+"""Held-out measurements of dual encoders (zero-shot accuracy, retrieval), language models (perplexity, preferences,
+few-shot classification) and reward models (the order that they give to answers).
 
 mmalign evaluate perplexity --backbone ./model
 mmalign train --objective contrastive --set evaluation.names='["retrieval"]'
@@ -48,6 +48,15 @@ def register_evaluations() -> list[EvaluationSpec]:
             needs=_LANGUAGE_MODEL,
             kind="preference",
             more_kinds=("ranking",),
+            primary="accuracy",
+            in_training="named",
+        ),
+        EvaluationSpec(
+            name="few-shot",
+            summary="Classify texts by the most probable class name, after a few labelled examples in the prompt",
+            target="mmalign_evals.few_shot:FewShot",
+            needs=_LANGUAGE_MODEL,
+            kind="text-label",
             primary="accuracy",
             in_training="named",
         ),
