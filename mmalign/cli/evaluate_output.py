@@ -12,6 +12,7 @@ import click
 
 from mmalign.cli.app import emit_json
 from mmalign.cli.table import table
+from mmalign.evaluate.intervals import is_bound
 from mmalign.specs import EvaluationSpec
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ class Result:
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """(metric, value, 95% interval or "")."""
-        bounds = {f"{name}_{end}" for name in self.metrics for end in ("low", "high")}
         for name, value in self.metrics.items():
-            if name in bounds:
+            if is_bound(name, self.metrics):
                 continue
             low, high = (self.metrics.get(f"{name}_{end}") for end in ("low", "high"))
             yield name, number(value), "" if low is None or high is None else f"{low:.4f} to {high:.4f}"

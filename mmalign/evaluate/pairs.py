@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmalign.data.batch import Batch
 from mmalign.errors import DataError
-from mmalign.evaluate.accuracy import wilson
+from mmalign.evaluate.intervals import with_interval
 
 _ROUNDING = 1e-9  # ranks are differences of ratings in floating point
 
@@ -57,8 +57,7 @@ class PairAccuracy:
         spread = sum((w - share * n) ** 2 for w, n in zip(self.right, self.pairs, strict=True)) / total**2
         independent = share * (1 - share) / spread if spread else sum(n > 0 for n in self.pairs)
         size = min(total, independent)
-        low, high = wilson(share * size, size)
-        return {name: share, f"{name}_low": low, f"{name}_high": high}
+        return with_interval(name, share * size, size) | {name: share}
 
 
 def ranks_of_prompts(batch: Batch) -> Sequence[Sequence[float]]:

@@ -23,7 +23,7 @@ from mmalign.data.order import spread, stable_hash
 from mmalign.data.sequences import Sequences
 from mmalign.derive import sequence_logps
 from mmalign.errors import DataError
-from mmalign.evaluate.accuracy import wilson
+from mmalign.evaluate.intervals import with_interval
 from mmalign.evaluate.runtime import Runtime
 from mmalign.protocols import AnswersProcessor, LabelledDataset
 
@@ -75,11 +75,10 @@ class FewShot:
                     logps = logps - self._logps(backbone, empty, asker, runtime)
                 for row, question in zip(logps, part, strict=True):
                     right += int((row >= row[question.label]).sum()) == 1
-        low, high = wilson(right, len(questions))
         truths = Counter(question.label for question in questions)
-        found = {"accuracy": right / len(questions), "accuracy_low": low, "accuracy_high": high}
         majority = max(truths.values()) / len(questions)
-        return {**found, "majority": majority, "examples": len(questions), **asker.counts()}
+        found = {**with_interval("accuracy", right, len(questions)), "majority": majority}
+        return {**found, "examples": len(questions), **asker.counts()}
 
     def _examples(self, runtime: Runtime) -> Any:
         """The training part, or nothing where no shots are wanted."""

@@ -12,7 +12,7 @@ from mmalign_evals.reward_accuracy import RewardAccuracy
 from mmalign.cli import run
 from mmalign.data.examples import Preference, Ranking
 from mmalign.errors import DataError, UsageError
-from mmalign.evaluate.accuracy import wilson
+from mmalign.evaluate.intervals import wilson
 from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.runtime import Runtime
 from mmalign.testing.models import tiny_gpt2, tiny_reward_model
@@ -175,3 +175,21 @@ def test_references_that_cannot_be_compared_with(capsys, lm_folders, load_lm, tm
     with pytest.raises(UsageError, match="another tokenizer"):
         config = PreferenceAccuracy.Config(reference="other")
         PreferenceAccuracy(config).run(load_lm(lm_folders["tiny_gpt2"]), PREFERENCES, runtime)
+
+
+def test_against_its_reference_it_is_the_held_out_accuracy_of_dpo(capsys, lm_folders, tmp_path) -> None:
+    data, run_folder, start = tmp_path / "pairs.jsonl", tmp_path / "run", str(lm_folders["tiny_gpt2"])
+    rows = [{"prompt": f"the cat {i}", "chosen": f" {WORDS[i % 6]}", "rejected": f" {WORDS[i % 5]}"} for i in range(60)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows if row["chosen"] != row["rejected"]))
+    sets = ["train.steps=2", "train.batch_size=8", "train.learning_rate=0.01", "train.warmup_steps=0"]
+    sets += ["data.num_workers=0", "dataset.holdout=0.5"]
+    options = [part for value in sets for part in ("--set", value)]
+    named = ["--backbone", start, "--dataset", str(data), "--out", str(run_folder)]
+    assert run(["train", "--objective", "dpo", *named, *options, "--json"]) == 0
+    held_out = json.loads(capsys.readouterr().out)["after"]
+    named = ["--backbone", str(run_folder / "model"), "--dataset", str(data), "--split", "validation"]
+    options = ["--set", "dataset.holdout=0.5", "--set", f"evaluation.reference={start}"]
+    assert run(["evaluate", "preference-accuracy", *named, *options, "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["results"][0]["metrics"]
+    assert metrics["examples"] == held_out["heldout/examples"] > 10
+    assert metrics["accuracy"] == pytest.approx(held_out["heldout/accuracy"]) and metrics["accuracy"] != 0.5
