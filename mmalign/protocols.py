@@ -151,6 +151,12 @@ class Generates(Protocol):
         ...
 
 
+class ScoresSequences(Protocol):
+    def score_sequences(self, sequences: "Sequences") -> "Tensor":
+        """[M]: the reward of each answer to its prompt, less the mean of good answers where it is known."""
+        ...
+
+
 class SavesScorers(Protocol):
     def save_scorer(self, folder: Path, head: "nn.Linear", mean: float) -> bool:
         """Write a reward model: this trunk with a head [H] -> 1, and the mean to take off its scores.
@@ -168,6 +174,13 @@ class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
     """What pretraining, supervised fine-tuning and preference optimisation work with."""
 
 
+class RewardModel(ScoresSequences, Protocol):
+    """What ranks texts as people did."""
+
+    module: "nn.Module"
+    processor: AnswersProcessor
+
+
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
     """What zero-shot classification and contrastive training work with."""
 
@@ -179,7 +192,7 @@ class Dataset(Protocol):
 
     @classmethod
     def build(cls, config: Any, split: str) -> "Self | None":
-        """The `train` or `validation` part; None where there is no validation part. Raises DataError."""
+        """The part named `split`, one of its spec's `splits`; None where nothing is set aside. Raises DataError."""
         ...
 
     def __len__(self) -> int: ...
@@ -209,5 +222,8 @@ class Evaluation(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
-        """Metrics by name, the spec's `primary` among them. Random state and module modes are left as they were."""
+        """Metrics by name, the spec's `primary` among them; `x_low` and `x_high` are the 95% interval of `x`.
+
+        Random state and module modes are left as they were. `runtime.split` has the other parts of the data.
+        """
         ...

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.specs import Entry
-from mmalign.testing import language_checks
+from mmalign.testing import language_checks, scorer_checks
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
-        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items()):
+        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items(), *scorer_checks.CHECKS.items()):
             label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
             found.append(Check(label, partial(_run, function, entry, reference, bench)))
     return found
@@ -160,15 +160,15 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
         raise Skip(f"{reference} is {source.entry.spec.name}'s")
-    language = function in language_checks.CHECKS.values()
-    needed = language_checks.NEEDED if language else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
+    special = next((m for m in (language_checks, scorer_checks) if function in m.CHECKS.values()), None)
+    needed = special.NEEDED if special else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
     if not needed <= source.family.provides:
         raise Skip(f"this check is for models that provide {' and '.join(sorted(needed))}")
     backbone = load(source, bench)
     backbone.module.eval()
-    kind = "ranking" if language else "image-text"
+    kind = "ranking" if special else "image-text"
     batch = make_batch(kind, backbone.processor, bench.folder / "pictures", 8, bench)
-    saving = (save_and_load, language_checks.save_and_load)
+    saving = (save_and_load, language_checks.save_and_load, scorer_checks.save_and_load)
     with single_thread():
         function(*(backbone, batch, source), *([bench] if function in saving else []))
 

@@ -1,20 +1,31 @@
 """Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder or a hub id.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
+mmalign score --backbone runs/reward/model --prompt "Question?" "One answer." "Another."
 """
 
 from mmalign import BackboneSpec, Capability, Family, hookimpl
 from mmalign_lm import families
-
-_CAUSAL_LM = frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE})
 
 _TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
 
 
 @hookimpl
 def register_backbones() -> list[BackboneSpec]:
-    family = Family(
-        name="causal-lm", matches=families.is_causal_lm, provides=_CAUSAL_LM, modalities=frozenset({"text"})
+    causal_lm = Family(
+        name="causal-lm",
+        matches=families.is_causal_lm,
+        provides=frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE}),
+        modalities=frozenset({"text"}),
+        use="It is a language model: mmalign generate lets it write, mmalign train --objective reward makes a reward "
+        "model of it.",
+    )
+    reward_model = Family(
+        name="reward-model",
+        matches=families.is_reward_model,
+        provides=frozenset({Capability.SCORE_SEQUENCES}),
+        modalities=frozenset({"text"}),
+        use="It is a reward model: mmalign score ranks texts with it.",
     )
     return [
         BackboneSpec(
@@ -22,7 +33,7 @@ def register_backbones() -> list[BackboneSpec]:
             summary="Embedded: a GPT-2 of 4.8 million parameters, which writes sentences of film reviews",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
-            families=(family,),
+            families=(causal_lm,),
             bundled="mmalign_lm:gpt_mini",
             default_for=_TEXTS,
         ),
@@ -31,7 +42,15 @@ def register_backbones() -> list[BackboneSpec]:
             summary="transformers' causal language models, from a hub id or a folder",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
-            families=(family,),
+            families=(causal_lm,),
+            prefixes=("hf",),
+        ),
+        BackboneSpec(
+            name="reward-model",
+            summary="Reward models: trained by the objective reward, or transformers' classifiers with one label",
+            target="mmalign_lm.reward_model:RewardModelBackbone",
+            config="mmalign_lm.options:RewardModelConfig",
+            families=(reward_model,),
             prefixes=("hf",),
         ),
     ]

@@ -1,19 +1,32 @@
-"""Tell causal language models apart by their configs alone. Standard library only.
+"""Tell causal language models and reward models apart by their configs alone. Standard library only.
 
-    is_causal_lm({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})    # True
+    is_causal_lm({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})                           # True
+    is_reward_model({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}})   # True
 
-A config without `architectures` (a trunk that was saved alone) has no head, and is no language model. A model with a
-classification head names another class, so a reward model is not taken for a policy.
+A config without `architectures` (a trunk that was saved alone) has no head, and is no language model. A reward model is
+a classifier with one label, or a language model whose config holds `mmalign_reward_mean`: its head lies beside it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+REWARD_MEAN = "mmalign_reward_mean"
 _HEADS = ("ForCausalLM", "LMHeadModel")
+_CLASSIFIER = "ForSequenceClassification"
 
 
 def is_causal_lm(config: Mapping[str, Any]) -> bool:
+    return _has_head(config, _HEADS) and REWARD_MEAN not in config
+
+
+def is_reward_model(config: Mapping[str, Any]) -> bool:
+    labels = config.get("id2label")
+    one_label = isinstance(labels, Mapping) and len(labels) == 1
+    return (one_label and _has_head(config, _CLASSIFIER)) or (REWARD_MEAN in config and _has_head(config, _HEADS))
+
+
+def _has_head(config: Mapping[str, Any], names: str | tuple[str, ...]) -> bool:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or config.get("is_encoder_decoder"):
         return False
-    return any(isinstance(name, str) and name.endswith(_HEADS) for name in architectures)
+    return any(isinstance(name, str) and name.endswith(names) for name in architectures)

@@ -1,8 +1,18 @@
-"""The options of causal language models."""
+"""The options of causal language models and of reward models."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class RewardModelConfig(BaseModel):
+    """How to load a reward model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    context_length: int = Field(0, ge=0, description="longest prompt and answer, in tokens; 0: the model's own limit")
+    template: str = Field(
+        "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
+    )
 
 
 class CausalLMConfig(BaseModel):
