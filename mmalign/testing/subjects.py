@@ -1,6 +1,7 @@
 """What checks work on: loaded tiny models, and batches of examples of any kind that the kit knows."""
 
 import contextlib
+import importlib.util
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +63,17 @@ def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
 
 
 def resolve_or_skip(reference: str, bench: Workbench) -> Source:
-    """Skip a tiny model that no installed plugin handles; one that two claim is an error."""
+    """Skip a tiny model that no installed plugin handles, and an embedded one whose package is not installed; a model
+    that two plugins claim is an error."""
     if reference in bench.model_names:
         config = read_config(bench.model(reference))
         families = [family for entry in bench.catalog.entries("backbones") for family in entry.spec.families]
         if not any(family.matches(config) for family in families):
             raise Skip(f"no installed plugin handles {reference}")
+    else:
+        spec = bench.catalog.find("backbones", reference).spec
+        if spec.extra and importlib.util.find_spec(spec.bundled.partition(":")[0]) is None:
+            raise Skip(f"{spec.extra} is not installed")
     return source_of(reference, bench)
 
 

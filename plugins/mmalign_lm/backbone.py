@@ -26,7 +26,9 @@ from mmalign.ops import Head, TokenLogps, token_logps
 from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
-from mmalign_lm.folder import Parts, load_module, read
+from mmalign_lm import folder as model_folder
+from mmalign_lm import gguf_file
+from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.scorer import save_scorer
@@ -64,8 +66,7 @@ class CausalLMBackbone:
     @classmethod
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError."""
-        parts = read(source, config)
-        module = load_module(parts, config)
+        parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
         return cls(module.eval(), parts, config)
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
