@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
+    from mmalign.data.batch import Batch, Column
     from mmalign.train.models import Models
 
 Outputs = Mapping[str, "Tensor"]
@@ -73,6 +73,14 @@ class Objective(ABC):
     def start(self, models: "Models") -> None:
         """On the models as built, at a start and at a resume: check what no spec can say; raises IncompatibleError."""
         return None
+
+    def frozen(self, models: "Models", batch: "Batch") -> "Mapping[str, Column]":
+        """What frozen roles say of each example, a row of its own: no gradient, a function of the example alone.
+
+        The columns are added to the batch before `prepare`. Where data is fixed they are worked out once, before the
+        first step, and the roles are then gone; so `prepare` may use a frozen role only where `frozen` uses none.
+        """
+        return {}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """No gradient, once a batch: frozen passes, rewards, advantages. Adds columns."""

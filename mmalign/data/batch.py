@@ -26,6 +26,11 @@ class Ragged:
         values = torch.cat(list(rows)) if rows else torch.zeros(0, dtype=torch.int64)
         return cls(values, lengths.cumsum(0))
 
+    @classmethod
+    def of_lengths(cls, values: Tensor, lengths: Tensor) -> "Ragged":
+        """values: [total, ...]; lengths: [N] int64 on the CPU."""
+        return cls(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -49,6 +54,10 @@ class Ragged:
     def num_tokens(self) -> int:
         return len(self.values)
 
+    def row_bytes(self) -> list[bytes]:
+        """The content of each row."""
+        return [row.cpu().numpy().tobytes() for row in self.rows()]
+
     def padded(self, fill: int, length: int | None = None) -> Tensor:
         """[N, length] right-padded with `fill`; length defaults to the longest row."""
         lengths = self.lengths
@@ -70,6 +79,8 @@ class Rows(Protocol):
     def to(self, device: "torch.device | str") -> "Rows": ...
 
     def num_tokens(self) -> int: ...
+
+    def row_bytes(self) -> list[bytes]: ...
 
 
 Column = Tensor | Rows | tuple[Any, ...]
@@ -101,6 +112,12 @@ class Batch:
     @property
     def columns(self) -> Mapping[str, Column]:
         return self._columns
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first tensor is; the CPU where it has none."""
+        tensors = (c for c in self._columns.values() if isinstance(c, Tensor))
+        return next(tensors, torch.zeros(0)).device
 
     def with_columns(self, **columns: Column) -> "Batch":
         """A batch with columns added or replaced."""

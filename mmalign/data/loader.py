@@ -135,6 +135,27 @@ class Sweep:
                 yield loaded.batch
 
 
+class Draws:
+    """Iterates the examples that `Stream` draws at some positions, (epoch, index) each, once and in that order.
+
+    `bad` maps the keys of unreadable samples, for which others were drawn, to the reason. A position without a readable
+    substitute is left out.
+    """
+
+    def __init__(
+        self, dataset: Dataset, encoder: Encoder, positions: Sequence[tuple[int, int]], batch_size: int, seed: int
+    ) -> None:
+        self.bad: dict[str, str] = {}
+        self._rows = _Rows(dataset, encoder, train=True, seed=seed)
+        self._batches = [list(positions[i : i + batch_size]) for i in range(0, len(positions), batch_size)]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for loaded in _loader(self._rows, self._batches, num_workers=0, prefetch=0):
+            self.bad.update(loaded.bad)
+            if loaded.batch is not None:
+                yield loaded.batch
+
+
 class _Limit:
     """When bad samples are too many."""
 

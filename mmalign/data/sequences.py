@@ -88,6 +88,21 @@ class Sequences:
             raise ValueError("several answers to a prompt cannot be read as one document each")
         return documents
 
+    def by_prompt(self, values: Tensor) -> Tensor:
+        """[M], one an answer -> [N, K], one row a prompt, zeros behind where a prompt has fewer answers."""
+        width = int(self.counts.max()) if len(self) else 0
+        first = (self.counts.cumsum(0) - self.counts)[self.owner]
+        place = (self.owner.to(values.device), (torch.arange(len(self.owner)) - first).to(values.device))
+        return values.new_zeros(len(self), width).index_put(place, values)
+
+    def row_bytes(self) -> list[bytes]:
+        """The content of each prompt with its answers."""
+        rows = [[prompt] for prompt in self.prompts.rows()]
+        learn = self.learn.split(self.answers.lengths.tolist())
+        for owner, answer, labels in zip(self.owner.tolist(), self.answers.rows(), learn, strict=True):
+            rows[owner] += [answer, labels]
+        return [b"".join(len(t).to_bytes(4, "little") + t.cpu().numpy().tobytes() for t in row) for row in rows]
+
     def select(self, indices: Sequence[int]) -> "Sequences":
         """The prompts at `indices`, in that order, with their answers."""
         ends = self.counts.cumsum(0).tolist()

@@ -1,42 +1,79 @@
-r"""Losses over answers that were ranked: pairs (Bradley-Terry) and whole lists (Plackett-Luce).
+r"""Losses over answers that were ranked: pairs (Bradley-Terry and its kin) and whole lists (Plackett-Luce).
 
-    sums, counted = ranked_pairs(scores, ranks, present)       # [N] each
+    found = ranked_pairs(scores, ranks, present)       # found.losses, found.counted: [N] each
 
-Shapes: N prompts with up to K answers. scores: [N, K]; ranks: [N, K], 1 the best, equal ranks are ties; present:
-[N, K] bool, the answers that exist. A prompt whose answers all tie teaches nothing: its loss is 0 and it counts 0.
+Shapes: N prompts with up to K answers. scores: [N, K]; ranks: [N, K], the lowest the best, equal ranks are ties;
+present: [N, K] bool, the answers that exist. A prompt whose answers all tie teaches nothing: its loss is 0 and it
+counts 0.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+class RankedPairs(NamedTuple):
+    """[N] each. losses: the mean over a prompt's pairs; counted: 1 where it has any; margins: the sum of score
+    differences over untied pairs; right: of those `pairs`, how many have the better answer scored higher, an equal
+    score half; right_apart, pairs_apart: the same where ranks are at least `apart` from each other."""
+
+    losses: Tensor
+    counted: Tensor
+    margins: Tensor
+    right: Tensor
+    pairs: Tensor
+    right_apart: Tensor
+    pairs_apart: Tensor
+
+
+def bradley_terry(difference: Tensor, gap: Tensor) -> Tensor:
+    """-log sigmoid(r_w - r_l)."""
+    return F.softplus(-difference)
+
+
 def ranked_pairs(
-    scores: Tensor, ranks: Tensor, present: Tensor, *, margin: float = 0.0, split_ties: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-mean over pairs of log sigmoid(r_w - r_l - margin * (rank_l - rank_w)), for each prompt (Ouyang 2022, eq. 1).
+    scores: Tensor,
+    ranks: Tensor,
+    present: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = bradley_terry,
+    *,
+    split_ties: bool = False,
+    apart: float = 1.0,
+) -> RankedPairs:
+    """The mean over a prompt's pairs (w, l) of loss(r_w - r_l, rank_l - rank_w) (Ouyang 2022, equation 1).
 
     All pairs of a prompt are one element, so that a prompt with many answers weighs no more than one with few. Ties are
-    left out or, with `split_ties`, half a win for each side. Returns (loss [N], counted [N] in {0, 1}, right [N] pairs
-    in the right order, an equal score half, pairs [N]).
+    left out or, with `split_ties`, half a win for each side.
     """
     difference = scores[:, :, None] - scores[:, None, :]
     gap = ranks[:, None, :] - ranks[:, :, None]  # positive where row i is better than column j
     both = present[:, :, None] & present[:, None, :]
     better = both & (gap > 0)
-    losses = F.softplus(-(difference - margin * gap)).masked_fill(~better, 0.0)
+    losses = loss(difference, gap).masked_fill(~better, 0.0)
     weight = better.to(scores.dtype)
     if split_ties:
         upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
         tied = both & (gap == 0) & upper
         # half of either order
-        even = (F.softplus(-difference) + F.softplus(difference)) / 2
+        even = (loss(difference, gap) + loss(-difference, gap)) / 2
         losses = losses + even.masked_fill(~tied, 0.0)
         weight = weight + tied.to(scores.dtype)
     total = weight.sum((1, 2))
-    counted = (total > 0).to(scores.dtype)
-    right = ((difference > 0) & better).sum((1, 2)) + 0.5 * ((difference == 0) & better).sum((1, 2))
-    return losses.sum((1, 2)) / total.clamp(min=1), counted, right.detach(), better.sum((1, 2))
+    detached = difference.detach()
+    right = (detached > 0).to(scores.dtype) + 0.5 * (detached == 0).to(scores.dtype)
+    far = both & (gap >= apart) & better
+    return RankedPairs(
+        losses.sum((1, 2)) / total.clamp(min=1),
+        (total > 0).to(scores.dtype),
+        detached.masked_fill(~better, 0.0).sum((1, 2)),
+        right.masked_fill(~better, 0.0).sum((1, 2)),
+        better.sum((1, 2)),
+        right.masked_fill(~far, 0.0).sum((1, 2)),
+        far.sum((1, 2)),
+    )
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,10 @@ class Trainer:
 
         ctx = Context(0, 0, self.engine.processes.sum, micro_batch_size or len(batches[0]))
         with torch.no_grad():
-            return [self.objective.prepare(self.models, batch, ctx) for batch in batches]
+            return [self.objective.prepare(self.models, self._with_frozen(batch), ctx) for batch in batches]
+
+    def _with_frozen(self, batch: "Batch") -> "Batch":
+        return batch.with_columns(**self.objective.frozen(self.models, batch))
 
     @cached_property
     def limit(self) -> float:

@@ -44,6 +44,11 @@ class TrainConfig(_Section):
     )
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end or on a signal")
     keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by held-out loss is never deleted")
+    frozen_roles: Literal["auto", "cache", "copy"] = Field(
+        "auto",
+        description="what frozen models say of an example: worked out once, before the first step, without a second "
+        "model (cache), or asked of a copy at every step; auto: cache where the objective and the data allow",
+    )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it"
     )

@@ -82,7 +82,7 @@ def _heldout_loss(job: Job) -> dict[str, float]:
             continue
         examples += len(batch)
         ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, job.plan.evaluation.batch_size)
-        batch = objective.prepare(job.models, batch.to(job.device), ctx)  # no gradient, evaluation mode
+        batch = objective.prepare(job.models, job.with_frozen(batch.to(job.device)), ctx)  # evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value

@@ -19,6 +19,7 @@ from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.frozen import FrozenCache
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
@@ -39,6 +40,7 @@ class Job:
     data: Any
     heldout: Any  # None where the data set has no validation part
     encoder: Encoder
+    frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
 
     @property
     def device(self) -> torch.device:
@@ -78,15 +80,21 @@ class Job:
         """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched."""
         train, objective = self.plan.train, self.objective
         batch = batch.to(self.device)
-        if type(objective).prepare is Objective.prepare:
+        if type(objective).prepare is Objective.prepare and type(objective).frozen is Objective.frozen:
             return batch
         ctx = Context(train.seed, index, self.processes.sum, train.micro_batch_size or self.local_batch_size)
         self.models.eval()
         try:
             with torch.no_grad():
-                return objective.prepare(self.models, batch, ctx)
+                return objective.prepare(self.models, self.with_frozen(batch), ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
+
+    def with_frozen(self, batch: Batch) -> Batch:
+        """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
+        if self.frozen is not None:
+            return batch.with_columns(**self.frozen.columns(batch))
+        return batch.with_columns(**self.objective.frozen(self.models, batch))
 
 
 def assemble(plan: Plan, processes: Processes) -> Job:
@@ -107,7 +115,7 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
-    models = build_models(plan.objective.spec.roles, policy)
+    models = build_models(plan.objective.spec.roles, policy, copies=not plan.caches_frozen)
     models.to(processes.device)
     objective = plan.objective_class(plan.configs["objective"])
     objective.start(models)

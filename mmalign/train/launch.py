@@ -27,6 +27,7 @@ from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
 from mmalign.train.loop import Loop, Say, peak_memory
 from mmalign.train.plan import Plan, resolve
+from mmalign.train.prefill import prefill
 from mmalign.train.preview import SURVEYED, preview
 from mmalign.train.report import next_commands, write_reports
 from mmalign.train.rundir import Run, default_folder
@@ -127,6 +128,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
+            prefill(job, run.folder, run.info["starting_weights"], talk)
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
             return _finish(job, loop, run, catalog, talk)

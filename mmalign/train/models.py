@@ -19,14 +19,20 @@ _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
 class Models:
     """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
 
-    heads: role -> a linear head on its hidden states, trained and saved with it.
+    heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
+    that answers for it until the first step.
     """
 
     def __init__(
-        self, roles: Mapping[str, Any], trains: Set[str], heads: Mapping[str, nn.Linear] | None = None
+        self,
+        roles: Mapping[str, Any],
+        trains: Set[str],
+        heads: Mapping[str, nn.Linear] | None = None,
+        same: Mapping[str, str] | None = None,
     ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
+        self._same = dict(same or {})
         self.heads = dict(heads or {})
         for name, backbone in self._roles.items():
             if name not in self._trains:
@@ -34,9 +40,13 @@ class Models:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.__dict__["_roles"][name]
+            return self.__dict__["_roles"][self.__dict__["_same"].get(name, name)]
         except KeyError:
             raise AttributeError(f"no role {name!r} in {sorted(self.__dict__.get('_roles', ()))}") from None
+
+    def part(self) -> None:
+        """From here on no trained role answers for a frozen one."""
+        self._same.clear()
 
     def items(self) -> Iterable[tuple[str, Any]]:
         return self._roles.items()
@@ -101,12 +111,18 @@ class Models:
             module.to(device)
 
 
-def build_models(roles: tuple[Role, ...], policy: Any) -> Models:
-    """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train."""
+def build_models(roles: tuple[Role, ...], policy: Any, *, copies: bool = True) -> Models:
+    """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
+
+    Without `copies` the first trained role answers for frozen ones, until `Models.part` is called.
+    """
     trained = [role for role in roles if role.trains]
-    built = {role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles}
+    built = {
+        role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles if role.trains or copies
+    }
+    same = {role.name: trained[0].name for role in roles if role.name not in built}
     heads = {role.name: scalar_head(policy.hidden_width) for role in roles if role.scalar_head}
-    return Models(built, {role.name for role in trained}, heads)
+    return Models(built, {role.name for role in trained}, heads, same)
 
 
 def scalar_head(width: int) -> nn.Linear:

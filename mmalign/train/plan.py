@@ -16,6 +16,7 @@ from mmalign.catalog import Catalog
 from mmalign.compat import Verdict, check, check_needs, require
 from mmalign.config.load import NAMED_SECTIONS
 from mmalign.config.validate import build_all
+from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.errors import IncompatibleError, UsageError, did_you_mean
 from mmalign.objective import Objective
 from mmalign.sources import Source
@@ -50,6 +51,17 @@ class Plan:
     @property
     def evaluation(self) -> EvaluationConfig:
         return self.configs["evaluation"]
+
+    @property
+    def caches_frozen(self) -> bool:
+        """Whether what frozen roles say is worked out before the first step (`train.frozen_roles`)."""
+        return self.train.frozen_roles != "copy" and self._can_cache_frozen
+
+    @property
+    def _can_cache_frozen(self) -> bool:
+        """Texts are read as they are; pictures are augmented anew each time."""
+        asks = self.objective_class.frozen is not Objective.frozen
+        return asks and EXAMPLE_KINDS[self.kind].modalities == {"text"}
 
     def names(self) -> dict[str, str]:
         return {
@@ -101,7 +113,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     configs = build_all(models, values)
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
-    return Plan(
+    plan = Plan(
         objective=objective,
         objective_class=classes["objective"],
         source=source,
@@ -113,6 +125,12 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         verdict=verdict,
         configs=configs,
     )
+    if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
+        raise UsageError(
+            f"train.frozen_roles=cache: {objective.spec.name} asks no frozen model about fixed {kind} examples",
+            hint="Leave it at auto.",
+        )
+    return plan
 
 
 def _default_backbone(catalog: Catalog, objective: Entry) -> str:

@@ -42,6 +42,6 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="policy", needs=("hidden_states", "token_logps")),
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
-            examples={"main": ("preference",)},
+            examples={"main": ("preference", "ranking")},
         ),
     ]

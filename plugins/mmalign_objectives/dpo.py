@@ -6,7 +6,9 @@ L = -1/N sum_i log sigmoid(beta m_i),   m = [log pi(w|x) - log ref(w|x)] - [log 
 how dear it is to move away from it, in 1/nats. Other losses of the margin m are in `mmalign/ops/preference.py`; IPO is
 a mean over tokens, as its authors' code is. The implicit reward of an answer is beta [log pi(y|x) - log ref(y|x)].
 
-Use it where answers were compared in pairs. At the start m = 0, so the loss is ln 2 and the accuracy one half.
+Of K ranked answers all untied pairs are learnt, the mean within a prompt and then over prompts, as `reward` does; each
+answer is read once. Use it where answers were compared or rated. At the start m = 0: the loss is ln 2, the accuracy one
+half. accuracy_apart is the accuracy of pairs whose ranks are at least 1 apart.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -14,18 +16,20 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
+    from mmalign.data.batch import Ragged
+    from mmalign.data.sequences import Sequences
     from mmalign.protocols import CausalLM
     from mmalign.train.models import Models
 
 
 class DirectPreferenceOptimization(Objective):
-    """Pairs of answers behind one shared prompt, against a frozen reference."""
+    """Answers behind one shared prompt, against a frozen reference."""
 
     class Config(ObjectiveConfig):
         loss: Literal["sigmoid", "robust", "ipo", "hinge"] = Field("sigmoid", description="loss of a pair's margin")
@@ -37,40 +41,58 @@ class DirectPreferenceOptimization(Objective):
 
     config: Config
 
-    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Adds reference: [N, 2], log-probabilities of both answers."""
-        return batch.with_columns(reference=ctx.map(lambda part: self._logps(models.reference, part), batch))
-
-    def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """policy: [N, 2]."""
-        return {"policy": self._logps(models.policy, batch)}
-
-    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.ops.preference import PAIR_LOSSES
-
-        ratio = outputs["policy"] - batch["reference"]
-        margin = ratio[:, 0] - ratio[:, 1]
-        losses = PAIR_LOSSES[self.config.loss](margin, self.config.beta, self.config.label_smoothing)
-        won = (margin.detach() > 0).to(margin.dtype) + 0.5 * (margin.detach() == 0).to(margin.dtype)
-        rewards = self.config.beta * ratio.detach()
-        size = len(batch)
-        metrics = {
-            "accuracy": (won.sum(), size),
-            "margin": ((rewards[:, 0] - rewards[:, 1]).sum(), size),
-            "chosen_reward": (rewards[:, 0].sum(), size),
-            "rejected_reward": (rewards[:, 1].sum(), size),
-        }
-        return {"preference": losses.sum()}, metrics
-
-    def count(self, batch: "Batch") -> dict[str, float]:
-        return {"preference": len(batch)}
-
-    def _logps(self, backbone: "CausalLM", batch: "Batch") -> "Tensor":
-        """[N, 2] log-probabilities of chosen and rejected: sums, or means over their tokens."""
-        from mmalign.derive import sequence_logps
+    def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":
+        """reference: of each answer, what `forward` returns for the policy."""
+        from mmalign.data.batch import Ragged
 
         sequences = batch["sequences"]
+        return {"reference": Ragged.of_lengths(self._logps(models.reference, sequences), sequences.counts)}
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """policy: [N, K], log-probabilities of the answers, 0 where a prompt has fewer."""
+        sequences = batch["sequences"]
+        return {"policy": sequences.by_prompt(self._logps(models.policy, sequences))}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.data.ranks import ranks_of
+        from mmalign.ops.preference import PAIR_LOSSES
+        from mmalign.ops.ranking import ranked_pairs
+
+        config, function = self.config, PAIR_LOSSES[self.config.loss]
+        ratio = outputs["policy"] - batch["sequences"].by_prompt(batch["reference"].values)
+        ranks, present = ranks_of(batch, ratio)
+        found = ranked_pairs(
+            ratio, ranks, present, lambda margin, gap: function(margin, config.beta, config.label_smoothing)
+        )
+        rewards = config.beta * ratio.detach()
+        best, worst = (present & (ranks == end) for end in _ends(ranks, present))
+        metrics = {
+            "accuracy": (found.right.sum(), found.pairs.sum()),
+            "accuracy_apart": (found.right_apart.sum(), found.pairs_apart.sum()),
+            "margin": (config.beta * found.margins.sum(), found.pairs.sum()),
+            "chosen_reward": (rewards[best].sum(), best.sum()),
+            "rejected_reward": (rewards[worst].sum(), worst.sum()),
+        }
+        return {"preference": (found.losses * found.counted).sum()}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        """Prompts with answers that differ in rank."""
+        from mmalign.data.ranks import num_ranked
+
+        return {"preference": float(num_ranked(batch))}
+
+    def _logps(self, backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
+        """[M] log-probabilities of the answers: sums, or means over their tokens."""
+        from mmalign.derive import sequence_logps
+
         logps = sequence_logps(backbone, sequences)
         if self.config.length_normalised or self.config.loss == "ipo":
             logps = logps / sequences.num_labels().clamp(min=1).to(logps)
-        return logps.view(-1, 2)
+        return logps
+
+
+def _ends(ranks: "Tensor", present: "Tensor") -> "tuple[Tensor, Tensor]":
+    """[N, 1] each: the best and the worst rank of each prompt."""
+    infinity = float("inf")
+    best = ranks.masked_fill(~present, infinity).min(1, keepdim=True).values
+    return best, ranks.masked_fill(~present, -infinity).max(1, keepdim=True).values

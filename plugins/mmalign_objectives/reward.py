@@ -8,6 +8,9 @@ Whole rankings (Plackett-Luce):
 r = <v, h>: v a linear head, h the hidden state of an answer's last token. The prompt is read once, its K
 answers behind it. Ties are left out (`ties: half` splits them); a prompt whose answers all tie is counted and teaches
 nothing. Only differences are learnt, so the mean score of the best answers is stored with the model and taken off.
+
+Metrics: accuracy is the share of untied pairs in the right order, accuracy_apart that of pairs whose ranks are at least
+1 apart (on places the same; where ranks are ratings, the clear cases).
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,19 +50,29 @@ class RewardModelling(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """scores: [N, K], 0 where a prompt has fewer answers."""
-        return {"scores": _padded(self.score(models, batch), batch)}
+        return {"scores": batch["sequences"].by_prompt(self.score(models, batch))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from torch.nn.functional import softplus
+
+        from mmalign.data.ranks import ranks_of
         from mmalign.ops.ranking import plackett_luce, ranked_pairs
 
-        scores = outputs["scores"]
-        ranks, present = self._ranks(batch, scores)
-        options = {"margin": self.config.margin, "split_ties": self.config.ties == "half"}
-        losses, counted, right, pairs = ranked_pairs(scores, ranks, present, **options)
+        scores, margin = outputs["scores"], self.config.margin
+        ranks, present = ranks_of(batch, scores)
+        found = ranked_pairs(
+            scores,
+            ranks,
+            present,
+            lambda difference, gap: softplus(-(difference - margin * gap)),
+            split_ties=self.config.ties == "half",
+        )
+        losses, counted = found.losses, found.counted
         if self.config.loss == "plackett-luce":
             losses, counted = plackett_luce(scores, ranks, present)
         metrics = {
-            "accuracy": (right.sum(), pairs.sum()),
+            "accuracy": (found.right.sum(), found.pairs.sum()),
+            "accuracy_apart": (found.right_apart.sum(), found.pairs_apart.sum()),
             "score": (scores.detach().masked_fill(~present, 0).sum(), present.sum()),
             "all_tied": ((1 - counted).sum(), len(batch)),
         }
@@ -67,17 +80,19 @@ class RewardModelling(Objective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank (or, with ties split, with two answers)."""
-        if "ranks" not in batch:
-            return {"ranking": len(batch)}
-        split = self.config.ties == "half" and self.config.loss == "pairs"
-        return {"ranking": float(sum(len(set(ranks)) > 1 or (split and len(ranks) > 1) for ranks in batch["ranks"]))}
+        from mmalign.data.ranks import num_ranked
+
+        split_ties = self.config.ties == "half" and self.config.loss == "pairs"
+        return {"ranking": float(num_ranked(batch, split_ties=split_ties))}
 
     def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
         """The mean score of the best-ranked answers, which is stored with the model."""
+        from mmalign.data.ranks import ranks_of
+
         total, number = 0.0, 0
         for batch in batches:
-            scores = _padded(self.score(models, batch), batch)
-            ranks, present = self._ranks(batch, scores)
+            scores = batch["sequences"].by_prompt(self.score(models, batch))
+            ranks, present = ranks_of(batch, scores)
             best = present & (ranks == ranks.masked_fill(~present, float("inf")).min(1, keepdim=True).values)
             total += float(scores[best].double().sum())
             number += int(best.sum())
@@ -96,29 +111,3 @@ class RewardModelling(Objective):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.mean = state["mean"]
-
-    @staticmethod
-    def _ranks(batch: "Batch", scores: "Tensor") -> "tuple[Tensor, Tensor]":
-        """(ranks, present): [N, K] each; the answers of a preference are in order."""
-        import torch
-
-        counts = batch["sequences"].counts.to(scores.device)
-        place = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
-        present = place < counts[:, None]
-        if "ranks" not in batch:
-            return place.to(scores.dtype) + 1, present
-        ranks = torch.zeros_like(scores)
-        ranks[present] = torch.tensor([r for row in batch["ranks"] for r in row], dtype=scores.dtype).to(scores.device)
-        return ranks, present
-
-
-def _padded(scores: "Tensor", batch: "Batch") -> "Tensor":
-    """[M] -> [N, K], zeros behind."""
-    import torch
-
-    sequences = batch["sequences"]
-    width = int(sequences.counts.max()) if len(sequences) else 0
-    owner = sequences.owner
-    first = (sequences.counts.cumsum(0) - sequences.counts)[owner]
-    out = scores.new_zeros(len(sequences), width)
-    return out.index_put((owner.to(scores.device), (torch.arange(len(owner)) - first).to(scores.device)), scores)

@@ -28,11 +28,28 @@ def naive_pairs(n: int, margin: float, split_ties: bool) -> tuple[float, int]:
 @pytest.mark.parametrize("margin", [0.0, 0.7])
 @pytest.mark.parametrize("split_ties", [False, True])
 def test_pairs_equal_naive(margin, split_ties) -> None:
-    loss, counted, right, pairs = ranked_pairs(SCORES, RANKS, PRESENT, margin=margin, split_ties=split_ties)
+    def loss(difference, gap):
+        return torch.log1p(torch.exp(-(difference - margin * gap)))
+
+    found = ranked_pairs(SCORES, RANKS, PRESENT, loss, split_ties=split_ties)
     for n in range(3):
         expected, number = naive_pairs(n, margin, split_ties)
-        assert float(loss[n]) == pytest.approx(expected, abs=1e-12) and counted[n] == number
-    assert pairs.tolist() == [5, 2, 0] and right.tolist() == [4.0, 2.0, 0.0]
+        assert float(found.losses[n]) == pytest.approx(expected, abs=1e-12) and found.counted[n] == number
+    assert found.pairs.tolist() == [5, 2, 0] and found.right.tolist() == [4.0, 2.0, 0.0]
+
+
+def test_pairs_far_apart_and_margins_equal_a_loop() -> None:
+    found = ranked_pairs(SCORES, RANKS, PRESENT, apart=2.0)
+    for n in range(3):
+        right = pairs = margins = 0.0
+        for i, j in itertools.permutations(range(4), 2):
+            gap, d = float(RANKS[n, j] - RANKS[n, i]), float(SCORES[n, i] - SCORES[n, j])
+            if PRESENT[n, i] and PRESENT[n, j] and gap > 0:
+                margins += d
+                pairs += gap >= 2
+                right += (gap >= 2) * (1.0 if d > 0 else 0.5 if d == 0 else 0.0)
+        assert (found.pairs_apart[n], found.right_apart[n]) == (pairs, right)
+        assert float(found.margins[n]) == pytest.approx(margins, abs=1e-12)
 
 
 def test_two_answers_are_a_pair_and_both_losses_agree() -> None:

@@ -14,13 +14,8 @@ from mmalign_objectives.sft import SupervisedFineTuning as SFT
 from mmalign.cli import run
 from mmalign.data.batch import Batch, Ragged
 from mmalign.data.sequences import Sequences
-from mmalign.objective import Context
 from mmalign.ops.preference import PAIR_LOSSES, odds_ratio
 from mmalign.train.models import Models
-
-
-def context() -> Context:
-    return Context(0, 0, lambda tensor: tensor, 8)
 
 
 def pairs() -> Sequences:
@@ -60,7 +55,8 @@ def test_dpo_at_the_reference_is_exactly_its_loss_at_zero(load_lm, lm_folders, l
     policy, reference = load_lm(lm_folders["tiny_llama"]), load_lm(lm_folders["tiny_llama"])
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(loss=loss, beta=0.1))
-    batch = objective.prepare(models, Batch({"sequences": pairs()}), context())
+    batch = Batch({"sequences": pairs()})
+    batch = batch.with_columns(**objective.frozen(models, batch))
     terms, metrics = objective.loss(objective.forward(models, batch), batch)
     expected = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 25.0}[loss]
     assert float(terms["preference"].detach()) / 2 == pytest.approx(expected, abs=1e-7)
@@ -74,7 +70,8 @@ def test_dpo_equals_its_formula_on_transformers_log_probabilities(load_lm, lm_fo
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(beta=0.3, label_smoothing=0.1))
-    batch = objective.prepare(models, Batch({"sequences": pairs()}), context())
+    batch = Batch({"sequences": pairs()})
+    batch = batch.with_columns(**objective.frozen(models, batch))
     terms, _ = objective.loss(objective.forward(models, batch), batch)
     lengths = pairs().num_labels().tolist()
     sums = [

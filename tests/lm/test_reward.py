@@ -10,7 +10,7 @@ from mmalign_objectives.dpo import DirectPreferenceOptimization as DPO
 from mmalign_objectives.reward import RewardModelling
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch
+from mmalign.data.batch import Batch, Ragged
 from mmalign.data.sequences import Sequences
 from mmalign.specs import Role
 from mmalign.train.models import Models, build_models
@@ -54,7 +54,7 @@ def test_two_answers_are_a_preference_and_dpo_with_a_zero_reference(models) -> N
     assert loss_of(models, preference) == pytest.approx(loss_of(models, ranking), abs=1e-12)
     scores = RewardModelling(RewardModelling.Config()).forward(models, preference)["scores"]
     dpo = DPO(DPO.Config(beta=1.0))
-    batch = Batch({"sequences": pair, "reference": torch.zeros(1, 2)})
+    batch = Batch({"sequences": pair, "reference": Ragged.from_list([torch.zeros(2)])})
     terms, _ = dpo.loss({"policy": scores}, batch)
     assert float(terms["preference"].detach()) == pytest.approx(loss_of(models, preference), abs=1e-6)
 

@@ -1,0 +1,117 @@
+"""What frozen models say of examples, worked out once: reference log-probabilities, before the first step.
+
+    cache = FrozenCache.open(folder, "key of weights, data and options")
+    cache.fill(batches, compute)                    # compute(batch) -> columns, one row an example
+    batch.with_columns(**cache.columns(batch))
+
+Where data is fixed, what a frozen copy of the starting policy says of an example never changes, and before the first
+step the policy itself can say it: no second model is held, and no example is asked about twice. Rows are known by a
+hash of what the model reads, and kept on disk for a resume.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmalign.data.batch import Batch, Column, Ragged
+
+_NAME = "frozen.safetensors"
+
+
+class FrozenCache:
+    """Rows by example and column, on the CPU. A column is a tensor [N, ...] or a Ragged."""
+
+    def __init__(self, path: Path | None = None, key: str = "") -> None:
+        self._path, self._key = path, key
+        self._rows: dict[str, dict[bytes, Tensor]] = {}
+        self._ragged: set[str] = set()
+
+    @classmethod
+    def open(cls, folder: Path, key: str) -> "FrozenCache":
+        """What an earlier sitting of the run left there under that key, or an empty cache."""
+        cache = cls(folder / _NAME, key)
+        try:
+            with safe_open(folder / _NAME, "pt") as file:
+                metadata = file.metadata()
+                if metadata["key"] == key:
+                    cache._ragged = set(filter(None, metadata["ragged"].split(",")))
+                    for name in filter(None, metadata["columns"].split(",")):
+                        cache._rows[name] = _unpack(file, name)
+        except (OSError, SafetensorError, KeyError):
+            return cls(folder / _NAME, key)  # absent or damaged: worked out again
+        return cache
+
+    def __len__(self) -> int:
+        return max((len(rows) for rows in self._rows.values()), default=0)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return any(digest in rows for rows in self._rows.values())
+
+    def fill(self, batches: Iterable[Batch], compute: Callable[[Batch], Mapping[str, Column]]) -> int:
+        """Work out what is missing, and keep it on disk; returns how many examples that were."""
+        before = len(self)
+        for batch in batches:
+            digests = row_digests(batch)
+            new = [row for row, digest in enumerate(digests) if digest not in self]
+            if new:
+                for name, column in compute(batch.select(new)).items():
+                    self._add(name, [digests[row] for row in new], column)
+        if self._path is not None and len(self) > before:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._save(self._path)
+        return len(self) - before
+
+    def columns(self, batch: Batch) -> dict[str, Column]:
+        """Of a batch, on its device; raises KeyError for an example that was not filled in."""
+        digests = row_digests(batch)
+        found: dict[str, Column] = {}
+        for name, known in self._rows.items():
+            rows = [known[digest] for digest in digests]
+            column = Ragged.from_list(rows) if name in self._ragged else torch.stack(rows)
+            found[name] = column.to(batch.device)
+        return found
+
+    def _add(self, name: str, digests: list[bytes], column: Column) -> None:
+        if isinstance(column, Ragged):
+            self._ragged.add(name)
+            rows = column.rows()
+        elif isinstance(column, Tensor):
+            rows = list(column)
+        else:
+            raise TypeError(f"column {name!r} of `frozen` is neither a tensor nor ragged")
+        known = self._rows.setdefault(name, {})
+        known.update(zip(digests, (row.detach().cpu() for row in rows), strict=True))
+
+    def _save(self, path: Path) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, rows in self._rows.items():
+            packed = Ragged.from_list([row.reshape(-1) for row in rows.values()])
+            tensors[f"{name}/values"], tensors[f"{name}/offsets"] = packed.values, packed.offsets
+            shape = next(iter(rows.values())).shape
+            tensors[f"{name}/shape"] = torch.tensor([-1] if name in self._ragged else list(shape), dtype=torch.int64)
+            tensors[f"{name}/digests"] = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8)
+        partial = path.with_suffix(".partial")
+        metadata = {"key": self._key, "ragged": ",".join(self._ragged), "columns": ",".join(self._rows)}
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+
+
+def row_digests(batch: Batch) -> list[bytes]:
+    """16 bytes an example: a hash of what a model reads of it, its ragged columns and sequences."""
+    columns: list[Any] = [c for c in batch.columns.values() if not isinstance(c, Tensor | tuple)]
+    rows = [column.row_bytes() for column in columns]
+    return [hashlib.blake2b(b"\x00".join(parts), digest_size=16).digest() for parts in zip(*rows, strict=True)]
+
+
+def _unpack(file: Any, name: str) -> dict[bytes, Tensor]:
+    values, offsets = file.get_tensor(f"{name}/values"), file.get_tensor(f"{name}/offsets")
+    shape = file.get_tensor(f"{name}/shape").tolist()
+    digests = bytes(file.get_tensor(f"{name}/digests").numpy())
+    rows = Ragged(values, offsets).rows()
+    return {digests[16 * i : 16 * i + 16]: row.reshape(shape).clone() for i, row in enumerate(rows)}

@@ -1,0 +1,60 @@
+"""Before the first step: fill a job's cache of what frozen roles say, while the policy is what they are copies of.
+
+prefill(job, folder, say)
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from mmalign.data.batch import Batch, Column
+from mmalign.data.loader import Draws, Order, Sweep
+from mmalign.data.order import stable_hash
+from mmalign.train.frozen import FrozenCache
+from mmalign.train.job import Job
+
+
+@torch.no_grad()
+def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[[str], None]) -> None:
+    """Where the plan caches: only examples that the run will read are asked about, and those of an earlier sitting are
+    not asked again. The frozen roles are gone afterwards."""
+    plan = job.plan
+    if not plan.caches_frozen:
+        return
+    began = time.perf_counter()
+    options = (plan.configs[section].model_dump_json() for section in ("objective", "backbone"))
+    key = f"{stable_hash(starting_weights, plan.train.seed, plan.names(), *options):016x}"
+    cache = FrozenCache.open(folder / f"frozen-{job.processes.rank}", key)
+    job.models.eval()
+
+    def ask(batch: Batch) -> dict[str, Column]:
+        return dict(job.objective.frozen(job.models, batch))
+
+    new = sum(cache.fill((batch.to(job.device) for batch in part), ask) for part in _parts(job))
+    job.models.part()
+    job.frozen = cache
+    roles = " and ".join(role.name for role in plan.objective.spec.roles if not role.trains)
+    say(
+        f"{roles}: the starting policy, asked about {len(cache):,} examples ({new:,} of them now, in "
+        f"{time.perf_counter() - began:.1f} s); no second model is held"
+    )
+
+
+def _parts(job: Job) -> Iterable[Iterable[Batch]]:
+    """What is read in training by this process, and on the main one what is held out."""
+    train, size = job.plan.train, job.plan.evaluation.batch_size
+    order, share = Order(len(job.data), train.seed), job.local_batch_size
+    positions: list[tuple[int, int]] = []
+    for step in range(train.steps):
+        start = step * train.batch_size + job.processes.rank * share
+        positions += order.indices(start, start + share)
+    once = Draws(
+        job.data, job.encoder, list({index: (epoch, index) for epoch, index in positions}.values()), size, train.seed
+    )
+    yield once
+    if once.bad:  # what is drawn in place of a bad one differs from epoch to epoch
+        yield Draws(job.data, job.encoder, positions, size, train.seed)
+    if job.num_heldout and job.processes.is_main:
+        yield Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=1.0)
