@@ -71,7 +71,7 @@ def test_files_that_no_backbone_reads(tmp_path: Path, catalog: Catalog) -> None:
     (tmp_path / "other.gguf").write_bytes(header(ARCHITECTURE))
     with pytest.raises(CheckpointError, match=r"holds 2 GGUF files: model.gguf, other.gguf\nName one: --backbone"):
         resolve(str(tmp_path), catalog)
-    with pytest.raises(UsageError, match="unknown file 'nowhere.gguf'"):
+    with pytest.raises(UsageError, match=r"unknown file 'nowhere.gguf'"):
         resolve("nowhere.gguf", catalog)
 
 
