@@ -47,6 +47,11 @@ class Source:
         """What is on this machine: the file or the folder."""
         return self.file or self.folder
 
+    @property
+    def origin(self) -> str:
+        """Where the weights are: an absolute path, or a name on the hub."""
+        return str(self.path.absolute()) if self.path else self.name
+
 
 def resolve(reference: str, catalog: Catalog) -> Source:
     """Find the backbone spec and family for a reference; raises UsageError or CheckpointError."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.specs import Entry
-from mmalign.testing import language_checks
+from mmalign.testing import adapter_checks, language_checks
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
-        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items()):
+        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items(), *adapter_checks.CHECKS.items()):
             label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
             found.append(Check(label, partial(_run, function, entry, reference, bench)))
     return found
@@ -32,7 +32,7 @@ def declared_equals_provided(entry: Entry, bench: Workbench) -> None:
     target = bench.catalog.load(entry)
     same_class = [e for e in bench.catalog.entries("backbones") if e.spec.target == entry.spec.target]
     declared = {capability for e in same_class for family in e.spec.families for capability in family.provides}
-    provided = {capability for capability in Capability if any(capability.value in vars(c) for c in target.__mro__)}
+    provided = {capability for capability in Capability if any(capability.method in vars(c) for c in target.__mro__)}
     missing = sorted(capability for f in entry.spec.families for capability in f.provides - provided)
     assert not missing, f"declared, but the class has no method {', '.join(missing)}"
     assert provided <= declared, f"methods that no family declares: {', '.join(sorted(provided - declared))}"
@@ -160,17 +160,19 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
         raise Skip(f"{reference} is {source.entry.spec.name}'s")
+    adapter = function in adapter_checks.CHECKS.values()
     language = function in language_checks.CHECKS.values()
     needed = language_checks.NEEDED if language else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
+    needed = adapter_checks.NEEDED if adapter else needed
     if not needed <= source.family.provides:
         raise Skip(f"this check is for models that provide {' and '.join(sorted(needed))}")
     backbone = load(source, bench)
     backbone.module.eval()
-    kind = "ranking" if language else "image-text"
+    kind = "ranking" if language_checks.NEEDED <= source.family.provides else "image-text"
     batch = make_batch(kind, backbone.processor, bench.folder / "pictures", 8, bench)
-    saving = (save_and_load, language_checks.save_and_load)
+    with_bench = (save_and_load, language_checks.save_and_load, *adapter_checks.CHECKS.values())
     with single_thread():
-        function(*(backbone, batch, source), *([bench] if function in saving else []))
+        function(*(backbone, batch, source), *([bench] if function in with_bench else []))
 
 
 def _provides(source: "Source", capability: Capability) -> bool:

@@ -45,14 +45,14 @@ def source_of(reference: str, bench: Workbench) -> Source:
     return resolve(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
 
 
-def load(source: Source, bench: Workbench, seed: int = 0) -> Any:
-    """A backbone on the CPU with its default options, the same at every call."""
+def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any:
+    """A backbone on the CPU with its default options but these, the same at every call."""
     import torch
 
     target = bench.catalog.load(source.entry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return target.load(source, target.Config())
+        return target.load(source, target.Config(**options))
 
 
 def require_compatible(objective: ObjectiveSpec, source: Source) -> None:

@@ -20,6 +20,7 @@ from mmalign.data.loader import Sweep
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
+from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -193,8 +194,10 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
 def interpolate(job: Job) -> None:
     """Weights become a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
 
-    The starting weights are read again from the source.
+    The starting weights are read again from the source; under an adapter they are still there, and its part shrinks.
     """
+    if scale_adapter(job.models.policy.module, job.plan.train.wise_ft):
+        return
     share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
     starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()

@@ -7,7 +7,9 @@ mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
 from mmalign import BackboneSpec, Capability, Family, hookimpl
 from mmalign_lm import families
 
-_CAUSAL_LM = frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE})
+_CAUSAL_LM = frozenset(
+    {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
+)
 
 
 @hookimpl

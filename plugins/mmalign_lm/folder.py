@@ -30,9 +30,10 @@ _PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
 
 @dataclass(frozen=True)
 class Parts:
-    """config: transformers' config object, with the dropout that was asked for."""
+    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for."""
 
     folder: Path
+    origin: str
     config: "PreTrainedConfig"
     processor: TextProcessor
 
@@ -58,7 +59,7 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
     with offline():
         config = read_config(folder, options.dropout)
         processor = read_processor(folder, config, options)
-    return Parts(folder, config, processor)
+    return Parts(folder, source.origin, config, processor)
 
 
 def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":

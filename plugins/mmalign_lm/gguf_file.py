@@ -45,7 +45,7 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
         with tempfile.TemporaryDirectory() as place:
             _write_tokenizer(file, Path(place), config.vocab_size)
             processor = read_processor(Path(place), config, options)
-        parts = Parts(file.parent, config, processor)
+        parts = Parts(file.parent, source.origin, config, processor)
         return parts, load_module(parts, options) if options.random_weights else _dequantised(file, config)
 
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.lora import LoraOptions
+
 
 class CausalLMConfig(BaseModel):
     """How to load and run a causal language model."""
@@ -13,6 +15,7 @@ class CausalLMConfig(BaseModel):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of activations dropped in training, in every dropout layer of the model"
     )
+    lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
     packing: Literal["auto", "off"] = Field(
         "auto",
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",

@@ -5,7 +5,8 @@
 
 The classifier takes the last token that is not padding, so padding gets a token of its own: one that equals the end
 token would hide it. The mean score of good answers is in the config as `mmalign_reward_mean`. A family without a
-classifier in transformers is saved as its language model, with the head beside it in head.safetensors.
+classifier in transformers is saved as its language model, with the head beside it in head.safetensors. An
+adapter of the trunk is merged into what is written.
 """
 
 import copy
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mmalign.lora import merged_state
 from mmalign.pretrained import quiet
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def save_scorer(
     classifier = _classifier(module, head, tokenizer, mean)
     with quiet():
         if classifier is None:
-            module.save_pretrained(folder)
+            module.save_pretrained(folder, state_dict=merged_state(module))
             save_file({"weight": head.weight.detach().cpu(), "mean": torch.tensor(mean)}, folder / HEAD_FILE)
         else:
             classifier.save_pretrained(folder)
@@ -57,7 +59,7 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, mean
             classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except ValueError:  # transformers has none for this family
         return None
-    classifier.base_model.load_state_dict(module.base_model.state_dict())
+    classifier.base_model.load_state_dict(merged_state(module.base_model))
     (score,) = [
         child for name, child in classifier.named_children() if name != classifier.base_model_prefix
     ]  # a linear layer, by whatever name
