@@ -10,6 +10,7 @@ on the model. Functions on a module without adapter do nothing, and import nothi
 """
 
 import importlib.util
+import re
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.M
         r=options.rank,
         lora_alpha=options.numerator,  # type: ignore[arg-type]
         lora_dropout=options.dropout,
-        target_modules=_shortest_names(chosen, module),
+        target_modules=_as_peft_targets(chosen, module),
         fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in chosen),  # GPT-2 keeps W transposed
     )
     inject_adapter_in_model(config, module, adapter_name=_NAME)
@@ -192,10 +193,8 @@ def _choose(layers: "dict[str, nn.Module]", targets: tuple[str, ...]) -> list[st
     return [name for name in layers if not targets or name.rpartition(".")[2] in targets]
 
 
-def _shortest_names(chosen: list[str], module: "nn.Module") -> list[str]:
-    """Last names where all layers so named are chosen, else whole names; peft matches both."""
-    names: set[str] = set()
-    for last in {name.rpartition(".")[2] for name in chosen}:
-        same = {name for name, _ in module.named_modules() if name.rpartition(".")[2] == last}
-        names |= {last} if same <= set(chosen) else same & set(chosen)
-    return sorted(names)
+def _as_peft_targets(chosen: list[str], module: "nn.Module") -> list[str] | str:
+    """Last names where all layers so named are chosen, else an expression that matches whole names only."""
+    last = {name.rpartition(".")[2] for name in chosen}
+    same = {name for name, _ in module.named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last) if same == set(chosen) else "|".join(map(re.escape, chosen))
