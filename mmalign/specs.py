@@ -19,7 +19,6 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install.
-
     `config`: where the target's Config model is, if its module is much lighter than the target's; options are then
     checked before anything heavy is imported. Empty: the target's own `Config`.
     """
@@ -42,8 +41,9 @@ class Spec:
 class Family:
     """One kind of model that a backbone class handles, told apart by the model's config alone.
 
-    `matches` takes the parsed config: transformers' config.json, or {"model_cfg": ..., "preprocess_cfg": ...} of
-    open_clip. `use`: a sentence with the command that such a model is for, shown where something else is asked of it.
+    `matches` takes the parsed config: transformers' config.json, {"model_cfg": ..., "preprocess_cfg": ...} of
+    open_clip, or {"gguf_architecture": ...} of a GGUF file. `use`: a sentence with the command that such a model is
+    for, shown where something else is asked of it.
     """
 
     name: str
@@ -62,12 +62,14 @@ class BackboneSpec(Spec):
     """A model family's loader.
 
     `prefixes`: "open_clip" makes `open_clip:...` references come here; empty for an embedded model known by its name.
-    `bundled`: "package:folder" of an embedded model. `default_for`: example kinds for which it is the default backbone.
+    `bundled`: "package:folder" of an embedded model; `extra`: what to install for that package, where it is not the
+    plugin's own, such as "mmalign[smollm2]". `default_for`: example kinds for which it is the default backbone.
     """
 
     families: tuple[Family, ...]
     prefixes: tuple[str, ...] = ()
     bundled: str = ""
+    extra: str = ""
     default_for: tuple[str, ...] = ()
 
 

@@ -31,7 +31,8 @@ def headline(entry: Entry) -> str:
     """The one thing to know in a list: the examples or references it takes."""
     spec = entry.spec
     if isinstance(spec, BackboneSpec):
-        return ", ".join([*(["embedded"] if spec.bundled else []), *(f"{prefix}:..." for prefix in spec.prefixes)])
+        embedded = [f"embedded in {spec.extra}" if spec.extra else "embedded"] if spec.bundled else []
+        return ", ".join([*embedded, *(f"{prefix}:..." for prefix in spec.prefixes)])
     if isinstance(spec, ObjectiveSpec):
         return ", ".join(sorted({kind for kinds in spec.examples.values() for kind in kinds}))
     if isinstance(spec, DatasetSpec):
@@ -50,6 +51,7 @@ def _particular(spec: Any) -> dict[str, Any]:
             "families": families,
             "prefixes": list(spec.prefixes),
             "embedded": bool(spec.bundled),
+            "needs_extra": spec.extra,
             "default_for": list(spec.default_for),
         }
     if isinstance(spec, ObjectiveSpec):

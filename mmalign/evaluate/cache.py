@@ -90,7 +90,7 @@ class ClassifierCache:
 
 
 def folder_digest(folder: Path, memory: Path | None = None) -> str:
-    """A hash of every file of a model folder: weights, tokenizer and settings, by content.
+    """A hash of every file of a model folder (or of a model that is one file), by content.
 
     Content hashes of files over 64 MiB are remembered in the JSON file `memory` (by default in the user's cache) under
     path, size and time of change.
@@ -98,7 +98,8 @@ def folder_digest(folder: Path, memory: Path | None = None) -> str:
     memory = memory or ClassifierCache.default().folder / "digests.json"
     known = _read_memory(memory)
     total, changed = hashlib.sha256(), False
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
         stat = path.stat()
         place = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         digest = known.get(place)

@@ -1,6 +1,7 @@
 """What checks work on: loaded tiny models, and batches of examples of any kind that the kit knows."""
 
 import contextlib
+import importlib.util
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,14 +46,14 @@ def source_of(reference: str, bench: Workbench) -> Source:
     return resolve(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
 
 
-def load(source: Source, bench: Workbench, seed: int = 0) -> Any:
-    """A backbone on the CPU with its default options, the same at every call."""
+def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any:
+    """A backbone on the CPU with its default options but these, the same at every call."""
     import torch
 
     target = bench.catalog.load(source.entry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return target.load(source, target.Config())
+        return target.load(source, target.Config(**options))
 
 
 def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
@@ -63,12 +64,17 @@ def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
 
 
 def resolve_or_skip(reference: str, bench: Workbench) -> Source:
-    """Skip a tiny model that no installed plugin handles; one that two claim is an error."""
+    """Skip a tiny model that no installed plugin handles, and an embedded one whose package is not installed; a model
+    that two plugins claim is an error."""
     if reference in bench.model_names:
         config = read_config(bench.model(reference))
         families = [family for entry in bench.catalog.entries("backbones") for family in entry.spec.families]
         if not any(family.matches(config) for family in families):
             raise Skip(f"no installed plugin handles {reference}")
+    else:
+        spec = bench.catalog.find("backbones", reference).spec
+        if spec.extra and importlib.util.find_spec(spec.bundled.partition(":")[0]) is None:
+            raise Skip(f"{spec.extra} is not installed")
     return source_of(reference, bench)
 
 

@@ -20,6 +20,7 @@ from mmalign.data.loader import Sweep
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
+from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -94,7 +95,7 @@ def resume(
         )
     if _starting_weights(plan) != before.info["starting_weights"] and not allow_change:
         raise CheckpointError(
-            f"{plan.source.folder} changed since the run started from it",
+            f"{plan.source.path} changed since the run started from it",
             hint="Restore it; or add --allow-change, and what is compared with it is compared with the new weights.",
         )
     processes = Processes(recorded if device == "auto" else device)
@@ -198,8 +199,10 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
 def interpolate(job: Job) -> None:
     """Weights become a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
 
-    The starting weights are read again from the source.
+    The starting weights are read again from the source; under an adapter they are still there, and its part shrinks.
     """
+    if scale_adapter(job.models.policy.module, job.plan.train.wise_ft):
+        return
     share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
     starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
@@ -256,8 +259,8 @@ def _has_starting_weights(plan: Plan) -> bool:
 
 
 def _starting_weights(plan: Plan) -> str | None:
-    """A hash of the backbone's folder, where it has one: interpolation and reference copies read it again."""
-    return None if plan.source.folder is None else folder_digest(plan.source.folder)
+    """A hash of the backbone's folder or file, where it has one: interpolation and reference copies read it again."""
+    return None if plan.source.path is None else folder_digest(plan.source.path)
 
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmalign.lora import adapted_layers
 from mmalign.specs import Role
 
 _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
@@ -71,10 +72,17 @@ class Models:
         ]
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the trained roles, by name; tied tensors once."""
+        """Parameters and buffers of the trained roles, by name; tied tensors once.
+
+        Under an adapter the frozen weights are left out: a resumed run reads them from the source again.
+        """
         state, seen = {}, {}
         for role, module in self.trained_modules().items():
+            adapted = bool(adapted_layers(module))
+            kept = {n for n, p in module.named_parameters(remove_duplicate=False) if adapted and not p.requires_grad}
             for name, tensor in module.state_dict(keep_vars=False).items():
+                if name in kept:
+                    continue
                 if tensor.numel() and tensor.data_ptr() in seen and seen[tensor.data_ptr()] == tensor.shape:
                     continue
                 seen[tensor.data_ptr()] = tensor.shape

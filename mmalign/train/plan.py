@@ -161,12 +161,12 @@ def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: Evalu
 
 
 def lasting_reference(source: Source) -> str:
-    """The reference, with a local folder made absolute: a run is resumed from anywhere."""
-    if source.folder is None or source.entry.spec.bundled:
+    """The reference, with a local path made absolute: a run is resumed from anywhere."""
+    if source.path is None or source.entry.spec.bundled:
         return source.reference
     prefix = source.reference.partition(":")[0]
-    folder = str(source.folder.absolute())
-    return f"{prefix}:{folder}" if prefix in source.entry.spec.prefixes else folder
+    path = str(source.path.absolute())
+    return f"{prefix}:{path}" if prefix in source.entry.spec.prefixes else path
 
 
 def bare_name(entry: Entry) -> str:

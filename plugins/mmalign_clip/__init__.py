@@ -6,7 +6,9 @@ mmalign zero-shot photo.jpg --backbone open_clip:ViT-B-32/openai --labels "a pho
 from mmalign import BackboneSpec, Capability, Family, hookimpl
 from mmalign_clip import families
 
-_DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
+_DUAL_ENCODER = frozenset(
+    {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD, Capability.ADAPTER_SWITCH}
+)
 _IMAGE_TEXT = frozenset({"image", "text"})
 
 

@@ -7,13 +7,16 @@ backbone.save(Path("copy"))       # loads in plain open_clip: create_model_and_t
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
+from mmalign import lora
 from mmalign.errors import CheckpointError
+from mmalign.lora import LoraOptions
 from mmalign.protocols import ContrastiveHead
 from mmalign.sources import OPEN_CLIP_CONFIG
 from mmalign_clip import locking
@@ -41,6 +44,7 @@ class OpenClipConfig(AugmentationOptions):
     unlocked_image_groups: int = Field(0, ge=0, description="with lock_image: how many last layer groups still train")
     lock_text: bool = Field(False, description="keep the text tower as it is")
     unlocked_text_layers: int = Field(0, ge=0, description="with lock_text: how many last layer groups still train")
+    lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
     patch_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of image patches dropped in training (open_clip's vision transformers only)"
     )
@@ -63,23 +67,27 @@ class OpenClipBackbone:
 
     Config: ClassVar[type[BaseModel]] = OpenClipConfig
 
-    def __init__(self, module: "OpenClipModule", blueprint: Blueprint, processor: ClipProcessor) -> None:
+    def __init__(self, module: "OpenClipModule", blueprint: Blueprint, processor: ClipProcessor, origin: str) -> None:
         self.module = module
         self.processor = processor
         self.vocabulary = blueprint.vocabulary or imagenet_names()
         self._blueprint = blueprint
+        self._origin = origin
 
     @classmethod
     def load(cls, source: "Source", config: OpenClipConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError or UsageError."""
+        lora.require(config.lora)
         blueprint = read(source, config.quick_gelu)
         module = _build(blueprint, config)
         if config.lock_image:
             locking.lock_image(module, config.unlocked_image_groups)
         if config.lock_text:
             locking.lock_text(module, config.unlocked_text_layers)
+        # open_clip asks for the class of this one, which may be a matrix instead
+        lora.inject(module, config.lora, spare=[m for n, m in module.named_modules() if n.endswith("text_projection")])
         processor = ClipProcessor(blueprint.preprocess, blueprint.tokenizer, config.crop_scale, config.flip_probability)
-        return cls(module.eval(), blueprint, processor)
+        return cls(module.eval(), blueprint, processor, source.origin)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""
@@ -96,15 +104,29 @@ class OpenClipBackbone:
         scale, bias = self.module.logit_scale, self.module.logit_bias
         return ContrastiveHead(_scalar(scale), None if bias is None else _scalar(bias))
 
+    @property
+    def adapter_is_fresh(self) -> bool:
+        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
+        return bool(lora.adapted_layers(self.module))
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
+        return lora.adapter_off(self.module)
+
     def save(self, folder: Path, *, half: bool = False) -> None:
-        """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files."""
+        """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files.
+
+        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = self.processor.tokenizer
         tokenizer.save(folder)
         write_vocabulary(folder, self._blueprint.vocabulary)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+        lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._origin)
+        merged = lora.merged_state(self.module)
+        state = {name: value.detach().cpu().contiguous() for name, value in merged.items()}
         if half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -131,6 +153,7 @@ class OpenClipBackbone:
             "context_length": tokenizer.context_length,
             "vocabulary_size": tokenizer.num_tokens,
             "trims_text": can_trim(self.module, tokenizer.pad_id, tokenizer.end_id),
+            **lora.describe_adapter(self.module),
         }
 
     def _saved_model_cfg(self) -> dict[str, Any]:

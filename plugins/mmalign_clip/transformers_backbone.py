@@ -6,6 +6,7 @@ backbone.save(Path("copy"))       # loads in plain transformers: AutoModel.from_
 
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from mmalign import lora
 from mmalign.errors import UsageError
+from mmalign.lora import LoraOptions
 from mmalign.pretrained import quiet
 from mmalign.protocols import ContrastiveHead, TokenizedText
 from mmalign_clip.images import Preprocess, training_image
@@ -35,6 +38,7 @@ class TransformersClipConfig(AugmentationOptions):
     """How to load and train a transformers CLIP or SigLIP."""
 
     random_weights: bool = Field(False, description="start from random weights of the config instead of the folder's")
+    lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
     lock_image: bool = Field(False, description="keep the image tower and its projection as they are (LiT)")
     lock_text: bool = Field(False, description="keep the text tower and its projection as they are")
     init_logit_scale: float | None = Field(
@@ -85,10 +89,12 @@ class TransformersClipBackbone:
     @classmethod
     def load(cls, source: "Source", config: TransformersClipConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError or UsageError."""
+        lora.require(config.lora)
         parts = read(source)
         module = load_module(parts, config.random_weights)
         _set_head(module, config)
         _lock(module, config)
+        lora.inject(module, config.lora)
         return cls(module.eval(), parts, config)
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -114,11 +120,24 @@ class TransformersClipBackbone:
             return ContrastiveHead(_scalar(self.module.logit_scale), None)
         return ContrastiveHead(_scalar(self.module.logit_scale), _scalar(self.module.logit_bias))
 
+    @property
+    def adapter_is_fresh(self) -> bool:
+        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
+        return bool(lora.adapted_layers(self.module))
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
+        return lora.adapter_off(self.module)
+
     def save(self, folder: Path) -> None:
-        """Write what transformers' from_pretrained loads: config, safetensors, processor and tokenizer files."""
+        """Write what transformers' from_pretrained loads: config, safetensors, processor and tokenizer files.
+
+        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
-            self.module.save_pretrained(folder)
+            self.module.save_pretrained(folder, state_dict=lora.merged_state(self.module))
+        lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin)
         for name, content in self._parts.processor_files.items():
             (folder / name).write_bytes(content)
         self.processor.tokenizer.save(folder)
@@ -137,6 +156,7 @@ class TransformersClipBackbone:
             "activation": config["vision_config"]["hidden_act"],
             "context_length": self.processor.context_length,
             "vocabulary_size": self.processor.tokenizer.num_tokens,
+            **lora.describe_adapter(self.module),
         }
 
 

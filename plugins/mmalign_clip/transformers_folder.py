@@ -32,9 +32,13 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 @dataclass(frozen=True)
 class Parts:
-    """images: transformers' image processor. processor_files: name -> content, which `save` writes back unchanged."""
+    """origin: as `Source.origin`. images: transformers' image processor.
+
+    processor_files: name -> content, which `save` writes back unchanged.
+    """
 
     folder: Path
+    origin: str
     model_type: str
     config: dict[str, Any]
     images: Any
@@ -68,7 +72,7 @@ def read(source: "Source") -> Parts:
         config = _read_config(folder, stated)
         tokenizer = FileTokenizer.load(folder, config["text_config"]["max_position_embeddings"])
     _check_sizes(folder, config, tokenizer)
-    return Parts(folder, config["model_type"], config, images, files, tokenizer)
+    return Parts(folder, source.origin, config["model_type"], config, images, files, tokenizer)
 
 
 def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":

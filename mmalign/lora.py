@@ -1,0 +1,200 @@
+"""Low-rank adapters (LoRA, Hu 2021, arXiv 2106.09685) through peft, in any module and in place.
+
+    inject(module, LoraOptions(rank=16))       # y = W x + alpha/r B A dropout(x), B = 0 at the start; only A, B train
+    with adapter_off(module): ...              # y = W x, exactly
+    merged_state(module)                       # the tensors of the module without adapter: W + alpha/r B A
+    save_adapter(module, folder, base="...")   # what peft's PeftModel.from_pretrained loads
+
+A backbone that declares `adapter_switch` has these options as `lora`, and puts the adapter in before anything is tried
+on the model. Functions on a module without adapter do nothing, and import nothing.
+"""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmalign.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ADAPTER_FOLDER = "adapter"  # beside a saved model
+_NAME = "default"
+
+
+class LoraOptions(BaseModel):
+    """A low-rank adapter: the model's own weights are kept, and only the adapter's train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rank: int = Field(0, ge=0, description="rank of the adapter of each layer; 0: none, all weights train")
+    alpha: float = Field(0.0, ge=0, description="the adapter's part is scaled by alpha / rank; 0: twice the rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs dropped in training")
+    targets: tuple[str, ...] = Field(
+        (), description="last names of the layers that get one, such as q_proj; empty: all linear layers that train"
+    )
+
+    @property
+    def numerator(self) -> float:
+        """alpha as it is used."""
+        return self.alpha or 2.0 * self.rank
+
+
+def require(options: LoraOptions) -> None:
+    """Raise UsageError where an adapter is asked for and peft is missing: before weights are loaded."""
+    if options.rank and importlib.util.find_spec("peft") is None:
+        raise UsageError(
+            "backbone.lora needs the package peft, which is not installed",
+            hint='python -m pip install "mmalign[lora]"',
+        )
+
+
+def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.Module | None]" = ()) -> None:
+    """Put an adapter into linear layers and freeze all else; nothing for rank 0.
+
+    Layers that are locked, or named in `spare` (an output head), get none; nor do torch's MultiheadAttention layers,
+    which read their weights without calling a layer. Draws A from torch's global generator. Raises UsageError.
+    """
+    require(options)
+    if not options.rank:
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
+
+    layers = _linear_layers(module, spare)
+    chosen = _choose(layers, options.targets)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.numerator,  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=_as_peft_targets(chosen, module),
+        fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in chosen),  # GPT-2 keeps W transposed
+    )
+    inject_adapter_in_model(config, module, adapter_name=_NAME)
+    assert {name for name, _ in adapted_layers(module)} == set(chosen)
+
+
+def adapted_layers(module: "nn.Module") -> list[tuple[str, Any]]:
+    """(name, peft's layer) of each layer with an adapter."""
+    if "peft" not in sys.modules:  # nobody can have put one in
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, child) for name, child in module.named_modules() if isinstance(child, LoraLayer)]
+
+
+@contextmanager
+def adapter_off(module: "nn.Module") -> Iterator[None]:
+    """Within, the module computes with its own weights alone; raises UsageError where it has no adapter.
+
+    A backward pass belongs outside: within, no adapter takes a gradient. What trained before trains after (peft's own
+    switch would unfreeze a frozen copy).
+    """
+    layers = [layer for _, layer in adapted_layers(module)]
+    if not layers:
+        raise UsageError("this backbone has no adapter to switch off", hint="Add one: --set backbone.lora.rank=16")
+    active = [layer for layer in layers if not layer.disable_adapters]
+    trained = [(parameter, parameter.requires_grad) for layer in active for parameter in layer.parameters()]
+    for layer in active:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in active:
+            layer.enable_adapters(True)
+        for parameter, trains in trained:
+            parameter.requires_grad_(trains)
+
+
+def merged_state(module: "nn.Module") -> "dict[str, Tensor]":
+    """The state dict that the module would have with its adapter added to its weights; the module stays as it is."""
+    layers = dict(adapted_layers(module))
+    own = {f"{name}.{key}" for name, layer in layers.items() for key in layer.state_dict() if "lora_" in key}
+    merged = {}
+    for key, tensor in module.state_dict().items():
+        name, _, rest = key.partition(".base_layer.")
+        if key in own:
+            continue
+        if name in layers and rest == "weight":
+            tensor = tensor + layers[name].get_delta_weight(_NAME).detach().to(tensor.dtype)
+        merged[f"{name}.{rest}" if name in layers else key] = tensor
+    return merged
+
+
+def scale_adapter(module: "nn.Module", share: float) -> bool:
+    """Make the adapter's part of the weights `share` of what it was, which is to interpolate with the starting weights.
+
+    Returns whether there is an adapter. Call it without gradient.
+    """
+    layers = adapted_layers(module)
+    for _, layer in layers:
+        layer.lora_B[_NAME].weight.mul_(share)
+    return bool(layers)
+
+
+def save_adapter(module: "nn.Module", folder: Path, *, base: str, task: str | None = None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors into `folder` for peft; nothing without an adapter.
+
+    base: what the adapter belongs to, a path or a hub id. task: peft's word for it, such as CAUSAL_LM.
+    """
+    from safetensors.torch import save_file
+
+    layers = adapted_layers(module)
+    if not layers:
+        return
+    settings: Any = module.peft_config
+    settings[_NAME].base_model_name_or_path = base
+    settings[_NAME].task_type = task
+    folder.mkdir(parents=True, exist_ok=True)
+    settings[_NAME].save_pretrained(folder)
+    tensors = {
+        f"base_model.model.{name}.{half}.weight": weights[_NAME].weight.detach().cpu().contiguous()
+        for name, layer in layers
+        for half, weights in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def describe_adapter(module: "nn.Module") -> dict[str, str]:
+    """{"adapter": "LoRA of rank 16 on 84 layers: k_proj, q_proj"}, or {}."""
+    layers = adapted_layers(module)
+    if not layers:
+        return {}
+    names = ", ".join(sorted({name.rpartition(".")[2] for name, _ in layers}))
+    return {"adapter": f"LoRA of rank {layers[0][1].r[_NAME]} on {len(layers)} layers: {names}"}
+
+
+def _linear_layers(module: "nn.Module", spare: "Collection[nn.Module | None]") -> "dict[str, nn.Module]":
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    unused = [part.out_proj for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
+    left_out = {id(part) for part in (*unused, *spare)}
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear | Conv1D) and id(child) not in left_out and child.weight.requires_grad
+    }
+
+
+def _choose(layers: "dict[str, nn.Module]", targets: tuple[str, ...]) -> list[str]:
+    known = sorted({name.rpartition(".")[2] for name in layers})
+    if not known:
+        raise UsageError("there is no linear layer for backbone.lora that trains", hint="Unlock a part of the model.")
+    for target in targets:
+        if target not in known:
+            hint = f"{did_you_mean(target, known)} Layers here: {', '.join(known)}.".strip()
+            raise UsageError(f"backbone.lora.targets: no linear layer that trains is named {target!r}", hint=hint)
+    return [name for name in layers if not targets or name.rpartition(".")[2] in targets]
+
+
+def _as_peft_targets(chosen: list[str], module: "nn.Module") -> list[str] | str:
+    """Last names where all layers so named are chosen, else an expression that matches whole names only."""
+    last = {name.rpartition(".")[2] for name in chosen}
+    same = {name for name, _ in module.named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last) if same == set(chosen) else "|".join(map(re.escape, chosen))

@@ -1,0 +1,115 @@
+"""Conformance of backbones with an adapter: it alone trains, it switches off exactly, and it merges when saved."""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.capabilities import Capability
+from mmalign.testing.bench import Skip, Workbench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.data.batch import Batch
+    from mmalign.sources import Source
+
+TOLERANCE = 1e-5  # float32, another summation order
+NEEDED = frozenset({Capability.ADAPTER_SWITCH})
+
+
+def switches_off_exactly(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
+    """Fresh, it changes nothing; trained, it does, and off it leaves the starting outputs, bit for bit.
+
+    Those of a model loaded without adapter may be rounded otherwise: torch has kernels of its own for frozen weights.
+    """
+    adapted = _adapted(source, bench)
+    assert not backbone.adapter_is_fresh and adapted.adapter_is_fresh, "adapter_is_fresh says who has an adapter"
+    base = outputs(adapted, batch)
+    _assert_equal(outputs(backbone, batch), base, TOLERANCE, "a fresh adapter changes")
+    trained = [name for name, parameter in adapted.module.named_parameters() if parameter.requires_grad]
+    _perturb(adapted)
+    assert any(float((base[name] - value).abs().max()) > 0 for name, value in outputs(adapted, batch).items()), (
+        "the adapter has no effect"
+    )
+    with adapted.adapter_off():
+        _assert_equal(base, outputs(adapted, batch), 0.0, "switched off, the adapter still changes")
+    again = [name for name, parameter in adapted.module.named_parameters() if parameter.requires_grad]
+    assert trained == again, "after adapter_off other parameters train than before"
+
+
+def only_the_adapter_trains(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
+    """Parameters that the plain model has are frozen; every other one gets a gradient."""
+    import torch
+
+    adapted = _adapted(source, bench)
+    _perturb(adapted)
+    plain = sum(parameter.numel() for parameter in backbone.module.parameters())
+    parameters = dict(adapted.module.named_parameters())
+    frozen = sum(parameter.numel() for parameter in parameters.values() if not parameter.requires_grad)
+    assert frozen == plain, f"{frozen:,} parameters are frozen; the model without adapter has {plain:,}"
+    torch.stack([v.square().mean() + v.mean() for v in outputs(adapted, batch, grad=True).values()]).sum().backward()
+    bare = [name for name, p in parameters.items() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not bare, f"{len(bare)} parameters of the adapter get no gradient: {', '.join(bare[:5])}"
+
+
+def saves_merged(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
+    """A saved folder is a model without adapter that computes the same; the live model keeps its own."""
+    from mmalign.sources import resolve
+    from mmalign.testing.subjects import load
+
+    adapted = _adapted(source, bench)
+    _perturb(adapted)
+    expected = outputs(adapted, batch)
+    with tempfile.TemporaryDirectory(dir=bench.folder) as parent:
+        folder = Path(parent) / "saved"
+        adapted.save(folder)
+        twin = load(resolve(str(folder), bench.catalog), bench, seed=1)
+    _assert_equal(expected, outputs(adapted, batch), 0.0, "saving changes the live model")
+    _assert_equal(expected, outputs(twin, batch), TOLERANCE, "merging changes")
+    assert list(twin.module.state_dict()) == list(backbone.module.state_dict()), "the merged model has other tensors"
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "an adapter switches off exactly": switches_off_exactly,
+    "only the adapter trains": only_the_adapter_trains,
+    "an adapter is merged when saved": saves_merged,
+}
+
+
+def outputs(backbone: Any, batch: "Batch", *, grad: bool = False) -> "dict[str, Tensor]":
+    """Embeddings, or log-probabilities."""
+    import torch
+
+    with torch.set_grad_enabled(grad):
+        if "image" in batch.columns:
+            return {"images": backbone.encode_image(batch["image"]), "texts": backbone.encode_text(batch["text"])}
+        return {"logps": backbone.token_logps(backbone.hidden_states(batch["sequences"])).logps}
+
+
+def _adapted(source: "Source", bench: Workbench) -> Any:
+    from mmalign.testing.subjects import load
+
+    if importlib.util.find_spec("peft") is None:
+        raise Skip("peft is not installed")
+    adapted = load(source, bench, lora={"rank": 2})
+    adapted.module.eval()
+    return adapted
+
+
+def _perturb(backbone: Any) -> None:
+    """As after some training: peft starts with B = 0."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in backbone.module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+def _assert_equal(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", limit: float, what: str) -> None:
+    for name, value in expected.items():
+        worst = float((value - found[name]).abs().max())
+        assert worst <= limit, f"{what} {name} by {worst:.1e}"

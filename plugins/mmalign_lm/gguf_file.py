@@ -1,0 +1,90 @@
+"""A causal language model from a GGUF file: config, tokenizer and weights, dequantised by transformers.
+
+    parts, module = load(source, config)      # source.file is the GGUF file; an ordinary model, which trains and saves
+
+transformers marks what it reads from GGUF as quantised and then refuses to save it, so the values move into a model
+built from the same config without that mark. The tokenizer is written out once and read back: what is saved later are
+those files. All that reads the file needs the package `gguf`.
+"""
+
+import copy
+import functools
+import importlib
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from mmalign.errors import CheckpointError
+from mmalign.pretrained import load_exactly, quiet, read_json, unreadable
+from mmalign.safety import offline
+from mmalign_lm.folder import Parts, load_module, read_config, read_processor
+from mmalign_lm.options import CausalLMConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from mmalign.sources import Source
+
+
+def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
+    """Everything of the file, the model in float32 on the CPU; raises CheckpointError."""
+    file = source.file
+    assert file is not None
+    if importlib.util.find_spec("gguf") is None:
+        raise CheckpointError(
+            f"{file.name} is a GGUF file, and the package gguf that reads it is not installed",
+            hint="python -m pip install gguf",
+        )
+    with offline(), quiet(), _reading_once():
+        config = read_config(file.parent, options.dropout, gguf_file=file.name)
+        with tempfile.TemporaryDirectory() as place:
+            _write_tokenizer(file, Path(place), config.vocab_size)
+            processor = read_processor(Path(place), config, options)
+        parts = Parts(file.parent, source.origin, config, processor)
+        return parts, load_module(parts, options) if options.random_weights else _dequantised(file, config)
+
+
+def _dequantised(file: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    marked = load_exactly(AutoModelForCausalLM, file.parent, gguf_file=file.name, config=copy.deepcopy(config))
+    with torch.random.fork_rng(devices=[]):  # its values are replaced
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    module.load_state_dict(marked.state_dict())
+    return module
+
+
+def _write_tokenizer(file: Path, folder: Path, num_tokens: int) -> None:
+    """transformers adds GPT-2's end token to byte-pair vocabularies that lack it, beyond the model's embeddings: that
+    goes again."""
+    from transformers import AutoTokenizer
+
+    try:
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, **options)
+        tokenizer.save_pretrained(folder)
+    except unreadable() as error:
+        raise CheckpointError(f"{file}: the tokenizer cannot be read: {error}") from error
+    path = folder / "tokenizer.json"
+    content = read_json(path)
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < num_tokens]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def _reading_once() -> Iterator[None]:
+    """Within, transformers' several readings of one GGUF file share one parse (seconds each), and draw no bars."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    gguf: Any = importlib.import_module("gguf")
+    with (
+        patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)),
+        patch.object(reading, "tqdm", functools.partial(reading.tqdm, disable=True)),
+    ):
+        yield
