@@ -44,7 +44,7 @@ def write_samples(job: Job) -> list[Sample]:
         module.training = mode
     answers = (ids[: len(ids) - ended] for ids, ended in zip(generated.ids, generated.ended, strict=True))
     return [
-        Sample(processor.decode(prompt), processor.decode(answer))
+        Sample(processor.decode(prompt[int(prompt[0] == processor.end_id) :]), processor.decode(answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
