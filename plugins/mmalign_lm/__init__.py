@@ -8,6 +8,8 @@ from mmalign_lm import families
 
 _CAUSAL_LM = frozenset({Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE})
 
+_TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
+
 
 @hookimpl
 def register_backbones() -> list[BackboneSpec]:
@@ -16,11 +18,20 @@ def register_backbones() -> list[BackboneSpec]:
     )
     return [
         BackboneSpec(
+            name="gpt-mini",
+            summary="Embedded: a GPT-2 of 4.8 million parameters, which writes sentences of film reviews",
+            target="mmalign_lm.backbone:CausalLMBackbone",
+            config="mmalign_lm.options:CausalLMConfig",
+            families=(family,),
+            bundled="mmalign_lm:gpt_mini",
+            default_for=_TEXTS,
+        ),
+        BackboneSpec(
             name="causal-lm",
             summary="transformers' causal language models, from a hub id or a folder",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
             families=(family,),
             prefixes=("hf",),
-        )
+        ),
     ]

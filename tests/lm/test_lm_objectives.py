@@ -1,5 +1,6 @@
 """Pretraining, SFT and DPO: identities, peers' losses on the same log-probabilities, and runs as a user types them."""
 
+import html
 import json
 import math
 from typing import Any
@@ -116,6 +117,9 @@ ROWS = {
 }
 
 
+SAMPLE = {"prompt", "before", "after"}
+
+
 @pytest.fixture
 def train(lm_folders, tmp_path, capsys):
     def call(objective: str, *arguments: str, steps: int = 6) -> tuple[int, Any, str]:
@@ -144,6 +148,11 @@ def test_a_run_learns_and_saves_what_transformers_loads(train, tmp_path, objecti
     if objective == "dpo":
         assert before == pytest.approx(math.log(2), abs=1e-5) and outcome["after"]["heldout/accuracy"] == 1.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    samples = outcome["samples"]
+    assert len(samples) == min(4, outcome["before"]["heldout/examples"]) and set(samples[0]) == SAMPLE
+    assert any(sample["before"] != sample["after"] for sample in samples)
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What it writes" in report and html.escape(samples[0]["prompt"]) in report
 
 
 @pytest.mark.parametrize(
