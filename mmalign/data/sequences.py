@@ -34,14 +34,14 @@ class Sequences:
         answers: Sequence[Sequence[Tensor]],
         learn: Sequence[Sequence[Tensor]] | None = None,
     ) -> "Sequences":
-        """Ids as int64 [T]; learn as bool [T], all true where left out."""
+        """Ids as int64 [T]; learn as bool [T], on the ids' device, all true where left out."""
         flat = [answer for group in answers for answer in group]
-        if learn is None:
-            mask = torch.ones(sum(map(len, flat)), dtype=torch.bool)
-        else:
-            mask = torch.cat([torch.zeros(0, dtype=torch.bool), *(row for group in learn for row in group)])
+        joined = Ragged.from_list(flat)
+        mask = torch.ones(len(joined.values), dtype=torch.bool, device=joined.values.device)
+        if learn is not None and flat:
+            mask = torch.cat([row for group in learn for row in group])
         counts = torch.tensor([len(group) for group in answers], dtype=torch.int64)
-        return cls(Ragged.from_list(list(prompts)), Ragged.from_list(flat), counts, mask)
+        return cls(Ragged.from_list(list(prompts)), joined, counts, mask)
 
     @classmethod
     def documents(cls, texts: Ragged) -> "Sequences":

@@ -103,8 +103,9 @@ class RewardModelling(Objective):
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
         """[M]: of every answer, before the mean is taken off."""
-        hidden = models.policy.hidden_states(batch["sequences"])
-        return models.heads["policy"](hidden.states[hidden.layout.last])[:, 0]
+        from mmalign.derive import last_token_scores
+
+        return last_token_scores(models.heads["policy"], models.policy.hidden_states(batch["sequences"]))[:, 0]
 
     def state(self) -> Mapping[str, Any]:
         return {"mean": self.mean}

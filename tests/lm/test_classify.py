@@ -66,6 +66,17 @@ def test_without_the_language_term_its_head_is_not_run(classifier) -> None:
     assert set(objective.forward(models, batch)) == {"logits"} and set(objective.count(batch)) == {"class"}
 
 
+def test_the_head_keeps_its_precision_under_autocast(classifier) -> None:
+    models, batch = classifier("tiny_llama"), some_texts()
+    objective = Classification(Classification.Config())
+    with torch.no_grad():
+        exact = objective.forward(models, batch)["logits"]
+        with torch.autocast("cpu", torch.bfloat16):
+            found = objective.forward(models, batch)["logits"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_transformers_gives_the_saved_logits_with_either_padding(classifier, tmp_path, family, side) -> None:

@@ -129,6 +129,12 @@ def test_a_long_answer_is_cut_behind_a_long_prompt(models) -> None:
     assert math.isfinite(loss_of(models, batch)[0])
 
 
+def test_mismatched_pairs_stay_on_their_device() -> None:
+    sequences = mismatched(some_answers().to("meta"), 32)
+    devices = {tensor.device.type for tensor in (sequences.prompts.values, sequences.answers.values, sequences.learn)}
+    assert devices == {"meta"}
+
+
 def test_a_single_example_has_no_reference_point(models) -> None:
     batch = some_answers().select([0])
     with torch.no_grad():

@@ -48,6 +48,12 @@ def test_scores_are_the_head_on_each_answers_last_token(models) -> None:
             number += 1
 
 
+def test_scores_keep_their_precision_under_autocast(models) -> None:
+    objective = RewardModelling(RewardModelling.Config())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert objective.forward(models, ranked([(1, 2), (2, 1, 2)]))["scores"].dtype == torch.float32
+
+
 def test_two_answers_are_a_preference_and_dpo_with_a_zero_reference(models) -> None:
     pair = Sequences.from_lists([torch.tensor([5, 6])], [[torch.tensor([7, 8]), torch.tensor([9])]])
     preference, ranking = Batch({"sequences": pair}), Batch({"sequences": pair, "ranks": ((1.0, 2.0),)})
