@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from mmalign.ops import sum_rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mmalign.data.sequences import Sequences
-    from mmalign.protocols import CausalLM
+    from mmalign.protocols import CausalLM, Hidden
 
 
 def sequence_logps(backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
@@ -22,7 +22,20 @@ def label_sums(backbone: "CausalLM", sequences: "Sequences") -> "dict[str, Tenso
 
     hits: labels that are the most probable token.
     """
-    hidden = backbone.hidden_states(sequences)
+    return hidden_label_sums(backbone, backbone.hidden_states(sequences))
+
+
+def hidden_label_sums(backbone: "CausalLM", hidden: "Hidden") -> "dict[str, Tensor]":
+    """`label_sums` of a pass that was made already."""
     found = backbone.token_logps(hidden, uniform=True)
     offsets = hidden.layout.offsets
     return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+
+
+def last_token_scores(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
+    """[M, rows]: a linear head on the last token of each answer, in the head's own precision also under autocast."""
+    import torch
+
+    states = hidden.states[hidden.layout.last]
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.to(head.weight.dtype))

@@ -174,6 +174,10 @@ class SavesScorers(Protocol):
         """
         ...
 
+    def save_classifier(self, folder: Path, head: "nn.Linear", classes: "tuple[str, ...]") -> bool:
+        """Write a classifier: this trunk with a head [H] -> C, and the names of the C classes. Returns as above."""
+        ...
+
 
 class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
     """What pretraining, supervised fine-tuning and preference optimisation work with."""
@@ -207,7 +211,7 @@ class Dataset(Protocol):
 
 
 class LabelledDataset(Dataset, Protocol):
-    """A data set of image-label examples; `label` indexes `classes`."""
+    """A data set of image-label or text-label examples; `label` indexes `classes`, the same in all its parts."""
 
     classes: tuple[str, ...]
 

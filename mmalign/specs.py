@@ -75,13 +75,14 @@ class BackboneSpec(Spec):
 class Role:
     """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised.
 
-    scalar_head: a linear head [H] -> 1 on its hidden states is built, trained and kept in checkpoints with it.
+    head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
+    "classes": [H] -> C, a row for each of the data set's `classes`.
     """
 
     name: str
     needs: tuple[str, ...]
     trains: bool = True
-    scalar_head: bool = False
+    head: Literal["", "scalar", "classes"] = ""
 
     def parsed_needs(self) -> tuple[Need, ...]:
         return tuple(parse_need(name) for name in self.needs)

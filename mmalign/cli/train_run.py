@@ -13,6 +13,7 @@ from mmalign.errors import UsageError
 from mmalign.train.signals import Interrupted
 
 SCHEMA = 1
+_SHOWN_SAMPLES = 2
 
 
 def run_train(
@@ -109,6 +110,12 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         click.echo(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}")
+    for sample in summary["samples"][:_SHOWN_SAMPLES]:
+        click.echo(f"\n{sample['prompt']}\n  before: {_line(sample['before'])}\n  after:  {_line(sample['after'])}")
     app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
     for command in summary["next"][:1]:
         app.say(f"next: {command}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

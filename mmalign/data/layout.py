@@ -32,6 +32,15 @@ class Grid:
     unit: Tensor | None = None
     part: Tensor | None = None
 
+    def lengths(self) -> Tensor:
+        """[R, T] int64: how many tokens the example of each has; a packed one is a prompt with all its answers. At
+        least 1, also at padding."""
+        if self.unit is None:
+            return self.real.sum(1, keepdim=True).clamp(min=1).expand_as(self.ids)
+        owner = self.unit.clamp(min=0)
+        counts = torch.zeros(owner.numel(), dtype=torch.int64, device=owner.device)  # room for as many as could be
+        return counts.index_add(0, owner.flatten(), self.real.flatten().long())[owner].clamp(min=1)
+
     def mask(self, dtype: torch.dtype) -> Tensor:
         """[R, 1, T, T], to be added to scores: 0 where row i may see column j, else the lowest number of `dtype`.
 

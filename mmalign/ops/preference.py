@@ -1,4 +1,4 @@
-r"""Losses of preference pairs, by name. All take and return [N] tensors, one element a pair; sum and divide by N.
+r"""Losses of preferences, by name. All take and return [N] tensors, an element a pair (`kto`: an answer); divide by N.
 
 Let w, l be the chosen and the rejected answer, log pi(y) the sum of its tokens' log-probabilities (their mean, where
 an objective normalises by length), and
@@ -48,6 +48,16 @@ PAIR_LOSSES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 }
 
 
+def simpo(margin: Tensor, beta: float, gamma: float) -> Tensor:
+    """-log sigmoid(beta m - gamma), m a difference of mean log-probabilities, ref = 0 (Meng 2024, equation 6)."""
+    return -F.logsigmoid(beta * margin - gamma)
+
+
+def orpo(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """-log sigmoid of the log odds ratio (Hong 2024, equation 7); arguments as `odds_ratio`."""
+    return -F.logsigmoid(odds_ratio(chosen, rejected))
+
+
 def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
     """log odds(w) - log odds(l), odds = p/(1-p), log p the mean log-probability of a token (Hong 2024, eq. 4).
 
@@ -60,3 +70,15 @@ def odds_ratio(chosen: Tensor, rejected: Tensor) -> Tensor:
         return torch.where(x > -0.6931472, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
 
     return (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
+
+
+def kto(
+    ratio: Tensor, wanted: Tensor, z0: Tensor, beta: float, desirable_weight: float, undesirable_weight: float
+) -> Tensor:
+    """lambda_D (1 - sigmoid(beta (r - z0))) where an answer is wanted, else lambda_U (1 - sigmoid(beta (z0 - r)))
+    (Ethayarajh 2024, equation 7).
+
+    ratio: [N], r = log pi(y|x) - log ref(y|x); wanted: [N] bool; z0: [N] or 0-D, the reference point, without gradient.
+    """
+    z = beta * (ratio - z0)
+    return torch.where(wanted, desirable_weight * torch.sigmoid(-z), undesirable_weight * torch.sigmoid(z))

@@ -8,6 +8,7 @@ from mmalign.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
 MAX_EXAMPLES = 5000  # looked at, in a larger data set
+_LABELLED = {"image-label", "text-label"}  # whose `label` indexes the data set's `classes`
 
 
 def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -19,6 +20,7 @@ def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
             "travels to workers": travels,
             "reports its counts": reports,
             "yields its kind": yields_its_kind,
+            "names its classes": names_its_classes,
         }.items()
     ]
 
@@ -77,6 +79,15 @@ def yields_its_kind(entry: Entry, bench: Workbench) -> None:
         assert kind is not None, f"no example kind {name!r} is declared"
         wrong = next((data[index] for index in _indices(data, 64) if not isinstance(data[index], kind)), None)
         assert wrong is None, f"yields {type(wrong).__name__}, its spec says {name}"
+
+
+def names_its_classes(entry: Entry, bench: Workbench) -> None:
+    for kind in sorted(_LABELLED & set(entry.spec.kinds)):
+        data = _build(entry, bench, kind=kind)
+        classes = data.classes
+        assert len(classes) == len(set(classes)) > 0, f"classes must be different names, at least one: {classes}"
+        wrong = next((i for i in _indices(data, 64) if not 0 <= data[i].label < len(classes)), None)
+        assert wrong is None, f"example {wrong} has the label {data[wrong].label} of {len(classes)} classes"
 
 
 def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:

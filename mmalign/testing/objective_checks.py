@@ -104,7 +104,7 @@ def build_trainer(entry: Entry, reference: str, bench: Workbench, *, size: int =
     """A trainer in float64 (`exact`) or float32; skips where the objective does not run on that model."""
     import torch
 
-    from mmalign.testing.subjects import load, make_batch, require_compatible, resolve_or_skip
+    from mmalign.testing.subjects import CLASSES, load, make_batch, require_compatible, resolve_or_skip
     from mmalign.train.distributed import Processes, StepModule
     from mmalign.train.models import build_models
     from mmalign.train.step import Engine
@@ -112,7 +112,7 @@ def build_trainer(entry: Entry, reference: str, bench: Workbench, *, size: int =
     source = resolve_or_skip(reference, bench)
     require_compatible(entry.spec, source)
     policy = load(source, bench)
-    models = build_models(entry.spec.roles, policy)
+    models = build_models(entry.spec.roles, policy, classes=CLASSES)
     target = bench.catalog.load(entry)
     objective = target(target.Config())
     objective.start(models)

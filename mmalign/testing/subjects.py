@@ -15,6 +15,7 @@ from mmalign.testing.bench import Skip, Workbench
 if TYPE_CHECKING:
     from mmalign.data.batch import Batch
 
+CLASSES = ("red", "green", "blue")  # of the kit's labelled examples
 TEXTS = (
     "a red car",
     "the photo of a small black cat and a dog",
@@ -95,11 +96,11 @@ def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[
     if kind == "image-text":
         return [ImageText(f"example:{i}", _picture(folder, i), text) for i, text in enumerate(texts)]
     if kind == "image-label":
-        return [ImageLabel(f"example:{i}", _picture(folder, i), i % 3) for i in range(size)]
+        return [ImageLabel(f"example:{i}", _picture(folder, i), i % len(CLASSES)) for i in range(size)]
     if kind == "text":
         return [Text(f"example:{i}", text) for i, text in enumerate(texts)]
     if kind == "text-label":
-        return [kinds.TextLabel(f"example:{i}", text, i % 3) for i, text in enumerate(texts)]
+        return [kinds.TextLabel(f"example:{i}", text, i % len(CLASSES)) for i, text in enumerate(texts)]
     if kind == "text-pair":
         return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
     answers = [" ".join(reversed(text.split())) for text in texts]

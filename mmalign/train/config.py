@@ -70,3 +70,5 @@ class EvaluationConfig(_Section):
     names: tuple[str, ...] = Field((), description="evaluations to run; empty: all that fit the backbone and the data")
     max_examples: int = Field(1000, ge=1, description="held-out examples used, at most")
     batch_size: int = Field(64, ge=1, description="examples a forward pass")
+    samples: int = Field(4, ge=0, description="answers that a language model writes before and after, for comparison")
+    sample_tokens: int = Field(40, ge=1, description="longest of these answers, in tokens; at most half of the context")

@@ -115,7 +115,9 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
-    models = build_models(plan.objective.spec.roles, policy, copies=not plan.caches_frozen)
+    roles = plan.objective.spec.roles
+    classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
+    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes)
     models.to(processes.device)
     objective = plan.objective_class(plan.configs["objective"])
     objective.start(models)

@@ -32,6 +32,7 @@ from mmalign.train.prefill import prefill
 from mmalign.train.preview import SURVEYED, preview
 from mmalign.train.report import next_commands, write_reports
 from mmalign.train.rundir import Run, default_folder
+from mmalign.train.samples import side_by_side, write_samples
 from mmalign.train.signals import Interrupted, StopRequest
 
 FEW_HELDOUT = 20
@@ -164,11 +165,14 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         interpolate(job)
         after = measure(job, catalog)
         say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
-    run.log({"step": loop.step, "evaluation": after, "final": True, "before_interpolation": trained})
+    written = write_samples(job)
+    final = {"evaluation": after, "final": True, "before_interpolation": trained, "samples": written}
+    run.log({"step": loop.step, **final})
     finish_objective(job)
     save_model(lambda partial: job.objective.save(job.models, partial), model)
     records = run.metrics()
-    before = next((r["evaluation"] for r in records if r["step"] == 0 and "evaluation" in r), {})
+    started = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
+    before = started.get("evaluation", {})
     summary = {
         "steps": loop.step,
         "examples": loop.step * job.plan.train.batch_size,
@@ -182,6 +186,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "next": next_commands(model, job.plan),
         "before": before,
         "after": after,
+        "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)
     write_reports(run, job.plan, trained if after is not trained else None)

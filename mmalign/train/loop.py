@@ -23,6 +23,7 @@ from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.job import Job
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
 from mmalign.train.rundir import Run
+from mmalign.train.samples import write_samples
 from mmalign.train.signals import Interrupted, StopRequest
 from mmalign.train.step import StepResult, accumulate
 
@@ -113,7 +114,8 @@ class Loop:
             try:
                 with stop.interrupts():
                     results = heldout.measure(self.job, self.catalog)
-                self.run.log({"step": self.step, "evaluation": results})
+                    written = write_samples(self.job)
+                self.run.log({"step": self.step, "evaluation": results, **({"samples": written} if written else {})})
                 self.say(f"step {self.step}: " + describe(self._main_figures(results)))
                 self._remember_best(results)
             except Interrupted as interruption:

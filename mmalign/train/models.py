@@ -21,7 +21,7 @@ class Models:
     """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
 
     heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
-    that answers for it until the first step.
+    that answers for it until the first step. classes: names of the data set's, where a head has a row for each.
     """
 
     def __init__(
@@ -30,11 +30,13 @@ class Models:
         trains: Set[str],
         heads: Mapping[str, nn.Linear] | None = None,
         same: Mapping[str, str] | None = None,
+        classes: tuple[str, ...] = (),
     ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
         self._same = dict(same or {})
         self.heads = dict(heads or {})
+        self.classes = classes
         for name, backbone in self._roles.items():
             if name not in self._trains:
                 backbone.module.requires_grad_(False).eval()
@@ -119,22 +121,24 @@ class Models:
             module.to(device)
 
 
-def build_models(roles: tuple[Role, ...], policy: Any, *, copies: bool = True) -> Models:
+def build_models(roles: tuple[Role, ...], policy: Any, *, copies: bool = True, classes: tuple[str, ...] = ()) -> Models:
     """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
 
-    Without `copies` the first trained role answers for frozen ones, until `Models.part` is called.
+    Without `copies` the first trained role answers for frozen ones, until `Models.part` is called. classes: names of
+    the data set's, where a role's head has a row for each.
     """
     trained = [role for role in roles if role.trains]
     built = {
         role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles if role.trains or copies
     }
     same = {role.name: trained[0].name for role in roles if role.name not in built}
-    heads = {role.name: scalar_head(policy.hidden_width) for role in roles if role.scalar_head}
-    return Models(built, {role.name for role in trained}, heads, same)
+    rows = {"scalar": 1, "classes": len(classes)}
+    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in roles if role.head}
+    return Models(built, {role.name for role in trained}, heads, same, classes)
 
 
-def scalar_head(width: int) -> nn.Linear:
-    """[.., width] -> [.., 1] without bias, weights of standard deviation 1 / sqrt(width + 1) (Stiennon 2020)."""
-    head = nn.Linear(width, 1, bias=False)
+def linear_head(width: int, rows: int) -> nn.Linear:
+    """[.., width] -> [.., rows] without bias, weights of standard deviation 1 / sqrt(width + 1) (Stiennon 2020)."""
+    head = nn.Linear(width, rows, bias=False)
     nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
     return head

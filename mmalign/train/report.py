@@ -46,6 +46,7 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
         "metrics_header": metric_header(uninterpolated),
         "figures": [("Training, every step", png_data_uri(curve))],
         "tables": [
+            *_samples_table(summary["samples"]),
             {"title": "Data", "header": ["", ""], "rows": data_rows},
             {"title": "Versions", "header": ["", ""], "rows": list(run.info["versions"].items())},
         ],
@@ -55,6 +56,11 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
     }
     write_report(run.folder / "report.html", "train.html", context)
     (run.folder / "README.md").write_text(_model_card(run.info, summary, commands), encoding="utf-8")
+
+
+def _samples_table(samples: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    rows = [(sample["prompt"], sample["before"], sample["after"]) for sample in samples]
+    return [{"title": "What it writes", "header": ["prompt", "before", "after"], "rows": rows}] if rows else []
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -109,8 +115,8 @@ def metric_rows(
 
 
 def next_commands(model: Path, plan: Plan) -> list[str]:
-    """What to try with the saved model, by what its family can do; nothing for a reward model."""
-    if any(role.scalar_head for role in plan.objective.spec.roles):
+    """What to try with the saved model, by what its family can do; nothing for a scorer."""
+    if any(role.head for role in plan.objective.spec.roles):
         return []
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',

@@ -5,7 +5,7 @@
 
 One set, many kinds. Every sentence is an answer to the one prompt "Movie review:", so that any two can be compared:
   text                 the sentence behind that prompt, as a document
-  completion           prompt and sentence
+  completion           prompt and sentence; with `stars` the prompt says how good a review: "Movie review, 4 stars:"
   preference           two sentences whose ratings differ by `gap` or more, the better one first
   ranking              `answers` sentences; the rank is 5 - rating, so 1 is the best there could be, and ranks differ as
                        ratings do
@@ -41,6 +41,7 @@ class ReviewsConfig(BaseModel):
         "text", description="Kind of example to make; left out: the first that the objective takes"
     )
     gap: float = Field(1.0, gt=0, description="Least difference of two ratings in a preference, in points (-4 to 4)")
+    stars: bool = Field(False, description="Say the rating in the prompt of a completion, from 1 to 5 stars")
     answers: int = Field(16, ge=2, description="Sentences in one ranking")
     rounds: int = Field(
         1, ge=1, description="Times that all sentences are dealt into pairs or rankings, each time into other ones"
@@ -99,6 +100,12 @@ def read(split: str) -> list[Review]:
     return [Review(n, row["text"], row["rating"]) for n, row in enumerate(rows) if row["split"] == split]
 
 
+def starred(rating: float) -> str:
+    """The prompt that asks for a review of about that rating: -4 is one star, 4 five."""
+    stars = round(1 + (rating + BEST) / 2)
+    return f"Movie review, {stars} star{'s' * (stars > 1)}:"
+
+
 def _key(kind: str, *reviews: Review) -> str:
     return f"movie-reviews:{kind}:" + "+".join(str(review.number) for review in reviews[:4])
 
@@ -114,7 +121,7 @@ def _each(kind: str, reviews: list[Review], config: ReviewsConfig) -> Iterator[A
         if kind == "text":
             yield Text(key, PROMPT + answer)
         elif kind == "completion":
-            yield Completion(key, PROMPT, answer)
+            yield Completion(key, starred(review.rating) if config.stars else PROMPT, answer)
         elif kind == "labelled-completion":
             yield LabelledCompletion(key, PROMPT, answer, review.rating > 0)
         elif abs(review.rating) >= config.gap / 2:

@@ -11,6 +11,8 @@ _CAUSAL_LM = frozenset(
     {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
 )
 
+_TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
+
 
 @hookimpl
 def register_backbones() -> list[BackboneSpec]:
@@ -18,6 +20,15 @@ def register_backbones() -> list[BackboneSpec]:
         name="causal-lm", matches=families.is_causal_lm, provides=_CAUSAL_LM, modalities=frozenset({"text"})
     )
     return [
+        BackboneSpec(
+            name="gpt-mini",
+            summary="Embedded: a GPT-2 of 4.8 million parameters, which writes sentences of film reviews",
+            target="mmalign_lm.backbone:CausalLMBackbone",
+            config="mmalign_lm.options:CausalLMConfig",
+            families=(family,),
+            bundled="mmalign_lm:gpt_mini",
+            default_for=_TEXTS,
+        ),
         BackboneSpec(
             name="causal-lm",
             summary="transformers' causal language models, from a hub id, a folder or a GGUF file",

@@ -32,8 +32,9 @@ from mmalign_lm import folder as model_folder
 from mmalign_lm import gguf_file
 from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
+from mmalign_lm.noise import noisy
 from mmalign_lm.options import CausalLMConfig
-from mmalign_lm.scorer import save_scorer
+from mmalign_lm.scorer import save_classifier, save_scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +62,7 @@ class CausalLMBackbone:
         self.hidden_width = int(output.weight.shape[1])
         self._takes_positions = "position_ids" in inspect.signature(self._trunk.forward).parameters
         self._row_length = config.row_length
+        self._neftune_alpha = config.neftune_alpha
         self._scale, self._softcap = _head_options(parts.config.to_dict())
         self._check_head()
         self.packs = config.packing == "auto" and self._packing_is_exact()
@@ -135,6 +137,10 @@ class CausalLMBackbone:
         """Write a reward model of this trunk; see `mmalign_lm.scorer`."""
         return save_scorer(self.module, head, self.processor.tokenizer, folder, mean)
 
+    def save_classifier(self, folder: Path, head: nn.Linear, classes: tuple[str, ...]) -> bool:
+        """Write a classifier of this trunk; see `mmalign_lm.scorer`."""
+        return save_classifier(self.module, head, self.processor.tokenizer, folder, classes)
+
     def describe(self) -> Mapping[str, Any]:
         """Architecture and sizes, as loaded."""
         parameters = list(self.module.parameters())
@@ -168,7 +174,13 @@ class CausalLMBackbone:
             dtype = torch.get_autocast_dtype(device)
         mask = grid.real.long() if grid.unit is None else grid.mask(dtype)
         positions = {"position_ids": grid.positions} if self._takes_positions else {}
-        return self._trunk(input_ids=grid.ids, attention_mask=mask, use_cache=False, **positions).last_hidden_state
+        return self._trunk(**self._inputs(grid), attention_mask=mask, use_cache=False, **positions).last_hidden_state
+
+    def _inputs(self, grid: Grid) -> dict[str, Tensor]:
+        if not (self._neftune_alpha and self.module.training):
+            return {"input_ids": grid.ids}
+        embeddings = self.module.get_input_embeddings()(grid.ids)
+        return {"inputs_embeds": noisy(embeddings, grid.lengths(), self._neftune_alpha)}
 
     def _slides(self, sequences: Sequences) -> bool:
         """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""

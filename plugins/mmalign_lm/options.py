@@ -16,6 +16,9 @@ class CausalLMConfig(BaseModel):
         0.0, ge=0, lt=1, description="share of activations dropped in training, in every dropout layer of the model"
     )
     lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
+    neftune_alpha: float = Field(
+        0.0, ge=0, description="noise on the embeddings in training (NEFTune; Jain 2023, who take 5 to 15); 0: none"
+    )
     packing: Literal["auto", "off"] = Field(
         "auto",
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",

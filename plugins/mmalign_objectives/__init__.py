@@ -31,8 +31,15 @@ def register_objectives() -> list[ObjectiveSpec]:
             name="reward",
             summary="Score answers as people ranked them: Bradley-Terry over all pairs, or Plackett-Luce",
             target="mmalign_objectives.reward:RewardModelling",
-            roles=(Role(name="policy", needs=("hidden_states",), scalar_head=True),),
+            roles=(Role(name="policy", needs=("hidden_states",), head="scalar"),),
             examples={"main": ("ranking", "preference")},
+        ),
+        ObjectiveSpec(
+            name="classify",
+            summary="Tell the class of a text, with the language model's loss beside it: GPT-1's fine-tuning",
+            target="mmalign_objectives.classify:Classification",
+            roles=(Role(name="policy", needs=("hidden_states", "token_logps"), head="classes"),),
+            examples={"main": ("text-label",)},
         ),
         ObjectiveSpec(
             name="dpo",
@@ -44,4 +51,40 @@ def register_objectives() -> list[ObjectiveSpec]:
             ),
             examples={"main": ("preference", "ranking")},
         ),
+        ObjectiveSpec(
+            name="kto",
+            summary="Make wanted answers likelier and others less likely, one by one: Kahneman-Tversky optimisation",
+            target="mmalign_objectives.kto:KahnemanTverskyOptimization",
+            roles=(
+                Role(name="policy", needs=("hidden_states", "token_logps")),
+                Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
+            ),
+            examples={"main": ("labelled-completion",)},
+        ),
+        _pairs(
+            "simpo",
+            "simpo:SimplePreferenceOptimization",
+            "Prefer the better of two answers by its mean log-probability: SimPO, without a reference",
+        ),
+        _pairs(
+            "orpo",
+            "orpo:OddsRatioPreferenceOptimization",
+            "Fine-tune on the better of two answers and raise its odds: ORPO, without a reference",
+        ),
+        _pairs(
+            "cpo",
+            "cpo:ContrastivePreferenceOptimization",
+            "Prefer the better of two answers and imitate it: CPO, without a reference",
+        ),
     ]
+
+
+def _pairs(name: str, target: str, summary: str) -> ObjectiveSpec:
+    """A reference-free objective over pairs."""
+    return ObjectiveSpec(
+        name=name,
+        summary=summary,
+        target=f"mmalign_objectives.{target}",
+        roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
+        examples={"main": ("preference",)},
+    )

@@ -4,6 +4,8 @@ L = -1/T sum_i sum_{t in labels} log p(y_i,t | x_i, y_i,<t)                     
 
 x_i: prompt; y_i: its answer with the end token; T: labels of the global batch. `loss_on` chooses the labels: the whole
 answer, or the assistant's turns of it (for plain text the same), or prompt and answer alike.
+
+Noise on the embeddings (NEFTune, Jain 2023), as dropout, is the backbone's: `--set backbone.neftune_alpha=5`.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -11,13 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.data.sequences import Sequences
     from mmalign.train.models import Models
 
 
@@ -32,21 +33,24 @@ class SupervisedFineTuning(Objective):
 
     config: Config
 
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """Sequences with the labels that `loss_on` chooses."""
+        sequences = batch["sequences"]
+        if self.config.loss_on == "all":
+            return batch.with_columns(sequences=sequences.whole())
+        if self.config.loss_on == "completion":
+            return batch.with_columns(sequences=sequences.learning_all())
+        return batch
+
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, hits: [N], sums over the labels of each example."""
         from mmalign.derive import label_sums
 
-        return label_sums(models.policy, self._sequences(batch))
+        return label_sums(models.policy, batch["sequences"])
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}
         return {"nll": -outputs["logps"].sum()}, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        return {"nll": float(self._sequences(batch).num_labels().sum())}
-
-    def _sequences(self, batch: "Batch") -> "Sequences":
-        sequences = batch["sequences"]
-        if self.config.loss_on == "all":
-            return sequences.whole()
-        return sequences if self.config.loss_on == "assistant" else sequences.learning_all()
+        return {"nll": float(batch["sequences"].num_labels().sum())}

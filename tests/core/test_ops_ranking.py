@@ -88,3 +88,10 @@ def test_the_order_of_answers_does_not_matter() -> None:
         expected = function(SCORES, RANKS, PRESENT)[0]
         found = function(SCORES[:, order], RANKS[:, order], PRESENT[:, order])[0]
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("split_ties", [False, True])
+def test_gradients_by_finite_differences(split_ties) -> None:
+    scores = SCORES.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: ranked_pairs(s, RANKS, PRESENT, split_ties=split_ties).losses, (scores,))
+    assert torch.autograd.gradcheck(lambda s: plackett_luce(s, RANKS, PRESENT)[0], (scores,))

@@ -5,7 +5,7 @@ import re
 from itertools import combinations
 
 import pytest
-from mmalign_data.reviews import FOLDER, PROMPT, Reviews, ReviewsConfig, read
+from mmalign_data.reviews import FOLDER, PROMPT, Reviews, ReviewsConfig, read, starred
 
 from mmalign.data.examples import EXAMPLE_KINDS
 
@@ -52,6 +52,15 @@ def test_labels_follow_the_sign_and_leave_out_the_middle() -> None:
     for example in (data[i] for i in range(len(data))):
         assert abs(ratings[example.text]) >= 0.5 and example.label == (ratings[example.text] > 0)
     assert len(data) + data.report()["skipped"]["ratings too close"] == len(ratings)
+
+
+def test_stars_follow_the_rating() -> None:
+    assert [starred(rating) for rating in (-4, -2.1, 0, 1.2, 4)] == [
+        f"Movie review, {stars}:" for stars in ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
+    ]
+    ratings = {f" {review.text}": review.rating for review in read("validation")}
+    data = Reviews.build(ReviewsConfig(kind="completion", stars=True), "validation")
+    assert all(data[i].prompt == starred(ratings[data[i].completion]) for i in range(len(data)))
 
 
 @pytest.mark.parametrize("kind", ["text", "completion", "labelled-completion"])

@@ -22,6 +22,13 @@ def some_sequences(seed: int = 0) -> Sequences:
     return Sequences.from_lists(prompts, answers)
 
 
+def some_pairs() -> Sequences:
+    """Two answers of different lengths behind each of two prompts."""
+    generator = torch.Generator().manual_seed(3)
+    ids = [torch.randint(1, 300, (length,), generator=generator) for length in (4, 2, 3, 6, 5, 1)]
+    return Sequences.from_lists(ids[:2], [ids[2:4], ids[4:]])
+
+
 def naive_logps(module: Any, sequences: Sequences) -> torch.Tensor:
     """Each answer with its prompt alone through transformers' model, whole logits."""
     found, prompts = [], sequences.prompts.rows()

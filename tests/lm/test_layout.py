@@ -40,6 +40,21 @@ def seen_by(layout: Layout, flat: int) -> list[int]:
 
 
 @settings(deadline=None, max_examples=60)
+@given(drawn=groups)
+def test_lengths_are_of_the_example_and_not_of_the_row(drawn) -> None:
+    sequences = sequences_of(drawn)
+    own = sequences.prompts.lengths.index_add(0, sequences.owner, sequences.answers.lengths)
+    for grid in packed(sequences, 16).grids:
+        assert grid.unit is not None
+        expected = [[int(own[unit]) if unit >= 0 else None for unit in row] for row in grid.unit.tolist()]
+        for row, wanted in zip(grid.lengths().tolist(), expected, strict=True):
+            assert all(length == want or want is None for length, want in zip(row, wanted, strict=True))
+            assert all(length >= 1 for length in row)
+    for grid in bucketed(sequences).grids:
+        assert torch.equal(grid.lengths()[:, 0], grid.real.sum(1).clamp(min=1))
+
+
+@settings(deadline=None, max_examples=60)
 @given(drawn=groups, capacity=st.integers(1, 40))
 def test_every_label_is_predicted_from_its_prompt_and_what_precedes_it(drawn, capacity) -> None:
     sequences = sequences_of(drawn)

@@ -1,12 +1,13 @@
 """Pretraining, SFT and DPO: identities, peers' losses on the same log-probabilities, and runs as a user types them."""
 
+import html
 import json
 import math
 from typing import Any
 
 import pytest
 import torch
-from lm_samples import naive_logps, some_sequences
+from lm_samples import naive_logps, some_pairs, some_sequences
 from mmalign_objectives.dpo import DirectPreferenceOptimization as DPO
 from mmalign_objectives.pretrain import Pretrain
 from mmalign_objectives.sft import SupervisedFineTuning as SFT
@@ -14,14 +15,9 @@ from mmalign_objectives.sft import SupervisedFineTuning as SFT
 from mmalign.cli import run
 from mmalign.data.batch import Batch, Ragged
 from mmalign.data.sequences import Sequences
+from mmalign.objective import Context
 from mmalign.ops.preference import PAIR_LOSSES, odds_ratio
 from mmalign.train.models import Models
-
-
-def pairs() -> Sequences:
-    generator = torch.Generator().manual_seed(3)
-    ids = lambda n: torch.randint(1, 300, (n,), generator=generator)  # noqa: E731
-    return Sequences.from_lists([ids(4), ids(2)], [[ids(3), ids(6)], [ids(5), ids(1)]])
 
 
 def test_pretraining_is_the_mean_cross_entropy_of_transformers(load_lm, lm_folders) -> None:
@@ -41,8 +37,9 @@ def test_sft_learns_the_labels_that_it_says(load_lm, lm_folders, loss_on) -> Non
     answer, prompt = torch.tensor([30, 31, 32, 33]), torch.tensor([10, 11, 12])
     learn = torch.tensor([True, False, False, True])
     batch = Batch({"sequences": Sequences.from_lists([prompt], [[answer]], [[learn]])})
-    objective = SFT(SFT.Config(loss_on=loss_on))
-    terms, _ = objective.loss(objective.forward(Models({"policy": backbone}, {"policy"}), batch), batch)
+    objective, models = SFT(SFT.Config(loss_on=loss_on)), Models({"policy": backbone}, {"policy"})
+    batch = objective.prepare(models, batch, Context(0, 0, lambda tensor: tensor, 8))
+    terms, _ = objective.loss(objective.forward(models, batch), batch)
     row = torch.cat([prompt, answer])
     logps = backbone.module(input_ids=row[None]).logits[0].log_softmax(-1)[:-1].gather(1, row[1:, None])[:, 0]
     mask = {"completion": [0, 0, 1, 1, 1, 1], "assistant": [0, 0, 1, 0, 0, 1], "all": [1] * 6}[loss_on]
@@ -55,7 +52,7 @@ def test_dpo_at_the_reference_is_exactly_its_loss_at_zero(load_lm, lm_folders, l
     policy, reference = load_lm(lm_folders["tiny_llama"]), load_lm(lm_folders["tiny_llama"])
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(loss=loss, beta=0.1))
-    batch = Batch({"sequences": pairs()})
+    batch = Batch({"sequences": some_pairs()})
     batch = batch.with_columns(**objective.frozen(models, batch))
     terms, metrics = objective.loss(objective.forward(models, batch), batch)
     expected = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": 25.0}[loss]
@@ -70,12 +67,12 @@ def test_dpo_equals_its_formula_on_transformers_log_probabilities(load_lm, lm_fo
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     models = Models({"policy": policy, "reference": reference}, {"policy"})
     objective = DPO(DPO.Config(beta=0.3, label_smoothing=0.1))
-    batch = Batch({"sequences": pairs()})
+    batch = Batch({"sequences": some_pairs()})
     batch = batch.with_columns(**objective.frozen(models, batch))
     terms, _ = objective.loss(objective.forward(models, batch), batch)
-    lengths = pairs().num_labels().tolist()
+    lengths = some_pairs().num_labels().tolist()
     sums = [
-        torch.stack([part.sum() for part in naive_logps(backbone.module, pairs()).split(lengths)]).view(2, 2)
+        torch.stack([part.sum() for part in naive_logps(backbone.module, some_pairs()).split(lengths)]).view(2, 2)
         for backbone in (policy, reference)
     ]
     margin = (sums[0] - sums[1]) @ torch.tensor([1.0, -1.0])
@@ -120,6 +117,9 @@ ROWS = {
 }
 
 
+SAMPLE = {"prompt", "before", "after"}
+
+
 @pytest.fixture
 def train(lm_folders, tmp_path, capsys):
     def call(objective: str, *arguments: str, steps: int = 6) -> tuple[int, Any, str]:
@@ -148,6 +148,11 @@ def test_a_run_learns_and_saves_what_transformers_loads(train, tmp_path, objecti
     if objective == "dpo":
         assert before == pytest.approx(math.log(2), abs=1e-5) and outcome["after"]["heldout/accuracy"] == 1.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    samples = outcome["samples"]
+    assert len(samples) == min(4, outcome["before"]["heldout/examples"]) and set(samples[0]) == SAMPLE
+    assert any(sample["before"] != sample["after"] for sample in samples)
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What it writes" in report and html.escape(samples[0]["prompt"]) in report
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mmalign.data.sequences import Sequences
 from mmalign.specs import Role
 from mmalign.train.models import Models, build_models
 
-ROLE = Role(name="policy", needs=("hidden_states",), scalar_head=True)
+ROLE = Role(name="policy", needs=("hidden_states",), head="scalar")
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""What a language model writes before and after training: the same prompts, the same random numbers.
+
+    written = write_samples(job)           # [Sample(prompt, text), ...]
+
+Prompts are those of held-out examples, or the first words of held-out documents.
+"""
+
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from mmalign.capabilities import Capability
+from mmalign.data.loader import Sweep
+from mmalign.data.order import stable_hash
+from mmalign.protocols import AnswersProcessor
+from mmalign.sampling import Sampling
+from mmalign.train.job import Job
+
+TEMPERATURE = 0.7
+_WORDS = 6  # tokens of a document that stand as its prompt
+
+
+class Sample(NamedTuple):
+    prompt: str
+    text: str
+
+
+def write_samples(job: Job) -> list[Sample]:
+    """Up to `evaluation.samples`, in evaluation mode; none for a model or an objective that does not write."""
+    config, policy = job.plan.evaluation, job.models.policy
+    scores = any(role.scalar_head for role in job.plan.objective.spec.roles)
+    if scores or not config.samples or Capability.GENERATE not in job.plan.source.family.provides:
+        return []
+    processor = cast(AnswersProcessor, job.encoder.processor)
+    length = min(config.sample_tokens, processor.context_length // 2)
+    prompts = [prompt.cpu() for prompt in _prompts(job) if 0 < len(prompt) <= processor.context_length - length]
+    seeds = [stable_hash("sample", job.plan.train.seed, place) for place in range(len(prompts))]
+    modes = [(module, module.training) for module in policy.module.modules()]
+    job.models.eval()
+    generated = policy.generate(
+        [prompt.to(job.device) for prompt in prompts], Sampling(length, TEMPERATURE, 1.0), seeds
+    )
+    for module, mode in modes:
+        module.training = mode
+    answers = (ids[: len(ids) - ended] for ids, ended in zip(generated.ids, generated.ended, strict=True))
+    return [
+        Sample(processor.decode(prompt), processor.decode(answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def side_by_side(before: list[list[str]], after: list[Sample]) -> list[dict[str, str]]:
+    """[{"prompt", "before", "after"}, ...]; `before` as it was logged."""
+    return [
+        {"prompt": new.prompt, "before": old[1], "after": new.text} for old, new in zip(before, after, strict=False)
+    ]
+
+
+def _prompts(job: Job) -> list[Tensor]:
+    data: Any = job.heldout if job.num_heldout else job.data
+    number = job.plan.evaluation.samples
+    for batch in Sweep(data, job.encoder, number, limit=number, max_bad=1.0):
+        if "sequences" in batch:
+            return batch["sequences"].prompts.rows()
+        return [row[:_WORDS] for row in batch["text"].rows()]
+    return []

@@ -1,0 +1,20 @@
+r"""NEFTune: noise on a language model's embeddings in training (Jain 2023, algorithm 1).
+
+    mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl --set backbone.neftune_alpha=5
+
+e' = e + alpha / sqrt(L d) u,    u uniform in [-1, 1]
+
+e: a token's embedding [d]; L: tokens of its example, not of the row that it shares. It is an option of the backbone, as
+dropout is, and not of one objective: like dropout it changes what the model computes in training mode alone, draws from
+torch's generator (so it is replayed and resumed as dropout is), and frozen roles, evaluation and generation never see
+it. Objectives know no embeddings.
+"""
+
+import torch
+from torch import Tensor
+
+
+def noisy(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
+    """embeddings: [R, T, d]; lengths: [R, T], tokens of each token's example -> [R, T, d]."""
+    bound = alpha / (lengths * embeddings.shape[-1]).to(embeddings.dtype).sqrt()
+    return embeddings + bound[:, :, None] * (2 * torch.rand_like(embeddings) - 1)

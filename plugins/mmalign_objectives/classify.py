@@ -1,0 +1,91 @@
+r"""Classification of texts by a language model: `mmalign train --objective classify`.
+
+L = L_class + lambda L_lm                                                        (Radford 2018, equation 5)
+L_class = -1/N sum_i log softmax(W h_i)[y_i]                                     (equations 3 and 4)
+L_lm = -1/T sum_i sum_t log p(x_i,t | x_i,<t)                                    (equation 1, on the same texts)
+
+x_i: text i with its end token; h_i: the hidden state of its last token, [H]; W: a linear head [C, H] over the C classes
+of the data set, which starts from random weights; T: predicted tokens of the global batch. One pass through the trunk
+serves both terms. The paper sums L_lm over a text where this is a mean over tokens, as its code has it.
+
+Use it where each text has one class. It saves what transformers' text-classification pipeline loads.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from mmalign import Objective
+from mmalign.errors import DataError
+from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.data.sequences import Sequences
+    from mmalign.train.models import Models
+
+
+class Classification(Objective):
+    """A class for each text, and the text itself token by token."""
+
+    class Config(ObjectiveConfig):
+        language_weight: float = Field(
+            0.5, ge=0, description="lambda: weight of the language model's loss; 0 leaves it out"
+        )
+
+    config: Config
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"nll": self.config.language_weight}
+
+    def start(self, models: "Models") -> None:
+        if len(models.classes) < 2:
+            raise DataError(
+                f"classify needs two classes or more; the data set has {len(models.classes)}: "
+                f"{', '.join(models.classes) or 'none'}",
+                hint="Add examples of another class, or look at the column label.",
+            )
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logits: [N, C]. logps: [N], sums over the tokens of each text."""
+        from mmalign.derive import hidden_label_sums, last_token_scores
+
+        hidden = models.policy.hidden_states(self._documents(batch))
+        outputs = {"logits": last_token_scores(models.heads["policy"], hidden)}
+        if self.config.language_weight:
+            outputs["logps"] = hidden_label_sums(models.policy, hidden)["logps"]
+        return outputs
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from torch.nn.functional import cross_entropy
+
+        logits, labels = outputs["logits"], batch["label"]
+        terms = {"class": cross_entropy(logits, labels, reduction="sum")}
+        if self.config.language_weight:
+            terms["nll"] = -outputs["logps"].sum()
+        metrics = {
+            "accuracy": ((logits.argmax(1) == labels).sum(), len(batch)),
+            "class_loss": (terms["class"].detach(), len(batch)),
+        }
+        return terms, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        counts = {"class": float(len(batch))}
+        if self.config.language_weight:
+            counts["nll"] = float(self._documents(batch).num_labels().sum())
+        return counts
+
+    def save(self, models: "Models", folder: "Path") -> None:
+        models.policy.save_classifier(folder, models.heads["policy"], models.classes)
+
+    @staticmethod
+    def _documents(batch: "Batch") -> "Sequences":
+        from mmalign.data.sequences import Sequences
+
+        return Sequences.documents(batch["text"])

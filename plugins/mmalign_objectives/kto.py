@@ -1,0 +1,103 @@
+r"""Kahneman-Tversky optimisation, of single answers that are wanted or not: `mmalign train --objective kto`.
+
+r = log pi(y|x) - log ref(y|x)
+z0 = max(0, 1/M sum_j log pi(y_j'|x_j) - log ref(y_j'|x_j))
+L = 1/N sum_i  lambda_D (1 - sigmoid(beta [r_i - z0]))   where y_i is wanted
+               lambda_U (1 - sigmoid(beta [z0 - r_i]))   where it is not
+
+(Ethayarajh 2024, equation 7.) x: prompt; y: answer; ref: the frozen starting model; z0: how far the policy has moved
+from it, from M mismatched pairs, the answer to one prompt behind another. It has no gradient, and is the same for the
+whole batch on all processes. Answers change places in an order that hangs on their keys alone, so it matters neither
+how a batch is ordered nor how it is split into micro-batches; each process pairs its own share. An answer that is
+longer than its new prompt leaves room for is cut. A single example has no mismatched pair: z0 is then 0.
+
+Use it where answers were judged one by one. Where wanted ones are n_D and others n_U, the authors choose the weights so
+that lambda_D n_D / (lambda_U n_U) lies between 1 and 4/3 (equation 8).
+"""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from mmalign import Objective
+from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.data.sequences import Sequences
+    from mmalign.train.models import Models
+
+
+class KahnemanTverskyOptimization(Objective):
+    """Answers that are wanted or not, against a frozen reference and the batch's distance from it."""
+
+    class Config(ObjectiveConfig):
+        beta: float = Field(0.1, gt=0, description="weight of the distance to the reference, in 1/nats")
+        desirable_weight: float = Field(1.0, gt=0, description="lambda_D: weight of the answers that are wanted")
+        undesirable_weight: float = Field(1.0, gt=0, description="lambda_U: weight of those that are not")
+
+    config: Config
+
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """Adds reference: [N], log-probabilities of the answers; and z0: [N], the same everywhere."""
+        import torch
+
+        from mmalign.derive import sequence_logps
+
+        reference = ctx.map(lambda part: sequence_logps(models.reference, part["sequences"]), batch)
+        sums = torch.zeros(2, dtype=torch.float64)
+        if len(batch) > 1:
+            swapped = batch.with_columns(sequences=mismatched(batch, models.policy.processor.context_length))
+            policy, frozen = (
+                ctx.map(lambda part, role=role: sequence_logps(role, part["sequences"]), swapped)
+                for role in (models.policy, models.reference)
+            )
+            sums = torch.stack([(policy - frozen).double().sum().cpu(), torch.tensor(float(len(batch)))])
+        total, number = ctx.sum_over_processes(sums).tolist()
+        z0 = max(0.0, total / max(1.0, number))
+        return batch.with_columns(reference=reference, z0=torch.full_like(reference, z0))
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """policy: [N]."""
+        from mmalign.derive import sequence_logps
+
+        return {"policy": sequence_logps(models.policy, batch["sequences"])}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.ops.preference import kto
+
+        ratio, wanted, z0 = outputs["policy"] - batch["reference"], batch["label"].bool(), batch["z0"]
+        weights = (self.config.desirable_weight, self.config.undesirable_weight)
+        losses = kto(ratio, wanted, z0, self.config.beta, *weights)
+        ratio, size = ratio.detach(), len(batch)
+        right = ((ratio > z0) == wanted) & (ratio != z0)
+        metrics = {
+            "accuracy": (right.sum() + 0.5 * (ratio == z0).sum(), size),
+            "desirable_reward": (self.config.beta * ratio[wanted].sum(), wanted.sum()),
+            "undesirable_reward": (self.config.beta * ratio[~wanted].sum(), (~wanted).sum()),
+            "kl": (z0.sum(), size),
+        }
+        return {"utility": losses.sum()}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        return {"utility": len(batch)}
+
+
+def mismatched(batch: "Batch", context_length: int) -> "Sequences":
+    """Every prompt with the answer of another example, cut to the context: the next one, in an order by hashed keys."""
+    from mmalign.data.order import stable_hash
+    from mmalign.data.sequences import Sequences
+
+    sequences, size = batch["sequences"], len(batch)
+    order = sorted(range(size), key=lambda row: stable_hash(batch["key"][row]))
+    other = {row: order[(place + 1) % size] for place, row in enumerate(order)}
+    prompts, answers = sequences.prompts.rows(), sequences.answers.rows()
+    learn = sequences.learn.split(sequences.answers.lengths.tolist())
+    room = [context_length - len(prompt) for prompt in prompts]
+    return Sequences.from_lists(
+        prompts,
+        [[answers[other[row]][: room[row]]] for row in range(size)],
+        [[learn[other[row]][: room[row]]] for row in range(size)],
+    )

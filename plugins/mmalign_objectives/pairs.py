@@ -1,0 +1,40 @@
+"""What objectives over pairs of answers share: log-probabilities, lengths and metrics.
+
+SimPO, ORPO and CPO are files of their own, not options of one: each has its formula and its own hyper-parameters, and
+what they have in common is here.
+"""
+
+from typing import TYPE_CHECKING
+
+from mmalign.objective import Metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.protocols import CausalLM
+
+
+def pair_logps(backbone: "CausalLM", batch: "Batch") -> "Tensor":
+    """[N, 2]: log pi(w|x) and log pi(l|x), sums over tokens, in nats."""
+    from mmalign.derive import sequence_logps
+
+    return sequence_logps(backbone, batch["sequences"]).view(-1, 2)
+
+
+def pair_tokens(batch: "Batch") -> "Tensor":
+    """[N, 2] int64 on the CPU: tokens that are labels of the chosen and the rejected answer, at least 1."""
+    return batch["sequences"].num_labels().clamp(min=1).view(-1, 2)
+
+
+def pair_metrics(rewards: "Tensor") -> Metrics:
+    """rewards: [N, 2], the implicit rewards of the chosen and the rejected answer. Equal ones are half a win."""
+    size, rewards = len(rewards), rewards.detach()
+    margin = rewards[:, 0] - rewards[:, 1]
+    won = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
+    return {
+        "accuracy": (won.sum(), size),
+        "margin": (margin.sum(), size),
+        "chosen_reward": (rewards[:, 0].sum(), size),
+        "rejected_reward": (rewards[:, 1].sum(), size),
+    }
