@@ -93,7 +93,8 @@ def register_objectives():
     cells = json.loads(capsys.readouterr().out)["items"]
     assert {cell["verdict"] for cell in cells if cell["objective"] == "writes"} == {"no"}
     verdicts = {(cell["backbone"], cell["verdict"]) for cell in cells if cell["objective"] == "contrastive"}
-    assert {verdict for backbone, verdict in verdicts if backbone not in ("causal-lm", "gpt-mini", "smollm2-135m")} == {"yes"}
+    languages = ("causal-lm", "gpt-mini", "smollm2-135m")
+    assert {verdict for backbone, verdict in verdicts if backbone not in languages} == {"yes"}
     assert ("causal-lm", "no") in verdicts
 
 
