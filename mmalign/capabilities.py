@@ -21,6 +21,7 @@ class Capability(StrEnum):
     TOKEN_LOGPS = "token_logps"
     HIDDEN_STATES = "hidden_states"
     GENERATE = "generate"
+    SCORE_SEQUENCES = "score_sequences"
     ADAPTER_SWITCH = "adapter_switch"
 
     @property

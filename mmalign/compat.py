@@ -5,7 +5,7 @@ verdict.word          # "yes", "derived" or "no"
 verdict.missing       # {"token_logps"}
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mmalign.capabilities import Capability, satisfy
@@ -71,11 +71,33 @@ def require(objective: Entry, family: Family, reference: str, catalog: Catalog) 
     verdict = check(objective.spec, family)
     if verdict.ok:
         return verdict
+    name = objective.spec.name
     needs = sorted({need for role in objective.spec.roles for need in role.needs})
-    raise IncompatibleError(
-        f"{objective.spec.name} needs {', '.join(needs)}; {reference} ({family.name}) provides "
-        f"{', '.join(sorted(family.provides))}: {verdict.explain()}",
-        hint=f"{suggest(verdict.missing, catalog)} Try: mmalign matrix {objective.spec.name}".strip(),
+    raise incompatible(name, needs, verdict, family, reference, catalog, f"mmalign matrix {name}")
+
+
+def require_needs(who: str, needs: Sequence[str], family: Family, reference: str, catalog: Catalog) -> None:
+    """The same for a command or an evaluation, by the needs that it names."""
+    verdict = check_needs(needs, family)
+    if not verdict.ok:
+        raise incompatible(who, needs, verdict, family, reference, catalog, "mmalign list backbones")
+
+
+def incompatible(
+    who: str,
+    needs: Sequence[str],
+    verdict: Verdict,
+    family: Family,
+    reference: str,
+    catalog: Catalog,
+    command: str,
+) -> IncompatibleError:
+    """The error that says what is missing, what has it, what the model is for, and the command to try."""
+    hints = (family.use, suggest(verdict.missing, catalog), f"Try: {command}")
+    return IncompatibleError(
+        f"{who} needs {', '.join(needs)}; {reference} ({family.name}) provides "
+        f"{', '.join(sorted(family.provides)) or 'nothing'}: {verdict.explain()}",
+        hint=" ".join(filter(None, hints)),
     )
 
 

@@ -152,6 +152,12 @@ class Generates(Protocol):
         ...
 
 
+class ScoresSequences(Protocol):
+    def score_sequences(self, sequences: "Sequences") -> "Tensor":
+        """[M]: the reward of each answer to its prompt, less the mean of good answers where it is known."""
+        ...
+
+
 @runtime_checkable
 class SwitchesAdapter(Protocol):
     """A backbone that can have an adapter; its Config has the option `lora`, a `mmalign.lora.LoraOptions`."""
@@ -183,6 +189,13 @@ class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
     """What pretraining, supervised fine-tuning and preference optimisation work with."""
 
 
+class RewardModel(ScoresSequences, Protocol):
+    """What ranks texts as people did."""
+
+    module: "nn.Module"
+    processor: AnswersProcessor
+
+
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
     """What zero-shot classification and contrastive training work with."""
 
@@ -194,7 +207,7 @@ class Dataset(Protocol):
 
     @classmethod
     def build(cls, config: Any, split: str) -> "Self | None":
-        """The `train` or `validation` part; None where there is no validation part. Raises DataError."""
+        """The part named `split`, one of its spec's `splits`; None where nothing is set aside. Raises DataError."""
         ...
 
     def __len__(self) -> int: ...
@@ -224,5 +237,8 @@ class Evaluation(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
-        """Metrics by name, the spec's `primary` among them. Random state and module modes are left as they were."""
+        """Metrics by name, the spec's `primary` among them; `x_low` and `x_high` are the 95% interval of `x`.
+
+        Random state and module modes are left as they were. `runtime.split` has the other parts of the data.
+        """
         ...

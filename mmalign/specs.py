@@ -42,13 +42,15 @@ class Family:
     """One kind of model that a backbone class handles, told apart by the model's config alone.
 
     `matches` takes the parsed config: transformers' config.json, {"model_cfg": ..., "preprocess_cfg": ...} of
-    open_clip, or {"gguf_architecture": ...} of a GGUF file.
+    open_clip, or {"gguf_architecture": ...} of a GGUF file. `use`: a sentence with the command that such a model is
+    for, shown where something else is asked of it.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
     provides: frozenset[Capability]
     modalities: frozenset[str]
+    use: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provides", frozenset(Capability(name) for name in self.provides))
@@ -109,7 +111,7 @@ class DatasetSpec(Spec):
     `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `recognises`: a function, as
     "package.module:name", that takes a path and returns the example kind that is in it, or ""; it is asked where
     readers of several kinds could be meant.
-    `default_for`: example kinds for which it is the default data.
+    `default_for`: example kinds for which it is the default data. `splits`: the parts that `build` knows.
     """
 
     kind: str
@@ -117,6 +119,7 @@ class DatasetSpec(Spec):
     reads_files: bool = False
     recognises: str = ""
     default_for: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("train", "validation")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -143,6 +146,7 @@ class EnvironmentSpec(Spec):
 class EvaluationSpec(Spec):
     """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric.
 
+    `more_kinds`: other kinds that it can run on instead; the first that the data yields is taken.
     `in_training`: "always", on the kind's default data where the run's own is of another kind; "own-data", only where
     the run's data yields that kind; "named", only where it is asked for.
     """
@@ -150,8 +154,13 @@ class EvaluationSpec(Spec):
     needs: tuple[str, ...]
     kind: str
     primary: str
+    more_kinds: tuple[str, ...] = ()
     higher_is_better: bool = True
     in_training: Literal["always", "own-data", "named"] = "always"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind, *self.more_kinds)
 
 
 @dataclass(frozen=True, kw_only=True)

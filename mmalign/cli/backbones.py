@@ -3,38 +3,51 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmalign.errors import IncompatibleError, UsageError
+from mmalign.errors import UsageError
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog
+    from mmalign.config.load import Section
+    from mmalign.evaluate.runtime import Runtime
     from mmalign.sources import Source
 
 
 def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], command: str) -> "Source":
     """The backbone's source; raises IncompatibleError where its family lacks what the command needs."""
-    from mmalign.compat import check_needs, suggest
+    from mmalign.compat import require_needs
     from mmalign.sources import resolve
 
     source = resolve(reference, catalog)
-    verdict = check_needs(needs, source.family)
-    if not verdict.ok:
-        raise IncompatibleError(
-            f"{command} needs {', '.join(needs)}; {reference} ({source.family.name}) provides "
-            f"{', '.join(sorted(source.family.provides)) or 'nothing'}: {verdict.explain()}",
-            hint=f"{suggest(verdict.missing, catalog)} Try: mmalign list backbones".strip(),
-        )
+    require_needs(command, needs, source.family, reference, catalog)
     return source
+
+
+def load_backbone(catalog: "Catalog", source: "Source", settings: Mapping[str, Any], runtime: "Runtime") -> Any:
+    """The model on its device; raises UsageError for wrong options, and what its loader raises."""
+    from mmalign.config.validate import build
+
+    backbone_class = catalog.load(source.entry)
+    hint = f"All options: mmalign show {source.entry.spec.name} --options"
+    backbone = backbone_class.load(source, build(backbone_class.Config, settings, "backbone", hint=hint))
+    backbone.module.to(runtime.device)
+    return backbone
 
 
 def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:
     """The section `backbone` of --set; raises UsageError for any other."""
+    return settings_of(sets, command, ("backbone",))["backbone"]
+
+
+def settings_of(sets: Sequence[str], command: str, sections: Sequence[str]) -> "Mapping[str, Section]":
+    """Some sections of --set; raises UsageError for any other, and for a name, which has a flag of its own."""
     from mmalign.config.load import load_layers
 
     layers = load_layers(sets=sets)
-    others = [name for name, section in layers.items() if section and name != "backbone"]
-    if others or "name" in layers["backbone"]:
-        what = f"section {others[0]}" if others else "backbone.name"
+    others = [f"section {name}" for name, section in layers.items() if section and name not in sections]
+    named = [f"{name}.name" for name in sections if "name" in layers[name]]
+    if others or named:
+        keys = " or ".join(f"{name}.key=value" for name in sections)
         raise UsageError(
-            f"{command} takes no {what} in --set", hint="Use --backbone MODEL, and --set backbone.key=value."
+            f"{command} takes no {(others or named)[0]} in --set", hint=f"Use --backbone MODEL, and --set {keys}."
         )
-    return layers["backbone"]
+    return {name: layers[name] for name in sections}

@@ -39,7 +39,7 @@ def headline(entry: Entry) -> str:
         return f"{', '.join(spec.kinds)}{' files' if spec.reads_files else ''}"
     if isinstance(spec, RewardSpec):
         return ", ".join(spec.examples)
-    return spec.kind if isinstance(spec, EvaluationSpec) else ""
+    return ", ".join(spec.kinds) if isinstance(spec, EvaluationSpec) else ""
 
 
 def _particular(spec: Any) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def _particular(spec: Any) -> dict[str, Any]:
         }
     if isinstance(spec, DatasetSpec):
         kinds = {"example_kinds": list(spec.kinds), "default_for": list(spec.default_for)}
-        return {**kinds, "reads_files": spec.reads_files}
+        return {**kinds, "splits": list(spec.splits), "reads_files": spec.reads_files}
     if isinstance(spec, RewardSpec):
         return {"examples": list(spec.examples)}
     if isinstance(spec, EvaluationSpec):
         return {
             "needs": list(spec.needs),
-            "example_kind": spec.kind,
+            "example_kinds": list(spec.kinds),
             "primary": spec.primary,
             "higher_is_better": spec.higher_is_better,
         }

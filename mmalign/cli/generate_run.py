@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmalign.cli.app import App
-from mmalign.cli.backbones import backbone_settings, require_source
+from mmalign.cli.backbones import backbone_settings, load_backbone, require_source
+from mmalign.cli.texts import read_texts
 from mmalign.data.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 
@@ -36,20 +36,17 @@ def run_generate(
 ) -> int:
     """Read prompts, load, answer. Returns the exit code: 3 if no prompt could be used."""
     settings = backbone_settings(sets, "generate")
-    texts = list(_prompts(prompts))
+    texts = list(read_texts(prompts, "prompt"))
     if not texts:
         raise UsageError("no prompt", hint='Give one: mmalign generate --backbone MODEL "Once upon a time"')
     source = require_source(app.catalog, backbone, NEEDS, "generate")
 
-    from mmalign.config.validate import build
     from mmalign.data.order import stable_hash
     from mmalign.evaluate.runtime import Runtime
     from mmalign.sampling import Sampling
 
     runtime = Runtime.choose(device)
-    backbone_class = app.catalog.load(source.entry)
-    model = backbone_class.load(source, build(backbone_class.Config, settings, "backbone"))
-    model.module.to(runtime.device)
+    model = load_backbone(app.catalog, source, settings, runtime)
     ids, problems = _encode(model.processor, texts, chat, max_tokens)
     good = [place for place in range(len(texts)) if place not in problems]
     sampling = Sampling(max_tokens, temperature, top_p)
@@ -78,23 +75,6 @@ def run_generate(
     if unended:
         app.say(f"{unended} of {len(answers)} answers reached --max-tokens {max_tokens} without an end")
     return 0 if good else DataError.exit_code
-
-
-def _prompts(arguments: tuple[str, ...]) -> Iterator[str]:
-    """As given; @FILE and - stand for one prompt a line, empty lines left out."""
-    for argument in arguments:
-        if argument == "-":
-            lines = sys.stdin.read().splitlines()
-        elif argument.startswith("@"):
-            try:
-                lines = Path(argument[1:]).expanduser().read_text(encoding="utf-8").splitlines()
-            except (OSError, ValueError) as error:
-                raise UsageError(
-                    f"prompts {argument}: {error}", hint="Give a UTF-8 file, one prompt a line."
-                ) from error
-        else:
-            lines = [argument]
-        yield from (line for line in lines if line.strip())
 
 
 def _encode(processor: Any, texts: list[str], chat: bool, room: int) -> "tuple[list[Tensor], dict[int, str]]":

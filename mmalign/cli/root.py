@@ -17,6 +17,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
         "zero-shot": ("mmalign.cli.zero_shot:command", "Name what is in pictures, from labels that you write."),
         "generate": ("mmalign.cli.generate:command", "Continue prompts with a language model."),
+        "score": ("mmalign.cli.score:command", "Rank texts with a reward model."),
+        "evaluate": ("mmalign.cli.evaluate:command", "Measure a model on held-out data."),
         "train": ("mmalign.cli.train:command", "Train or align a model with any objective."),
     },
     "Look up": {

@@ -16,15 +16,15 @@ from mmalign.errors import UsageError, did_you_mean
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def build(model: type[Model], section: Mapping[str, Any], where: str) -> Model:
-    """Return the validated config; raises one UsageError that lists every wrong key with its origin.
+def build(model: type[Model], section: Mapping[str, Any], where: str, *, hint: str = "") -> Model:
+    """Return the validated config; raises one UsageError that lists every wrong key with its origin, and `hint`.
 
     The `name` of an objective, backbone or dataset section is left out unless the model has such a field.
     """
     result, mistakes = _attempt(model, section, where)
     if result is None:
         name = section.get("name", "OBJECTIVE") if where == "objective" else "OBJECTIVE"
-        raise UsageError("\n".join(mistakes), hint=f"All options: mmalign config show {name}")
+        raise UsageError("\n".join(mistakes), hint=hint or f"All options: mmalign config show {name}")
     return result
 
 

@@ -53,6 +53,13 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+def spread(total: int, limit: int) -> range | list[int]:
+    """At most `limit` indices, evenly spread over the data (0: all of them), the same at every call."""
+    if not limit or total <= limit:
+        return range(total)
+    return [place * total // limit for place in range(limit)]
+
+
 @functools.lru_cache(maxsize=4)
 def _round_keys(seed: int, epoch: int) -> np.ndarray:
     start = np.uint64(stable_hash("order", seed, epoch))

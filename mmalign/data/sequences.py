@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Ragged
+from mmalign.data.batch import Batch, Ragged
 
 
 @dataclass(frozen=True)
@@ -114,3 +114,8 @@ class Sequences:
 
     def to(self, device: "torch.device | str") -> "Sequences":
         return Sequences(self.prompts.to(device), self.answers.to(device), self.counts, self.learn.to(device))
+
+
+def sequences_of(batch: Batch) -> Sequences:
+    """The prompts and answers of a batch, or its texts as documents."""
+    return batch["sequences"] if "sequences" in batch else Sequences.documents(batch["text"])

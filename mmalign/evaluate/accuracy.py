@@ -6,23 +6,14 @@ accuracy.summary()                                   # {"examples", "top1", "top
 """
 
 import heapq
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mmalign.evaluate.intervals import with_interval
+
 NUM_WORST = 24
-
-
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and right for few examples and for 0% and 100%."""
-    if total == 0:
-        return 0.0, 1.0
-    share, inverse = hits / total, z * z / total
-    centre = (share + inverse / 2) / (1 + inverse)
-    half = z * math.sqrt(share * (1 - share) / total + inverse / (4 * total)) / (1 + inverse)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, order=True)
@@ -75,8 +66,7 @@ class Accuracy:
         total = len(self.ranks)
         found: dict[str, float] = {"examples": total}
         for k in (1, 5):
-            low, high = wilson(self.hits(k), total)
-            found |= {f"top{k}": self.hits(k) / max(total, 1), f"top{k}_low": low, f"top{k}_high": high}
+            found |= with_interval(f"top{k}", self.hits(k), total)
         shares = [hits / count for _, hits, count in self.by_class()]
         found["mean_class_top1"] = sum(shares) / max(len(shares), 1)
         return found

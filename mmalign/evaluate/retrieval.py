@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmalign.data.batch import Ragged
+from mmalign.data.order import spread
 from mmalign.errors import DataError, NonFiniteError
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.stream import image_batches
@@ -69,13 +70,6 @@ def recalls(embedded: Embedded, ks: Sequence[int] = (1, 5, 10)) -> dict[str, flo
     backward = recall_at_k(embedded.text, embedded.image, embedded.pairs.flip(1), ks)
     found = {f"image_to_text_r{k}": forward[k] for k in ks} | {f"text_to_image_r{k}": backward[k] for k in ks}
     return found | {f"mean_r{k}": (forward[k] + backward[k]) / 2 for k in ks}
-
-
-def spread(total: int, limit: int) -> range | list[int]:
-    """At most `limit` indices, evenly spread over the data (0: all of them), the same at every call."""
-    if not limit or total <= limit:
-        return range(total)
-    return [place * total // limit for place in range(limit)]
 
 
 def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max_examples: int = 0) -> Embedded:

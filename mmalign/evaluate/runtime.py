@@ -5,7 +5,7 @@ with runtime.evaluating(backbone):
     features = backbone.encode_image(images.to(runtime.device))
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,13 +35,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _unknown(name: str) -> Any:
+    raise UsageError(f"{name!r} cannot be had here", hint="Try: mmalign evaluate")
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """device: where the model is; batch_size: images or texts at once; bf16: autocast of the image tower on CUDA."""
+    """device: where the model is; batch_size: images or texts at once; bf16: autocast of the image tower on CUDA.
+
+    split: another part of the data that is measured, by name, or None where it has none. load_model: another backbone
+    by its reference, on the device. Both raise UsageError where they cannot be had.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batch_size: int = 32
     bf16: bool = False
+    split: Callable[[str], Any] = _unknown
+    load_model: Callable[[str], Any] = _unknown
 
     @classmethod
     def choose(cls, device: str = "auto", batch_size: int = 32) -> "Runtime":

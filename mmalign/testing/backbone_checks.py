@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.specs import Entry
-from mmalign.testing import adapter_checks, language_checks
+from mmalign.testing import adapter_checks, language_checks, scorer_checks
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmalign.sources import Source
 
 TOLERANCE = 1e-5  # float32, another summation order
+_SPECIAL = (language_checks, scorer_checks, adapter_checks)  # for models that provide what each needs
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -21,7 +22,8 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
-        for title, function in (*_CHECKS.items(), *language_checks.CHECKS.items(), *adapter_checks.CHECKS.items()):
+        special = [check for module in _SPECIAL for check in module.CHECKS.items()]
+        for title, function in (*_CHECKS.items(), *special):
             label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
             found.append(Check(label, partial(_run, function, entry, reference, bench)))
     return found
@@ -160,17 +162,17 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
         raise Skip(f"{reference} is {source.entry.spec.name}'s")
-    adapter = function in adapter_checks.CHECKS.values()
-    language = function in language_checks.CHECKS.values()
-    needed = language_checks.NEEDED if language else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
-    needed = adapter_checks.NEEDED if adapter else needed
+    special = next((module for module in _SPECIAL if function in module.CHECKS.values()), None)
+    needed = special.NEEDED if special else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
     if not needed <= source.family.provides:
         raise Skip(f"this check is for models that provide {' and '.join(sorted(needed))}")
     backbone = load(source, bench)
     backbone.module.eval()
-    kind = "ranking" if language_checks.NEEDED <= source.family.provides else "image-text"
+    reads_texts = source.family.modalities == {"text"}
+    kind = "ranking" if reads_texts else "image-text"
     batch = make_batch(kind, backbone.processor, bench.folder / "pictures", 8, bench)
-    with_bench = (save_and_load, language_checks.save_and_load, *adapter_checks.CHECKS.values())
+    saving = (save_and_load, language_checks.save_and_load, scorer_checks.save_and_load)
+    with_bench = (*saving, *adapter_checks.CHECKS.values())
     with single_thread():
         function(*(backbone, batch, source), *([bench] if function in with_bench else []))
 

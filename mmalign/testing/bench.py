@@ -23,6 +23,7 @@ TINY_MODELS = {
     "tiny-llama": "hf",
     "tiny-gpt2": "hf",
     "tiny-bloom": "hf",
+    "tiny-reward-model": "hf",
 }
 
 

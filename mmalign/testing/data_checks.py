@@ -2,10 +2,13 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmalign.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
+
+if TYPE_CHECKING:
+    from mmalign.evaluate.parts import Part
 
 MAX_EXAMPLES = 5000  # looked at, in a larger data set
 _LABELLED = {"image-label", "text-label"}  # whose `label` indexes the data set's `classes`
@@ -95,6 +98,7 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     import torch
 
     from mmalign.compat import check_needs
+    from mmalign.evaluate.runner import run_evaluation
     from mmalign.evaluate.runtime import Runtime
     from mmalign.testing.subjects import load, resolve_or_skip
 
@@ -102,33 +106,46 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     verdict = check_needs(entry.spec.needs, source.family)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")
-    dataset = next((e for e in bench.catalog.entries("datasets") if entry.spec.kind in e.spec.default_for), None)
-    if dataset is None:
-        raise Skip(f"no default data set for {entry.spec.kind} examples")
-    data = _build(dataset, bench, "validation", entry.spec.kind)
-    if data is None:
-        raise Skip(f"{dataset.qualified} has no validation part")
-    backbone, target = load(source, bench), bench.catalog.load(entry)
+    parts = [part for kind in entry.spec.kinds for part in [_default_part(kind, bench)] if part is not None]
+    if not parts:
+        raise Skip(f"no default data set for {' or '.join(entry.spec.kinds)} examples")
+    backbone = load(source, bench)
     backbone.module.train()
     state, modes = torch.get_rng_state(), [module.training for module in backbone.module.modules()]
-    metrics = target(target.Config(max_examples=32)).run(backbone, data, Runtime(torch.device("cpu"), 16))
-    assert entry.spec.primary in metrics, f"the primary metric {entry.spec.primary} is not in {sorted(metrics)}"
-    infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-    assert not infinite, f"not finite: {infinite}"
-    assert torch.equal(state, torch.get_rng_state()), "the random state is not as it was"
-    assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
+    for part in parts:
+        runtime = Runtime(torch.device("cpu"), 16)
+        metrics = run_evaluation(bench.catalog, entry, backbone, part, runtime, {"max_examples": 32})
+        assert entry.spec.primary in metrics, f"the primary metric {entry.spec.primary} is not in {sorted(metrics)}"
+        infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        assert not infinite, f"not finite: {infinite}"
+        assert torch.equal(state, torch.get_rng_state()), "the random state is not as it was"
+        assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
+
+
+def _default_part(kind: str, bench: Workbench) -> "Part | None":
+    from mmalign.evaluate.parts import held_out
+
+    dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
+    if dataset is None:
+        return None
+    return held_out(bench.catalog, dataset, _config(dataset, bench, kind), kind)
 
 
 def _build(entry: Entry, bench: Workbench, split: str = "train", kind: str = "") -> Any:
-    target = bench.catalog.load(entry)
-    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind or entry.spec.kind)}
-    required = [name for name, field in target.Config.model_fields.items() if field.is_required()]
+    data = bench.catalog.load(entry).build(_config(entry, bench, kind or entry.spec.kind), split)
+    assert data is not None or split != "train", "build(config, 'train') returned None"
+    return data
+
+
+def _config(entry: Entry, bench: Workbench, kind: str) -> Any:
+    """Its options for the kit; skips where some are required and nobody gave them."""
+    config_class = bench.catalog.load(entry).Config
+    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
+    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
     missing = [name for name in required if name not in options]
     if missing:
         raise Skip(f"needs {', '.join(missing)}: conformance(..., datasets={{{entry.spec.name!r}: {{...}}}})")
-    data = target.build(target.Config(**options), split)
-    assert data is not None or split != "train", "build(config, 'train') returned None"
-    return data
+    return config_class(**options)
 
 
 def _indices(data: Any, limit: int) -> range:

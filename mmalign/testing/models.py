@@ -102,6 +102,14 @@ def tiny_bloom(folder: Path, *, seed: int = 0) -> Path:
     return _write_causal_lm(folder, BloomForCausalLM, BloomConfig, sizes, seed)
 
 
+def tiny_reward_model(folder: Path, *, seed: int = 0) -> Path:
+    """A Llama of two layers that classifies with one label, its mean score in the config; returns `folder`."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    sizes = {**_LM, "num_key_value_heads": 1, "num_labels": 1, "mmalign_reward_mean": 0.25}
+    return _write_causal_lm(folder, LlamaForSequenceClassification, LlamaConfig, sizes, seed)
+
+
 def tiny_tokenizer() -> "Tokenizer":
     """Byte pairs learned from two dozen words: <pad> is 0, <end> the highest id; any text can be written in it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

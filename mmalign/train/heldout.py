@@ -11,8 +11,11 @@ import torch
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.data.loader import Sweep
+from mmalign.evaluate.parts import Part, default_part
+from mmalign.evaluate.runner import run_evaluation
 from mmalign.evaluate.runtime import Runtime
 from mmalign.objective import Context
+from mmalign.specs import EvaluationSpec
 from mmalign.train import rng
 from mmalign.train.job import Job
 from mmalign.train.step import total_loss
@@ -32,13 +35,11 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
         if job.num_heldout:
             results |= _heldout_loss(job)
         for entry in job.plan.evaluations:
-            data = _data_for(job, catalog, entry.spec.kind)
-            if data is None:
+            part = _part_for(job, catalog, entry.spec)
+            if part is None:
                 continue
-            evaluation_class = catalog.load(entry)
-            values = evaluation_class(evaluation_class.Config(max_examples=config.max_examples)).run(
-                job.models.policy, data, runtime
-            )
+            options = {"max_examples": config.max_examples}
+            values = run_evaluation(catalog, entry, job.models.policy, part, runtime, options)
             results |= {f"{entry.spec.name}/{name}": float(value) for name, value in values.items()}
     finally:
         for module, mode in modes:
@@ -48,21 +49,16 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
     return results
 
 
-def _data_for(job: Job, catalog: Catalog, kind: str) -> Any:
-    """The run's own held-out data where it can be of that kind, else that kind's default data, else None."""
+def _part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
+    """The run's own held-out data where they can be of one of its kinds, else a kind's default data, else None."""
     plan = job.plan
-    if kind == plan.kind:
-        return job.heldout
-    if kind in plan.dataset.spec.kinds:
-        config = plan.configs["dataset"].model_copy(update=plan.dataset.spec.options(kind))
-        return plan.dataset_class.build(config, "validation")
-    for entry in catalog.entries("datasets"):
-        if kind in entry.spec.default_for:
-            dataset_class = catalog.load(entry)
-            config = dataset_class.Config(**entry.spec.options(kind))
-            # This run does not train on it, so all of it is held out where it has no part set aside.
-            return dataset_class.build(config, "validation") or dataset_class.build(config, "train")
-    return None
+    for kind in sorted(evaluation.kinds, key=lambda kind: kind != plan.kind):
+        if kind in plan.dataset.spec.kinds:
+            config = plan.configs["dataset"].model_copy(update=plan.dataset.spec.options(kind))
+            data = job.heldout if kind == plan.kind else plan.dataset_class.build(config, "validation")
+            return None if data is None else Part(plan.dataset, plan.dataset_class, config, kind, "validation", data)
+    # This run does not train on it, so all of it is held out where it has no part set aside.
+    return next(filter(None, (default_part(catalog, kind) for kind in evaluation.kinds)), None)
 
 
 @torch.no_grad()

@@ -171,7 +171,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
     finish_objective(job)
     save_model(lambda partial: job.objective.save(job.models, partial), model)
     records = run.metrics()
-    started = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
+    started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
     before = started.get("evaluation", {})
     summary = {
         "steps": loop.step,

@@ -6,18 +6,17 @@ plan.to_yaml()                         # everything, defaults included; a run re
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mmalign.catalog import Catalog
-from mmalign.compat import Verdict, check, check_needs, require
+from mmalign.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.config.load import NAMED_SECTIONS
 from mmalign.config.validate import build_all
 from mmalign.data.examples import EXAMPLE_KINDS
-from mmalign.errors import IncompatibleError, UsageError, did_you_mean
+from mmalign.data.finder import find_dataset
+from mmalign.errors import IncompatibleError, UsageError
 from mmalign.objective import Objective
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
@@ -92,7 +91,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     kinds = objective.spec.examples["main"]
     source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
-    dataset, path = _find_dataset(catalog, sections["dataset"].get("name"), kinds)
+    dataset, path = find_dataset(catalog, sections["dataset"].get("name"), kinds)
     values = dict(sections)
     kind = sections["dataset"].get("kind") if dataset.spec.more_kinds else dataset.spec.kind
     kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
@@ -145,55 +144,19 @@ def _default_backbone(catalog: Catalog, objective: Entry) -> str:
     )
 
 
-def _find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) -> tuple[Entry, Path | None]:
-    """A data set by name, or the reader for a path, or the default of the first kind that has one."""
-    if name is None:
-        for kind in kinds:
-            for entry in catalog.entries("datasets"):
-                if kind in entry.spec.default_for:
-                    return entry, None
-        raise UsageError(
-            f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset"
-        )
-    if any(name in (entry.spec.name, entry.qualified) for entry in catalog.entries("datasets")):
-        return catalog.find("datasets", name), None
-    path = Path(name).expanduser()
-    if path.exists() or any(character in name for character in "/\\*{.~"):
-        readers = [
-            entry for entry in catalog.entries("datasets") if entry.spec.reads_files and entry.spec.kind in kinds
-        ]
-        if readers:
-            return next((entry for entry in readers if len(readers) > 1 and _recognises(entry, path)), readers[0]), path
-        raise UsageError(
-            f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets"
-        )
-    known = [entry.spec.name for entry in catalog.entries("datasets")]
-    hint = f"{did_you_mean(name, known)} Give a name (mmalign list datasets) or a path.".strip()
-    raise UsageError(f"unknown dataset {name!r}", hint=hint)
-
-
-def _recognises(entry: Entry, path: Path) -> bool:
-    module, _, name = entry.spec.recognises.partition(":")
-    return bool(name) and vars(import_module(module))[name](str(path)) == entry.spec.kind
-
-
 def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: EvaluationConfig) -> tuple[Entry, ...]:
     """The evaluations asked for, or those that the backbone can run and that want to be run by themselves; raises
     IncompatibleError for one that it can't."""
     if not config.names:
 
         def wanted(spec: Any) -> bool:
-            own = spec.in_training == "own-data" and spec.kind in dataset.spec.kinds
+            own = spec.in_training == "own-data" and not set(spec.kinds).isdisjoint(dataset.spec.kinds)
             return (own or spec.in_training == "always") and check_needs(spec.needs, source.family).ok
 
         return tuple(entry for entry in catalog.entries("evaluations") if wanted(entry.spec))
     chosen = tuple(catalog.find("evaluations", name) for name in config.names)
     for entry in chosen:
-        verdict = check_needs(entry.spec.needs, source.family)
-        if not verdict.ok:
-            raise IncompatibleError(
-                f"evaluation {entry.spec.name} does not fit {source.reference}: {verdict.explain()}"
-            )
+        require_needs(f"evaluation {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
     return chosen
 
 

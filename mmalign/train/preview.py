@@ -7,7 +7,7 @@ Raises DataError where more tokens would be cut than `data.max_lost` allows: not
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import click
 import torch
@@ -15,7 +15,7 @@ import torch
 from mmalign.capabilities import Capability
 from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.loader import Sweep
-from mmalign.data.sequences import Sequences
+from mmalign.data.sequences import Sequences, sequences_of
 from mmalign.errors import DataError
 from mmalign.protocols import AnswersProcessor
 from mmalign.train.job import Job
@@ -32,7 +32,7 @@ def preview(job: Job) -> Iterator[str]:
     yield survey(job)
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
     yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
-    for line in show(_sequences(batch), cast(AnswersProcessor, job.encoder.processor)):
+    for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield f"  {line}"
 
 
@@ -41,7 +41,7 @@ def survey(job: Job) -> str:
     sweep = Sweep(job.data, job.encoder, 64, limit=SURVEYED, max_bad=job.plan.data.max_bad)
     examples = tokens = labels = lost = cut = 0
     for batch in sweep:
-        sequences = _sequences(batch)
+        sequences = sequences_of(batch)
         examples += len(batch)
         tokens += sequences.num_tokens()
         labels += int(sequences.is_label.sum())
@@ -79,7 +79,3 @@ def show(sequences: Sequences, processor: AnswersProcessor) -> list[str]:
     if len(whole) <= _SHOWN:
         return lines
     return [*whole[:_SHOWN].splitlines(), f"… ({len(whole) - _SHOWN:,} characters more)"]
-
-
-def _sequences(batch: Any) -> Sequences:
-    return batch["sequences"] if "sequences" in batch else Sequences.documents(batch["text"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
+from mmalign.evaluate.intervals import is_bound
 from mmalign.report import png_bytes, png_data_uri, write_report
 from mmalign.train.plan import Plan
 from mmalign.train.rundir import Run
@@ -105,19 +106,23 @@ def metric_header(uninterpolated: Mapping[str, float] | None) -> list[str]:
 def metric_rows(
     before: Mapping[str, float], after: Mapping[str, float], uninterpolated: Mapping[str, float] | None
 ) -> list[tuple[str, ...]]:
-    """(name, before, [trained,] after) as text, four digits."""
+    """(name, before, [trained,] after) as text, four digits; the ends of intervals are in metrics.jsonl alone."""
 
     def show(values: Mapping[str, float], name: str) -> str:
         return f"{values[name]:.4g}" if name in values else "-"
 
     columns = [before, *([uninterpolated] if uninterpolated else []), after]
-    return [(name, *(show(values, name) for values in columns)) for name in {**before, **after}]
+    names = {**before, **after}
+    return [(name, *(show(values, name) for values in columns)) for name in names if not is_bound(name, names)]
 
 
 def next_commands(model: Path, plan: Plan) -> list[str]:
-    """What to try with the saved model, by what its family can do; nothing for a scorer."""
-    if any(role.head for role in plan.objective.spec.roles):
-        return []
+    """What to try with the saved model, by what its family can do."""
+    heads = {role.head for role in plan.objective.spec.roles}
+    if "scalar" in heads:
+        return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
+    if "classes" in heads:
+        return []  # a classifier of transformers
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
         Capability.GENERATE: f'mmalign generate --backbone {model} "Once upon a time"',

@@ -29,6 +29,7 @@ def register_datasets() -> list[DatasetSpec]:
             kind=_REVIEWS[0],
             more_kinds=_REVIEWS[1:],
             default_for=_REVIEWS,
+            splits=("train", "validation", "test"),
         ),
         DatasetSpec(
             name="image-text",

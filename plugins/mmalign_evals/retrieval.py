@@ -1,7 +1,7 @@
 """Image-text retrieval on a data set of pairs, both ways.
 
 Retrieval(Retrieval.Config(max_examples=1000)).run(backbone, dataset, Runtime(device))
-# {"image_to_text_r1": 0.41, ..., "mean_r1": 0.40, ..., "images": 990, "texts": 1000, "unreadable": 0}
+# {"image_to_text_r1": 0.41, "image_to_text_r1_low": 0.38, ..., "mean_r1": 0.40, ..., "images": 990, "texts": 1000, ...}
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.evaluate.intervals import with_interval
 from mmalign.evaluate.retrieval import embed_dataset, recalls
 from mmalign.evaluate.runtime import Runtime
 from mmalign.protocols import Dataset, DualEncoder
@@ -25,7 +26,7 @@ class RetrievalConfig(BaseModel):
 
 
 class Retrieval:
-    """Recall at 1, 5 and 10 both ways and their mean, as shares from 0 to 1. Ties count against the model."""
+    """Recall at 1, 5 and 10 both ways, with 95% intervals, and their mean. Ties count against the model."""
 
     Config: ClassVar[type[BaseModel]] = RetrievalConfig
 
@@ -36,4 +37,9 @@ class Retrieval:
         """Raises DataError where no image can be read, and NonFiniteError."""
         embedded = embed_dataset(backbone, dataset, runtime, self.config.max_examples)
         counts = {"images": len(embedded.image), "texts": len(embedded.text), "unreadable": len(embedded.unreadable)}
-        return {**recalls(embedded), **counts}
+        found = recalls(embedded)
+        for name, share in list(found.items()):
+            if not name.startswith("mean"):  # of two shares that depend on each other: no interval is known
+                total = counts["images" if name.startswith("image_to_text") else "texts"]
+                found |= with_interval(name, share * total, total)
+        return {**found, **counts}

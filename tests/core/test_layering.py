@@ -87,7 +87,16 @@ def test_every_kind_has_its_hook_and_every_hook_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["zero-shot", "--help"], ["list", "objectives"], ["matrix"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["zero-shot", "--help"],
+        ["evaluate", "--help"],
+        ["score", "--help"],
+        ["list", "objectives"],
+        ["matrix"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = (

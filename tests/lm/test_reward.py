@@ -121,4 +121,6 @@ def test_a_run_learns_a_ranking_and_a_reward_model_is_no_policy(lm_folders, tmp_
     model = tmp_path / "run" / "model"
     assert json.loads((model / "config.json").read_text())["mmalign_reward_mean"] != 0
     assert run(["train", "--objective", "sft", "--backbone", str(model), "--dataset", str(data)]) == 2
-    assert "no plugin handles 'llama'" in capsys.readouterr().err
+    assert "It is a reward model: mmalign score" in capsys.readouterr().err
+    assert run(["score", "--backbone", str(model), "--prompt", "the cat 3", *answers, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["text"] == answers[0]

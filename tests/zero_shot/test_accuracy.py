@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
-from mmalign.evaluate.accuracy import NUM_WORST, Accuracy, wilson
+from mmalign.evaluate.accuracy import NUM_WORST, Accuracy
 from mmalign.evaluate.confusion import MAX_SHOWN, choose, confusion_figure
+from mmalign.evaluate.intervals import is_bound, wilson
 from mmalign.report import png_bytes
 
 
@@ -66,3 +67,8 @@ def test_the_confusion_picture_keeps_to_the_most_confused(num_classes: int) -> N
     title = figure.axes[0].get_title()
     assert (f"of {num_classes} classes" in title) == (num_classes > MAX_SHOWN)
     assert png_bytes(figure, dpi=40).startswith(b"\x89PNG")
+
+
+def test_the_ends_of_intervals_are_known_by_their_names() -> None:
+    metrics = {"top1": 0.5, "top1_low": 0.4, "top1_high": 0.6, "flow": 1.0, "so_low": 2.0}
+    assert [name for name in metrics if is_bound(name, metrics)] == ["top1_low", "top1_high"]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mmalign.data.examples import ImageLabel, ImageRef, ImageText
+from mmalign.data.order import spread
 from mmalign.errors import DataError
-from mmalign.evaluate.retrieval import Embedded, embed_dataset, recall_at_k, recalls, spread
+from mmalign.evaluate.retrieval import Embedded, embed_dataset, recall_at_k, recalls
 from mmalign.evaluate.runtime import Runtime
 
 RUNTIME = Runtime(batch_size=3)

@@ -1,0 +1,121 @@
+"""What `mmalign evaluate` does, in order: choose evaluations and data, check options, load, measure, print."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.cli import evaluate_output as output
+from mmalign.cli.app import App
+from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.errors import EXIT_OK, DataError, NonFiniteError
+
+if TYPE_CHECKING:
+    from mmalign.evaluate.parts import Part
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.evaluate.selection import Task
+
+_SECTIONS = ("backbone", "dataset", "evaluation")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options, as typed."""
+
+    names: tuple[str, ...]
+    backbone: str
+    dataset: str | None
+    split: str
+    batch_size: int
+    device: str
+    html: Path | None
+    force: bool
+    sets: tuple[str, ...]
+    as_json: bool
+
+
+def run_evaluate(app: App, options: Options) -> int:
+    """Returns the exit code. Everything that can be refused is refused before a model loads."""
+    settings = settings_of(options.sets, "evaluate", _SECTIONS)
+    if options.html is not None:
+        from mmalign.evaluate.results import check_out
+
+        check_out(options.html, options.force, (".html", ".htm"))
+    from mmalign.evaluate.selection import select
+
+    source = require_source(app.catalog, options.backbone, (), "evaluate")
+    tasks, left_out = select(app.catalog, source, options.names, options.dataset, options.split, settings["dataset"])
+    for name, why in left_out.items():
+        app.say(f"left out: {name}: {why}")
+    chosen = _options(app, tasks, settings["evaluation"])
+
+    from mmalign.evaluate.runtime import Runtime
+
+    parts = [task.open(app.catalog) for task in tasks]
+    runtime = Runtime.choose(options.device, options.batch_size)
+    backbone = load_backbone(app.catalog, source, settings["backbone"], runtime)
+    facts = dict(backbone.describe())
+    if facts.get("pretrained") is False:
+        app.warn(f"{source.reference} has random weights")
+    runtime = replace(runtime, load_model=lambda reference: _load_other(app, reference, tasks, runtime))
+    results = []
+    for task, part, values in zip(tasks, parts, chosen, strict=True):
+        result = _measure(app, task, part, backbone, runtime, values, named=bool(options.names))
+        if isinstance(result, str):
+            left_out[app.catalog.display_name(task.evaluation)] = result
+        else:
+            results.append(result)
+    if not results:
+        raise DataError("nothing could be measured", hint="The reasons are above.")
+    run = output.Report(source.reference, source.family.name, str(runtime.device), facts, results, left_out)
+    if options.html is not None:
+        output.write_html(options.html, run)
+        app.say(f"report: {options.html}")
+    output.print_report(run, options.as_json)
+    return EXIT_OK
+
+
+def _options(app: App, tasks: "list[Task]", section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each evaluation's share of the section, checked: the options that it knows, and those that none knows."""
+    from mmalign.evaluate.runner import evaluation_config
+
+    fields = [set(app.catalog.load_config(task.evaluation).model_fields) for task in tasks]
+    known = set[str]().union(*fields)
+    chosen = [{key: value for key, value in section.items() if key in own or key not in known} for own in fields]
+    for task, values in zip(tasks, chosen, strict=True):
+        evaluation_config(app.catalog, task.evaluation, values)
+    return chosen
+
+
+def _measure(
+    app: App, task: "Task", part: "Part", backbone: Any, runtime: "Runtime", values: Mapping[str, Any], *, named: bool
+) -> "output.Result | str":
+    """A result or, of an evaluation that nobody asked for by name, why its data cannot be used."""
+    from mmalign.evaluate.runner import run_evaluation
+
+    name = app.catalog.display_name(task.evaluation)
+    app.say(f"{name}: {len(part.dataset):,} {part.kind} examples of {part.entry.spec.name}, {part.split}")
+    for reason, count in part.dataset.report()["skipped"].items():
+        app.warn(f"{name}: {count:,} rows left out of the data: {reason}")
+    try:
+        metrics = run_evaluation(app.catalog, task.evaluation, backbone, part, runtime, values)
+    except DataError as error:
+        if named:
+            raise
+        app.warn(f"left out: {name}: {error.message}")
+        return error.message
+    wrong = [metric for metric, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteError(f"{name}: {', '.join(wrong)} is NaN or infinite", hint="Are the model's weights sound?")
+    for metric, what in output.LOSSES.items():
+        if metrics.get(metric):
+            app.warn(f"{name}: {metrics[metric]:,} {what}")
+    return output.Result(name, task.evaluation.spec, part, values, metrics)
+
+
+def _load_other(app: App, reference: str, tasks: "list[Task]", runtime: "Runtime") -> Any:
+    """Another model that an evaluation compares with: it must be able to do what they ask of the first."""
+    needs = sorted({need for task in tasks for need in task.evaluation.spec.needs})
+    source = require_source(app.catalog, reference, needs, "evaluation.reference")
+    return load_backbone(app.catalog, source, {}, runtime)

@@ -1,0 +1,134 @@
+"""The body of `mmalign score`, apart from its options so that `--help` imports nothing of it."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmalign.cli.app import App
+from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.cli.texts import read_texts
+from mmalign.errors import EXIT_DATA, EXIT_OK, IncompatibleError, NonFiniteError, UsageError
+from mmalign.files import write_atomically
+
+if TYPE_CHECKING:
+    from mmalign.evaluate.scoring import Answer, Scored
+
+NEEDS = ("score_sequences",)
+KINDS = ("ranking", "preference", "completion", "labelled-completion")
+COLUMNS = ("rank", "score", "prompt", "text", "key", "error")
+SCHEMA = 1
+
+
+def run_score(
+    app: App,
+    *,
+    texts: tuple[str, ...],
+    backbone: str,
+    prompt: str,
+    dataset: str | None,
+    split: str,
+    batch_size: int,
+    device: str,
+    csv_path: Path | None,
+    force: bool,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Read the texts, load, score, print. Returns the exit code: 3 if no text could be scored."""
+    settings = settings_of(sets, "score", ("backbone", "dataset"))
+    if dataset is None and (split or settings["dataset"]):
+        raise UsageError("--split and --set dataset... go with --dataset", hint="Name a data set or a file.")
+    if dataset is not None and (texts or prompt):
+        raise UsageError("a data set has its own texts and prompts", hint="Give TEXTS, or --dataset.")
+    if csv_path is not None:
+        from mmalign.evaluate.results import check_out
+
+        check_out(csv_path, force, (".csv",))
+    source = require_source(app.catalog, backbone, NEEDS, "score")
+
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.evaluate.scoring import Answer, rank, score
+
+    if dataset is None:
+        answers = [Answer(f"text {n}", prompt, text) for n, text in enumerate(read_texts(texts, "text"), start=1)]
+        if not answers:
+            raise UsageError("no text to score", hint='Give some: mmalign score --backbone MODEL "One." "Another."')
+    else:
+        answers = _from_dataset(app, dataset, split, settings["dataset"])
+    runtime = Runtime.choose(device, batch_size)
+    model = load_backbone(app.catalog, source, settings["backbone"], runtime)
+    scored = rank(score(model, answers, runtime))
+    _check(app, scored, model.processor.context_length)
+    rows = [_row(place, item) for place, item in enumerate(scored, start=1)]
+    if csv_path is not None:
+        write_atomically(csv_path, lambda temporary: _write_csv(temporary, rows))
+        app.say(f"results: {csv_path}")
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps({"schema": SCHEMA, **row}, ensure_ascii=False))
+        elif "score" in row:
+            click.echo(f"{row['score']:+9.4f}  {_plain(row['text'])}")
+    return EXIT_OK if "score" in rows[0] else EXIT_DATA
+
+
+def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
+    """All answers of a data set, or of a file; raises UsageError and DataError."""
+    from mmalign.data.finder import find_dataset
+    from mmalign.evaluate.parts import open_part
+    from mmalign.evaluate.scoring import answers_of
+
+    entry, path = find_dataset(app.catalog, name, KINDS)
+    kind = values.get("kind") or next((kind for kind in KINDS if kind in entry.spec.kinds), "")
+    if kind not in KINDS:
+        has = kind or ", ".join(entry.spec.kinds)
+        raise IncompatibleError(
+            f"score takes {', '.join(KINDS)} examples; {entry.spec.name} yields {has}",
+            hint="Try: mmalign list datasets",
+        )
+    part = open_part(app.catalog, entry, kind, split, values, path)
+    answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
+    app.say(f"{len(answers):,} answers of {len(part.dataset):,} {kind} examples of {entry.spec.name}, {part.split}")
+    return answers
+
+
+def _check(app: App, scored: "Sequence[Scored]", context_length: int) -> None:
+    """Say what was cut or left out; raises NonFiniteError."""
+    for item in scored:
+        if item.error:
+            app.warn(f"{item.answer.key}: {item.error}")
+        elif not math.isfinite(item.score):
+            raise NonFiniteError(f"{item.answer.key} scores {item.score}", hint="Are the model's weights sound?")
+    cut = [item.num_lost for item in scored if item.num_lost]
+    if cut:
+        app.warn(
+            f"{len(cut):,} of {len(scored):,} texts with their prompts are over {context_length} tokens; "
+            f"{sum(cut):,} tokens were cut off"
+        )
+
+
+def _row(place: int, item: "Scored") -> dict[str, Any]:
+    answer = {"prompt": item.answer.prompt, "text": item.answer.text, "key": item.answer.key}
+    if item.error:
+        return {**answer, "error": item.error}
+    return {"rank": place, "score": round(item.score, 6), **answer}
+
+
+def _plain(turns: Any) -> str:
+    """One line: text as it is, messages with their roles."""
+    text = turns if isinstance(turns, str) else " ".join(f"{role}: {content}" for role, content in turns)
+    return " ".join(text.split())
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        texts = ("prompt", "text")
+        for row in rows:
+            told = {name: _plain(row[name]) for name in texts if not isinstance(row[name], str)}
+            writer.writerow({**row, **told})

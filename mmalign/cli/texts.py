@@ -1,0 +1,27 @@
+"""Texts on the command line: as arguments, from @FILE, or from standard input."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmalign.errors import UsageError
+
+
+def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
+    """As given; @FILE and - stand for one a line, empty lines left out. what: "prompt" or the like, for errors.
+
+    Raises UsageError for a file that cannot be read.
+    """
+    for argument in arguments:
+        if argument == "-":
+            lines = sys.stdin.read().splitlines()
+        elif argument.startswith("@"):
+            try:
+                lines = Path(argument[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"{what}s {argument}: {error}", hint=f"Give a UTF-8 file, one {what} a line."
+                ) from error
+        else:
+            lines = [argument]
+        yield from (line for line in lines if line.strip())

@@ -1,0 +1,82 @@
+"""The part of a data set that an evaluation runs on.
+
+part = Part.open(catalog, entry, config, "preference", "test")      # raises where the data set has no such part
+part = held_out(catalog, entry, config, "preference")               # the validation part, else all of it
+part.dataset; part.sibling("train")
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mmalign.catalog import Catalog
+from mmalign.errors import DataError, UsageError
+from mmalign.specs import Entry
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples of one kind. split: "train", "validation", "test", or "all" where nothing is set aside."""
+
+    entry: Entry
+    target: Any
+    config: Any
+    kind: str
+    split: str
+    dataset: Any
+
+    @classmethod
+    def open(cls, catalog: Catalog, entry: Entry, config: Any, kind: str, split: str) -> Self:
+        """The part of that name; raises DataError where there is none."""
+        target = catalog.load(entry)
+        dataset = target.build(config, split)
+        if dataset is None or not len(dataset):
+            raise DataError(
+                f"{entry.spec.name} has no {kind} examples in its {split} part",
+                hint=f"Its parts: {', '.join(entry.spec.splits)}. Try: --split train",
+            )
+        return cls(entry, target, config, kind, split, dataset)
+
+    def sibling(self, split: str) -> Any:
+        """Another part of the same data, or None."""
+        return self.target.build(self.config, split)
+
+
+def open_part(
+    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: Path | None
+) -> Part:
+    """The part of that name; without one, of a data set what it holds out, and of a file everything in it.
+
+    values: the data set's options as the user gave them. Raises UsageError for wrong ones, and DataError.
+    """
+    from mmalign.config.validate import build
+
+    spec, config_class = entry.spec, catalog.load_config(entry)
+    if split and split not in spec.splits:
+        raise UsageError(f"{spec.name} has no part {split}", hint=f"It has: {', '.join(spec.splits)}.")
+    values = {**values, **spec.options(kind), **({} if path is None else {"path": str(path.absolute())})}
+    if path is not None and not split and "holdout" in config_class.model_fields:
+        values = {"holdout": 0.0, **values}  # nothing is trained here, so nothing needs to be held out
+    config = build(config_class, values, "dataset", hint=f"All options: mmalign show {spec.name} --options")
+    return Part.open(catalog, entry, config, kind, split) if split else held_out(catalog, entry, config, kind)
+
+
+def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
+    """The validation part, or everything where the data set sets none aside; raises DataError."""
+    target = catalog.load(entry)
+    dataset = target.build(config, "validation")
+    if dataset is not None and len(dataset):
+        return Part(entry, target, config, kind, "validation", dataset)
+    whole = Part.open(catalog, entry, config, kind, "train")
+    return Part(entry, target, config, kind, ALL, whole.dataset)
+
+
+def default_part(catalog: Catalog, kind: str) -> Part | None:
+    """The held-out part of a kind's default data; None where no data set is the default."""
+    for entry in catalog.entries("datasets"):
+        if kind in entry.spec.default_for:
+            return held_out(catalog, entry, catalog.load_config(entry)(**entry.spec.options(kind)), kind)
+    return None

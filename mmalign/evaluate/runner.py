@@ -1,0 +1,29 @@
+"""Run one evaluation: what `mmalign evaluate`, a training run and the conformance kit have in common.
+
+values = run_evaluation(catalog, entry, backbone, part, runtime, {"max_examples": 1000})
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mmalign.catalog import Catalog
+from mmalign.config.validate import build
+from mmalign.evaluate.parts import Part
+from mmalign.evaluate.runtime import Runtime
+from mmalign.specs import Entry
+
+
+def run_evaluation(
+    catalog: Catalog, entry: Entry, backbone: Any, part: Part, runtime: Runtime, options: Mapping[str, Any]
+) -> dict[str, float]:
+    """Metrics by name, as Python numbers; raises UsageError for wrong options, and what the evaluation raises."""
+    evaluation = catalog.load(entry)(evaluation_config(catalog, entry, options))
+    values = evaluation.run(backbone, part.dataset, replace(runtime, split=part.sibling))
+    return {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
+
+
+def evaluation_config(catalog: Catalog, entry: Entry, options: Mapping[str, Any]) -> Any:
+    """The evaluation's options, checked; raises UsageError."""
+    hint = f"All options: mmalign show {entry.spec.name} --options"
+    return build(catalog.load_config(entry), options, "evaluation", hint=hint)

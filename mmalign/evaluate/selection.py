@@ -1,0 +1,109 @@
+"""Which evaluations run on a model and on which data, worked out from names alone: no weight is loaded.
+
+    tasks, left_out = select(catalog, source, ("perplexity",), "reviews.txt", split="", values={})
+    tasks[0].open(catalog)          # a Part
+
+Without names, all that fit; `left_out` says why the others do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmalign.catalog import Catalog
+from mmalign.compat import check_needs, require_needs
+from mmalign.data.finder import find_dataset, recognises
+from mmalign.errors import IncompatibleError, UsageError
+from mmalign.evaluate.parts import Part, open_part
+from mmalign.sources import Source
+from mmalign.specs import Entry
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation on one data set. split: empty for what is held out, or of a file everything in it.
+
+    path: of a file; values: the data set's other options.
+    """
+
+    evaluation: Entry
+    dataset: Entry
+    kind: str
+    split: str
+    values: Mapping[str, Any]
+    path: Path | None
+
+    def open(self, catalog: Catalog) -> Part:
+        """Raises UsageError for wrong options, and DataError."""
+        return open_part(catalog, self.dataset, self.kind, self.split, self.values, self.path)
+
+
+def select(
+    catalog: Catalog,
+    source: Source,
+    names: Sequence[str],
+    dataset: str | None,
+    split: str,
+    values: Mapping[str, Any],
+) -> tuple[list[Task], dict[str, str]]:
+    """(tasks, {evaluation: why it is left out}); raises UsageError, and for what was named IncompatibleError."""
+    fitting, left_out = _fitting(catalog, source, names)
+    kinds = tuple(dict.fromkeys(kind for entry in fitting for kind in entry.spec.kinds))
+    wanted = values.get("kind")
+    shared = _shared(catalog, dataset, kinds, wanted, bool(names)) if dataset is not None else None
+    tasks = []
+    for entry in fitting:
+        found = shared[0] if shared else _default_data(catalog, entry, wanted)
+        yields = found.spec.kinds if found else ()
+        kind = next((k for k in entry.spec.kinds if k in yields and wanted in (None, k)), None)
+        if found is None or kind is None:
+            has = f"{found.spec.name} yields {wanted or ', '.join(yields)}" if found else "there are no such data"
+            why = f"runs on {' or '.join(entry.spec.kinds)} examples; {has}"
+            if names:
+                raise IncompatibleError(f"{entry.spec.name} {why}", hint="Try: mmalign list datasets")
+            left_out[catalog.display_name(entry)] = why
+            continue
+        tasks.append(Task(entry, found, kind, split, values, shared[1] if shared else None))
+    if not tasks:
+        reasons = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
+        raise IncompatibleError(
+            f"no evaluation runs on {source.reference} ({source.family.name}) here:\n{reasons}",
+            hint=f"{source.family.use} Try: mmalign list evaluations".strip(),
+        )
+    return tasks, left_out
+
+
+def _fitting(catalog: Catalog, source: Source, names: Sequence[str]) -> tuple[list[Entry], dict[str, str]]:
+    if names:
+        chosen = [catalog.find("evaluations", name) for name in dict.fromkeys(names)]
+        for entry in chosen:
+            require_needs(entry.spec.name, entry.spec.needs, source.family, source.reference, catalog)
+        return chosen, {}
+    verdicts = [(entry, check_needs(entry.spec.needs, source.family)) for entry in catalog.entries("evaluations")]
+    left_out = {catalog.display_name(e): f"{source.family.name}: {v.explain()}" for e, v in verdicts if not v.ok}
+    return [entry for entry, verdict in verdicts if verdict.ok], left_out
+
+
+def _shared(
+    catalog: Catalog, name: str, kinds: tuple[str, ...], wanted: str | None, named: bool
+) -> tuple[Entry, Path | None]:
+    """The data set that all evaluations run on, and its path where it is a reader of files."""
+    if not kinds:
+        raise UsageError("no evaluation fits this model", hint="Try: mmalign list evaluations")
+    entry, path = find_dataset(catalog, name, tuple(kind for kind in kinds if wanted in (None, kind)) or kinds)
+    if path is None:
+        return entry, None
+    readers = [e for e in catalog.entries("datasets") if e.spec.reads_files and e.spec.kind in kinds]
+    if not named and len(readers) > 1 and not recognises(entry, path):
+        raise UsageError(
+            f"{name} could hold {' or '.join(kinds)} examples",
+            hint="Name the evaluation: mmalign evaluate NAME --dataset ... (mmalign list evaluations)",
+        )
+    return entry, path
+
+
+def _default_data(catalog: Catalog, evaluation: Entry, wanted: str | None) -> Entry | None:
+    kinds = [kind for kind in evaluation.spec.kinds if wanted in (None, kind)]
+    entries = catalog.entries("datasets")
+    return next((e for kind in kinds for e in entries if kind in e.spec.default_for), None)

@@ -1,0 +1,79 @@
+r"""How often a language model prefers the answer that people prefer: `mmalign evaluate preference-accuracy`.
+
+s(y) = log p(y | x),  or with a reference (the implicit reward of DPO over beta; Rafailov 2023, equation 5)
+s(y) = log p(y | x) - log p_ref(y | x)
+
+accuracy            = share of pairs with s(chosen) > s(rejected), a tie half
+accuracy_per_token  = the same of s(y) / |y|: log-probabilities of answers of unlike length favour the short one
+
+x: prompt; y: its answer with the end token; |y|: its tokens. Rankings give all their untied pairs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmalign.data.sequences import Sequences
+from mmalign.derive import sequence_logps
+from mmalign.errors import UsageError
+from mmalign.evaluate.pairs import PairAccuracy, ranks_of_prompts
+from mmalign.evaluate.runtime import Runtime
+from mmalign.evaluate.texts import TextSweep
+from mmalign.protocols import AnswersProcessor, Dataset
+
+_PROBED = 8
+
+
+class PreferenceAccuracyConfig(BaseModel):
+    """Which pairs to compare, and against which model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reference: str = Field("", description="the model that training started from, a folder or reference; empty: none")
+    max_examples: int = Field(0, ge=0, description="prompts to use, evenly spread over the data; 0: all")
+
+
+class PreferenceAccuracy:
+    """Both shares with 95% intervals that know which pairs share a prompt."""
+
+    Config: ClassVar[type[BaseModel]] = PreferenceAccuracyConfig
+
+    def __init__(self, config: PreferenceAccuracyConfig) -> None:
+        self.config = config
+
+    def run(self, backbone: Any, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
+        """Raises UsageError for a reference with another tokenizer, DataError where no pair can be read or all tie."""
+        reference = runtime.load_model(self.config.reference) if self.config.reference else None
+        if reference is not None:
+            _require_same_tokens(backbone.processor, reference.processor, dataset, self.config.reference)
+        whole, per_token = PairAccuracy(), PairAccuracy()
+        sweep = TextSweep(backbone.processor, dataset, runtime, self.config.max_examples)
+        with runtime.evaluating(backbone):
+            for batch in sweep:
+                sequences: Sequences = batch["sequences"]
+                scores = sequence_logps(backbone, sequences).double()
+                if reference is not None:
+                    scores = scores - sequence_logps(reference, sequences).double()
+                means = scores / sequences.num_labels().clamp(min=1).to(scores)
+                counts = sequences.counts.tolist()
+                rows = zip(scores.cpu().split(counts), means.cpu().split(counts), ranks_of_prompts(batch), strict=True)
+                for sums, mean, ranks in rows:
+                    whole.add(sums, ranks)
+                    per_token.add(mean, ranks)
+        whole.require()
+        found = {**whole.summary("accuracy"), **per_token.summary("accuracy_per_token")}
+        return {**found, "pairs": sum(whole.pairs), "tied_pairs": whole.tied, **sweep.counts()}
+
+
+def _require_same_tokens(policy: AnswersProcessor, reference: AnswersProcessor, dataset: Dataset, name: str) -> None:
+    """Both must read the first examples alike."""
+    examples = (dataset[index] for index in range(min(_PROBED, len(dataset))))
+    for text in (text for example in examples for text in example.answers() if isinstance(text, str) and text.strip()):
+        if not torch.equal(policy.answers("", [text]).answers[0], reference.answers("", [text]).answers[0]):
+            raise UsageError(
+                f"evaluation.reference={name} has another tokenizer or context than the model, so their "
+                "log-probabilities are of different tokens",
+                hint="Give the model that training started from.",
+            )

@@ -1,0 +1,56 @@
+r"""How often a reward model orders two answers as people did: `mmalign evaluate reward-accuracy --backbone RM`.
+
+accuracy          = share of untied pairs of a prompt whose better answer has the higher score, a tie half
+accuracy_gap_g    = the same of pairs whose ranks are at least g apart: near ones are hard for people, too
+
+(Ouyang 2022, section 4.1 and appendix E, reports the first.) Ranks are lower for better answers; where answers were
+rated, their distances are those of the ratings. A preference has ranks 1 and 2.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmalign.evaluate.pairs import PairAccuracy, ranks_of_prompts
+from mmalign.evaluate.runtime import Runtime
+from mmalign.evaluate.texts import TextSweep
+from mmalign.protocols import Dataset, RewardModel
+
+
+class RewardAccuracyConfig(BaseModel):
+    """Which pairs to compare."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gaps: tuple[float, ...] = Field(
+        (0.25, 0.5, 1.0, 2.0), description="least differences of two ranks, each measured on its own"
+    )
+    max_examples: int = Field(0, ge=0, description="prompts to use, evenly spread over the data; 0: all")
+
+
+class RewardAccuracy:
+    """Shares with 95% intervals that know which pairs share a prompt, and the number of pairs of each."""
+
+    Config: ClassVar[type[BaseModel]] = RewardAccuracyConfig
+
+    def __init__(self, config: RewardAccuracyConfig) -> None:
+        self.config = config
+
+    def run(self, backbone: RewardModel, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
+        """Raises DataError where nothing can be read, or every pair ties."""
+        everything = PairAccuracy()
+        apart = {f"gap_{gap:g}": PairAccuracy(gap) for gap in self.config.gaps}
+        sweep = TextSweep(backbone.processor, dataset, runtime, self.config.max_examples)
+        with runtime.evaluating(backbone):
+            for batch in sweep:
+                sequences = batch["sequences"]
+                by_prompt = backbone.score_sequences(sequences).cpu().split(sequences.counts.tolist())
+                for scores, ranks in zip(by_prompt, ranks_of_prompts(batch), strict=True):
+                    for accuracy in (everything, *apart.values()):
+                        accuracy.add(scores, ranks)
+        everything.require()
+        found = everything.summary("accuracy") | {"pairs": sum(everything.pairs), "tied_pairs": everything.tied}
+        for name, accuracy in apart.items():
+            found |= {**accuracy.summary(f"accuracy_{name}"), f"pairs_{name}": sum(accuracy.pairs)}
+        return {**found, **sweep.counts()}

@@ -1,0 +1,57 @@
+"""A transformers model below its head: rows of a layout in, hidden states out.
+
+trunk = Trunk(module.base_model, width)
+states = trunk(layout)                 # [L, H], flat over the grids
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.data.layout import Grid, Layout
+from mmalign_lm.noise import noisy
+
+
+class Trunk:
+    """Owns nothing: the parameters are the module's. width: H; neftune_alpha: see `mmalign_lm.noise`."""
+
+    def __init__(self, module: nn.Module, width: int, neftune_alpha: float = 0.0) -> None:
+        self.module, self.width = module, width
+        self._neftune_alpha = neftune_alpha
+        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+
+    def __call__(self, layout: Layout) -> Tensor:
+        """[L, H]: the outputs of all grids, flat."""
+        states = [self._forward(grid).flatten(0, 1) for grid in layout.grids]
+        if not states:
+            return next(self.module.parameters()).new_zeros(0, self.width)
+        return torch.cat(states)
+
+    def of_one(self, ids: Tensor) -> Tensor:
+        """[T] -> [T, H], one row without padding."""
+        return self.module(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+
+    def _forward(self, grid: Grid) -> Tensor:
+        # The mask is added to scores, in the precision that they have.
+        dtype = next(self.module.parameters()).dtype
+        device = grid.ids.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        mask = grid.real.long() if grid.unit is None else grid.mask(dtype)
+        positions: dict[str, Any] = {"position_ids": grid.positions} if self._takes_positions else {}
+        inputs = {**self._inputs(grid), **positions}
+        return self.module(attention_mask=mask, use_cache=False, **inputs).last_hidden_state
+
+    def _inputs(self, grid: Grid) -> dict[str, Tensor]:
+        if not (self._neftune_alpha and self.module.training):
+            return {"input_ids": grid.ids}
+        model: Any = self.module
+        embeddings = model.get_input_embeddings()(grid.ids)
+        return {"inputs_embeds": noisy(embeddings, grid.lengths(), self._neftune_alpha)}
+
+
+def some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:
+    """[length] ids to try a model on, the same at every call."""
+    return (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
