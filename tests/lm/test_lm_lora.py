@@ -65,7 +65,7 @@ def test_a_reward_model_has_the_adapter_merged(load_lm, lm_folders, tmp_path) ->
     assert backbone.save_scorer(tmp_path / "saved", head, mean=0.0)
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     with torch.no_grad():
-        expected = head(backbone.hidden_of_one(IDS[0])[-1])
+        expected = head(backbone.module.base_model(input_ids=IDS).last_hidden_state[0, -1])
         torch.testing.assert_close(scorer(IDS).logits[0], expected, rtol=1e-5, atol=1e-5)
 
 
