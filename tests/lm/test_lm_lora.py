@@ -11,7 +11,7 @@ from lm_samples import FAMILIES, naive_logps, some_sequences
 
 from mmalign.cli import run
 from mmalign.lora import adapted_layers
-from mmalign.train.models import Models, scalar_head
+from mmalign.train.models import Models, linear_head
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 IDS = torch.arange(5, 25)[None]
@@ -61,17 +61,17 @@ def test_a_reward_model_has_the_adapter_merged(load_lm, lm_folders, tmp_path) ->
     from transformers import AutoModelForSequenceClassification
 
     backbone = trained(load_lm(lm_folders["tiny_gpt2"], lora={"rank": 4}))
-    head = scalar_head(backbone.hidden_width)
+    head = linear_head(backbone.hidden_width, 1)
     assert backbone.save_scorer(tmp_path / "saved", head, mean=0.0)
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     with torch.no_grad():
-        expected = head(backbone.hidden_of_one(IDS[0])[-1])
+        expected = head(backbone.module.base_model(input_ids=IDS).last_hidden_state[0, -1])
         torch.testing.assert_close(scorer(IDS).logits[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_checkpoints_hold_the_adapter_and_the_head_alone(load_lm, lm_folders) -> None:
     backbone = load_lm(lm_folders["tiny_llama"], lora={"rank": 4})
-    models = Models({"policy": backbone}, {"policy"}, {"policy": scalar_head(backbone.hidden_width)})
+    models = Models({"policy": backbone}, {"policy"}, {"policy": linear_head(backbone.hidden_width, 1)})
     names = {name for name, _ in models.trainable()}
     buffers = {f"policy.{name}" for name, _ in backbone.module.named_buffers()}
     assert set(models.state()) - buffers == names and "policy_head.weight" in names
