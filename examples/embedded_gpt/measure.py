@@ -1,6 +1,7 @@
 """What DPO changed, on sentences that no stage saw: `python measure.py BEFORE AFTER`.
 
-accuracy   of the implicit reward log after(y) - log before(y) on all pairs of test sentences rated at least 1 apart
+accuracy   of the implicit reward log after(y) - log before(y), or its mean per token, which a length-normalised run
+           learns, on all pairs of test sentences rated at least 1 apart
 sentiment  mean VADER score (-1 to 1) of 200 reviews that each model writes behind "Movie review:", temperature 1
 distinct-2 different pairs of words over all pairs of words in these reviews
 KL         mean of log after(y) - log before(y) over the reviews that `after` writes, in nats a review
@@ -40,7 +41,11 @@ def main() -> None:
     models = {name: load(vars(arguments)[name]) for name in ("before", "after")}
     test = read("test")
     ratio = logps(models["after"], test) - logps(models["before"], test)
-    figures: dict[str, object] = {"accuracy": round(accuracy(ratio, test), 4)}
+    lengths = torch.tensor([len(models["after"].processor.answers(PROMPT, [f" {r.text}"]).answers[0]) for r in test])
+    figures: dict[str, object] = {
+        "accuracy": round(accuracy(ratio, test), 4),
+        "accuracy per token": round(accuracy(ratio / lengths, test), 4),
+    }
     for name, model in models.items():
         written = write(model, arguments.reviews, arguments.seed)
         texts = [

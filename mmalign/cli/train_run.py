@@ -68,12 +68,24 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
     objective = layers["objective"].get("name")
     recipe = recipe_path(objective.rpartition("/")[2]) if objective else None
     if recipe is not None:
-        layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
+        other = _differs(layers, load_layers(files=[recipe]))
+        if other:
+            app.say(f"{other}: the options of {recipe.name} are for its own, and are not used (mmalign config show)")
+        else:
+            layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
     for name, section in layers.items():
         if section.dropped:
             options = ", ".join(f"{name}.{key} ({origin})" for key, origin in section.dropped.items())
             app.say(f"not used, they were for another {name}: {options}; set them again with --set")
     return resolve(app.catalog, layers)
+
+
+def _differs(layers: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which model or data were asked for, where they are not the recipe's; or an empty string."""
+    asked = {section: layers[section].get("name") for section in ("backbone", "dataset")}
+    return " and ".join(
+        f"{section} {name}" for section, name in asked.items() if name and name != recipe[section].get("name")
+    )
 
 
 def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:

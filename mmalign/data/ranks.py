@@ -21,8 +21,11 @@ def ranks_of(batch: Batch, scores: Tensor) -> tuple[Tensor, Tensor]:
     return ranks, present
 
 
-def num_ranked(batch: Batch, *, split_ties: bool = False) -> int:
-    """Prompts that teach something: with answers that differ in rank (or, with ties split, with two answers)."""
+def num_ranked(batch: Batch, *, tie: float = 0.0, split_ties: bool = False) -> int:
+    """Prompts that teach something: with ranks more than `tie` apart (or, with ties split, with two answers).
+
+    Places that a preference stands for are 1 apart.
+    """
     if "ranks" not in batch:
-        return len(batch)
-    return sum(len(set(ranks)) > 1 or (split_ties and len(ranks) > 1) for ranks in batch["ranks"])
+        return len(batch) if tie < 1 or split_ties else 0
+    return sum(max(ranks) - min(ranks) > tie or (split_ties and len(ranks) > 1) for ranks in batch["ranks"])

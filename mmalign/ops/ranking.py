@@ -40,23 +40,24 @@ def ranked_pairs(
     present: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = bradley_terry,
     *,
+    tie: float = 0.0,
     split_ties: bool = False,
     apart: float = 1.0,
 ) -> RankedPairs:
     """The mean over a prompt's pairs (w, l) of loss(r_w - r_l, rank_l - rank_w) (Ouyang 2022, equation 1).
 
-    All pairs of a prompt are one element, so that a prompt with many answers weighs no more than one with few. Ties are
-    left out or, with `split_ties`, half a win for each side.
+    All pairs of a prompt are one element, so that a prompt with many answers weighs no more than one with few. Ties, of
+    ranks no more than `tie` apart, are left out or, with `split_ties`, half a win for each side.
     """
     difference = scores[:, :, None] - scores[:, None, :]
     gap = ranks[:, None, :] - ranks[:, :, None]  # positive where row i is better than column j
     both = present[:, :, None] & present[:, None, :]
-    better = both & (gap > 0)
+    better = both & (gap > tie)
     losses = loss(difference, gap).masked_fill(~better, 0.0)
     weight = better.to(scores.dtype)
     if split_ties:
         upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
-        tied = both & (gap == 0) & upper
+        tied = both & (gap.abs() <= tie) & upper
         # half of either order
         even = (loss(difference, gap) + loss(-difference, gap)) / 2
         losses = losses + even.masked_fill(~tied, 0.0)

@@ -47,7 +47,8 @@ class TrainConfig(_Section):
     frozen_roles: Literal["auto", "cache", "copy"] = Field(
         "auto",
         description="what frozen models say of an example: worked out once, before the first step, without a second "
-        "model (cache), or asked of a copy at every step; auto: cache where the objective and the data allow",
+        "model (cache), or asked at every step of a copy or, with an adapter, of the model without it (copy); auto: "
+        "cache where the objective and the data allow",
     )
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it"

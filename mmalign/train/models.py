@@ -6,22 +6,52 @@ models.trainable()                     # [("policy.visual.conv1.weight", paramet
 """
 
 import copy
+import functools
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmalign.lora import adapted_layers
+from mmalign.protocols import SwitchesAdapter
 from mmalign.specs import Role
 
 _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
+
+
+class WithoutAdapter:
+    """A backbone with a fresh adapter as the frozen model that it started from: methods run with the adapter off.
+
+    For passes without gradient.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._backbone, name)
+        if not inspect.ismethod(value):
+            return value
+
+        @functools.wraps(value)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self._backbone.adapter_off():
+                return value(*arguments, **options)
+
+        return call
+
+
+def has_fresh_adapter(backbone: Any) -> bool:
+    return isinstance(backbone, SwitchesAdapter) and backbone.adapter_is_fresh
 
 
 class Models:
     """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
 
     heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
-    that answers for it until the first step. classes: names of the data set's, where a head has a row for each.
+    that answers for it: with its adapter off, where that is fresh, else until `part` is called. classes: names of the
+    data set's, where a head has a row for each.
     """
 
     def __init__(
@@ -43,7 +73,10 @@ class Models:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.__dict__["_roles"][self.__dict__["_same"].get(name, name)]
+            if name in self.__dict__["_same"]:
+                trained = self.__dict__["_roles"][self.__dict__["_same"][name]]
+                return WithoutAdapter(trained) if has_fresh_adapter(trained) else trained
+            return self.__dict__["_roles"][name]
         except KeyError:
             raise AttributeError(f"no role {name!r} in {sorted(self.__dict__.get('_roles', ()))}") from None
 
@@ -124,10 +157,10 @@ class Models:
 def build_models(roles: tuple[Role, ...], policy: Any, *, copies: bool = True, classes: tuple[str, ...] = ()) -> Models:
     """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
 
-    Without `copies` the first trained role answers for frozen ones, until `Models.part` is called. classes: names of
-    the data set's, where a role's head has a row for each.
+    The first trained role answers for frozen ones where its adapter is fresh, and without `copies`, until `Models.part`
+    is called. classes: names of the data set's, where a role's head has a row for each.
     """
-    trained = [role for role in roles if role.trains]
+    trained, copies = [role for role in roles if role.trains], copies and not has_fresh_adapter(policy)
     built = {
         role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles if role.trains or copies
     }

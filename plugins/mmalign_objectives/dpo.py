@@ -37,6 +37,7 @@ class DirectPreferenceOptimization(Objective):
         label_smoothing: float = Field(
             0.0, ge=0, lt=0.5, description="probability that a label is wrong (sigmoid, robust)"
         )
+        tie: float = Field(0.0, ge=0, description="ranks that are no more than this apart are tied, and teach nothing")
         length_normalised: bool = Field(False, description="means over tokens instead of sums; IPO always takes means")
 
     config: Config
@@ -62,7 +63,11 @@ class DirectPreferenceOptimization(Objective):
         ratio = outputs["policy"] - batch["sequences"].by_prompt(batch["reference"].values)
         ranks, present = ranks_of(batch, ratio)
         found = ranked_pairs(
-            ratio, ranks, present, lambda margin, gap: function(margin, config.beta, config.label_smoothing)
+            ratio,
+            ranks,
+            present,
+            lambda margin, gap: function(margin, config.beta, config.label_smoothing),
+            tie=config.tie,
         )
         rewards = config.beta * ratio.detach()
         best, worst = (present & (ranks == end) for end in _ends(ranks, present))
@@ -79,7 +84,7 @@ class DirectPreferenceOptimization(Objective):
         """Prompts with answers that differ in rank."""
         from mmalign.data.ranks import num_ranked
 
-        return {"preference": float(num_ranked(batch))}
+        return {"preference": float(num_ranked(batch, tie=self.config.tie))}
 
     def _logps(self, backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
         """[M] log-probabilities of the answers: sums, or means over their tokens."""

@@ -40,6 +40,7 @@ class RewardModelling(Objective):
         ties: Literal["drop", "half"] = Field(
             "drop", description="tied pairs: left out, or half a win for each (pairs)"
         )
+        tie: float = Field(0.0, ge=0, description="ranks that are no more than this apart are tied (pairs)")
         margin: float = Field(0.0, ge=0, description="by how much one rank must be scored apart (pairs)")
 
     config: Config
@@ -65,6 +66,7 @@ class RewardModelling(Objective):
             ranks,
             present,
             lambda difference, gap: softplus(-(difference - margin * gap)),
+            tie=self.config.tie,
             split_ties=self.config.ties == "half",
         )
         losses, counted = found.losses, found.counted
@@ -82,8 +84,9 @@ class RewardModelling(Objective):
         """Prompts with answers that differ in rank (or, with ties split, with two answers)."""
         from mmalign.data.ranks import num_ranked
 
-        split_ties = self.config.ties == "half" and self.config.loss == "pairs"
-        return {"ranking": float(num_ranked(batch, split_ties=split_ties))}
+        if self.config.loss == "plackett-luce":
+            return {"ranking": float(num_ranked(batch))}
+        return {"ranking": float(num_ranked(batch, tie=self.config.tie, split_ties=self.config.ties == "half"))}
 
     def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
         """The mean score of the best-ranked answers, which is stored with the model."""

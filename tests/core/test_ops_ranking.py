@@ -38,6 +38,16 @@ def test_pairs_equal_naive(margin, split_ties) -> None:
     assert found.pairs.tolist() == [5, 2, 0] and found.right.tolist() == [4.0, 2.0, 0.0]
 
 
+@pytest.mark.parametrize("split_ties", [False, True])
+def test_near_ranks_are_ties_where_asked(split_ties) -> None:
+    near = torch.tensor([[1.0, 1.4, 3.0], [1.0, 1.5, 1.2]], dtype=torch.float64)
+    same = torch.tensor([[1.0, 1.0, 3.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    present = torch.ones(2, 3, dtype=torch.bool)
+    found = ranked_pairs(SCORES[:2, :3], near, present, tie=0.5, split_ties=split_ties)
+    expected = ranked_pairs(SCORES[:2, :3], same, present, split_ties=split_ties)
+    assert torch.equal(found.losses, expected.losses) and torch.equal(found.counted, expected.counted)
+
+
 def test_pairs_far_apart_and_margins_equal_a_loop() -> None:
     found = ranked_pairs(SCORES, RANKS, PRESENT, apart=2.0)
     for n in range(3):

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from mmalign.config.load import load_layers
 from mmalign.data.batch import Batch, Ragged
 from mmalign.errors import UsageError
+from mmalign.specs import Role
 from mmalign.train import launch
 from mmalign.train.frozen import FrozenCache, row_digests
 from mmalign.train.loop import Loop
+from mmalign.train.models import build_models
 from mmalign.train.plan import resolve
 from mmalign.train.signals import Interrupted
 
@@ -108,3 +110,20 @@ def test_rows_come_back_by_content_with_their_shapes(tmp_path) -> None:
     assert [row.tolist() for row in found["twice"].rows()] == [[8, 10, 12], [2, 4], [2, 4]]
     assert len(FrozenCache.open(tmp_path, "b")) == 0, "another key, such as other weights, is another cache"
     assert len(set(row_digests(batch))) == 3
+
+
+def test_a_fresh_adapter_needs_no_copy(load_lm, lm_folders) -> None:
+    pytest.importorskip("peft", reason="adapters need peft")
+    from mmalign.data.sequences import Sequences
+    from mmalign.derive import sequence_logps
+
+    roles = (Role(name="policy", needs=()), Role(name="reference", needs=(), trains=False))
+    models = build_models(roles, load_lm(lm_folders["tiny_llama"], lora={"rank": 2}))
+    plain = load_lm(lm_folders["tiny_llama"])
+    with torch.no_grad():
+        for _, parameter in models.trainable():
+            parameter.add_(0.1)
+        sequences = Sequences.from_lists([torch.tensor([5, 6])], [[torch.tensor([7, 8]), torch.tensor([9])]])
+        policy, reference, expected = (sequence_logps(m, sequences) for m in (models.policy, models.reference, plain))
+    assert torch.equal(reference, expected) and not torch.allclose(policy, expected, atol=1e-3)
+    assert len(list(models.modules())) == 1, "no second model is held"
