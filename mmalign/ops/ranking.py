@@ -65,7 +65,7 @@ def ranked_pairs(
     total = weight.sum((1, 2))
     detached = difference.detach()
     right = (detached > 0).to(scores.dtype) + 0.5 * (detached == 0).to(scores.dtype)
-    far = both & (gap >= apart) & better
+    far = both & (gap >= apart - 1e-6) & better  # ranks may be differences of ratings, rounded
     return RankedPairs(
         losses.sum((1, 2)) / total.clamp(min=1),
         (total > 0).to(scores.dtype),

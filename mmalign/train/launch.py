@@ -183,7 +183,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "unreadable_samples": len(loop.bad_samples),
         "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
-        "next": next_commands(model, job.plan),
+        "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
         "before": before,
         "after": after,
         "samples": side_by_side(started.get("samples", []), written),

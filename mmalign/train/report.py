@@ -1,6 +1,7 @@
 """What a finished run leaves for a person: curve.png, report.html (one file, no request) and a README.md model card."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,16 +117,17 @@ def metric_rows(
     return [(name, *(show(values, name) for values in columns)) for name in names if not is_bound(name, names)]
 
 
-def next_commands(model: Path, plan: Plan) -> list[str]:
-    """What to try with the saved model, by what its family can do."""
+def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[str]:
+    """What to try with the saved model, by what its family can do. prompts: of the data, one of which may do."""
     heads = {role.head for role in plan.objective.spec.roles}
     if "scalar" in heads:
         return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
     if "classes" in heads:
         return []  # a classifier of transformers
+    prompt = next((text for text in prompts if text.isprintable() and 0 < len(text) <= 60), "Once upon a time")
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
-        Capability.GENERATE: f'mmalign generate --backbone {model} "Once upon a time"',
+        Capability.GENERATE: f"mmalign generate --backbone {model} {shlex.quote(prompt)}",
     }
     found = [command for capability, command in uses.items() if capability in plan.source.family.provides]
     return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {model}"]

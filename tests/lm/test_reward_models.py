@@ -16,7 +16,7 @@ from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
 from mmalign.sources import resolve
 from mmalign.testing.models import tiny_reward_model
-from mmalign.train.models import scalar_head
+from mmalign.train.models import linear_head
 
 MEAN = 0.75
 
@@ -38,7 +38,7 @@ def trained(load_lm, lm_folders, tmp_path_factory) -> dict[str, Path]:
     for name, folder in {**lm_folders, "beside": beside}.items():
         torch.manual_seed(1)
         backbone = load_lm(folder)
-        saved = backbone.save_scorer(root / name, scalar_head(backbone.hidden_width), MEAN)
+        saved = backbone.save_scorer(root / name, linear_head(backbone.hidden_width, 1), MEAN)
         assert saved == (name != "beside")
         found[name] = root / name
     return found
