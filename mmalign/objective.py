@@ -109,7 +109,7 @@ class Objective(ABC):
     def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
         """After the last step, without gradient, on the main process: what needs the final weights.
 
-        `batches`: up to a thousand training examples, in order.
+        `batches`: up to a thousand training examples or 50,000 tokens, in order.
         """
         return None
 

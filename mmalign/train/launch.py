@@ -7,7 +7,7 @@ outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="a
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
+from mmalign.data.batch import Batch
 from mmalign.data.loader import Sweep
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
@@ -36,6 +37,7 @@ from mmalign.train.samples import side_by_side, write_samples
 from mmalign.train.signals import Interrupted, StopRequest
 
 FEW_HELDOUT = 20
+FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,16 @@ def finish_objective(job: Job) -> None:
         return
     job.models.eval()
     sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
-    job.objective.finish(job.models, (batch.to(job.device) for batch in sweep))
+    job.objective.finish(job.models, (batch.to(job.device) for batch in _at_most(FINISH_TOKENS, sweep)))
+
+
+def _at_most(tokens: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches until they hold so many tokens: a ranking of many answers costs as much as many examples."""
+    for batch in batches:
+        yield batch
+        tokens -= batch.cost()
+        if tokens <= 0:
+            return
 
 
 def save_model(save: Callable[[Path], None], folder: Path) -> None:
