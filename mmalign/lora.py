@@ -13,7 +13,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,21 @@ def adapter_off(module: "nn.Module") -> Iterator[None]:
             layer.enable_adapters(True)
         for parameter, trains in trained:
             parameter.requires_grad_(trains)
+
+
+class Adaptable:
+    """What a backbone with `adapter_switch` inherits."""
+
+    module: Any  # each family's own class of model
+
+    @property
+    def adapter_is_fresh(self) -> bool:
+        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
+        return bool(adapted_layers(self.module))
+
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Within, the base weights alone; see the function of that name."""
+        return adapter_off(self.module)
 
 
 def merged_state(module: "nn.Module") -> "dict[str, Tensor]":

@@ -7,7 +7,6 @@ backbone.save(Path("copy"))       # loads in plain open_clip: create_model_and_t
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -62,7 +61,7 @@ class OpenClipConfig(AugmentationOptions):
         return self
 
 
-class OpenClipBackbone:
+class OpenClipBackbone(lora.Adaptable):
     """A CLIP, CustomTextCLIP or CoCa of open_clip (CoCa as a dual encoder)."""
 
     Config: ClassVar[type[BaseModel]] = OpenClipConfig
@@ -103,15 +102,6 @@ class OpenClipBackbone:
         """The module's own parameters; checkpoints that hold them as [1] give views of them."""
         scale, bias = self.module.logit_scale, self.module.logit_bias
         return ContrastiveHead(_scalar(scale), None if bias is None else _scalar(bias))
-
-    @property
-    def adapter_is_fresh(self) -> bool:
-        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
-        return bool(lora.adapted_layers(self.module))
-
-    def adapter_off(self) -> AbstractContextManager[None]:
-        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
-        return lora.adapter_off(self.module)
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files.

@@ -6,7 +6,6 @@ backbone.save(Path("copy"))       # loads in plain transformers: AutoModel.from_
 
 import random
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -71,7 +70,7 @@ class TransformersProcessor:
         return self.tokenizer.text(text)
 
 
-class TransformersClipBackbone:
+class TransformersClipBackbone(lora.Adaptable):
     """A CLIPModel or SiglipModel of transformers."""
 
     Config: ClassVar[type[BaseModel]] = TransformersClipConfig
@@ -119,15 +118,6 @@ class TransformersClipBackbone:
         if isinstance(self.module, CLIPModel):
             return ContrastiveHead(_scalar(self.module.logit_scale), None)
         return ContrastiveHead(_scalar(self.module.logit_scale), _scalar(self.module.logit_bias))
-
-    @property
-    def adapter_is_fresh(self) -> bool:
-        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
-        return bool(lora.adapted_layers(self.module))
-
-    def adapter_off(self) -> AbstractContextManager[None]:
-        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
-        return lora.adapter_off(self.module)
 
     def save(self, folder: Path) -> None:
         """Write what transformers' from_pretrained loads: config, safetensors, processor and tokenizer files.

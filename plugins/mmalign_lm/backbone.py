@@ -11,7 +11,6 @@ example a row, in rows of like length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -44,7 +43,7 @@ _ROWS_AT_ONCE = 64
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
 
-class CausalLMBackbone:
+class CausalLMBackbone(lora.Adaptable):
     """A transformers model with a language-modelling head."""
 
     Config: ClassVar[type[BaseModel]] = CausalLMConfig
@@ -109,15 +108,6 @@ class CausalLMBackbone:
             found |= {row: answer for row, *answer in zip(rows, *part, strict=True)}
         ids, logps, ended = ([found[row][place] for row in range(len(prompts))] for place in range(3))
         return Generated(ids, logps, ended)
-
-    @property
-    def adapter_is_fresh(self) -> bool:
-        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
-        return bool(lora.adapted_layers(self.module))
-
-    def adapter_off(self) -> AbstractContextManager[None]:
-        """Within, the base weights alone; see `mmalign.lora.adapter_off`."""
-        return lora.adapter_off(self.module)
 
     def save(self, folder: Path) -> None:
         """Write what transformers' from_pretrained loads: config, safetensors and tokenizer files.
