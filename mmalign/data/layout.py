@@ -18,6 +18,7 @@ from torch import Tensor
 from mmalign.data.sequences import Sequences
 
 _MAX_PADDING = 0.1
+_BUDGET = 16_384
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class Layout:
 def packed(sequences: Sequences, capacity: int) -> Layout:
     """Every prompt once, its answers behind it; prompts with their answers share rows of `capacity` tokens, best fit.
 
-    A unit longer than the capacity makes all rows as long as it is; rows that need not be that long are not.
+    What is longer than the capacity is dealt to copies of the prompt where they cost little (`Sequences.dealt`), and
+    else makes all rows as long as it is; rows that need not be that long are not.
     """
+    sequences = sequences.dealt(capacity)
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     before = answer_lengths.cumsum(0) - answer_lengths
     first = sequences.counts.cumsum(0) - sequences.counts  # the first answer of each prompt
@@ -206,12 +209,13 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[Tensor, Tensor, in
 
 
 def _buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices, longest first, in groups whose padding stays under a tenth of their tokens."""
+    """Indices, longest first, in groups of at most 16,384 tokens whose padding stays under a tenth of them."""
     groups: list[list[int]] = []
     total = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         total += lengths[index]
-        if groups and total >= (1 - _MAX_PADDING) * lengths[groups[-1][0]] * (len(groups[-1]) + 1):
+        area = lengths[groups[-1][0]] * (len(groups[-1]) + 1) if groups else 0
+        if groups and total >= (1 - _MAX_PADDING) * area and area <= _BUDGET:
             groups[-1].append(index)
         else:
             groups.append([index])

@@ -4,7 +4,8 @@ r"""Log-probabilities of tokens, straight from hidden states: the [P, V] logits 
     sequence = sum_rows(found.logps, offsets)            # [M]
 
 Shapes: P positions that carry a label, H hidden width, V vocabulary, c rows of a chunk, M sequences. Memory is
-O(c * V), plus the gradient of the weight. Sums are in fp32, or in float64 where the input is.
+O(c * V), plus the gradient of the weight, plus at most 256 MB of probabilities kept for the backward, which makes the
+others again. Sums are in fp32, or in float64 where the input is.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 23  # 32 MB of fp32 logits a chunk
+_KEPT_BYTES = 1 << 28
 
 
 class TokenLogps(NamedTuple):
@@ -54,7 +56,10 @@ def token_logps(
         hidden = hidden.to(torch.get_autocast_dtype(device))
     needs = torch.is_grad_enabled() and (hidden.requires_grad or head.weight.requires_grad)
     rows = chunk or max(16, _CHUNK_ELEMENTS // len(head.weight))
-    options = (head.scale / temperature, head.softcap / temperature, entropy, uniform and needs and not entropy, rows)
+    uniform = uniform and needs and not entropy
+    keeps = needs and not uniform and not entropy and not head.softcap
+    kept = _KEPT_BYTES // (rows * len(head.weight) * hidden.element_size()) if keeps else 0
+    options = (head.scale / temperature, head.softcap / temperature, entropy, uniform, rows, kept)
     with torch.autocast(device, enabled=False):
         logps, spread, hits = _TokenLogps.apply(hidden, head.weight, head.bias, labels, *options)
     return TokenLogps(logps, spread if entropy else None, hits)
@@ -79,6 +84,7 @@ class _TokenLogps(torch.autograd.Function):
         entropy: bool,
         uniform: bool,
         chunk: int,
+        num_kept: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logps = hidden.new_empty(len(hidden), dtype=dtype)
@@ -86,22 +92,27 @@ class _TokenLogps(torch.autograd.Function):
         hits = torch.empty_like(labels, dtype=torch.bool)
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad) if uniform else None
+        logits = _Logits(narrow, bias, scale, softcap, dtype)
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            z = _logits(hidden[rows], narrow, bias, scale, softcap, dtype)
+            z = logits(hidden[rows], fresh=len(kept) < num_kept)
             label = labels[rows, None]
-            logp = z.log_softmax(1)
-            logps[rows] = picked = logp.gather(1, label)[:, 0]
-            hits[rows] = picked >= logp.amax(1)
-            lse[rows] = z.gather(1, label)[:, 0] - picked
+            highest, of_label = z.amax(1), z.gather(1, label)[:, 0]
+            slope = _slope(z, softcap) if uniform else None
+            z -= highest[:, None]
+            q = z.exp() if entropy else z.exp_()
+            total = q.sum(1)  # p = q / total
+            spare = total.log()
+            logps[rows], lse[rows], hits[rows] = of_label - highest - spare, highest + spare, of_label >= highest
             if entropy:
-                spread[rows] = -(logp.exp() * logp).sum(1)
+                spread[rows] = spare - (q * z).sum(1) / total
             if grads is not None:
-                slope = _slope(z, softcap)
-                p = logp.exp_()  # d logp / d logits = onehot - p
-                grads.add(rows, p, slope, hidden[rows], label, None)
+                grads.add(rows, q, slope, hidden[rows], label, 1 / total, total)  # d logp / d logits = onehot - p
+            elif len(kept) < num_kept:
+                kept[start] = q.to(hidden.dtype), total
         ctx.save_for_backward(hidden, weight, bias, labels, lse, spread)
-        ctx.options, ctx.dtype, ctx.ready = (scale, softcap, chunk), dtype, grads
+        ctx.options, ctx.dtype, ctx.ready, ctx.kept = (scale, softcap, chunk), dtype, grads, kept
         ctx.mark_non_differentiable(hits)
         return logps, spread, hits
 
@@ -109,16 +120,22 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         grad, grad_spread = grad_outputs[0], grad_outputs[1]
         hidden, weight, bias, labels, lse, spread = ctx.saved_tensors
-        none = (None,) * 6
+        none = (None,) * 7
         ready, ctx.ready = ctx.ready, None  # scaled in place, so good for one use
+        kept, ctx.kept = ctx.kept, {}
         if ready is not None and len(grad) and bool((grad == grad[0]).all()):  # syncs with a GPU
             return *ready.finish(grad[0]), *none
         scale, softcap, chunk = ctx.options
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad)
+        logits = _Logits(narrow, bias, scale, softcap, ctx.dtype)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            z = _logits(hidden[rows], narrow, bias, scale, softcap, ctx.dtype)
+            if start in kept:
+                q, total = kept.pop(start)
+                grads.add(rows, q, None, hidden[rows], labels[rows, None], grad[rows] / total, total)
+                continue
+            z = logits(hidden[rows])
             slope = _slope(z, softcap)
             logp = z.sub_(lse[rows, None])
             if len(spread):
@@ -194,16 +211,27 @@ class _Gradients:
         return tuple(None if t is None else t.to(dtype) for t, dtype in zip(sums, self._dtypes, strict=True))
 
 
-def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, dtype: torch.dtype
-) -> Tensor:
-    """[c, V] in `dtype`."""
-    z = _wide(hidden, weight.T, dtype)
-    if bias is not None:
-        z += bias
-    if scale != 1.0:
-        z *= scale
-    return z.div_(softcap).tanh_().mul_(softcap) if softcap else z
+class _Logits:
+    """[c, V] in `dtype`, in memory that the next call takes again unless it is asked for fresh: on a CPU, new pages
+    cost a fifth of the product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, dtype: torch.dtype) -> None:
+        self._weight, self._bias, self._scale, self._softcap, self._dtype = weight, bias, scale, softcap, dtype
+        self._memory = weight.new_empty(0, dtype=dtype)
+
+    def __call__(self, hidden: Tensor, *, fresh: bool = False) -> Tensor:
+        if fresh or hidden.is_cuda:
+            z = _wide(hidden, self._weight.T, self._dtype)
+        else:
+            if len(self._memory) < len(hidden):
+                self._memory = self._memory.new_empty(len(hidden), len(self._weight))
+            z = self._memory[: len(hidden)]
+            torch.mm(hidden.to(self._dtype), self._weight.T.to(self._dtype), out=z)
+        if self._bias is not None:
+            z += self._bias
+        if self._scale != 1.0:
+            z *= self._scale
+        return z.div_(self._softcap).tanh_().mul_(self._softcap) if self._softcap else z
 
 
 def _wide(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

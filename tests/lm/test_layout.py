@@ -43,7 +43,8 @@ def seen_by(layout: Layout, flat: int) -> list[int]:
 @given(drawn=groups)
 def test_lengths_are_of_the_example_and_not_of_the_row(drawn) -> None:
     sequences = sequences_of(drawn)
-    own = sequences.prompts.lengths.index_add(0, sequences.owner, sequences.answers.lengths)
+    dealt = sequences.dealt(16)
+    own = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths)
     for grid in packed(sequences, 16).grids:
         assert grid.unit is not None
         expected = [[int(own[unit]) if unit >= 0 else None for unit in row] for row in grid.unit.tolist()]
@@ -79,14 +80,41 @@ def test_packing_keeps_every_token_once_in_few_rows(drawn, capacity) -> None:
     sequences = sequences_of(drawn)
     layout = packed(sequences, capacity)
     (grid,) = layout.grids
+    dealt = sequences.dealt(capacity)
     kept = sorted(int(i) for i in grid.ids[grid.real])
-    assert kept == sorted([*sequences.prompts.values.tolist(), *sequences.answers.values.tolist()])
-    units = [len(prompt) + sum(map(len, answers)) for prompt, answers in drawn]
+    assert kept == sorted([*dealt.prompts.values.tolist(), *sequences.answers.values.tolist()])
+    units = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths).tolist()
     if sum(units):
         assert grid.ids.shape[1] <= max(capacity, *units)
         # No two rows that would fit into one (what best fit guarantees)
         used = sorted(grid.real.sum(1).tolist())
         assert len(used) < 2 or used[0] + used[1] > min(max([capacity, *units]), sum(units))
+
+
+@settings(deadline=None, max_examples=60)
+@given(drawn=groups, capacity=st.integers(1, 40))
+def test_dealing_copies_few_tokens_of_prompts_and_loses_none(drawn, capacity) -> None:
+    sequences = sequences_of(drawn)
+    dealt = sequences.dealt(capacity)
+    assert torch.equal(dealt.answers.values, sequences.answers.values) and torch.equal(dealt.learn, sequences.learn)
+    owners = [dealt.prompts.rows()[n].tolist() for n in dealt.owner.tolist()]
+    assert owners == [prompt for prompt, answers in drawn for _ in answers]
+    copies = len(dealt.prompts.values) - len(sequences.prompts.values)
+    assert copies <= 0.1 * sequences.num_tokens()
+    if sequences.owner.numel() and max(map(len, (p for p, _ in drawn))) == 0:  # copies are free
+        sizes = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths)
+        assert ((sizes <= capacity) | (dealt.counts == 1)).all()
+
+
+def test_many_short_answers_to_a_short_prompt_are_dealt_to_rows_of_the_capacity() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers = [torch.ones(int(n), dtype=torch.int64) for n in torch.randint(10, 40, (32,), generator=generator)]
+    prompt = torch.ones(3, dtype=torch.int64)
+    (grid,) = packed(Sequences.from_lists([prompt], [answers]), 256).grids
+    assert grid.ids.shape[1] <= 256 and grid.real.float().mean() > 0.85
+    long_prompt = torch.ones(200, dtype=torch.int64)  # read once, whatever the rows
+    (grid,) = packed(Sequences.from_lists([long_prompt], [answers]), 256).grids
+    assert int(grid.real.sum()) == 200 + sum(map(len, answers))
 
 
 def test_buckets_hold_little_padding() -> None:
@@ -95,6 +123,8 @@ def test_buckets_hold_little_padding() -> None:
     layout = bucketed(Sequences.from_lists([torch.zeros(0, dtype=torch.int64)] * 64, [[row] for row in rows]))
     total = sum(grid.ids.numel() for grid in layout.grids)
     assert sum(map(len, rows)) / total > 0.9 and len(layout.grids) < 40
+    many = bucketed(Sequences.from_lists([rows[0][:0]] * 2000, [[torch.ones(50, dtype=torch.int64)]] * 2000))
+    assert [grid.ids.numel() for grid in many.grids] == [16_350] * 6 + [1_900]
 
 
 def test_selecting_and_moving_keep_prompts_with_their_answers() -> None:
