@@ -39,7 +39,9 @@ class Grid:
         if self.unit is None:
             return self.real.sum(1, keepdim=True).clamp(min=1).expand_as(self.ids)
         owner = self.unit.clamp(min=0)
-        counts = torch.zeros(owner.numel(), dtype=torch.int64, device=owner.device)  # room for as many as could be
+        if not owner.numel():
+            return owner
+        counts = torch.zeros(int(owner.max()) + 1, dtype=torch.int64, device=owner.device)
         return counts.index_add(0, owner.flatten(), self.real.flatten().long())[owner].clamp(min=1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
@@ -72,20 +74,19 @@ class Layout:
     last: Tensor
 
 
-def packed(sequences: Sequences, capacity: int) -> Layout:
+def packed(sequences: Sequences, capacity: int, attention: float = 0.0) -> Layout:
     """Every prompt once, its answers behind it; prompts with their answers share rows of `capacity` tokens, best fit.
 
     What is longer than the capacity is dealt to copies of the prompt where they cost little (`Sequences.dealt`), and
-    else makes all rows as long as it is; rows that need not be that long are not.
+    else makes all rows as long as it is; rows that need not be that long are not. attention: what a token pays for each
+    token of its row, beside what it costs itself; where that is cheaper, rows are half or a quarter as long.
     """
-    sequences = sequences.dealt(capacity)
+    sequences, (rows, starts, width) = _cheapest(sequences, capacity, attention)
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     before = answer_lengths.cumsum(0) - answer_lengths
     first = sequences.counts.cumsum(0) - sequences.counts  # the first answer of each prompt
     # An answer's place in its unit; a prompt without answers never asks for it.
     behind = before - torch.cat([before, before.new_zeros(1)])[first][owner] + prompt_lengths[owner]
-    units = prompt_lengths.index_add(0, owner, answer_lengths)
-    rows, starts, width = _narrowest(units.tolist(), capacity)
     base = rows * width + starts
     part = torch.arange(len(owner)) - first[owner] + 1
     zeros = torch.zeros(len(sequences), dtype=torch.int64)
@@ -171,6 +172,18 @@ def _finish(sequences: Sequences, grids: tuple[Grid, ...], start: Tensor, before
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sequences.num_labels().cumsum(0)])
     last = torch.where(lengths > 0, start + lengths - 1, before)
     return Layout(grids, predict.to(device)[chosen], answers.values[chosen], offsets, last.to(device))
+
+
+def _cheapest(sequences: Sequences, capacity: int, attention: float) -> tuple[Sequences, tuple[Tensor, Tensor, int]]:
+    """The sequences as dealt, and `_narrowest` of their units, for the cheapest of a few capacities."""
+    found: dict[float, tuple[Sequences, tuple[Tensor, Tensor, int]]] = {}
+    for tried in (capacity, capacity // 2, capacity // 4) if attention else (capacity,):
+        dealt = sequences.dealt(tried)
+        units = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths)
+        rows, starts, width = _narrowest(units.tolist(), tried)
+        area = (int(rows.max()) + 1) * width if len(rows) else 0
+        found.setdefault(area * (1 + attention * width), (dealt, (rows, starts, width)))
+    return found[min(found)]
 
 
 def _narrowest(lengths: Sequence[int], capacity: int) -> tuple[Tensor, Tensor, int]:

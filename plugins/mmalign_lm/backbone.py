@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mmalign.sources import Source
 
 _ROWS_AT_ONCE = 64
+_WIDTHS = 4  # rows of so many hidden widths cost as much in attention as in all else (6 by operations alone)
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
 
@@ -74,7 +75,10 @@ class CausalLMBackbone(lora.Adaptable):
     def hidden_states(self, sequences: Sequences) -> Hidden:
         """One pass: every prompt once where the model packs, else a row for each answer."""
         capacity = min(self._row_length, self.processor.context_length)
-        layout = packed(sequences, capacity) if self.packs and not self._slides(sequences) else bucketed(sequences)
+        if self.packs and not self._slides(sequences):
+            layout = packed(sequences, capacity, attention=1 / (_WIDTHS * self.hidden_width))
+        else:
+            layout = bucketed(sequences)
         return Hidden(self._trunk(layout), layout)
 
     def token_logps(

@@ -145,3 +145,17 @@ def test_learn_masks_choose_the_labels() -> None:
     assert layout.labels.tolist() == [3, 5] and flat_ids(layout) == [1, 2, 3, 4, 5]
     assert layout.predict.tolist() == [1, 3]
     assert packed(sequences.learning_all(), 10).labels.tolist() == [3, 4, 5]
+
+
+@settings(deadline=None, max_examples=40)
+@given(drawn=groups, attention=st.floats(0.01, 1))
+def test_rows_are_shortened_only_where_that_is_cheaper_and_read_the_same(drawn, attention) -> None:
+    sequences = sequences_of(drawn)
+    plain, chosen = packed(sequences, 32), packed(sequences, 32, attention)
+    cost = lambda layout: sum(g.ids.numel() * (1 + attention * g.ids.shape[1]) for g in layout.grids)  # noqa: E731
+    assert cost(chosen) <= cost(plain)
+    assert torch.equal(chosen.labels, plain.labels) and torch.equal(chosen.offsets, plain.offsets)
+    for layout in (plain, chosen):
+        seen = [seen_by(layout, int(place)) for place in layout.predict]
+        expected = [seen_by(plain, int(place)) for place in plain.predict]
+        assert seen == expected
