@@ -82,7 +82,7 @@ def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) ->
     from mmalign.evaluate.parts import open_part
     from mmalign.evaluate.scoring import answers_of
 
-    entry, path = find_dataset(app.catalog, name, KINDS)
+    entry, path = find_dataset(app.catalog, name, KINDS, values)
     kind = values.get("kind") or next((kind for kind in KINDS if kind in entry.spec.kinds), "")
     if kind not in KINDS:
         has = kind or ", ".join(entry.spec.kinds)

@@ -7,7 +7,6 @@ part.dataset; part.sibling("train")
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from mmalign.catalog import Catalog
@@ -46,7 +45,7 @@ class Part:
 
 
 def open_part(
-    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: Path | None
+    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: str | None
 ) -> Part:
     """The part of that name; without one, of a data set what it holds out, and of a file everything in it.
 
@@ -57,7 +56,7 @@ def open_part(
     spec, config_class = entry.spec, catalog.load_config(entry)
     if split and split not in spec.splits:
         raise UsageError(f"{spec.name} has no part {split}", hint=f"It has: {', '.join(spec.splits)}.")
-    values = {**values, **spec.options(kind), **({} if path is None else {"path": str(path.absolute())})}
+    values = {**values, **spec.options(kind), **({} if path is None else {"path": path})}
     if path is not None and not split and "holdout" in config_class.model_fields:
         values = {"holdout": 0.0, **values}  # nothing is trained here, so nothing needs to be held out
     config = build(config_class, values, "dataset", hint=f"All options: mmalign show {spec.name} --options")
@@ -65,11 +64,12 @@ def open_part(
 
 
 def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
-    """The validation part, or everything where the data set sets none aside; raises DataError."""
+    """The validation part, else the test part, or everything where the data set sets none aside; raises DataError."""
     target = catalog.load(entry)
-    dataset = target.build(config, "validation")
-    if dataset is not None and len(dataset):
-        return Part(entry, target, config, kind, "validation", dataset)
+    for split in entry.spec.splits:
+        dataset = target.build(config, split) if split != "train" else None
+        if dataset is not None and len(dataset):
+            return Part(entry, target, config, kind, split, dataset)
     whole = Part.open(catalog, entry, config, kind, "train")
     return Part(entry, target, config, kind, ALL, whole.dataset)
 

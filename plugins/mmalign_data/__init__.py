@@ -66,5 +66,7 @@ def _text(name: str, target: str, kind: str, summary: str) -> DatasetSpec:
         target=f"mmalign_data.texts:{target}",
         kind=kind,
         reads_files=True,
+        prefixes=("hf",),
         recognises="mmalign_data.texts:kind_of",
+        splits=("train", "validation", "test"),
     )
