@@ -15,6 +15,7 @@ from mmalign.data.examples import (
     LabelledCompletion,
     Message,
     Preference,
+    Prompt,
     Ranking,
     Text,
     TextLabel,
@@ -41,6 +42,23 @@ def _text(row: Mapping[str, Any]) -> Normal | str:
     if not isinstance(text, str):
         return "the text is not a string"
     return {"text": text} if text.strip() else "empty text"
+
+
+def _prompt(row: Mapping[str, Any]) -> Normal | str:
+    """That of the row, or what comes before the answer in a conversation."""
+    prompt = row.get("prompt")
+    if prompt is None and row.get("messages") is not None:
+        normal = _completion(row)
+    elif prompt is None and row.get("chosen") is not None:
+        normal = _preference(row)
+    else:
+        turns = _turns(prompt)
+        normal = "the prompt is neither a string nor a list of {role, content} with known roles"
+        normal = normal if turns is None else {"prompt": turns}
+    if isinstance(normal, str):
+        return normal
+    prompt = normal["prompt"]
+    return {"prompt": prompt, "answers": []} if (prompt.strip() if isinstance(prompt, str) else prompt) else "no prompt"
 
 
 def _completion(row: Mapping[str, Any]) -> Normal | str:
@@ -131,6 +149,11 @@ def _as_turns(value: Any) -> Turns:
 
 FORMATS: dict[str, Format] = {
     "text": Format((frozenset({"text"}),), _text, lambda key, row: Text(key, row["text"])),
+    "prompt": Format(
+        (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
+        _prompt,
+        lambda key, row: Prompt(key, _as_turns(row["prompt"])),
+    ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),
         _completion,
@@ -162,8 +185,12 @@ FORMATS: dict[str, Format] = {
 
 
 def looks_like(columns: list[str]) -> str:
-    """The kind that these columns make, or an empty string. The most columns win."""
+    """The kind that these columns make, or an empty string. The most columns win, and prompts last: tables of answers
+    have them too."""
     fits = [
-        (len(wanted), kind) for kind, found in FORMATS.items() for wanted in found.columns if wanted <= set(columns)
+        (len(wanted), kind != "prompt", kind)
+        for kind, found in FORMATS.items()
+        for wanted in found.columns
+        if wanted <= set(columns)
     ]
-    return max(fits)[1] if fits else ""
+    return max(fits)[2] if fits else ""

@@ -85,6 +85,12 @@ class TextDocuments(_TextFiles):
     kind: ClassVar[str] = "text"
 
 
+class PromptFiles(_TextFiles):
+    """Equal prompts, as tables of answers hold them, stay as many examples as there are rows."""
+
+    kind: ClassVar[str] = "prompt"
+
+
 class CompletionFiles(_TextFiles):
     kind: ClassVar[str] = "completion"
 
