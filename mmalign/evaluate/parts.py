@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mmalign.catalog import Catalog
-from mmalign.errors import DataError, UsageError
+from mmalign.data.finder import find_dataset
+from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.specs import Entry
 
 ALL = "all"
@@ -42,6 +43,21 @@ class Part:
     def sibling(self, split: str) -> Any:
         """Another part of the same data, or None."""
         return self.target.build(self.config, split)
+
+
+def open_named(
+    catalog: Catalog, name: str, kinds: tuple[str, ...], split: str, values: Mapping[str, Any], command: str
+) -> Part:
+    """The part of what a user named, as the first of `kinds` that it can yield; raises UsageError and DataError."""
+    entry, path = find_dataset(catalog, name, kinds, values)
+    kind = values.get("kind") or next((kind for kind in kinds if kind in entry.spec.kinds), "")
+    if kind not in kinds:
+        has = kind or ", ".join(entry.spec.kinds)
+        raise IncompatibleError(
+            f"{command} takes {', '.join(kinds)} examples; {entry.spec.name} yields {has}",
+            hint="Try: mmalign list datasets",
+        )
+    return open_part(catalog, entry, kind, split, values, path)
 
 
 def open_part(
