@@ -53,8 +53,7 @@ def _prompt(row: Mapping[str, Any]) -> Normal | str:
         normal = _preference(row)
     else:
         turns = _turns(prompt)
-        normal = "the prompt is neither a string nor a list of {role, content} with known roles"
-        normal = normal if turns is None else {"prompt": turns}
+        normal = _why(prompt) if turns is None else {"prompt": turns}
     if isinstance(normal, str):
         return normal
     prompt = normal["prompt"]
@@ -65,7 +64,7 @@ def _completion(row: Mapping[str, Any]) -> Normal | str:
     if row.get("messages") is not None:
         messages = _turns(row["messages"])
         if messages is None or isinstance(messages, str):
-            return "messages are not a list of {role, content} with known roles"
+            return "messages are text, not a list of {role, content}" if messages else _why(row["messages"])
         first = next((place for place, m in enumerate(messages) if m["role"] == "assistant"), None)
         if first is None:
             return "no turn of the assistant"
@@ -117,10 +116,10 @@ def _text_label(row: Mapping[str, Any]) -> Normal | str:
 
 
 def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
-    prompt = _turns("" if row.get("prompt") is None else row["prompt"])
-    texts = [_turns(answer) for answer in answers]
+    given = ["" if row.get("prompt") is None else row["prompt"], *answers]
+    prompt, *texts = (_turns(value) for value in given)
     if prompt is None or any(text is None for text in texts):
-        return "a text is neither a string nor a list of {role, content} with known roles"
+        return _why(*given)
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
         return "an empty answer"
     kinds = {type(text) for text in (prompt, *texts)}
@@ -141,6 +140,19 @@ def _turns(value: Any) -> Any:
             return None
         messages.append({"role": item["role"], "content": item["content"]})
     return messages
+
+
+def _why(*values: Any) -> str:
+    """What is wrong with the first value that `_turns` does not take."""
+    value = next(value for value in values if _turns(value) is None)
+    if not isinstance(value, list):
+        found = "missing" if value is None else f"a {type(value).__name__}"
+        return f"a text is {found}, neither a string nor a list of {{role, content}}"
+    roles = [item.get("role") for item in value if isinstance(item, Mapping)]
+    unknown = next((role for role in roles if role not in _ROLES), None)
+    if unknown is not None:
+        return f"unknown role {str(unknown)[:40]!r}; known roles: {', '.join(_ROLES)}"
+    return "a message is not {role, content} with a text as its content"
 
 
 def _as_turns(value: Any) -> Turns:
