@@ -68,7 +68,8 @@ class AnswersProcessor(Processor, Protocol):
         ...
 
     def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
-        """Cut to the context, and counted. Raises BadSample for an empty answer, an unknown role, a broken template."""
+        """Cut to the context, and counted; without answers, the prompt alone. Raises BadSample for an empty answer, an
+        unknown role, a broken template."""
         ...
 
 

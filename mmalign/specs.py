@@ -108,15 +108,17 @@ class DatasetSpec(Spec):
 
     `more_kinds`: other kinds that it can yield instead; its Config then has the option `kind`, which is filled with the
     first that the objective takes.
-    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `recognises`: a function, as
-    "package.module:name", that takes a path and returns the example kind that is in it, or ""; it is asked where
-    readers of several kinds could be meant.
+    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `prefixes`: "hf" makes `hf:...`
+    references come to it too, as its `path`. `recognises`: a function, as "package.module:name", that takes a path or
+    such a reference and the data set's options as they were given, and returns the example kind that is in it, or "";
+    it is asked where readers of several kinds could be meant.
     `default_for`: example kinds for which it is the default data. `splits`: the parts that `build` knows.
     """
 
     kind: str
     more_kinds: tuple[str, ...] = ()
     reads_files: bool = False
+    prefixes: tuple[str, ...] = ()
     recognises: str = ""
     default_for: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("train", "validation")

@@ -2,21 +2,24 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmalign.cli.app import App
-from mmalign.cli.backbones import backbone_settings, load_backbone, require_source
-from mmalign.cli.texts import read_texts
+from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.cli.texts import one_line, read_texts
 from mmalign.data.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmalign.data.examples import Turns
+
 NEEDS = ("generate",)
+KINDS = ("prompt",)
 SCHEMA = 1
 
 
@@ -25,6 +28,9 @@ def run_generate(
     *,
     prompts: tuple[str, ...],
     backbone: str,
+    dataset: str | None,
+    split: str,
+    limit: int | None,
     max_tokens: int,
     temperature: float,
     top_p: float,
@@ -35,18 +41,17 @@ def run_generate(
     as_json: bool,
 ) -> int:
     """Read prompts, load, answer. Returns the exit code: 3 if no prompt could be used."""
-    settings = backbone_settings(sets, "generate")
-    texts = list(read_texts(prompts, "prompt"))
-    if not texts:
-        raise UsageError("no prompt", hint='Give one: mmalign generate --backbone MODEL "Once upon a time"')
+    settings = settings_of(sets, "generate", ("backbone", "dataset"))
     source = require_source(app.catalog, backbone, NEEDS, "generate")
+    asked = _asked(app, prompts, dataset, split, limit, settings["dataset"])
+    texts = [prompt for prompt, _ in asked]
 
     from mmalign.data.order import stable_hash
     from mmalign.evaluate.runtime import Runtime
     from mmalign.sampling import Sampling
 
     runtime = Runtime.choose(device)
-    model = load_backbone(app.catalog, source, settings, runtime)
+    model = load_backbone(app.catalog, source, settings["backbone"], runtime)
     ids, problems = _encode(model.processor, texts, chat, max_tokens)
     good = [place for place in range(len(texts)) if place not in problems]
     sampling = Sampling(max_tokens, temperature, top_p)
@@ -56,33 +61,59 @@ def run_generate(
         [ids[place] for place in good], sampling, [stable_hash(seed, place) for place in good], show
     )
     answers = dict(zip(good, zip(*generated, strict=True), strict=True))
-    for place, text in enumerate(texts):
+    for place, (text, name) in enumerate(asked):
+        told = text if isinstance(text, str) else [message._asdict() for message in text]
         if place in problems:
             app.warn(f"prompt {place + 1}: {problems[place]}")
-            record = {"prompt": text, "error": problems[place]}
+            record = {**name, "prompt": told, "error": problems[place]}
         else:
             tokens, logps, ended = answers[place]
             answer = model.processor.decode(tokens[: len(tokens) - ended])
-            record = {"prompt": text, "text": answer, "tokens": len(tokens), "ended": ended}
+            record = {**name, "prompt": told, "text": answer, "tokens": len(tokens), "ended": ended}
             record["logp"] = round(float(logps.sum()), 4)
         if as_json:
             click.echo(json.dumps({"schema": SCHEMA, **record}, ensure_ascii=False))
         elif streams:
             click.echo()
         elif "text" in record:
-            click.echo(record["text"] if len(texts) == 1 else f"{text}{record['text']}\n")
+            shown = text if isinstance(text, str) else f"{one_line(text)}\n"
+            click.echo(record["text"] if len(texts) == 1 else f"{shown}{record['text']}\n")
     unended = sum(not ended for _, _, ended in answers.values())
     if unended:
         app.say(f"{unended} of {len(answers)} answers reached --max-tokens {max_tokens} without an end")
     return 0 if good else DataError.exit_code
 
 
-def _encode(processor: Any, texts: list[str], chat: bool, room: int) -> "tuple[list[Tensor], dict[int, str]]":
+def _asked(
+    app: App, prompts: tuple[str, ...], dataset: str | None, split: str, limit: int | None, values: Mapping[str, Any]
+) -> "list[tuple[Turns, dict[str, str]]]":
+    """(prompt, {"key": ...} where a data set has it), at least one; raises UsageError and DataError."""
+    if dataset is None and (split or limit or values):
+        raise UsageError("--split, --limit and --set dataset... go with --dataset", hint="Name a data set or a file.")
+    if dataset is None:
+        texts = list(read_texts(prompts, "prompt"))
+        if not texts:
+            raise UsageError("no prompt", hint='Give one: mmalign generate --backbone MODEL "Once upon a time"')
+        return [(text, {}) for text in texts]
+    if prompts:
+        raise UsageError("a data set has its own prompts", hint="Give PROMPTS, or --dataset.")
+    from mmalign.evaluate.parts import open_named
+
+    part = open_named(app.catalog, dataset, KINDS, split, values, "generate")
+    number = min(limit or len(part.dataset), len(part.dataset))
+    app.say(f"{number:,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
+    for reason, count in part.dataset.report()["skipped"].items():
+        app.warn(f"{count:,} rows left out of the data: {reason}")
+    examples = (part.dataset[index] for index in range(number))
+    return [(example.prompt, {"key": example.key}) for example in examples]
+
+
+def _encode(processor: Any, texts: "list[Turns]", chat: bool, room: int) -> "tuple[list[Tensor], dict[int, str]]":
     """(ids of each prompt, why some cannot be used): a prompt must leave room for all that may be generated."""
     ids, problems = [], {}
     for place, text in enumerate(texts):
         try:
-            prompt = processor.prompt((Message("user", text),) if chat else text)
+            prompt = processor.prompt((Message("user", text),) if chat and isinstance(text, str) else text)
         except BadSample as error:
             problems[place] = error.message
             prompt = processor.prompt("")

@@ -11,8 +11,8 @@ import click
 
 from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
-from mmalign.cli.texts import read_texts
-from mmalign.errors import EXIT_DATA, EXIT_OK, IncompatibleError, NonFiniteError, UsageError
+from mmalign.cli.texts import one_line, read_texts
+from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically
 
 if TYPE_CHECKING:
@@ -72,27 +72,19 @@ def run_score(
         if as_json:
             click.echo(json.dumps({"schema": SCHEMA, **row}, ensure_ascii=False))
         elif "score" in row:
-            click.echo(f"{row['score']:+9.4f}  {_plain(row['text'])}")
+            click.echo(f"{row['score']:+9.4f}  {one_line(row['text'])}")
     return EXIT_OK if "score" in rows[0] else EXIT_DATA
 
 
 def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
     """All answers of a data set, or of a file; raises UsageError and DataError."""
-    from mmalign.data.finder import find_dataset
-    from mmalign.evaluate.parts import open_part
+    from mmalign.evaluate.parts import open_named
     from mmalign.evaluate.scoring import answers_of
 
-    entry, path = find_dataset(app.catalog, name, KINDS)
-    kind = values.get("kind") or next((kind for kind in KINDS if kind in entry.spec.kinds), "")
-    if kind not in KINDS:
-        has = kind or ", ".join(entry.spec.kinds)
-        raise IncompatibleError(
-            f"score takes {', '.join(KINDS)} examples; {entry.spec.name} yields {has}",
-            hint="Try: mmalign list datasets",
-        )
-    part = open_part(app.catalog, entry, kind, split, values, path)
+    part = open_named(app.catalog, name, KINDS, split, values, "score")
     answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
-    app.say(f"{len(answers):,} answers of {len(part.dataset):,} {kind} examples of {entry.spec.name}, {part.split}")
+    examples = f"{len(part.dataset):,} {part.kind} examples of {part.entry.spec.name}, {part.split}"
+    app.say(f"{len(answers):,} answers of {examples}")
     return answers
 
 
@@ -118,17 +110,11 @@ def _row(place: int, item: "Scored") -> dict[str, Any]:
     return {"rank": place, "score": round(item.score, 6), **answer}
 
 
-def _plain(turns: Any) -> str:
-    """One line: text as it is, messages with their roles."""
-    text = turns if isinstance(turns, str) else " ".join(f"{role}: {content}" for role, content in turns)
-    return " ".join(text.split())
-
-
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         texts = ("prompt", "text")
         for row in rows:
-            told = {name: _plain(row[name]) for name in texts if not isinstance(row[name], str)}
+            told = {name: one_line(row[name]) for name in texts if not isinstance(row[name], str)}
             writer.writerow({**row, **told})

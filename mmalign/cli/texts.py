@@ -1,10 +1,14 @@
-"""Texts on the command line: as arguments, from @FILE, or from standard input."""
+"""Texts on the command line: as arguments, from @FILE, or from standard input; and how they are shown there."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmalign.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmalign.data.examples import Turns
 
 
 def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
@@ -25,3 +29,9 @@ def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
         else:
             lines = [argument]
         yield from (line for line in lines if line.strip())
+
+
+def one_line(turns: "Turns") -> str:
+    """Text as it is, messages with their roles, on one line."""
+    text = turns if isinstance(turns, str) else " ".join(f"{role}: {content}" for role, content in turns)
+    return " ".join(text.split())

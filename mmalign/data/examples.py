@@ -88,6 +88,19 @@ Turns = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a model is to answer, without an answer: what reinforcement learning samples from."""
+
+    kind: ClassVar[str] = "prompt"
+    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
+    key: str
+    prompt: Turns
+
+    def answers(self) -> tuple[Turns, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
 class Completion:
     """An answer to a prompt. As messages, `completion` may hold several turns, of which the assistant's are learnt."""
 
@@ -149,7 +162,9 @@ class Ranking:
         return self.completions
 
 
-_KINDS = (ImageText, ImageLabel, Text, TextLabel, TextPair, Completion, LabelledCompletion, Preference, Ranking)
+_KINDS = (
+    ImageText, ImageLabel, Text, TextLabel, TextPair, Prompt, Completion, LabelledCompletion, Preference, Ranking
+)  # fmt: skip
 EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in _KINDS}
 
 

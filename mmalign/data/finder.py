@@ -1,20 +1,26 @@
-"""Which data set a name or a path means.
+"""Which data set a name, a path or a reference with a prefix means.
 
 entry, path = find_dataset(catalog, "pairs.jsonl", ("preference", "ranking"))     # path: None for a name
+entry, path = find_dataset(catalog, "hf:org/pairs", ("preference", "ranking"))    # path: "hf:org/pairs"
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mmalign.catalog import Catalog
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.specs import Entry
 
 
-def find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) -> tuple[Entry, Path | None]:
+def find_dataset(
+    catalog: Catalog, name: str | None, kinds: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[Entry, str | None]:
     """A data set by name, or the reader for a path, or the default of the first kind that has one.
 
-    Where readers of several kinds could be meant, the one that recognises the file. Raises UsageError.
+    Where readers of several kinds could be meant, the one that recognises the data. options: the data set's, as given.
+    A local path comes back absolute. Raises UsageError.
     """
     if name is None:
         for kind in kinds:
@@ -26,22 +32,39 @@ def find_dataset(catalog: Catalog, name: str | None, kinds: tuple[str, ...]) -> 
         )
     if any(name in (entry.spec.name, entry.qualified) for entry in catalog.entries("datasets")):
         return catalog.find("datasets", name), None
-    path = Path(name).expanduser()
-    if path.exists() or any(character in name for character in "/\\*{.~"):
+    prefix, path = _place(catalog, name)
+    if path:
         readers = [
-            entry for entry in catalog.entries("datasets") if entry.spec.reads_files and entry.spec.kind in kinds
+            entry
+            for entry in catalog.entries("datasets")
+            if entry.spec.kind in kinds and (prefix in entry.spec.prefixes if prefix else entry.spec.reads_files)
         ]
+        chosen = (entry for entry in readers if len(readers) > 1 and recognises(entry, path, options))
         if readers:
-            return next((entry for entry in readers if len(readers) > 1 and recognises(entry, path)), readers[0]), path
+            return next(chosen, readers[0]), path
         raise UsageError(
-            f"nothing here reads {' or '.join(kinds)} examples from files", hint="Try: mmalign list datasets"
+            f"nothing here reads {' or '.join(kinds)} examples from {f'{prefix}:' if prefix else 'files'}",
+            hint="Try: mmalign list datasets",
         )
     known = [entry.spec.name for entry in catalog.entries("datasets")]
-    hint = f"{did_you_mean(name, known)} Give a name (mmalign list datasets) or a path.".strip()
+    hint = f"{did_you_mean(name, known)} Give a name (mmalign list datasets), a path, or hf:ORG/NAME.".strip()
     raise UsageError(f"unknown dataset {name!r}", hint=hint)
 
 
-def recognises(entry: Entry, path: Path) -> bool:
-    """Whether a reader says that its kind is in the file; raises DataError."""
+def recognises(entry: Entry, path: str, options: Mapping[str, Any]) -> bool:
+    """Whether a reader says that its kind is in the data; raises DataError."""
     module, _, name = entry.spec.recognises.partition(":")
-    return bool(name) and vars(import_module(module))[name](str(path)) == entry.spec.kind
+    return bool(name) and vars(import_module(module))[name](path, options) == entry.spec.kind
+
+
+def _place(catalog: Catalog, name: str) -> tuple[str, str]:
+    """(prefix, path or reference); both are empty where `name` looks like neither."""
+    prefix, _, rest = name.partition(":")
+    known = {prefix for entry in catalog.entries("datasets") for prefix in entry.spec.prefixes}
+    if rest and prefix in known:
+        if not rest.startswith(("./", "../", "/", "~")):
+            return prefix, name
+        name = rest
+    path = Path(name).expanduser()
+    looks_like_a_path = path.exists() or any(character in name for character in "/\\*{.~")
+    return "", str(path.absolute()) if looks_like_a_path else ""

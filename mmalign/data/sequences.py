@@ -1,4 +1,4 @@
-"""What a causal language model reads: prompts, each with one or more answers behind it.
+"""What a causal language model reads: prompts, each with one or more answers behind it, or none yet.
 
     sequences = Sequences.from_lists([prompt_ids], [[chosen_ids, rejected_ids]])
     sequences = Sequences.documents(texts)             # no prompt; every token but the first is predicted

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch
 from mmalign.errors import DataError
 from mmalign.evaluate.intervals import with_interval
 
@@ -58,8 +57,3 @@ class PairAccuracy:
         independent = share * (1 - share) / spread if spread else sum(n > 0 for n in self.pairs)
         size = min(total, independent)
         return with_interval(name, share * size, size) | {name: share}
-
-
-def ranks_of_prompts(batch: Batch) -> Sequence[Sequence[float]]:
-    """The ranks of each prompt's answers; those of a preference are in order."""
-    return batch["ranks"] if "ranks" in batch else [(1.0, 2.0)] * len(batch)

@@ -7,11 +7,11 @@ part.dataset; part.sibling("train")
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from mmalign.catalog import Catalog
-from mmalign.errors import DataError, UsageError
+from mmalign.data.finder import find_dataset
+from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.specs import Entry
 
 ALL = "all"
@@ -45,8 +45,23 @@ class Part:
         return self.target.build(self.config, split)
 
 
+def open_named(
+    catalog: Catalog, name: str, kinds: tuple[str, ...], split: str, values: Mapping[str, Any], command: str
+) -> Part:
+    """The part of what a user named, as the first of `kinds` that it can yield; raises UsageError and DataError."""
+    entry, path = find_dataset(catalog, name, kinds, values)
+    kind = values.get("kind") or next((kind for kind in kinds if kind in entry.spec.kinds), "")
+    if kind not in kinds:
+        has = kind or ", ".join(entry.spec.kinds)
+        raise IncompatibleError(
+            f"{command} takes {', '.join(kinds)} examples; {entry.spec.name} yields {has}",
+            hint="Try: mmalign list datasets",
+        )
+    return open_part(catalog, entry, kind, split, values, path)
+
+
 def open_part(
-    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: Path | None
+    catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: str | None
 ) -> Part:
     """The part of that name; without one, of a data set what it holds out, and of a file everything in it.
 
@@ -57,7 +72,7 @@ def open_part(
     spec, config_class = entry.spec, catalog.load_config(entry)
     if split and split not in spec.splits:
         raise UsageError(f"{spec.name} has no part {split}", hint=f"It has: {', '.join(spec.splits)}.")
-    values = {**values, **spec.options(kind), **({} if path is None else {"path": str(path.absolute())})}
+    values = {**values, **spec.options(kind), **({} if path is None else {"path": path})}
     if path is not None and not split and "holdout" in config_class.model_fields:
         values = {"holdout": 0.0, **values}  # nothing is trained here, so nothing needs to be held out
     config = build(config_class, values, "dataset", hint=f"All options: mmalign show {spec.name} --options")
@@ -65,11 +80,12 @@ def open_part(
 
 
 def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
-    """The validation part, or everything where the data set sets none aside; raises DataError."""
+    """The validation part, else the test part, or everything where the data set sets none aside; raises DataError."""
     target = catalog.load(entry)
-    dataset = target.build(config, "validation")
-    if dataset is not None and len(dataset):
-        return Part(entry, target, config, kind, "validation", dataset)
+    for split in entry.spec.splits:
+        dataset = target.build(config, split) if split != "train" else None
+        if dataset is not None and len(dataset):
+            return Part(entry, target, config, kind, split, dataset)
     whole = Part.open(catalog, entry, config, kind, "train")
     return Part(entry, target, config, kind, ALL, whole.dataset)
 

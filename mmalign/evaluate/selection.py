@@ -8,7 +8,6 @@ Without names, all that fit; `left_out` says why the others do not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmalign.catalog import Catalog
@@ -24,7 +23,7 @@ from mmalign.specs import Entry
 class Task:
     """One evaluation on one data set. split: empty for what is held out, or of a file everything in it.
 
-    path: of a file; values: the data set's other options.
+    path: of a file, or a reference such as hf:org/name; values: the data set's other options.
     """
 
     evaluation: Entry
@@ -32,7 +31,7 @@ class Task:
     kind: str
     split: str
     values: Mapping[str, Any]
-    path: Path | None
+    path: str | None
 
     def open(self, catalog: Catalog) -> Part:
         """Raises UsageError for wrong options, and DataError."""
@@ -51,7 +50,7 @@ def select(
     fitting, left_out = _fitting(catalog, source, names)
     kinds = tuple(dict.fromkeys(kind for entry in fitting for kind in entry.spec.kinds))
     wanted = values.get("kind")
-    shared = _shared(catalog, dataset, kinds, wanted, bool(names)) if dataset is not None else None
+    shared = _shared(catalog, dataset, kinds, values, bool(names)) if dataset is not None else None
     tasks = []
     for entry in fitting:
         found = shared[0] if shared else _default_data(catalog, entry, wanted)
@@ -86,16 +85,17 @@ def _fitting(catalog: Catalog, source: Source, names: Sequence[str]) -> tuple[li
 
 
 def _shared(
-    catalog: Catalog, name: str, kinds: tuple[str, ...], wanted: str | None, named: bool
-) -> tuple[Entry, Path | None]:
+    catalog: Catalog, name: str, kinds: tuple[str, ...], values: Mapping[str, Any], named: bool
+) -> tuple[Entry, str | None]:
     """The data set that all evaluations run on, and its path where it is a reader of files."""
     if not kinds:
         raise UsageError("no evaluation fits this model", hint="Try: mmalign list evaluations")
-    entry, path = find_dataset(catalog, name, tuple(kind for kind in kinds if wanted in (None, kind)) or kinds)
+    wanted = values.get("kind")
+    entry, path = find_dataset(catalog, name, tuple(kind for kind in kinds if wanted in (None, kind)) or kinds, values)
     if path is None:
         return entry, None
     readers = [e for e in catalog.entries("datasets") if e.spec.reads_files and e.spec.kind in kinds]
-    if not named and len(readers) > 1 and not recognises(entry, path):
+    if not named and len(readers) > 1 and not recognises(entry, path, values):
         raise UsageError(
             f"{name} could hold {' or '.join(kinds)} examples",
             hint="Name the evaluation: mmalign evaluate NAME --dataset ... (mmalign list evaluations)",

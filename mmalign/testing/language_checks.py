@@ -82,6 +82,18 @@ def answers_are_cut_and_counted(backbone: Any, batch: "Batch", source: "Source")
         assert len(long.answers[0]) > 0 and len(long.learn[0]) == len(long.answers[0])
 
 
+def prompts_come_alone(backbone: Any, batch: "Batch", source: "Source") -> None:
+    """A prompt without answers is the one that `prompt` gives, and one that is too long is cut and counted."""
+    import torch
+
+    processor = backbone.processor
+    alone = processor.answers("a red car", [])
+    assert torch.equal(alone.prompt, processor.prompt("a red car")) and not alone.answers and not alone.num_lost
+    long = processor.answers("cat " * 9999, [])
+    assert len(long.prompt) <= processor.context_length, f"{len(long.prompt)} tokens"
+    assert long.num_lost == len(processor.prompt("cat " * 9999)) - len(long.prompt), "tokens were cut and not counted"
+
+
 def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
     from mmalign.testing.backbone_checks import saving_is_exact
@@ -100,6 +112,7 @@ CHECKS = {
     "company changes nothing": company_changes_nothing,
     "log-probabilities reach every trainable parameter": gradients_reach_everything,
     "answers are cut and counted": answers_are_cut_and_counted,
+    "prompts come without answers too": prompts_come_alone,
     "a saved language model loads exactly": save_and_load,
 }
 

@@ -103,6 +103,8 @@ def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[
         return [kinds.TextLabel(f"example:{i}", text, i % len(CLASSES)) for i, text in enumerate(texts)]
     if kind == "text-pair":
         return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
+    if kind == "prompt":
+        return [kinds.Prompt(f"example:{i}", text) for i, text in enumerate(texts)]
     answers = [" ".join(reversed(text.split())) for text in texts]
     if kind == "completion":
         return [Completion(f"example:{i}", text, answers[i]) for i, text in enumerate(texts)]

@@ -91,7 +91,8 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     kinds = objective.spec.examples["main"]
     source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
-    dataset, path = find_dataset(catalog, sections["dataset"].get("name"), kinds)
+    asked = sections["dataset"].get("name")
+    dataset, path = find_dataset(catalog, asked, kinds, sections["dataset"])
     values = dict(sections)
     kind = sections["dataset"].get("kind") if dataset.spec.more_kinds else dataset.spec.kind
     kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
@@ -102,10 +103,10 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         )
     values["dataset"] = {**sections["dataset"], **dataset.spec.options(kind)}
     if path is not None:
-        other = sections["dataset"].get("path", str(path))
-        if str(other) != str(path):
-            raise UsageError(f"--dataset {path} and dataset.path={other} disagree", hint="Give one of them.")
-        values["dataset"] = {**values["dataset"], "name": dataset.spec.name, "path": str(path.absolute())}
+        other = sections["dataset"].get("path", path)
+        if other not in (path, asked):
+            raise UsageError(f"--dataset {asked} and dataset.path={other} disagree", hint="Give one of them.")
+        values["dataset"] = {**values["dataset"], "name": dataset.spec.name, "path": path}
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}

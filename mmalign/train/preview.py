@@ -20,7 +20,7 @@ from mmalign.errors import DataError
 from mmalign.protocols import AnswersProcessor
 from mmalign.train.job import Job
 
-SURVEYED = 1000  # examples looked at: a second or two
+SURVEYED = 1000  # examples looked at, or as many answers of them: a second or two
 _SHOWN = 600  # characters
 
 
@@ -38,15 +38,18 @@ def preview(job: Job) -> Iterator[str]:
 
 def survey(job: Job) -> str:
     """One line of counts; raises DataError past `data.max_lost`."""
-    sweep = Sweep(job.data, job.encoder, 64, limit=SURVEYED, max_bad=job.plan.data.max_bad)
-    examples = tokens = labels = lost = cut = 0
+    sweep = Sweep(job.data, job.encoder, 8, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+    examples = answers = tokens = labels = lost = cut = 0
     for batch in sweep:
         sequences = sequences_of(batch)
         examples += len(batch)
+        answers += int(sequences.counts.clamp(min=1).sum())
         tokens += sequences.num_tokens()
         labels += int(sequences.is_label.sum())
         lost += int(batch["num_lost"].sum())
         cut += int((batch["num_lost"] > 0).sum())
+        if answers >= SURVEYED:
+            break
     share = lost / max(1, tokens + lost)
     if share > job.plan.data.max_lost:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from mmalign import DatasetSpec, hookimpl
 
-_REVIEWS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
+_REVIEWS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label", "prompt")
 
 
 @hookimpl
@@ -55,6 +55,7 @@ def register_datasets() -> list[DatasetSpec]:
             "Answers that are wanted or not: columns prompt, completion, label",
         ),
         _text("labelled-texts", "LabelledTextFiles", "text-label", "Texts with a class: columns text and label"),
+        _text("prompts", "PromptFiles", "prompt", "Prompts to sample from: column prompt; or those of answers' tables"),
         _text("rankings", "RankingFiles", "ranking", "Ranked answers: columns prompt, completions, ranks"),
     ]
 
@@ -66,5 +67,7 @@ def _text(name: str, target: str, kind: str, summary: str) -> DatasetSpec:
         target=f"mmalign_data.texts:{target}",
         kind=kind,
         reads_files=True,
+        prefixes=("hf",),
         recognises="mmalign_data.texts:kind_of",
+        splits=("train", "validation", "test"),
     )

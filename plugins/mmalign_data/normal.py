@@ -15,6 +15,7 @@ from mmalign.data.examples import (
     LabelledCompletion,
     Message,
     Preference,
+    Prompt,
     Ranking,
     Text,
     TextLabel,
@@ -43,11 +44,27 @@ def _text(row: Mapping[str, Any]) -> Normal | str:
     return {"text": text} if text.strip() else "empty text"
 
 
+def _prompt(row: Mapping[str, Any]) -> Normal | str:
+    """That of the row, or what comes before the answer in a conversation."""
+    prompt = row.get("prompt")
+    if prompt is None and row.get("messages") is not None:
+        normal = _completion(row)
+    elif prompt is None and row.get("chosen") is not None:
+        normal = _preference(row)
+    else:
+        turns = _turns(prompt)
+        normal = _why(prompt) if turns is None else {"prompt": turns}
+    if isinstance(normal, str):
+        return normal
+    prompt = normal["prompt"]
+    return {"prompt": prompt, "answers": []} if (prompt.strip() if isinstance(prompt, str) else prompt) else "no prompt"
+
+
 def _completion(row: Mapping[str, Any]) -> Normal | str:
     if row.get("messages") is not None:
         messages = _turns(row["messages"])
         if messages is None or isinstance(messages, str):
-            return "messages are not a list of {role, content} with known roles"
+            return "messages are text, not a list of {role, content}" if messages else _why(row["messages"])
         first = next((place for place, m in enumerate(messages) if m["role"] == "assistant"), None)
         if first is None:
             return "no turn of the assistant"
@@ -99,10 +116,10 @@ def _text_label(row: Mapping[str, Any]) -> Normal | str:
 
 
 def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
-    prompt = _turns("" if row.get("prompt") is None else row["prompt"])
-    texts = [_turns(answer) for answer in answers]
+    given = ["" if row.get("prompt") is None else row["prompt"], *answers]
+    prompt, *texts = (_turns(value) for value in given)
     if prompt is None or any(text is None for text in texts):
-        return "a text is neither a string nor a list of {role, content} with known roles"
+        return _why(*given)
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
         return "an empty answer"
     kinds = {type(text) for text in (prompt, *texts)}
@@ -125,12 +142,30 @@ def _turns(value: Any) -> Any:
     return messages
 
 
+def _why(*values: Any) -> str:
+    """What is wrong with the first value that `_turns` does not take."""
+    value = next(value for value in values if _turns(value) is None)
+    if not isinstance(value, list):
+        found = "missing" if value is None else f"a {type(value).__name__}"
+        return f"a text is {found}, neither a string nor a list of {{role, content}}"
+    roles = [item.get("role") for item in value if isinstance(item, Mapping)]
+    unknown = next((role for role in roles if role not in _ROLES), None)
+    if unknown is not None:
+        return f"unknown role {str(unknown)[:40]!r}; known roles: {', '.join(_ROLES)}"
+    return "a message is not {role, content} with a text as its content"
+
+
 def _as_turns(value: Any) -> Turns:
     return value if isinstance(value, str) else tuple(Message(**message) for message in value)
 
 
 FORMATS: dict[str, Format] = {
     "text": Format((frozenset({"text"}),), _text, lambda key, row: Text(key, row["text"])),
+    "prompt": Format(
+        (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
+        _prompt,
+        lambda key, row: Prompt(key, _as_turns(row["prompt"])),
+    ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),
         _completion,
@@ -162,8 +197,12 @@ FORMATS: dict[str, Format] = {
 
 
 def looks_like(columns: list[str]) -> str:
-    """The kind that these columns make, or an empty string. The most columns win."""
+    """The kind that these columns make, or an empty string. The most columns win, and prompts last: tables of answers
+    have them too."""
     fits = [
-        (len(wanted), kind) for kind, found in FORMATS.items() for wanted in found.columns if wanted <= set(columns)
+        (len(wanted), kind != "prompt", kind)
+        for kind, found in FORMATS.items()
+        for wanted in found.columns
+        if wanted <= set(columns)
     ]
-    return max(fits)[1] if fits else ""
+    return max(fits)[2] if fits else ""

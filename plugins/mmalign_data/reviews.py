@@ -10,6 +10,7 @@ One set, many kinds. Every sentence is an answer to the one prompt "Movie review
   ranking              `answers` sentences; the rank is 5 - rating, so 1 is the best there could be, and ranks differ as
                        ratings do
   labelled-completion  prompt and sentence, wanted where the rating is above 0
+  prompt               that prompt alone, to sample from; with `stars` the five that ask for so many
   text-label           the sentence, positive or negative; ratings nearer to 0 than half of `gap` are left out
 Train, validation and test never share a sentence (`examples/embedded_data/prepare_reviews.py`).
 """
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Completion, LabelledCompletion, Preference, Ranking, Text, TextLabel
+from mmalign.data.examples import Completion, LabelledCompletion, Preference, Prompt, Ranking, Text, TextLabel
 from mmalign.errors import DataError
 
 FOLDER = Path(__file__).parent / "reviews"
@@ -37,14 +38,16 @@ class ReviewsConfig(BaseModel):
     """Options of the film reviews."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["text", "completion", "preference", "ranking", "labelled-completion", "text-label"] = Field(
+    kind: Literal["text", "prompt", "completion", "preference", "ranking", "labelled-completion", "text-label"] = Field(
         "text", description="Kind of example to make; left out: the first that the objective takes"
     )
     gap: float = Field(1.0, gt=0, description="Least difference of two ratings in a preference, in points (-4 to 4)")
-    stars: bool = Field(False, description="Say the rating in the prompt of a completion, from 1 to 5 stars")
+    stars: bool = Field(False, description="Say the rating in the prompt, of a completion or alone, from 1 to 5 stars")
     answers: int = Field(16, ge=2, description="Sentences in one ranking")
     rounds: int = Field(
-        1, ge=1, description="Times that all sentences are dealt into pairs or rankings, each time into other ones"
+        1,
+        ge=1,
+        description="Times that all sentences are dealt into pairs or rankings for training, each time into other ones",
     )
 
 
@@ -69,6 +72,7 @@ class Reviews:
     def build(cls, config: ReviewsConfig, split: str) -> Self:
         """The part named `split`, train, validation or test; raises DataError if the installation lacks the file."""
         reviews = read(split)
+        config = config if split == "train" else config.model_copy(update={"rounds": 1})  # told apart once is enough
         examples = list(_MAKERS[config.kind](reviews, config))
         made = (len(reviews) // 2) * config.rounds if config.kind == "preference" else len(reviews)
         left_out = made - len(examples) if config.kind in ("preference", "text-label") else 0
@@ -98,6 +102,12 @@ def read(split: str) -> list[Review]:
         hint = "Install mmalign again: python -m pip install --force-reinstall mmalign"
         raise DataError(f"{path}: the embedded data are damaged: {error}", hint=hint) from error
     return [Review(n, row["text"], row["rating"]) for n, row in enumerate(rows) if row["split"] == split]
+
+
+def _prompts(reviews: list[Review], config: ReviewsConfig) -> Iterator[Prompt]:
+    """The different ones that these sentences answer. Parts of the data differ in their sentences only."""
+    prompts = {starred(review.rating) if config.stars else PROMPT for review in reviews}
+    yield from (Prompt(f"movie-reviews:prompt:{prompt}", prompt) for prompt in sorted(prompts))
 
 
 def starred(rating: float) -> str:
@@ -152,6 +162,7 @@ def _rankings(reviews: list[Review], config: ReviewsConfig) -> Iterator[Ranking]
 
 
 _MAKERS = {kind: partial(_each, kind) for kind in ("text", "completion", "labelled-completion", "text-label")} | {
+    "prompt": _prompts,
     "preference": _preferences,
     "ranking": _rankings,
 }

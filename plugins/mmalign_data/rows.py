@@ -1,4 +1,4 @@
-"""Rows of tables, whatever they hold: CSV and TSV, JSON lines, parquet.
+"""Rows of tables, whatever they hold: CSV and TSV, JSON lines, parquet, and Arrow streams as `datasets` writes them.
 
     for line, row in csv_rows(path, separator=""): ...     # row: a mapping, or the reason why there is none
     column = choose(path, list(row), asked="", usual=("caption", "text"), option="caption_column")
@@ -19,7 +19,9 @@ _MAX_LINE = 16_000_000
 
 
 def table_rows(path: Path, separator: str = "") -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(line or row number, row by column, or the reason why there is none) of a table of any of SUFFIXES."""
+    """(line or row number, row by column, or the reason why there is none) of a table of any of SUFFIXES, or .arrow."""
+    if path.suffix.lower() == ".arrow":
+        return arrow_rows(path)
     if path.suffix.lower() == ".parquet":
         return parquet_rows(path, open_parquet(path))
     return csv_rows(path, separator) if path.suffix.lower() in (".csv", ".tsv") else json_rows(path)
@@ -89,6 +91,20 @@ def parquet_rows(
             start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged: {error}") from error
+
+
+def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(row number from 1, row) of an Arrow stream."""
+    import pyarrow as pa
+
+    start = 1
+    try:
+        with pa.memory_map(str(path)) as file:
+            for batch in pa.ipc.open_stream(file):
+                yield from enumerate(batch.to_pylist(), start)
+                start += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not an Arrow stream, or damaged: {str(error).splitlines()[0]}") from error
 
 
 def open_parquet(path: Path) -> Any:

@@ -1,16 +1,17 @@
-"""The readers of text files: documents, answers to prompts, preferences and rankings.
+"""The readers of text data: documents, answers to prompts, preferences and rankings.
 
     mmalign train --objective sft --dataset answers.jsonl
     mmalign train --objective dpo --dataset pairs.parquet --set dataset.validation=held_out.jsonl
+    mmalign train --objective dpo --dataset hf:trl-lib/ultrafeedback_binarized
+    mmalign train --objective dpo --dataset ./saved --set dataset.split=train_prefs
 
-Tables (CSV, TSV, JSON lines, parquet) with TRL's columns: `text`; `prompt` and `completion`, or `messages`; `prompt`,
-`chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`, `completion` and `label`; `text` and `label`.
-Documents may also be .txt files, cut at blank lines into pieces.
+Tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and `completion`, or
+`messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`, `completion` and `label`;
+`text` and `label`; `prompt` alone. Documents may also be .txt files, cut at blank lines into pieces.
 """
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,29 +20,17 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ValidationError
 
 from mmalign.data.examples import TextLabel
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
 from mmalign_data.normal import FORMATS, Normal, looks_like
-from mmalign_data.paths import expand
-from mmalign_data.rows import SUFFIXES, lines, table_rows
+from mmalign_data.options import TextFilesConfig
+from mmalign_data.rows import lines, table_rows
+from mmalign_data.splits import Part, choose, find_splits
 
 _SHOWN = 3
-
-
-class TextFilesConfig(BaseModel):
-    """Options of text files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    path: str = Field(description="A table, a .txt file, a folder of them, a glob, or a range: 'x/{00..09}.jsonl'")
-    validation: str = Field("", description="The same, for validation; empty: hold out a part of `path`")
-    holdout: float = Field(0.05, ge=0, lt=1, description="Fraction of prompts held out without `validation` (0-1)")
-    columns: dict[str, str] = Field({}, description='Columns under other names: {"completion": "answer"}')
-    separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
-    piece: int = Field(4000, ge=1, description="Characters of a .txt file in one document, cut where a paragraph ends")
-    max_bad: float = Field(0.01, ge=0, le=1, description="Fraction of rows that may be unusable, such as empty answers")
 
 
 class _TextFiles:
@@ -56,23 +45,22 @@ class _TextFiles:
 
     @classmethod
     def build(cls, config: TextFilesConfig, split: str) -> Self | None:
-        """Read everything; None where nothing is held out. Raises DataError."""
-        if split == "validation" and not (config.validation or config.holdout):
+        """Read everything; None where nothing is held out, or there is no test split. Raises DataError."""
+        part = choose(config, cls.kind, split)
+        if part is None or (part.dealt and split == "validation" and not config.holdout):
             return None
-        path = config.validation if split == "validation" and config.validation else config.path
-        rows, keys, skipped = _read(path, cls.kind, config)
-        held_out = np.zeros(len(rows), bool)
-        if not config.validation:
+        rows, keys, skipped = _read(part, cls.kind, config)
+        held_out = np.full(len(rows), split == "validation")
+        if part.dealt:
             # By the prompt, so that all that is said about one is on the same side.
             shares = (stable_hash("holdout", _stem(json.loads(row))) / 2**64 for row in rows)
             held_out = np.fromiter(shares, float, len(rows)) < config.holdout
-        everything = bool(config.validation)
-        chosen = np.flatnonzero(everything | (held_out == (split == "validation")))
+        chosen = np.flatnonzero(held_out == (split == "validation"))
         if not len(chosen):
             if split == "validation":
                 return None
-            raise DataError(f"{path}: all {len(rows)} examples are held out", hint="--set dataset.holdout=0")
-        return cls(pa.array(rows, pa.large_string()), pa.array(keys, pa.large_string()), chosen, path, skipped)
+            raise DataError(f"{part.where}: all {len(rows)} examples are held out", hint="--set dataset.holdout=0")
+        return cls(pa.array(rows, pa.large_string()), pa.array(keys, pa.large_string()), chosen, part.where, skipped)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -95,6 +83,12 @@ class _TextFiles:
 
 class TextDocuments(_TextFiles):
     kind: ClassVar[str] = "text"
+
+
+class PromptFiles(_TextFiles):
+    """Equal prompts, as tables of answers hold them, stay as many examples as there are rows."""
+
+    kind: ClassVar[str] = "prompt"
 
 
 class CompletionFiles(_TextFiles):
@@ -121,15 +115,15 @@ class LabelledTextFiles(_TextFiles):
 
     @classmethod
     def build(cls, config: TextFilesConfig, split: str) -> Self | None:
-        """As other files; a label that only the validation file has raises DataError."""
+        """As other files; a label that is in no training example raises DataError."""
         data = super().build(config, split)
         if data is None:
             return None
-        known = super().build(config, "train") if config.validation and split == "validation" else data
+        known = data if split == "train" or len(data) < len(data._rows) else super().build(config, "train")
         data.classes = known._labels() if known is not None else ()
         new = sorted(set(data._labels()) - set(data.classes))
         if new:
-            raise DataError(f"{config.validation}: label {new[0]!r} is in no training example", hint="Mend the labels.")
+            raise DataError(f"{data._source}: label {new[0]!r} is in no training example", hint="Mend the labels.")
         return data
 
     def _labels(self) -> tuple[str, ...]:
@@ -140,50 +134,47 @@ class LabelledTextFiles(_TextFiles):
         return dataclasses.replace(example, label=self.classes.index(example.label))
 
 
-def kind_of(path: str) -> str:
-    """The example kind that the columns of the first file make, or "" where there are none."""
-    for file in _files(path, "text"):
+def kind_of(path: str, options: Mapping[str, Any]) -> str:
+    """The example kind that the columns of the first file make, or "" where there are none. options: as given."""
+    known = {name: value for name, value in options.items() if name in TextFilesConfig.model_fields}
+    try:
+        config = TextFilesConfig.model_validate({**known, "path": path})
+    except ValidationError:
+        return ""  # the run's own check says which option is wrong
+    splits = find_splits(path, config.subset, "text")
+    for file in splits.get(config.split or "train") or next(iter(splits.values())):
         if file.suffix.lower() == ".txt":
             return "text"
-        columns = [list(row) for _, row in itertools.islice(table_rows(file), 1) if not isinstance(row, str)]
-        return looks_like(columns[0]) if columns else ""
+        for _, row in table_rows(file, config.separator):
+            if not isinstance(row, str):
+                return looks_like(list(_renamed(row, config)))
     return ""
 
 
-def _read(path: str, kind: str, config: TextFilesConfig) -> tuple[list[str], list[str], Counter[str]]:
-    """(rows as JSON, keys, skipped by reason) of everything that a path names."""
+def _read(part: Part, kind: str, config: TextFilesConfig) -> tuple[list[str], list[str], Counter[str]]:
+    """(rows as JSON, keys, skipped by reason) of all files."""
     rows, keys, skipped, examples = [], [], Counter[str](), []
-    for file in _files(path, kind):
+    for file in part.files:
+        # Files of different splits are often called alike; a key belongs to one of them.
+        name = file.name if part.split in file.name else f"{part.split}/{file.name}"
         for line, found in _rows_of(file, kind, config):
             if isinstance(found, str):
                 skipped[found] += 1
-                examples += [f"{file.name}:{line}: {found}"] * (len(examples) < _SHOWN)
+                examples += [f"{name}:{line}: {found}"] * (len(examples) < _SHOWN)
             else:
                 rows.append(json.dumps(found, ensure_ascii=False))
-                keys.append(f"{file.name}:{line}")
+                keys.append(f"{name}:{line}")
     bad = sum(skipped.values())
-    if bad > config.max_bad * (len(rows) + bad) or not rows:
+    total = len(rows) + bad
+    if bad > config.max_bad * total or not rows:
         shown = "\n".join(f"  {example}" for example in examples)
         if not bad:
-            raise DataError(f"{path}: no {kind} examples in it", hint="The file is empty.")
+            raise DataError(f"{part.where}: no {kind} examples in it", hint="The file is empty.")
         raise DataError(
-            f"{path}: {bad} of {len(rows) + bad} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
+            f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
     return rows, keys, skipped
-
-
-def _files(path: str, kind: str) -> list[Path]:
-    known = (*SUFFIXES, *((".txt",) if kind == "text" else ()))
-    files = []
-    for found in expand(path):
-        inside = sorted(found.rglob("*")) if found.is_dir() else [found]
-        files += [file for file in inside if not found.is_dir() or file.suffix.lower() in known]
-    odd = [file for file in files if file.suffix.lower() not in known]
-    if odd or not files:
-        what = odd[0].name if odd else path
-        raise DataError(f"{path}: {what} holds no {kind} data that is known", hint=f"Give {', '.join(known)}.")
-    return files
 
 
 def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[int, Normal | str]]:
@@ -195,7 +186,7 @@ def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[i
         if isinstance(row, str):
             yield line, row
             continue
-        renamed = {**row, **{name: row[column] for name, column in config.columns.items() if column in row}}
+        renamed = _renamed(row, config)
         if not checked:
             _check_columns(file, kind, list(row), list(renamed))
             checked = True
@@ -203,6 +194,10 @@ def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[i
             yield line, FORMATS[kind].normalise(renamed)
         except KeyError as error:
             yield line, f"no column {error.args[0]}"
+
+
+def _renamed(row: Mapping[str, Any], config: TextFilesConfig) -> dict[str, Any]:
+    return {**row, **{name: row[column] for name, column in config.columns.items() if column in row}}
 
 
 def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]) -> None:

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.data.ranks import rank_lists
 from mmalign.data.sequences import Sequences
 from mmalign.derive import sequence_logps
 from mmalign.errors import UsageError
-from mmalign.evaluate.pairs import PairAccuracy, ranks_of_prompts
+from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
 from mmalign.protocols import AnswersProcessor, Dataset
@@ -58,7 +59,7 @@ class PreferenceAccuracy:
                     scores = scores - sequence_logps(reference, sequences).double()
                 means = scores / sequences.num_labels().clamp(min=1).to(scores)
                 counts = sequences.counts.tolist()
-                rows = zip(scores.cpu().split(counts), means.cpu().split(counts), ranks_of_prompts(batch), strict=True)
+                rows = zip(scores.cpu().split(counts), means.cpu().split(counts), rank_lists(batch), strict=True)
                 for sums, mean, ranks in rows:
                     whole.add(sums, ranks)
                     per_token.add(mean, ranks)

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.evaluate.pairs import PairAccuracy, ranks_of_prompts
+from mmalign.data.ranks import rank_lists
+from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
 from mmalign.protocols import Dataset, RewardModel
@@ -46,7 +47,7 @@ class RewardAccuracy:
             for batch in sweep:
                 sequences = batch["sequences"]
                 by_prompt = backbone.score_sequences(sequences).cpu().split(sequences.counts.tolist())
-                for scores, ranks in zip(by_prompt, ranks_of_prompts(batch), strict=True):
+                for scores, ranks in zip(by_prompt, rank_lists(batch), strict=True):
                     for accuracy in (everything, *apart.values()):
                         accuracy.add(scores, ranks)
         everything.require()

@@ -11,7 +11,7 @@ from mmalign_lm import families
 _CAUSAL_LM = frozenset(
     {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
 )
-_TEXTS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label")
+_TEXTS = ("text", "prompt", "completion", "preference", "ranking", "labelled-completion", "text-label")
 
 
 @hookimpl

@@ -164,6 +164,11 @@ class CausalLMBackbone(lora.Adaptable):
         hidden = self._trunk.of_one(ids)
         found = token_logps(hidden[:-1], self._head(), ids[1:]).logps
         expected = logits[:-1].gather(1, ids[1:, None])[:, 0]
+        if not expected.isfinite().all():
+            raise CheckpointError(
+                f"{self._parts.origin}: the model gives NaN or infinity",
+                hint="Its weights are damaged, or its training diverged: take an earlier checkpoint.",
+            )
         if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise CheckpointError(
                 f"{type(self.module).__name__} changes its logits after the head in a way that is not known here",

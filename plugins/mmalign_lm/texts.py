@@ -64,12 +64,12 @@ class TextProcessor:
     def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 
-        An answer has at least half of the context. Raises BadSample for an empty answer, an unknown role, or a template
-        that does not render.
+        An answer has at least half of the context; without answers a prompt may fill it. Raises BadSample for an
+        empty answer, an unknown role, or a template that does not render.
         """
         head, prompt_ids = self._prompt(prompt)
         pieces = [self._answer(prompt, head, answer) for answer in answers]
-        longest = max(len(ids) for ids, _ in pieces)
+        longest = max((len(ids) for ids, _ in pieces), default=0)
         room = self.context_length - min(longest, self.context_length // 2)
         lost = max(0, len(prompt_ids) - room)
         prompt_ids = prompt_ids[lost:]

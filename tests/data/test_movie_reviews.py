@@ -63,6 +63,24 @@ def test_stars_follow_the_rating() -> None:
     assert all(data[i].prompt == starred(ratings[data[i].completion]) for i in range(len(data)))
 
 
+def test_the_prompts_are_those_that_the_sentences_answer() -> None:
+    data = Reviews.build(ReviewsConfig(kind="prompt"), "train")
+    assert len(data) == 1 and data[0].prompt == PROMPT and isinstance(data[0], EXAMPLE_KINDS["prompt"])
+    data = Reviews.build(ReviewsConfig(kind="prompt", stars=True), "validation")
+    assert {data[i].prompt for i in range(len(data))} == {starred(stars) for stars in (-4, -2, 0, 2, 4)}
+
+
+@pytest.mark.parametrize("kind", ["preference", "ranking"])
+def test_what_is_held_out_is_dealt_once(kind: str) -> None:
+    def build(split: str, rounds: int) -> Reviews:
+        return Reviews.build(ReviewsConfig(kind=kind, rounds=rounds), split)  # type: ignore[arg-type]
+
+    for split in ("validation", "test"):
+        once, thrice = build(split, 1), build(split, 3)
+        assert once.fingerprint() == thrice.fingerprint() and once.report() == thrice.report()
+    assert len(build("train", 3)) > 2.5 * len(build("train", 1))
+
+
 @pytest.mark.parametrize("kind", ["text", "completion", "labelled-completion"])
 def test_one_example_a_sentence(kind: str) -> None:
     data = Reviews.build(ReviewsConfig(kind=kind), "test")  # type: ignore[arg-type]

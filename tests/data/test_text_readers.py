@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mmalign_data.normal import FORMATS, looks_like
-from mmalign_data.texts import CompletionFiles, PreferenceFiles, RankingFiles, TextDocuments, TextFilesConfig
+from mmalign_data.texts import (
+    CompletionFiles,
+    PreferenceFiles,
+    PromptFiles,
+    RankingFiles,
+    TextDocuments,
+    TextFilesConfig,
+)
 
 from mmalign.data.examples import Message
 from mmalign.errors import DataError
@@ -46,6 +53,23 @@ def test_trl_columns_are_read_as_they_are(tmp_path: Path) -> None:
     assert data[0].completions == ("A", "B", "C") and data[0].ranks == (1.0, 2.0, 2.0)
 
 
+def test_prompts_alone_or_of_tables_with_answers(tmp_path: Path) -> None:
+    user, bot = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+    chat = (Message("user", "Q"),)
+    for row, prompt in (
+        ({"prompt": "Q", "id": 3}, "Q"),
+        ({"prompt": [user]}, chat),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "Q"),
+        ({"prompt": "Q", "chosen": "A", "rejected": "A"}, "Q"),  # of no use as a pair
+        ({"messages": [user, bot, user, bot]}, chat),
+        ({"chosen": [user, bot], "rejected": [user, {**bot, "content": "B"}]}, chat),
+    ):
+        data = read(PromptFiles, jsonl(tmp_path / "p.jsonl", row))
+        assert (data[0].prompt, data[0].key, data[0].answers()) == (prompt, "p.jsonl:1", ())
+    with pytest.raises(DataError, match=r"prompt data needs the columns prompt or messages or chosen and rejected"):
+        read(PromptFiles, jsonl(tmp_path / "p.jsonl", {"text": "x"}))
+
+
 def test_tables_of_every_kind_give_the_same(tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{i}, and", "completion": f'"A{i}"\nmore'} for i in range(5)]
     jsonl(tmp_path / "t.jsonl", *rows)
@@ -77,7 +101,15 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
         ("completion", {"prompt": "Q", "completion": None}, "neither a string"),
         ("completion", {"prompt": "Q", "completion": [{"role": "assistant", "content": "A"}]}, "mix text and messages"),
         ("completion", {"messages": [{"role": "user", "content": "Q"}]}, "no turn of the assistant"),
+        ("completion", {"messages": "Q"}, "messages are text"),
+        ("completion", {"messages": {"role": "user"}}, "a dict, neither"),
+        ("completion", {"messages": [{"role": "user", "content": None}]}, "text as its content"),
+        ("completion", {"messages": ["Q"]}, "a message is not"),
         ("completion", {"messages": [{"role": "robot", "content": "Q"}]}, "known roles"),
+        ("prompt", {"prompt": " "}, "no prompt"),
+        ("prompt", {"prompt": None}, "neither a string"),
+        ("prompt", {"prompt": [{"role": "robot", "content": "Q"}]}, "unknown role 'robot'; known roles: system"),
+        ("prompt", {"chosen": "A", "rejected": "B"}, "no prompt"),
         ("preference", {"prompt": "Q", "chosen": "A", "rejected": "A"}, "chosen equals rejected"),
         ("ranking", {"prompt": "Q", "completions": ["A"], "ranks": [1]}, "fewer than two"),
         ("ranking", {"prompt": "Q", "completions": ["A", "B"], "ranks": [1]}, "one length"),
@@ -139,9 +171,15 @@ def test_all_that_is_said_of_a_prompt_is_on_one_side(tmp_path: Path) -> None:
         len(read(PreferenceFiles, path, **both)) == 400 and len(read(PreferenceFiles, path, "validation", **both)) == 1
     )
     assert read(PreferenceFiles, path, "validation") is None
+    assert read(PreferenceFiles, path, "test", holdout=0.3) is None and read(PreferenceFiles, path, "test") is None
+    with pytest.raises(DataError, match=r"no part 'tset'\nParts: train, validation, test"):
+        read(PreferenceFiles, path, "tset")
 
 
 def test_columns_tell_the_kind() -> None:
     assert looks_like(["prompt", "chosen", "rejected"]) == "preference"
     assert looks_like(["messages"]) == "completion" and looks_like(["text", "id"]) == "text"
+    assert looks_like(["prompt", "id"]) == "prompt" and looks_like(["prompt", "text"]) == "text"
+    assert looks_like(["chosen", "rejected", "score_chosen"]) == "preference"
+    assert looks_like(["prompt", "completion"]) == "completion"
     assert looks_like(["completions", "prompt", "ranks"]) == "ranking" and looks_like(["x"]) == ""

@@ -83,6 +83,28 @@ def test_json_lines_and_a_seed(capsys, lm_folders, tmp_path, monkeypatch) -> Non
     assert code == 0 and out.strip() and "without an end" in err
 
 
+def test_prompts_of_a_file_or_data_set(capsys, lm_folders, tmp_path) -> None:
+    backbone = ("--backbone", str(lm_folders["tiny_llama"]), "--max-tokens", "6", "--json")
+    chat = [{"role": "user", "content": "the cat"}]
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in (("a red car", "A", "B"), ("fish", "A", "B"))]
+    rows.append({"prompt": chat, "chosen": [{"role": "assistant", "content": "x"}], "rejected": chat})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = call(capsys, *backbone, "--dataset", str(tmp_path / "pairs.jsonl"))
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and "3 of 3 prompts of prompts" in err, err
+    assert [(row["key"], row["prompt"]) for row in found] == [
+        ("pairs.jsonl:1", "a red car"), ("pairs.jsonl:2", "fish"), ("pairs.jsonl:3", chat)
+    ]  # fmt: skip
+    typed = [json.loads(line) for line in call(capsys, *backbone, "a red car", "fish")[1].splitlines()]
+    assert [row["text"] for row in found[:2]] == [row["text"] for row in typed]
+    code, out, err = call(capsys, *backbone, "--dataset", str(tmp_path / "pairs.jsonl"), "--limit", "1")
+    assert len(out.splitlines()) == 1 and "1 of 3 prompts" in err
+    code, out, _ = call(capsys, *backbone, "--dataset", "movie-reviews")
+    assert code == 0 and json.loads(out)["prompt"] == "Movie review:"
+    assert call(capsys, *backbone, "a", "--limit", "1")[0] == call(capsys, *backbone, "a", "--dataset", "x")[0] == 2
+    assert "emoji yields image-text" in call(capsys, *backbone, "--dataset", "emoji")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

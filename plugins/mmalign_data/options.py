@@ -1,0 +1,24 @@
+"""The options of text data, files and hub ids alike: `mmalign config show sft --dataset ...` prints them."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TextFilesConfig(BaseModel):
+    """Options of text data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str = Field(
+        description="A table, a .txt file, a folder of them or of datasets.save_to_disk, a glob, a range "
+        "'x/{00..09}.jsonl', or hf:ORG/NAME"
+    )
+    subset: str = Field("", description="Which configuration of hf:ORG/NAME, where it has several")
+    split: str = Field("", description="Split of `path` to train on; empty: train, or everything where none is named")
+    validation: str = Field("", description="A path for validation; empty: a split of `path`, or hold out a part of it")
+    validation_split: str = Field("", description="Split for validation; empty: `validation` where there is one")
+    holdout: float = Field(
+        0.05, ge=0, lt=1, description="Fraction of prompts held out where nothing else is for validation (0-1)"
+    )
+    columns: dict[str, str] = Field({}, description='Columns under other names: {"completion": "answer"}')
+    separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
+    piece: int = Field(4000, ge=1, description="Characters of a .txt file in one document, cut where a paragraph ends")
+    max_bad: float = Field(0.01, ge=0, le=1, description="Fraction of rows that may be unusable, such as empty answers")

@@ -1,0 +1,173 @@
+"""Which files a path stands for, and which split each belongs to: nobody is to train on test data unawares.
+
+    part = choose(TextFilesConfig(path="./saved"), "preference", "train")   # a Part, or None
+
+Splits are named by what `datasets.save_to_disk` wrote (dataset_dict.json, state.json), by a hub id, and in other
+folders by the names of files and folders as `datasets` reads them: train.jsonl, dev/a.parquet,
+data/test-00000-of-00001.parquet. A file that is given by its own name or by a glob belongs to none.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmalign.errors import DataError, did_you_mean
+from mmalign_data.hub import PREFIX, fetch
+from mmalign_data.options import TextFilesConfig
+from mmalign_data.paths import expand
+from mmalign_data.rows import SUFFIXES
+
+SPLITS = ("train", "validation", "test")
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SHARD = re.compile(r"(\w[\w.-]*?)-\d{5}-of-\d{5}")
+_DICT, _STATE = "dataset_dict.json", "state.json"
+_NO_DATA = frozenset({_DICT, _STATE, "dataset_info.json", "dataset_infos.json"})
+
+Splits = dict[str, list[Path]]  # under "" what belongs to none
+
+
+class Part(NamedTuple):
+    """path, split: where the files are from; split may be empty. dealt: training and validation are both dealt out of
+    these files."""
+
+    path: str
+    split: str
+    files: list[Path]
+    dealt: bool
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return f"{self.path} [{self.split}]" if self.split else self.path
+
+
+def choose(config: TextFilesConfig, kind: str, split: str) -> Part | None:
+    """The files for train, validation or test; None where there are none for the latter two. Raises DataError."""
+    if split not in SPLITS:
+        raise DataError(f"{config.path}: no part {split!r}", hint=f"Parts: {', '.join(SPLITS)}.")
+    if split == "validation" and config.validation:
+        splits = find_splits(config.validation, "", kind)
+        usual = next((name for name in _NAMES["validation"] if name in splits), "validation")
+        name = _pick(config.validation, splits, config.validation_split, usual, "dataset.validation_split")
+        return _part(config.validation, splits, name, dealt=False)
+    splits = find_splits(config.path, config.subset, kind)
+    names = {part: next((name for name in _NAMES[part] if name in splits), "") for part in SPLITS}
+    if config.validation_split and not config.validation:
+        names["validation"] = _pick(config.path, splits, config.validation_split, "", "dataset.validation_split")
+    if split == "test":
+        free = names["test"] and names["test"] not in (config.split, config.validation_split)
+        return _part(config.path, splits, names["test"], dealt=False) if free else None
+    validation = names["validation"] if names["validation"] != config.split else ""
+    if split == "validation" and validation:
+        return _part(config.path, splits, validation, dealt=False)
+    train = _pick(config.path, splits, config.split, names["train"] or "train", "dataset.split")
+    if train and train == config.validation_split:
+        raise DataError(f"{config.path}: {train} is for training and for validation", hint="Name two splits.")
+    return _part(config.path, splits, train, dealt=not (validation or config.validation))
+
+
+def find_splits(path: str, subset: str, kind: str) -> Splits:
+    """Every file of a path by its split; raises DataError where there is none, or only some belong to one."""
+    prefix, _, name = path.partition(":")
+    if prefix == PREFIX and name:
+        return fetch(name, subset)
+    if subset:
+        raise DataError(f"{path} has no subsets", hint=f"dataset.subset goes with {PREFIX}:ORG/NAME.")
+    splits: Splits = {}
+    suffixes = (*SUFFIXES, ".arrow", *((".txt",) if kind == "text" else ()))
+    for found in expand(path):
+        for split, files in (_folder(found, suffixes) if found.is_dir() else {"": [found]}).items():
+            splits[split] = splits.get(split, []) + files
+    odd = [file for files in splits.values() for file in files if file.suffix.lower() not in suffixes]
+    if odd or not any(splits.values()):
+        what = odd[0].name if odd else path
+        raise DataError(f"{path}: {what} holds no {kind} data that is known", hint=f"Give {', '.join(suffixes)}.")
+    if "" in splits and len(splits) > 1:
+        named = next(name for name in splits if name)
+        raise DataError(
+            f"{path}: {splits[named][0].name} is of the split {named}, {splits[''][0].name} of none",
+            hint=f"Say which files are meant, with a glob: '{path}/*{splits[''][0].suffix}' takes all alike.",
+        )
+    return splits
+
+
+def _part(path: str, splits: Mapping[str, list[Path]], name: str, *, dealt: bool) -> Part:
+    return Part(path, name, splits[name], dealt)
+
+
+def _pick(path: str, splits: Mapping[str, Any], asked: str, usual: str, option: str) -> str:
+    """The split asked for, or the usual one, or that of data which name none."""
+    if (asked or usual) in splits:
+        return asked or usual
+    if "" in splits:
+        if asked:
+            raise DataError(f"{path} names no splits: {asked!r} is none of it", hint=f"Leave {option} out.")
+        return ""
+    wanted = f"no split {asked!r}" if asked else f"none of its splits is called {usual}"
+    first = next((name for name in splits if name not in _NAMES["test"]), next(iter(splits)))
+    hint = f"{did_you_mean(asked, splits)} Name one: --set {option}={first}".strip()
+    raise DataError(f"{path}: {wanted}; it has {', '.join(splits)}", hint=hint)
+
+
+def _folder(folder: Path, suffixes: tuple[str, ...]) -> Splits:
+    if (folder / _DICT).is_file():
+        names = _json(folder / _DICT).get("splits")
+        if not isinstance(names, list) or not all(isinstance(name, str) and _plain(name) for name in names):
+            raise DataError(f"{folder / _DICT}: no list of splits", hint="Save the data again.")
+        return {name: _saved(folder / name)[1] for name in names}
+    if (folder / _STATE).is_file():
+        return dict([_saved(folder)])
+    splits: Splits = {}
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if file.suffix.lower() in suffixes and file.name not in _NO_DATA and not hidden:
+            splits.setdefault(_split_of(inside), []).append(file)
+    return splits
+
+
+def _saved(folder: Path) -> tuple[str, list[Path]]:
+    """(split, Arrow files) of what Dataset.save_to_disk wrote; "" where it was of no split."""
+    state = _json(folder / _STATE)
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        hint = "Save it with a newer release of datasets (2 or later), which writes the rows in their order."
+        raise DataError(f"{folder}: its rows are to be read through a file of indices", hint=hint)
+    listed = state.get("_data_files")
+    names = [item.get("filename") for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+    files = [name for name in names if isinstance(name, str) and _plain(name)]
+    if not files or len(files) < len(names):
+        raise DataError(f"{folder / _STATE}: names no data files, or odd ones", hint="Save the data again.")
+    missing = next((name for name in files if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise DataError(f"{folder}: {missing} is missing", hint="Copy the whole folder again.")
+    return str(state.get("_split") or "").partition("[")[0], [folder / name for name in files]
+
+
+def _plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}", hint="Copy or save the folder again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a JSON object", hint="Copy or save the folder again.")
+    return content
+
+
+def _split_of(file: Path) -> str:
+    """The split that a name says: of a folder, or the first or last word of a file's stem."""
+    shard = _SHARD.fullmatch(file.stem)
+    words = [word for word in re.split(r"[^a-z]+", (shard[1] if shard else file.stem).lower()) if word]
+    said = [part.lower() for part in file.parent.parts] + [*words[:1], *words[-1:]]
+    split = next((name for name, names in _NAMES.items() for word in said if word in names), "")
+    # data/train_prefs-00000-of-00001.parquet: a split of its own name
+    return shard[1] if shard and (split or file.parent.name == "data") else split
