@@ -90,7 +90,8 @@ class Backbone(Protocol):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}."""
+        """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}. "note": a sentence
+        that commands print."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Where a model comes from: parse a reference, read its config without importing its library, find its family.
 
 clip-lite                          an embedded model, by name
+gpt-2, gpt-2:355m                  a shape and a size of it, from random weights
 open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
 open_clip:hf-hub:org/model         a hub repository in open_clip's format
 hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
@@ -32,6 +33,7 @@ class Source:
 
     reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
     file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
+    size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
     """
 
     reference: str
@@ -41,6 +43,7 @@ class Source:
     entry: Entry
     family: Family
     file: Path | None = None
+    size: str = ""
 
     @property
     def path(self) -> Path | None:
@@ -70,21 +73,37 @@ def resolve(reference: str, catalog: Catalog) -> Source:
     if named:
         entry = catalog.find("backbones", reference)
         return _from_path(reference, bundled_folder(entry), [entry])
+    if any(entry.spec.sizes and prefix in (entry.spec.name, entry.qualified) for entry in entries):
+        return _from_size(reference, catalog.find("backbones", prefix), rest)
     path = Path(reference).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return _from_path(reference, path, [entry for entry in entries if entry.spec.prefixes])
-    known = [entry.spec.name for entry in entries if entry.spec.bundled]
-    hint = " ".join(
-        part
-        for part in (
-            did_you_mean(reference, known),
-            f"Embedded: {', '.join(known)}; prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}; or a folder.",
-            "Try: mmalign list backbones",
-        )
-        if part
-    )
     kind = "file" if reference.endswith(GGUF) else "folder" if os.sep in reference else "backbone"
-    raise UsageError(f"unknown {kind} {reference!r}", hint=hint)
+    raise UsageError(f"unknown {kind} {reference!r}", hint=_known(reference, entries, prefixes))
+
+
+def _known(reference: str, entries: list[Entry], prefixes: list[str]) -> str:
+    """What would have been understood, the nearest first."""
+    embedded = [entry.spec.name for entry in entries if entry.spec.bundled]
+    shapes = [entry.spec.name for entry in entries if entry.spec.sizes]
+    kinds = [
+        f"Embedded: {', '.join(embedded)}",
+        *([f"from scratch: {', '.join(shapes)}"] if shapes else []),
+        f"prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}",
+    ]
+    near = did_you_mean(reference, [*embedded, *shapes])
+    return f"{near} {'; '.join(kinds)}; or a folder. Try: mmalign list backbones".strip()
+
+
+def _from_size(reference: str, entry: Entry, size: str) -> Source:
+    """A shape by its size, or the first of its sizes."""
+    sizes = entry.spec.sizes
+    size = size or next(iter(sizes))
+    if size not in sizes:
+        near = did_you_mean(size, sizes)
+        raise UsageError(f"{entry.spec.name} has no size {size!r}", hint=f"{near} Sizes: {', '.join(sizes)}.".strip())
+    _, family = _match(reference, sizes[size], [entry])
+    return Source(reference, f"{entry.spec.name}:{size}", None, sizes[size], entry, family, size=size)
 
 
 def bundled_folder(entry: Entry) -> Path:

@@ -124,7 +124,10 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         with StopRequest() as stop:
             job = assemble(plan, processes)
             if processes.is_main:
-                run.write_info(data=dict(job.data.report()), backbone=dict(job.models.policy.describe()))
+                facts = dict(job.models.policy.describe())
+                run.write_info(data=dict(job.data.report()), backbone=facts)
+                if "note" in facts:
+                    talk(facts["note"])
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
             if 0 < job.num_heldout < FEW_HELDOUT:

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from mmalign import lora
 from mmalign.data.layout import bucketed, packed
 from mmalign.data.sequences import Sequences
-from mmalign.errors import CheckpointError
+from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
 from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
 from mmalign_lm import folder as model_folder
-from mmalign_lm import gguf_file
+from mmalign_lm import gguf_file, scratch
 from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
@@ -53,7 +53,6 @@ class CausalLMBackbone(lora.Adaptable):
         self.processor = parts.processor
         self.vocabulary: tuple[str, ...] = ()
         self._parts = parts
-        self._random = config.random_weights
         output: Any = module.get_output_embeddings()
         self._output = output
         self.hidden_width = int(output.weight.shape[1])
@@ -67,7 +66,15 @@ class CausalLMBackbone(lora.Adaptable):
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError."""
         lora.require(config.lora)
-        parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
+        if source.size:
+            parts, module = scratch.load(source, config)
+        elif config.from_scratch:
+            raise UsageError(
+                f"backbone.{config.from_scratch[0]} is for models from scratch, and {source.reference} has its own",
+                hint="From scratch: --backbone gpt-1, gpt-2 or llama. Try: mmalign list backbones",
+            )
+        else:
+            parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
         lora.inject(module, config.lora, spare=[module.get_output_embeddings()])
         return cls(module.eval(), parts, config)
 
@@ -133,7 +140,7 @@ class CausalLMBackbone(lora.Adaptable):
         parameters = list(self.module.parameters())
         return {
             "architecture": type(self.module).__name__,
-            "pretrained": not self._random,
+            "pretrained": self._parts.has_weights,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             "context_length": self.processor.context_length,
@@ -141,6 +148,7 @@ class CausalLMBackbone(lora.Adaptable):
             "packing": "rows shared behind masks" if self.packs else "one example a row, in rows of like length",
             "chat_template": "its own" if self.processor.has_template else "plain",
             **lora.describe_adapter(self.module),
+            **({"note": self._parts.note} if self._parts.note else {}),
         }
 
     def _head(self) -> Head:

@@ -23,25 +23,28 @@ if TYPE_CHECKING:
 
     from mmalign.sources import Source
 
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION_CONFIG = "generation_config.json"
 _PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for."""
+    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for. note: a sentence
+    on what was made of what was asked for, where that is not plain."""
 
     folder: Path
     origin: str
     config: "PreTrainedConfig"
     processor: TextProcessor
+    has_weights: bool = True
+    note: str = ""
 
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
     """The parts of a folder or hub id, and the model on the CPU; raises CheckpointError."""
     parts = read(source, options)
-    return parts, load_module(parts, options)
+    return parts, load_module(parts)
 
 
 def read(source: "Source", options: CausalLMConfig) -> Parts:
@@ -59,14 +62,14 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
     with offline():
         config = read_config(folder, options.dropout)
         processor = read_processor(folder, config, options)
-    return Parts(folder, source.origin, config, processor)
+    return Parts(folder, source.origin, config, processor, has_weights=not options.random_weights)
 
 
-def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":
+def load_module(parts: Parts) -> "PreTrainedModel":
     """The model in float32 on the CPU, with SDPA attention where the family has it; raises CheckpointError."""
     from transformers import AutoModelForCausalLM
 
-    if options.random_weights:
+    if not parts.has_weights:
         return AutoModelForCausalLM.from_config(parts.config)
     return load_exactly(AutoModelForCausalLM, parts.folder, config=parts.config)
 
@@ -81,27 +84,37 @@ def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -
     except unreadable() as error:
         path = folder / (gguf_file or TRANSFORMERS_CONFIG)
         raise CheckpointError(f"{path}: transformers cannot read it: {error}") from error
-    for name, value in config.to_dict().items():
-        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
-            setattr(config, name, dropout)
+    set_dropout(config, dropout)
     return config
 
 
-def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
-    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
+def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
+    """Set every dropout of a config, whatever the family calls it."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
+            setattr(config, name, dropout)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder; raises CheckpointError."""
     from transformers import AutoTokenizer
 
-    path = folder / _TOKENIZER_CONFIG
+    path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no tokenizer: {_TOKENIZER_CONFIG} is missing",
+            f"{folder} has no tokenizer: {TOKENIZER_CONFIG} is missing",
             hint="Copy the tokenizer files of the model into the folder, or save it again with mmalign.",
         )
     refuse_code(read_json(path), path)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except unreadable() as error:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
+
+
+def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
+    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
+    tokenizer = read_tokenizer(folder)
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {config.vocab_size:,}",

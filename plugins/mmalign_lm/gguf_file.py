@@ -45,8 +45,8 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
         with tempfile.TemporaryDirectory() as place:
             _write_tokenizer(file, Path(place), config.vocab_size)
             processor = read_processor(Path(place), config, options)
-        parts = Parts(file.parent, source.origin, config, processor)
-        return parts, load_module(parts, options) if options.random_weights else _dequantised(file, config)
+        parts = Parts(file.parent, source.origin, config, processor, has_weights=not options.random_weights)
+        return parts, _dequantised(file, config) if parts.has_weights else load_module(parts)
 
 
 def _dequantised(file: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
