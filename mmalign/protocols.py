@@ -173,6 +173,15 @@ class SwitchesAdapter(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksTraining(Protocol):
+    """A backbone's options that do not all leave something to train."""
+
+    def check_training(self) -> None:
+        """Raise UsageError where a model with these options cannot train: before anything is loaded."""
+        ...
+
+
 class SavesScorers(Protocol):
     def save_scorer(self, folder: Path, head: "nn.Linear", mean: float) -> bool:
         """Write a reward model: this trunk with a head [H] -> 1, and the mean to take off its scores.

@@ -7,16 +7,19 @@ open_clip:hf-hub:org/model         a hub repository in open_clip's format
 hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
 ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
 model.gguf, hf:./model.gguf        a file in llama.cpp's format, or a folder with one such file and no config
+./run/model/adapter                a folder with an adapter of peft, on the model that its config names
 """
 
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmalign.adapters import ADAPTER_CONFIG, is_adapter, read_base
 from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
 from mmalign.gguf_header import SUFFIX as GGUF
@@ -24,6 +27,7 @@ from mmalign.gguf_header import read_architecture
 from mmalign.pretrained import read_json
 from mmalign.specs import Entry, Family
 
+_HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
 OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 
 
@@ -34,6 +38,7 @@ class Source:
     reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
     file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
     size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
+    adapters: folders of peft's, to be merged into that model one after the other.
     """
 
     reference: str
@@ -44,11 +49,18 @@ class Source:
     family: Family
     file: Path | None = None
     size: str = ""
+    adapters: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path | None:
-        """What is on this machine: the file or the folder."""
-        return self.file or self.folder
+        """What the reference leads to on this machine: the adapter, file or folder."""
+        return self.adapters[-1] if self.adapters else self.file or self.folder
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """All that the weights come from on this machine: the file or folder, and adapters."""
+        base = self.file or self.folder
+        return (*([base] if base else []), *self.adapters)
 
     @property
     def origin(self) -> str:
@@ -147,8 +159,13 @@ def open_clip_architecture(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _from_path(reference: str, path: Path, entries: list[Entry]) -> Source:
-    """A folder with a config, a GGUF file, or a folder with one of them and no config."""
+def _from_path(reference: str, path: Path, entries: list[Entry], above: frozenset[Path] = frozenset()) -> Source:
+    """A folder with a config, a GGUF file, a folder with one of them and no config, or one with an adapter.
+
+    above: adapters that led here.
+    """
+    if is_adapter(path):
+        return _from_adapter(reference, path, entries, above)
     file = path if path.is_file() else _only_gguf(path)
     if file is None:
         config, entry, family = _match_any(reference, read_configs(path), entries)
@@ -156,6 +173,30 @@ def _from_path(reference: str, path: Path, entries: list[Entry]) -> Source:
     config = {"gguf_architecture": read_architecture(file)}
     entry, family = _match(reference, config, entries)
     return Source(reference, file.name, file.parent, config, entry, family, file)
+
+
+def _from_adapter(reference: str, folder: Path, entries: list[Entry], above: frozenset[Path]) -> Source:
+    """The base model with this adapter on top; its path counts from the adapter's folder, then from the working one."""
+    base = read_base(folder)
+    places = [place for place in (folder / base, Path(base).expanduser()) if place.exists()]
+    hint = f"Set base_model_name_or_path in {folder / ADAPTER_CONFIG} to the folder of that model."
+    if folder.resolve() in above:
+        raise CheckpointError(f"{folder} is an adapter on itself, by way of {base}", hint=hint)
+    if not places and not _HUB_NAME.fullmatch(base):
+        raise CheckpointError(f"{folder} is an adapter on {base}, which is not there", hint=hint)
+    try:
+        if places:
+            source = _from_path(reference, places[0], entries, above | {folder.resolve()})
+        else:
+            source = _from_name(reference, base, [entry for entry in entries if _HUB in entry.spec.prefixes])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is an adapter on {base}: {error.message}", hint=error.hint or hint) from error
+    if not source.entry.spec.merges_adapters:
+        raise UsageError(
+            f"{folder} is an adapter on {base}, and {source.entry.spec.name} loads no adapters",
+            hint="Give a folder with the adapter merged; mmalign saves one beside each adapter.",
+        )
+    return replace(source, adapters=(*source.adapters, folder))
 
 
 def _only_gguf(folder: Path) -> Path | None:

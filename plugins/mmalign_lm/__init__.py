@@ -1,5 +1,6 @@
 """Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder, a GGUF file or a
-hub id; SmolLM2-135M-Instruct, which the extra smollm2 brings; and GPT-1, GPT-2 and Llama from scratch, by size.
+hub id, and adapters of peft on them; SmolLM2-135M-Instruct, which the extra smollm2 brings; and GPT-1, GPT-2 and Llama
+from scratch, by size.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
 mmalign train --objective pretrain --backbone llama:15m --dataset book.txt
@@ -49,6 +50,7 @@ def register_backbones() -> list[BackboneSpec]:
             config="mmalign_lm.options:CausalLMConfig",
             families=(causal_lm,),
             prefixes=("hf",),
+            merges_adapters=True,
         ),
         BackboneSpec(
             name="reward-model",

@@ -2,19 +2,21 @@
 
     parts, module = load(source, config)    # from a folder, or a hub id fetched to one; float32, on the CPU
 
-Refused by name: code in configs, pickled weights, adapters, a missing tokenizer, a tokenizer with more tokens than the
-model has embeddings, weights that miss a tensor.
+Refused by name: code in configs, pickled weights, an adapter beside a model, a missing tokenizer, a tokenizer with more
+tokens than the model has embeddings, weights that miss a tensor.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
 from mmalign.pretrained import load_exactly, read_json, unreadable
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign_lm import four_bit
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.texts import TextProcessor, end_token
 
@@ -44,6 +46,8 @@ class Parts:
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
     """The parts of a folder or hub id, and the model on the CPU; raises CheckpointError."""
     parts = read(source, options)
+    if options.load_in == "4bit":
+        return parts, four_bit.load_module(parts.folder, parts.config)
     return parts, load_module(parts)
 
 
@@ -54,15 +58,20 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
         wanted = ["*.safetensors", "*.safetensors.index.json", *_PATTERNS]
         folder = fetch(source.name, [TRANSFORMERS_CONFIG], wanted)
     refuse_code(read_json(folder / TRANSFORMERS_CONFIG), folder / TRANSFORMERS_CONFIG)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
-            f"{folder} holds an adapter (adapter_config.json), which names another model to load",
-            hint="Merge the adapter into its base model, save that, and give its folder.",
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}): which of them is meant?",
+            hint="Move one of them to a folder of its own.",
         )
     with offline():
         config = read_config(folder, options.dropout)
-        processor = read_processor(folder, config, options)
+        processor = read_processor(own_tokenizer(source) or folder, config, options)
     return Parts(folder, source.origin, config, processor, has_weights=not options.random_weights)
+
+
+def own_tokenizer(source: "Source") -> Path | None:
+    """The adapter that has tokenizer files, the topmost of them: a chat template may have come with it."""
+    return next((place for place in reversed(source.adapters) if (place / TOKENIZER_CONFIG).is_file()), None)
 
 
 def load_module(parts: Parts) -> "PreTrainedModel":

@@ -71,7 +71,7 @@ def generate(
         if len(alive) < len(rows):
             keep = torch.tensor(alive, device=device)
             tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            if takes_cache:
+            if cache is not None:
                 cache.batch_select_indices(keep)
             rows = [rows[line] for line in alive]
     return Generated([torch.tensor(row) for row in ids], [torch.tensor(row) for row in logps], ended)

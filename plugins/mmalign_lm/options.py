@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.errors import UsageError
 from mmalign.lora import LoraOptions
 
 
@@ -22,6 +23,9 @@ class CausalLMConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     random_weights: bool = Field(False, description="start from random weights of the config's architecture")
+    load_in: Literal["float32", "4bit"] = Field(
+        "float32", description="4bit: linear layers frozen in 4 bits (QLoRA), with mmalign[4bit]; train backbone.lora"
+    )
     tokenizer: str = Field(
         "", description="from scratch: the folder whose tokenizer the model gets; empty: the embedded gpt-mini"
     )
@@ -48,6 +52,14 @@ class CausalLMConfig(BaseModel):
     template: str = Field(
         "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
     )
+
+    def check_training(self) -> None:
+        """Raise UsageError where nothing could train."""
+        if self.load_in == "4bit" and not self.lora.rank:
+            raise UsageError(
+                "backbone.load_in=4bit freezes the weights, and there is no adapter to train",
+                hint="Add one: --set backbone.lora.rank=16",
+            )
 
     @property
     def from_scratch(self) -> list[str]:
