@@ -1,11 +1,11 @@
 """A language model whose linear layers are held in 4 bits (NF4 with double quantisation; QLoRA, Dettmers 2023,
-arXiv 2305.14314), through bitsandbytes. On a CUDA GPU, or slowly on the CPU.
+arXiv 2305.14314), through bitsandbytes. On a CUDA GPU: on the CPU, bitsandbytes 0.50 quantises some blocks wrongly.
 
     require(options, source)                # before weights are loaded: what is missing, or cannot be had in 4 bits
     module = load_module(folder, config)    # all of it frozen: an adapter trains on it
     unquantised(module, config)             # an ordinary float32 model on the CPU, adapter merged: what `save` writes
 
-Embeddings, norms and the head stay in float32. Products are in bfloat16 on a GPU and in float32 on the CPU.
+Embeddings, norms and the head stay in float32. Products are in bfloat16 on a GPU and, in tests, in float32 on the CPU.
 """
 
 import copy
@@ -37,6 +37,8 @@ def require(options: CausalLMConfig, source: "Source") -> None:
             "backbone.load_in=4bit needs the package bitsandbytes, which is not installed",
             hint=f'python -m pip install "mmalign[4bit]". Or: {_INSTEAD[0].lower()}{_INSTEAD[1:]}.',
         )
+    if not has_gpu():
+        raise UsageError("backbone.load_in=4bit needs a CUDA GPU, and torch sees none", hint=f"{_INSTEAD}.")
     wrong = {
         "random weights": options.random_weights or source.size,
         "a GGUF file, which is dequantised when it is read": source.file,
@@ -48,6 +50,13 @@ def require(options: CausalLMConfig, source: "Source") -> None:
                 f"backbone.load_in=4bit takes saved float weights, and {source.reference} is {what}",
                 hint=f"{_INSTEAD}, or give a folder that transformers or mmalign saved.",
             )
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def load_module(folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":

@@ -24,7 +24,7 @@ class CausalLMConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     random_weights: bool = Field(False, description="start from random weights of the config's architecture")
     load_in: Literal["float32", "4bit"] = Field(
-        "float32", description="4bit: linear layers frozen in 4 bits (QLoRA), with mmalign[4bit]; train backbone.lora"
+        "float32", description="4bit: linear layers frozen in 4 bits (QLoRA), on a CUDA GPU; train backbone.lora"
     )
     tokenizer: str = Field(
         "", description="from scratch: the folder whose tokenizer the model gets; empty: the embedded gpt-mini"
