@@ -12,7 +12,7 @@ on the model. Functions on a module without adapter do nothing, and import nothi
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,12 +126,15 @@ class Adaptable:
         return adapter_off(self.module)
 
 
-def merged_state(module: "nn.Module") -> "dict[str, Tensor]":
-    """The state dict that the module would have with its adapter added to its weights; the module stays as it is."""
+def merged_state(module: "nn.Module", state: "Mapping[str, Tensor] | None" = None) -> "dict[str, Tensor]":
+    """The state dict that the module would have with its adapter added to its weights; the module stays as it is.
+
+    state: what to take for the module's own state dict, where that is not of floats.
+    """
     layers = dict(adapted_layers(module))
     own = {f"{name}.{key}" for name, layer in layers.items() for key in layer.state_dict() if "lora_" in key}
     merged = {}
-    for key, tensor in module.state_dict().items():
+    for key, tensor in (module.state_dict() if state is None else state).items():
         name, _, rest = key.partition(".base_layer.")
         if key in own:
             continue
@@ -190,10 +193,11 @@ def _linear_layers(module: "nn.Module", spare: "Collection[nn.Module | None]") -
 
     unused = [part.out_proj for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
     left_out = {id(part) for part in (*unused, *spare)}
+    linear = {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)}
     return {
         name: child
-        for name, child in module.named_modules()
-        if isinstance(child, nn.Linear | Conv1D) and id(child) not in left_out and child.weight.requires_grad
+        for name, child in linear.items()  # quantised weights never train themselves
+        if id(child) not in left_out and (child.weight.requires_grad or not child.weight.is_floating_point())
     }
 
 

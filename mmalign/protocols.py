@@ -91,7 +91,8 @@ class Backbone(Protocol):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}."""
+        """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}. "note": a sentence
+        that commands print."""
         ...
 
 
@@ -170,6 +171,15 @@ class SwitchesAdapter(Protocol):
 
     def adapter_off(self) -> AbstractContextManager[None]:
         """Within, it computes with its own weights, exactly; raises UsageError where it has no adapter."""
+        ...
+
+
+@runtime_checkable
+class ChecksTraining(Protocol):
+    """A backbone's options that do not all leave something to train."""
+
+    def check_training(self) -> None:
+        """Raise UsageError where a model with these options cannot train: before anything is loaded."""
         ...
 
 

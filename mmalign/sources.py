@@ -1,21 +1,25 @@
 """Where a model comes from: parse a reference, read its config without importing its library, find its family.
 
 clip-lite                          an embedded model, by name
+gpt-2, gpt-2:355m                  a shape and a size of it, from random weights
 open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
 open_clip:hf-hub:org/model         a hub repository in open_clip's format
 hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
 ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
 model.gguf, hf:./model.gguf        a file in llama.cpp's format, or a folder with one such file and no config
+./run/model/adapter                a folder with an adapter of peft, on the model that its config names
 """
 
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmalign.adapters import ADAPTER_CONFIG, is_adapter, read_base
 from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
 from mmalign.gguf_header import SUFFIX as GGUF
@@ -23,6 +27,7 @@ from mmalign.gguf_header import read_architecture
 from mmalign.pretrained import read_json
 from mmalign.specs import Entry, Family
 
+_HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
 OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 
 
@@ -32,6 +37,8 @@ class Source:
 
     reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
     file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
+    size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
+    adapters: folders of peft's, to be merged into that model one after the other.
     """
 
     reference: str
@@ -41,11 +48,19 @@ class Source:
     entry: Entry
     family: Family
     file: Path | None = None
+    size: str = ""
+    adapters: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path | None:
-        """What is on this machine: the file or the folder."""
-        return self.file or self.folder
+        """What the reference leads to on this machine: the adapter, file or folder."""
+        return self.adapters[-1] if self.adapters else self.file or self.folder
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """All that the weights come from on this machine: the file or folder, and adapters."""
+        base = self.file or self.folder
+        return (*([base] if base else []), *self.adapters)
 
     @property
     def origin(self) -> str:
@@ -70,21 +85,37 @@ def resolve(reference: str, catalog: Catalog) -> Source:
     if named:
         entry = catalog.find("backbones", reference)
         return _from_path(reference, bundled_folder(entry), [entry])
+    if any(entry.spec.sizes and prefix in (entry.spec.name, entry.qualified) for entry in entries):
+        return _from_size(reference, catalog.find("backbones", prefix), rest)
     path = Path(reference).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return _from_path(reference, path, [entry for entry in entries if entry.spec.prefixes])
-    known = [entry.spec.name for entry in entries if entry.spec.bundled]
-    hint = " ".join(
-        part
-        for part in (
-            did_you_mean(reference, known),
-            f"Embedded: {', '.join(known)}; prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}; or a folder.",
-            "Try: mmalign list backbones",
-        )
-        if part
-    )
     kind = "file" if reference.endswith(GGUF) else "folder" if os.sep in reference else "backbone"
-    raise UsageError(f"unknown {kind} {reference!r}", hint=hint)
+    raise UsageError(f"unknown {kind} {reference!r}", hint=_known(reference, entries, prefixes))
+
+
+def _known(reference: str, entries: list[Entry], prefixes: list[str]) -> str:
+    """What would have been understood, the nearest first."""
+    embedded = [entry.spec.name for entry in entries if entry.spec.bundled]
+    shapes = [entry.spec.name for entry in entries if entry.spec.sizes]
+    kinds = [
+        f"Embedded: {', '.join(embedded)}",
+        *([f"from scratch: {', '.join(shapes)}"] if shapes else []),
+        f"prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}",
+    ]
+    near = did_you_mean(reference, [*embedded, *shapes])
+    return f"{near} {'; '.join(kinds)}; or a folder. Try: mmalign list backbones".strip()
+
+
+def _from_size(reference: str, entry: Entry, size: str) -> Source:
+    """A shape by its size, or the first of its sizes."""
+    sizes = entry.spec.sizes
+    size = size or next(iter(sizes))
+    if size not in sizes:
+        near = did_you_mean(size, sizes)
+        raise UsageError(f"{entry.spec.name} has no size {size!r}", hint=f"{near} Sizes: {', '.join(sizes)}.".strip())
+    _, family = _match(reference, sizes[size], [entry])
+    return Source(reference, f"{entry.spec.name}:{size}", None, sizes[size], entry, family, size=size)
 
 
 def bundled_folder(entry: Entry) -> Path:
@@ -128,8 +159,13 @@ def open_clip_architecture(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _from_path(reference: str, path: Path, entries: list[Entry]) -> Source:
-    """A folder with a config, a GGUF file, or a folder with one of them and no config."""
+def _from_path(reference: str, path: Path, entries: list[Entry], above: frozenset[Path] = frozenset()) -> Source:
+    """A folder with a config, a GGUF file, a folder with one of them and no config, or one with an adapter.
+
+    above: adapters that led here.
+    """
+    if is_adapter(path):
+        return _from_adapter(reference, path, entries, above)
     file = path if path.is_file() else _only_gguf(path)
     if file is None:
         config, entry, family = _match_any(reference, read_configs(path), entries)
@@ -137,6 +173,30 @@ def _from_path(reference: str, path: Path, entries: list[Entry]) -> Source:
     config = {"gguf_architecture": read_architecture(file)}
     entry, family = _match(reference, config, entries)
     return Source(reference, file.name, file.parent, config, entry, family, file)
+
+
+def _from_adapter(reference: str, folder: Path, entries: list[Entry], above: frozenset[Path]) -> Source:
+    """The base model with this adapter on top; its path counts from the adapter's folder, then from the working one."""
+    base = read_base(folder)
+    places = [place for place in (folder / base, Path(base).expanduser()) if place.exists()]
+    hint = f"Set base_model_name_or_path in {folder / ADAPTER_CONFIG} to the folder of that model."
+    if folder.resolve() in above:
+        raise CheckpointError(f"{folder} is an adapter on itself, by way of {base}", hint=hint)
+    if not places and not _HUB_NAME.fullmatch(base):
+        raise CheckpointError(f"{folder} is an adapter on {base}, which is not there", hint=hint)
+    try:
+        if places:
+            source = _from_path(reference, places[0], entries, above | {folder.resolve()})
+        else:
+            source = _from_name(reference, base, [entry for entry in entries if _HUB in entry.spec.prefixes])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is an adapter on {base}: {error.message}", hint=error.hint or hint) from error
+    if not source.entry.spec.merges_adapters:
+        raise UsageError(
+            f"{folder} is an adapter on {base}, and {source.entry.spec.name} loads no adapters",
+            hint="Give a folder with the adapter merged; mmalign saves one beside each adapter.",
+        )
+    return replace(source, adapters=(*source.adapters, folder))
 
 
 def _only_gguf(folder: Path) -> Path | None:

@@ -64,6 +64,8 @@ class BackboneSpec(Spec):
     `prefixes`: "open_clip" makes `open_clip:...` references come here; empty for an embedded model known by its name.
     `bundled`: "package:folder" of an embedded model; `extra`: what to install for that package, where it is not the
     plugin's own, such as "mmalign[smollm2]". `default_for`: example kinds for which it is the default backbone.
+    `sizes`: of a shape that starts from random weights, a config for its family's `matches` by size; "gpt-2" is then a
+    reference to the first, and "gpt-2:355m" to another. `merges_adapters`: its loader heeds `Source.adapters`.
     """
 
     families: tuple[Family, ...]
@@ -71,6 +73,8 @@ class BackboneSpec(Spec):
     bundled: str = ""
     extra: str = ""
     default_for: tuple[str, ...] = ()
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    merges_adapters: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from mmalign.errors import UsageError
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog
+    from mmalign.cli.app import App
     from mmalign.config.load import Section
     from mmalign.evaluate.runtime import Runtime
     from mmalign.sources import Source
@@ -22,14 +23,17 @@ def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], com
     return source
 
 
-def load_backbone(catalog: "Catalog", source: "Source", settings: Mapping[str, Any], runtime: "Runtime") -> Any:
-    """The model on its device; raises UsageError for wrong options, and what its loader raises."""
+def load_backbone(app: "App", source: "Source", settings: Mapping[str, Any], runtime: "Runtime") -> Any:
+    """The model on its device, with a word on what is not plain of it; raises UsageError for wrong options, and what
+    its loader raises."""
     from mmalign.config.validate import build
 
-    backbone_class = catalog.load(source.entry)
+    backbone_class = app.catalog.load(source.entry)
     hint = f"All options: mmalign show {source.entry.spec.name} --options"
     backbone = backbone_class.load(source, build(backbone_class.Config, settings, "backbone", hint=hint))
     backbone.module.to(runtime.device)
+    if note := backbone.describe().get("note"):
+        app.say(note)
     return backbone
 
 

@@ -32,7 +32,7 @@ def headline(entry: Entry) -> str:
     spec = entry.spec
     if isinstance(spec, BackboneSpec):
         embedded = [f"embedded in {spec.extra}" if spec.extra else "embedded"] if spec.bundled else []
-        return ", ".join([*embedded, *(f"{prefix}:..." for prefix in spec.prefixes)])
+        return ", ".join([*embedded, *(f"{prefix}:..." for prefix in spec.prefixes), *_sizes(spec)])
     if isinstance(spec, ObjectiveSpec):
         return ", ".join(sorted({kind for kinds in spec.examples.values() for kind in kinds}))
     if isinstance(spec, DatasetSpec):
@@ -53,6 +53,7 @@ def _particular(spec: Any) -> dict[str, Any]:
             "embedded": bool(spec.bundled),
             "needs_extra": spec.extra,
             "default_for": list(spec.default_for),
+            "sizes": _sizes(spec),
         }
     if isinstance(spec, ObjectiveSpec):
         roles = [{"name": role.name, "needs": list(role.needs), "trains": role.trains} for role in spec.roles]
@@ -94,6 +95,11 @@ def text(entry: Entry) -> str:
         else:
             lines.append(f"  {label}: {', '.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines)
+
+
+def _sizes(spec: BackboneSpec) -> list[str]:
+    """As references: gpt-2:124m."""
+    return [f"{spec.name}:{size}" for size in spec.sizes]
 
 
 def _role(role: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def run_evaluate(app: App, options: Options) -> int:
 
     parts = [task.open(app.catalog) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
-    backbone = load_backbone(app.catalog, source, settings["backbone"], runtime)
+    backbone = load_backbone(app, source, settings["backbone"], runtime)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         app.warn(f"{source.reference} has random weights")
@@ -118,4 +118,4 @@ def _load_other(app: App, reference: str, tasks: "list[Task]", runtime: "Runtime
     """Another model that an evaluation compares with: it must be able to do what they ask of the first."""
     needs = sorted({need for task in tasks for need in task.evaluation.spec.needs})
     source = require_source(app.catalog, reference, needs, "evaluation.reference")
-    return load_backbone(app.catalog, source, {}, runtime)
+    return load_backbone(app, source, {}, runtime)

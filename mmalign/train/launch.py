@@ -97,7 +97,7 @@ def resume(
         )
     if _starting_weights(plan) != before.info["starting_weights"] and not allow_change:
         raise CheckpointError(
-            f"{plan.source.path} changed since the run started from it",
+            f"{' or '.join(map(str, plan.source.places))} changed since the run started from it",
             hint="Restore it; or add --allow-change, and what is compared with it is compared with the new weights.",
         )
     processes = Processes(recorded if device == "auto" else device)
@@ -124,8 +124,10 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         with StopRequest() as stop:
             job = assemble(plan, processes)
             if processes.is_main:
-                report = job.data.report()
-                run.write_info(data=dict(report), backbone=dict(job.models.policy.describe()))
+                report, facts = job.data.report(), dict(job.models.policy.describe())
+                run.write_info(data=dict(report), backbone=facts)
+                if "note" in facts:
+                    talk(facts["note"])
                 for reason, count in report["skipped"].items():
                     talk(f"{count:,} left out of {report['source']}: {reason}")
                 for warning in host.notify("run_started", run=run):
@@ -274,7 +276,7 @@ def _has_starting_weights(plan: Plan) -> bool:
 
 def _starting_weights(plan: Plan) -> str | None:
     """A hash of the backbone's folder or file, where it has one: interpolation and reference copies read it again."""
-    return None if plan.source.path is None else folder_digest(plan.source.path)
+    return "+".join(map(folder_digest, plan.source.places)) or None
 
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

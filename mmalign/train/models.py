@@ -111,10 +111,11 @@ class Models:
         """
         state, seen = {}, {}
         for role, module in self.trained_modules().items():
+            own = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+            own |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
             adapted = bool(adapted_layers(module))
-            kept = {n for n, p in module.named_parameters(remove_duplicate=False) if adapted and not p.requires_grad}
             for name, tensor in module.state_dict(keep_vars=False).items():
-                if name in kept:
+                if adapted and name not in own:
                     continue
                 if tensor.numel() and tensor.data_ptr() in seen and seen[tensor.data_ptr()] == tensor.shape:
                     continue

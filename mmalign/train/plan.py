@@ -18,6 +18,7 @@ from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.finder import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.objective import Objective
+from mmalign.protocols import ChecksTraining
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
@@ -111,6 +112,8 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
     configs = build_all(models, values)
+    if isinstance(configs["backbone"], ChecksTraining):
+        configs["backbone"].check_training()
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     plan = Plan(

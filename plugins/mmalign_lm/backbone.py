@@ -11,6 +11,7 @@ example a row, in rows of like length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,16 +19,16 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from mmalign import lora
+from mmalign import adapters, lora
 from mmalign.data.layout import bucketed, packed
 from mmalign.data.sequences import Sequences
-from mmalign.errors import CheckpointError
+from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
 from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
 from mmalign_lm import folder as model_folder
-from mmalign_lm import gguf_file
+from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
@@ -54,7 +55,8 @@ class CausalLMBackbone(lora.Adaptable):
         self.processor = parts.processor
         self.vocabulary: tuple[str, ...] = ()
         self._parts = parts
-        self._random = config.random_weights
+        self._in_four_bits = config.load_in == "4bit"
+        self._tolerance = four_bit.TOLERANCE if self._in_four_bits else _TOLERANCE
         output: Any = module.get_output_embeddings()
         self._output = output
         self.hidden_width = int(output.weight.shape[1])
@@ -68,7 +70,19 @@ class CausalLMBackbone(lora.Adaptable):
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError."""
         lora.require(config.lora)
-        parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
+        adapters.require(source.adapters)
+        four_bit.require(config, source)
+        if source.size:
+            parts, module = scratch.load(source, config)
+        elif config.from_scratch:
+            raise UsageError(
+                f"backbone.{config.from_scratch[0]} is for models from scratch, and {source.reference} has its own",
+                hint="From scratch: --backbone gpt-1, gpt-2 or llama. Try: mmalign list backbones",
+            )
+        else:
+            parts, module = gguf_file.load(source, config) if source.file else model_folder.load(source, config)
+        if source.adapters:
+            parts = _merge(module, parts, source, config)
         lora.inject(module, config.lora, spare=[module.get_output_embeddings()])
         return cls(module.eval(), parts, config)
 
@@ -120,32 +134,38 @@ class CausalLMBackbone(lora.Adaptable):
         """
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
-            self.module.save_pretrained(folder, state_dict=lora.merged_state(self.module))
+            module = self._saved_module()
+            module.save_pretrained(folder, state_dict=lora.merged_state(module))
         lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin, task="CAUSAL_LM")
         self.processor.save(folder)
 
     def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
         """Write a reward model of this trunk; see `mmalign_lm.scorer`."""
-        return save_scorer(self.module, head, self.processor.tokenizer, folder, mean)
+        return save_scorer(self._saved_module(), head, self.processor.tokenizer, folder, mean)
 
     def save_classifier(self, folder: Path, head: nn.Linear, classes: tuple[str, ...]) -> bool:
         """Write a classifier of this trunk; see `mmalign_lm.scorer`."""
-        return save_classifier(self.module, head, self.processor.tokenizer, folder, classes)
+        return save_classifier(self._saved_module(), head, self.processor.tokenizer, folder, classes)
 
     def describe(self) -> Mapping[str, Any]:
         """Architecture and sizes, as loaded."""
         parameters = list(self.module.parameters())
         return {
             "architecture": type(self.module).__name__,
-            "pretrained": not self._random,
+            "pretrained": self._parts.has_weights,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             "context_length": self.processor.context_length,
             "vocabulary_size": self.processor.num_tokens,
+            **({"linear_layers": "in 4 bits (NF4)"} if self._in_four_bits else {}),
             "packing": "rows shared behind masks" if self.packs else "one example a row, in rows of like length",
             "chat_template": "its own" if self.processor.has_template else "plain",
             **lora.describe_adapter(self.module),
+            **({"note": self._parts.note} if self._parts.note else {}),
         }
+
+    def _saved_module(self) -> "PreTrainedModel":
+        return four_bit.unquantised(self.module, self._parts.config) if self._in_four_bits else self.module
 
     def _head(self) -> Head:
         return Head(self._output.weight, self._output.bias, self._scale, self._softcap)
@@ -159,7 +179,7 @@ class CausalLMBackbone(lora.Adaptable):
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        ids = some_ids(self._output.weight.shape[0], 6)
+        ids = some_ids(self._output.weight.shape[0], 6).to(self._output.weight.device)
         logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
         hidden = self._trunk.of_one(ids)
         found = token_logps(hidden[:-1], self._head(), ids[1:]).logps
@@ -169,7 +189,7 @@ class CausalLMBackbone(lora.Adaptable):
                 f"{self._parts.origin}: the model gives NaN or infinity",
                 hint="Its weights are damaged, or its training diverged: take an earlier checkpoint.",
             )
-        if not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        if not torch.allclose(found, expected, rtol=self._tolerance, atol=self._tolerance):
             raise CheckpointError(
                 f"{type(self.module).__name__} changes its logits after the head in a way that is not known here",
                 hint="Known: a scale (logit_scale, logits_scaling) and a cap (final_logit_softcapping).",
@@ -180,14 +200,26 @@ class CausalLMBackbone(lora.Adaptable):
         size = self._output.weight.shape[0]
         prompt, first, second, other = (some_ids(size, length, seed) for seed, length in enumerate((4, 3, 5, 6)))
         sequences = Sequences.from_lists([prompt, other[:2]], [[first, second], [other[2:]]])
-        layout = packed(sequences, 18)
+        device = self._output.weight.device
+        layout = packed(sequences.to(device), 18)
         try:
             states = self._trunk(layout)
         except (ValueError, RuntimeError, TypeError, IndexError):
             return False  # the family says that it takes no such mask (BLOOM: ValueError)
         alone = [torch.cat(parts) for parts in ((prompt, first), (prompt, second), (other,))]
-        expected = torch.stack([self._trunk.of_one(ids)[-1] for ids in alone])
-        return torch.allclose(states[layout.last], expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+        expected = torch.stack([self._trunk.of_one(ids.to(device))[-1] for ids in alone])
+        return torch.allclose(states[layout.last], expected, rtol=self._tolerance, atol=self._tolerance)
+
+
+def _merge(module: "PreTrainedModel", parts: Parts, source: "Source", config: CausalLMConfig) -> Parts:
+    if config.random_weights:
+        raise UsageError(
+            f"{source.reference} is an adapter, which changes trained weights: backbone.random_weights has no use here"
+        )
+    for place in source.adapters:
+        adapters.merge(module, place)
+    names = ", then ".join(map(str, source.adapters))
+    return replace(parts, note=f"merged into the weights of {source.file or source.folder or source.name}: {names}")
 
 
 def _head_options(config: Mapping[str, Any]) -> tuple[float, float]:

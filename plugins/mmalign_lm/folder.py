@@ -2,19 +2,21 @@
 
     parts, module = load(source, config)    # from a folder, or a hub id fetched to one; float32, on the CPU
 
-Refused by name: code in configs, pickled weights, adapters, a missing tokenizer, a tokenizer with more tokens than the
-model has embeddings, weights that miss a tensor.
+Refused by name: code in configs, pickled weights, an adapter beside a model, a missing tokenizer, a tokenizer with more
+tokens than the model has embeddings, weights that miss a tensor.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
 from mmalign.pretrained import load_exactly, read_json, unreadable
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign_lm import four_bit
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.texts import TextProcessor, end_token
 
@@ -23,25 +25,30 @@ if TYPE_CHECKING:
 
     from mmalign.sources import Source
 
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION_CONFIG = "generation_config.json"
 _PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for."""
+    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for. note: a sentence
+    on what was made of what was asked for, where that is not plain."""
 
     folder: Path
     origin: str
     config: "PreTrainedConfig"
     processor: TextProcessor
+    has_weights: bool = True
+    note: str = ""
 
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
     """The parts of a folder or hub id, and the model on the CPU; raises CheckpointError."""
     parts = read(source, options)
-    return parts, load_module(parts, options)
+    if options.load_in == "4bit":
+        return parts, four_bit.load_module(parts.folder, parts.config)
+    return parts, load_module(parts)
 
 
 def read(source: "Source", options: CausalLMConfig) -> Parts:
@@ -51,22 +58,27 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
         wanted = ["*.safetensors", "*.safetensors.index.json", *_PATTERNS]
         folder = fetch(source.name, [TRANSFORMERS_CONFIG], wanted)
     refuse_code(read_json(folder / TRANSFORMERS_CONFIG), folder / TRANSFORMERS_CONFIG)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
-            f"{folder} holds an adapter (adapter_config.json), which names another model to load",
-            hint="Merge the adapter into its base model, save that, and give its folder.",
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}): which of them is meant?",
+            hint="Move one of them to a folder of its own.",
         )
     with offline():
         config = read_config(folder, options.dropout)
-        processor = read_processor(folder, config, options)
-    return Parts(folder, source.origin, config, processor)
+        processor = read_processor(own_tokenizer(source) or folder, config, options)
+    return Parts(folder, source.origin, config, processor, has_weights=not options.random_weights)
 
 
-def load_module(parts: Parts, options: CausalLMConfig) -> "PreTrainedModel":
+def own_tokenizer(source: "Source") -> Path | None:
+    """The adapter that has tokenizer files, the topmost of them: a chat template may have come with it."""
+    return next((place for place in reversed(source.adapters) if (place / TOKENIZER_CONFIG).is_file()), None)
+
+
+def load_module(parts: Parts) -> "PreTrainedModel":
     """The model in float32 on the CPU, with SDPA attention where the family has it; raises CheckpointError."""
     from transformers import AutoModelForCausalLM
 
-    if options.random_weights:
+    if not parts.has_weights:
         return AutoModelForCausalLM.from_config(parts.config)
     return load_exactly(AutoModelForCausalLM, parts.folder, config=parts.config)
 
@@ -81,27 +93,37 @@ def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -
     except unreadable() as error:
         path = folder / (gguf_file or TRANSFORMERS_CONFIG)
         raise CheckpointError(f"{path}: transformers cannot read it: {error}") from error
-    for name, value in config.to_dict().items():
-        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
-            setattr(config, name, dropout)
+    set_dropout(config, dropout)
     return config
 
 
-def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
-    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
+def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
+    """Set every dropout of a config, whatever the family calls it."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
+            setattr(config, name, dropout)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder; raises CheckpointError."""
     from transformers import AutoTokenizer
 
-    path = folder / _TOKENIZER_CONFIG
+    path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no tokenizer: {_TOKENIZER_CONFIG} is missing",
+            f"{folder} has no tokenizer: {TOKENIZER_CONFIG} is missing",
             hint="Copy the tokenizer files of the model into the folder, or save it again with mmalign.",
         )
     refuse_code(read_json(path), path)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except unreadable() as error:
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
+
+
+def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
+    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
+    tokenizer = read_tokenizer(folder)
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {config.vocab_size:,}",

@@ -1,4 +1,5 @@
-"""Answers token by token with a cache of keys and values; rows that have ended leave the batch.
+"""Answers token by token with a cache of keys and values; rows that have ended leave the batch. A family without such a
+cache (GPT-1) reads each row again for every token.
 
     generated = generate(module, prompts, Sampling(max_tokens=64), seeds=[0, 1], end_id=2)
 
@@ -41,14 +42,17 @@ def generate(
     for row, prompt in enumerate(prompts):
         tokens[row, width - len(prompt) :] = prompt.to(device)
         mask[row, width - len(prompt) :] = 1
-    takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+    takes = inspect.signature(module.forward).parameters
+    takes_positions, takes_cache = "position_ids" in takes, "past_key_values" in takes
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache() if takes_cache else None
     rows = list(range(len(prompts)))  # which prompt each line of the batch is
     for step in range(sampling.max_tokens):
-        extra = {"position_ids": positions} if takes_positions else {}
-        out = module(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-        cache = out.past_key_values
+        extra: dict[str, Any] = {"position_ids": positions} if takes_positions else {}
+        if takes_cache:
+            extra |= {"past_key_values": cache, "use_cache": True}
+        out = module(input_ids=tokens, attention_mask=mask, **extra)
+        cache = out.past_key_values if takes_cache else None
         drawn, logp = draw(out.logits[:, -1], sampling, uniforms([seeds[row] for row in rows], step))
         for line, row in enumerate(rows):
             ids[row].append(int(drawn[line]))
@@ -59,11 +63,15 @@ def generate(
         alive = [line for line, row in enumerate(rows) if not ended[row]]
         if not alive:
             break
-        tokens, positions = drawn[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(tokens)], 1)
+        new, following = drawn[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(new)], 1)
+        if not takes_cache:
+            new, following = torch.cat([tokens, new], 1), torch.cat([positions, following], 1)
+        tokens, positions = new, following
         if len(alive) < len(rows):
             keep = torch.tensor(alive, device=device)
             tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
-            cache.batch_select_indices(keep)
+            if cache is not None:
+                cache.batch_select_indices(keep)
             rows = [rows[line] for line in alive]
     return Generated([torch.tensor(row) for row in ids], [torch.tensor(row) for row in logps], ended)

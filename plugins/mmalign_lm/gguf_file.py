@@ -22,7 +22,7 @@ from unittest.mock import patch
 from mmalign.errors import CheckpointError
 from mmalign.pretrained import load_exactly, quiet, read_json, unreadable
 from mmalign.safety import offline
-from mmalign_lm.folder import Parts, load_module, read_config, read_processor
+from mmalign_lm.folder import Parts, load_module, own_tokenizer, read_config, read_processor
 from mmalign_lm.options import CausalLMConfig
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
         config = read_config(file.parent, options.dropout, gguf_file=file.name)
         with tempfile.TemporaryDirectory() as place:
             _write_tokenizer(file, Path(place), config.vocab_size)
-            processor = read_processor(Path(place), config, options)
-        parts = Parts(file.parent, source.origin, config, processor)
-        return parts, load_module(parts, options) if options.random_weights else _dequantised(file, config)
+            processor = read_processor(own_tokenizer(source) or Path(place), config, options)
+        parts = Parts(file.parent, source.origin, config, processor, has_weights=not options.random_weights)
+        return parts, _dequantised(file, config) if parts.has_weights else load_module(parts)
 
 
 def _dequantised(file: Path, config: "PreTrainedConfig") -> "PreTrainedModel":

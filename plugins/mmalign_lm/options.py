@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.errors import UsageError
 from mmalign.lora import LoraOptions
 
 
@@ -18,10 +19,19 @@ class RewardModelConfig(BaseModel):
 
 
 class CausalLMConfig(BaseModel):
-    """How to load and run a causal language model."""
+    """How to load and run a causal language model. What is "from scratch" is for `gpt-1`, `gpt-2` and `llama` only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     random_weights: bool = Field(False, description="start from random weights of the config's architecture")
+    load_in: Literal["float32", "4bit"] = Field(
+        "float32", description="4bit: linear layers frozen in 4 bits (QLoRA), on a CUDA GPU; train backbone.lora"
+    )
+    tokenizer: str = Field(
+        "", description="from scratch: the folder whose tokenizer the model gets; empty: the embedded gpt-mini"
+    )
+    layers: int = Field(0, ge=0, description="from scratch (gpt-1, gpt-2, llama): number of layers; 0: the size's")
+    width: int = Field(0, ge=0, description="from scratch: width of the hidden states; 0: the size's")
+    heads: int = Field(0, ge=0, description="from scratch: attention heads; 0: as many as keep the width of a head")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of activations dropped in training, in every dropout layer of the model"
     )
@@ -34,7 +44,24 @@ class CausalLMConfig(BaseModel):
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",
     )
     row_length: int = Field(512, ge=1, description="tokens of a packed row, where no example is longer")
-    context_length: int = Field(0, ge=0, description="longest prompt and answer, in tokens; 0: the model's own limit")
+    context_length: int = Field(
+        0,
+        ge=0,
+        description="longest prompt and answer, in tokens; 0: the model's own limit; from scratch: its limit",
+    )
     template: str = Field(
         "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
     )
+
+    def check_training(self) -> None:
+        """Raise UsageError where nothing could train."""
+        if self.load_in == "4bit" and not self.lora.rank:
+            raise UsageError(
+                "backbone.load_in=4bit freezes the weights, and there is no adapter to train",
+                hint="Add one: --set backbone.lora.rank=16",
+            )
+
+    @property
+    def from_scratch(self) -> list[str]:
+        """Names of the options that are set and shape a model from scratch."""
+        return [name for name in ("tokenizer", "layers", "width", "heads") if getattr(self, name)]

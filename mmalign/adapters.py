@@ -1,0 +1,134 @@
+"""Folders that hold only a low-rank adapter of peft: read without trust, and merged into the model that they are for.
+
+    read_base(folder)                 # "../llama": what adapter_config.json calls the base model
+    require(folders)                  # before weights are loaded: peft is installed
+    merge(module, folder)             # W + alpha/r B A in place; raises CheckpointError
+
+What is merged is an ordinary model: a new adapter can be trained on it, and its reference is the model with that
+adapter off. Plain LoRA is read, with rank-stabilised scaling and DoRA. Adapters that change more than weights of
+layers, or that are started from a changed base, are refused by the name of the option.
+"""
+
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.errors import CheckpointError
+from mmalign.pretrained import read_json, unreadable
+from mmalign.safety import refuse_code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_MODELS = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+_USED = frozenset(
+    "r lora_alpha target_modules exclude_modules fan_in_fan_out use_rslora use_dora layers_to_transform layers_pattern "
+    "rank_pattern alpha_pattern".split()
+)
+# Said of where the adapter is from, or used in training and initialisation alone.
+_WITHOUT_EFFECT = frozenset(
+    "peft_type task_type base_model_name_or_path inference_mode auto_mapping peft_version lora_dropout loftq_config "
+    "megatron_core eva_config runtime_config qalora_group_size".split()
+)
+_HARMLESS = {"bias": "none", "revision": "main"}
+_BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal")  # values of init_lora_weights that leave the base alone
+_MERGE = "Merge it with peft (PeftModel.from_pretrained, merge_and_unload, save_pretrained), and give that folder."
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in _MODELS)
+
+
+def read_base(folder: Path) -> str:
+    """The model that an adapter is for, as its config names it; raises CheckpointError for what cannot be merged."""
+    path = folder / ADAPTER_CONFIG
+    settings = read_json(path)
+    refuse_code({key: value for key, value in settings.items() if key != "auto_mapping"}, path)
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{path}: an adapter of type {kind!r}; LORA is known here", hint=_MERGE)
+    odd = sorted(
+        key
+        for key, value in settings.items()
+        if value and key not in _USED | _WITHOUT_EFFECT | {"init_lora_weights"} and _HARMLESS.get(key) != value
+    )
+    if settings.get("init_lora_weights", True) not in _BASE_KEPT:
+        odd.append("init_lora_weights")
+    if odd:
+        raise CheckpointError(f"{path} sets {odd[0]} = {settings[odd[0]]!r}, which is not known here", hint=_MERGE)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        pickled = sorted(file.name for pattern in ("*.bin", "*.pt") for file in folder.glob(pattern))
+        what = f"has its weights only as a pickle ({pickled[0]})" if pickled else f"has no {ADAPTER_WEIGHTS}"
+        raise CheckpointError(f"{folder} {what}", hint="Save the adapter again with peft, which writes safetensors.")
+    base = settings.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{path} names no base model", hint="Set base_model_name_or_path to its folder.")
+    return base
+
+
+def require(folders: Sequence[Path]) -> None:
+    """Raise CheckpointError where there is an adapter to merge and peft is missing: before weights are loaded."""
+    if folders and importlib.util.find_spec("peft") is None:
+        raise CheckpointError(
+            f"{folders[-1]} holds an adapter, and the package peft that reads it is not installed",
+            hint='python -m pip install "mmalign[lora]"',
+        )
+
+
+def merge(module: "nn.Module", folder: Path) -> None:
+    """Add an adapter to the weights of the module, which is left as it was otherwise; raises CheckpointError."""
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from peft.utils import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    read_base(folder)
+    settings = {key: value for key, value in read_json(folder / ADAPTER_CONFIG).items() if key in _USED}
+    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    uses = Counter(parameter.data_ptr() for _, parameter in module.named_parameters(remove_duplicate=False))
+    try:
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        with torch.random.fork_rng(devices=[]):  # its values are replaced
+            tuner: Any = LoraModel(module, LoraConfig(**settings), "default")
+        _check(tuner, tensors, folder)
+        tied = [name for name, layer in _layers(tuner.model) if uses[layer.get_base_layer().weight.data_ptr()] > 1]
+        if tied:
+            raise CheckpointError(f"{folder}: {tied[0]} shares its weights with another layer", hint=_MERGE)
+        set_peft_model_state_dict(tuner.model, tensors, adapter_name="default")
+        with torch.no_grad():
+            tuner.merge_and_unload()
+    except unreadable() as error:
+        raise CheckpointError(
+            f"{folder}: the adapter cannot be put into its base model: {error}",
+            hint="Is base_model_name_or_path the model that it was trained on?",
+        ) from error
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+
+def _layers(module: "nn.Module") -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, child) for name, child in module.named_modules() if isinstance(child, LoraLayer)]
+
+
+def _check(tuner: Any, tensors: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError unless the file has exactly the tensors that the base model's layers ask for."""
+    from peft.utils import get_peft_model_state_dict
+
+    asked = get_peft_model_state_dict(tuner.model, adapter_name="default", save_embedding_layers=False)
+    expected = {name: tuple(tensor.shape) for name, tensor in asked.items()}
+    found = {name.removeprefix("base_model.model."): tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{folder}: {len(wrong)} tensors of the adapter are not its base model's, such as {name}: "
+            f"{found.get(name, 'missing')} in the file, {expected.get(name, 'no such layer')} in the model",
+            hint="Is base_model_name_or_path the model that it was trained on?",
+        )

@@ -1,0 +1,79 @@
+"""A causal language model of a published shape with random weights, and with another model's tokenizer.
+
+    parts, module = load(source, config)        # source.size: "355m"; float32, on the CPU
+
+Weights are drawn from torch's global generator. The tokenizer is that of a folder (`backbone.tokenizer`) or the
+embedded gpt-mini's; its files are written back with the new model's context length, else unchanged.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.errors import CheckpointError
+from mmalign.hub import TOKENIZER_PATTERNS
+from mmalign.pretrained import read_json
+from mmalign.safety import offline
+from mmalign_lm.folder import TOKENIZER_CONFIG, Parts, load_module, read_processor, read_tokenizer, set_dropout
+from mmalign_lm.options import CausalLMConfig
+from mmalign_lm.shapes import Shape, reshaped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from mmalign.sources import Source
+
+_EMBEDDED = Path(__file__).parent / "gpt_mini"
+
+
+def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
+    """Config and tokenizer first, then weights; raises UsageError for a shape, CheckpointError for a tokenizer."""
+    shape = reshaped(
+        source.config,
+        layers=options.layers,
+        width=options.width,
+        heads=options.heads,
+        context_length=options.context_length,
+    )
+    folder = Path(options.tokenizer).expanduser() if options.tokenizer else _EMBEDDED
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"backbone.tokenizer: no folder {options.tokenizer}",
+            hint="Give a folder with tokenizer files, or leave it empty: gpt-mini's tokenizer.",
+        )
+    with offline(), tempfile.TemporaryDirectory() as place:
+        tokenizer = read_tokenizer(folder)
+        config = _config(shape, tokenizer, options.dropout)
+        _copy_tokenizer(folder, Path(place), shape["max_position_embeddings"])
+        processor = read_processor(Path(place), config, options)
+    parts = Parts(folder, source.origin, config, processor, has_weights=False)
+    module = load_module(parts)
+    whose = options.tokenizer or "the embedded gpt-mini (another: --set backbone.tokenizer=./folder)"
+    changed = "" if shape == source.config else ", reshaped"
+    note = (
+        f"{source.name}{changed}: {module.num_parameters():,} random parameters, "
+        f"with the {len(tokenizer):,} tokens of {whose}"
+    )
+    return replace(parts, note=note), module
+
+
+def _config(shape: Shape, tokenizer: Any, dropout: float) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    end, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    # Some families never train the embedding of the padding token: it must not be one that texts hold.
+    ids = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": None if pad in (start, end) else pad}
+    config = AutoConfig.for_model(**shape, **ids, vocab_size=len(tokenizer))
+    set_dropout(config, dropout)
+    return config
+
+
+def _copy_tokenizer(source: Path, target: Path, context_length: int) -> None:
+    for pattern in (*TOKENIZER_PATTERNS, "chat_template*"):
+        for path in source.glob(pattern):
+            if path.is_file():
+                (target / path.name).write_bytes(path.read_bytes())
+    path = target / TOKENIZER_CONFIG
+    path.write_text(json.dumps({**read_json(path), "model_max_length": context_length}, indent=2), encoding="utf-8")
