@@ -55,6 +55,8 @@ class Loop:
             signum = self.evaluate(stop)
             if signum is not None:
                 raise Interrupted(signum)  # no step was made since the checkpoint: a resume comes back here
+            if self._improved():
+                self.save()  # the checkpoint of this step does not know yet that it is the best
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
@@ -72,9 +74,8 @@ class Loop:
                 stopping = self._stopping(stop)
                 if stopping is None and self._evaluation_is_due():
                     stopping = self.evaluate(stop)
-                improved = self.best is not None and self.best["step"] == self.step
                 due = train.save_every and self.step % train.save_every == 0
-                if last or stopping is not None or improved or due:
+                if last or stopping is not None or due or self._improved():
                     self.save()
                 if stopping is not None:
                     raise Interrupted(stopping)
@@ -120,7 +121,9 @@ class Loop:
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
-        return next((s for s in self.job.processes.gather_objects(signum) if s is not None), None)
+        found = self.job.processes.gather_objects((signum, self.best))
+        self.best = found[0][1]  # all processes save the best one together
+        return next((s for s, _ in found if s is not None), None)
 
     # Saving and resuming ----------------------------------------------------------------------------------------------
 
@@ -249,6 +252,9 @@ class Loop:
         """The held-out loss and each evaluation's primary metric; the report has the rest."""
         primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in self.job.plan.evaluations]
         return {name: results[name] for name in (heldout.HELDOUT_LOSS, *primary) if name in results}
+
+    def _improved(self) -> bool:
+        return self.best is not None and self.best["step"] == self.step
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)
