@@ -35,7 +35,7 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
         if job.num_heldout:
             results |= _heldout_loss(job)
         for entry in job.plan.evaluations:
-            part = _part_for(job, catalog, entry.spec)
+            part = part_for(job, catalog, entry.spec)
             if part is None:
                 continue
             options = {"max_examples": config.max_examples}
@@ -61,7 +61,7 @@ def undisturbed(job: Job) -> Iterator[None]:
         rng.restore_host(host_state)
 
 
-def _part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
+def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
     """The run's own held-out data where they can be of one of its kinds, else a kind's default data, else None."""
     plan = job.plan
     for kind in sorted(evaluation.kinds, key=lambda kind: kind != plan.kind):

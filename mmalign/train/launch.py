@@ -24,6 +24,7 @@ from mmalign.files import fsync, write_text
 from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
 from mmalign.train import rng
+from mmalign.train.baselines import compare
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
@@ -193,6 +194,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
         "before": before,
         "after": after,
+        "comparison": compare(started.get("baselines", []), after, job.plan.objective.spec.name),
         "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)

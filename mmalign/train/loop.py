@@ -20,6 +20,7 @@ from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
+from mmalign.train.baselines import measure_baselines
 from mmalign.train.job import Job
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
 from mmalign.train.rundir import Run
@@ -116,7 +117,10 @@ class Loop:
                 with stop.interrupts():
                     results = heldout.measure(self.job, self.catalog)
                     written = write_samples(self.job)
-                self.run.log({"step": self.step, "evaluation": results, **({"samples": written} if written else {})})
+                    baselines = self._baselines() if not self.step else []
+                more = {"samples": written, "baselines": baselines}
+                more = {name: value for name, value in more.items() if value}
+                self.run.log({"step": self.step, "evaluation": results, **more})
                 self.say(f"step {self.step}: " + describe(self._main_figures(results)))
                 self._remember_best(results)
             except Interrupted as interruption:
@@ -255,6 +259,14 @@ class Loop:
 
     def _improved(self) -> bool:
         return self.best is not None and self.best["step"] == self.step
+
+    def _baselines(self) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        found = measure_baselines(self.job, self.catalog)
+        if found:
+            what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
+            self.say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
+        return found
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)
