@@ -249,8 +249,12 @@ def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> t
     kind = config.get("model_type") or config.get("gguf_architecture") or "this config"
     if not found:
         known = ", ".join(sorted({family.name for entry in entries for family in entry.spec.families}))
+        # A family's classifier has the model_type of its language model, which is handled.
+        architectures = config.get("architectures")
+        built = f" ({', '.join(map(str, architectures))})" if isinstance(architectures, list) and architectures else ""
         raise UsageError(
-            f"{reference}: no plugin handles {kind!r}", hint=f"Known families: {known}. Try: mmalign list backbones"
+            f"{reference}: no plugin handles {kind!r}{built}",
+            hint=f"Known families: {known}. Try: mmalign list backbones",
         )
     names = " and ".join(f"{entry.qualified} ({family.name})" for entry, family in found)
     raise UsageError(f"{reference}: {kind!r} is claimed by {names}", hint="Disable one: mmalign plugins disable NAME")

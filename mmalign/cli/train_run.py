@@ -1,7 +1,7 @@
 """The body of `mmalign train`, apart from its options so that `--help` imports nothing of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
 
 
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
+    from mmalign.train.baselines import HEADER, table
     from mmalign.train.report import metric_rows
 
     if as_json:
@@ -118,15 +119,23 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
         f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
     )
-    rows = [("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}")
+    _print_table([("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)])
+    if summary["comparison"]:
+        click.echo()
+        _print_table([HEADER, *table(summary["comparison"])])
     for sample in summary["samples"][:_SHOWN_SAMPLES]:
         click.echo(f"\n{sample['prompt']}\n  before: {_line(sample['before'])}\n  after:  {_line(sample['after'])}")
     app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
     for command in summary["next"][:1]:
         app.say(f"next: {command}")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """The first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        click.echo("  ".join([f"{first:<{widths[0]}}", *cells]))
 
 
 def _line(text: str) -> str:

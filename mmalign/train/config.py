@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class _Section(BaseModel):
@@ -69,6 +69,11 @@ class EvaluationConfig(_Section):
     """What to measure on held-out data during a run."""
 
     names: tuple[str, ...] = Field((), description="evaluations to run; empty: all that fit the backbone and the data")
+    baselines: tuple[dict[str, JsonValue], ...] = Field(
+        (),
+        description="evaluations of the starting model to show beside the trained one, each {name, and its options}; "
+        "measured once, before the first step",
+    )
     max_examples: int = Field(1000, ge=1, description="held-out examples used, at most")
     batch_size: int = Field(64, ge=1, description="examples a forward pass")
     samples: int = Field(4, ge=0, description="answers that a language model writes before and after, for comparison")

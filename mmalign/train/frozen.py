@@ -39,10 +39,11 @@ class FrozenCache:
         try:
             with safe_open(folder / _NAME, "pt") as file:
                 metadata = file.metadata()
-                if metadata["key"] == key:
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+                if metadata["key"] == key and metadata["digest"] == _digest(tensors):
                     cache._ragged = set(filter(None, metadata["ragged"].split(",")))
                     for name in filter(None, metadata["columns"].split(",")):
-                        cache._rows[name] = _unpack(file, name)
+                        cache._rows[name] = _unpack(tensors, name)
         except (OSError, SafetensorError, KeyError):
             return cls(folder / _NAME, key)  # absent or damaged: worked out again
         return cache
@@ -97,7 +98,8 @@ class FrozenCache:
             tensors[f"{name}/shape"] = torch.tensor([-1] if name in self._ragged else list(shape), dtype=torch.int64)
             tensors[f"{name}/digests"] = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8)
         partial = path.with_suffix(".partial")
-        metadata = {"key": self._key, "ragged": ",".join(self._ragged), "columns": ",".join(self._rows)}
+        columns = {"ragged": ",".join(self._ragged), "columns": ",".join(self._rows)}
+        metadata = {"key": self._key, "digest": _digest(tensors), **columns}
         save_file(tensors, partial, metadata)
         partial.replace(path)
 
@@ -109,9 +111,17 @@ def row_digests(batch: Batch) -> list[bytes]:
     return [hashlib.blake2b(b"\x00".join(parts), digest_size=16).digest() for parts in zip(*rows, strict=True)]
 
 
-def _unpack(file: Any, name: str) -> dict[bytes, Tensor]:
-    values, offsets = file.get_tensor(f"{name}/values"), file.get_tensor(f"{name}/offsets")
-    shape = file.get_tensor(f"{name}/shape").tolist()
-    digests = bytes(file.get_tensor(f"{name}/digests").numpy())
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """safetensors keeps no checksum, and a byte that changed on the disk would be a wrong reference."""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unpack(tensors: Mapping[str, Tensor], name: str) -> dict[bytes, Tensor]:
+    values, offsets = tensors[f"{name}/values"], tensors[f"{name}/offsets"]
+    shape = tensors[f"{name}/shape"].tolist()
+    digests = bytes(tensors[f"{name}/digests"].numpy())
     rows = Ragged(values, offsets).rows()
     return {digests[16 * i : 16 * i + 16]: row.reshape(shape).clone() for i, row in enumerate(rows)}

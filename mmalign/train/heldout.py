@@ -3,6 +3,8 @@
 results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.4}
 """
 
+import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,32 +26,42 @@ HELDOUT_LOSS = "heldout/loss"
 
 
 def measure(job: Job, catalog: Catalog) -> dict[str, float]:
-    """Run everything once in evaluation mode; random state and module modes are as before afterwards."""
-    torch_state, host_state = rng.capture(job.device), rng.capture_host()
+    """Run everything once in evaluation mode; the job is as before afterwards."""
     config = job.plan.evaluation
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     results: dict[str, float] = {}
-    modes = [(module, module.training) for root in job.models.modules() for module in root.modules()]
-    try:
+    with undisturbed(job):
         job.models.eval()
         if job.num_heldout:
             results |= _heldout_loss(job)
         for entry in job.plan.evaluations:
-            part = _part_for(job, catalog, entry.spec)
+            part = part_for(job, catalog, entry.spec)
             if part is None:
                 continue
             options = {"max_examples": config.max_examples}
             values = run_evaluation(catalog, entry, job.models.policy, part, runtime, options)
             results |= {f"{entry.spec.name}/{name}": float(value) for name, value in values.items()}
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        rng.restore(torch_state, job.device)
-        rng.restore_host(host_state)
     return results
 
 
-def _part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
+@contextlib.contextmanager
+def undisturbed(job: Job) -> Iterator[None]:
+    """Put random state, module modes and the objective's own state back afterwards, even where a signal cuts it short:
+    an evaluation that is made up for later must not count twice."""
+    torch_state, host_state = rng.capture(job.device), rng.capture_host()
+    own = json.dumps(dict(job.objective.state()))
+    modes = [(module, module.training) for root in job.models.modules() for module in root.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        job.objective.load_state(json.loads(own))
+        rng.restore(torch_state, job.device)
+        rng.restore_host(host_state)
+
+
+def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
     """The run's own held-out data where they can be of one of its kinds, else a kind's default data, else None."""
     plan = job.plan
     for kind in sorted(evaluation.kinds, key=lambda kind: kind != plan.kind):

@@ -24,6 +24,7 @@ from mmalign.files import fsync, write_text
 from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
 from mmalign.train import rng
+from mmalign.train.baselines import compare
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job, assemble
@@ -32,12 +33,13 @@ from mmalign.train.plan import Plan, resolve
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import SURVEYED, preview
 from mmalign.train.report import next_commands, write_reports
-from mmalign.train.rundir import Run, default_folder
+from mmalign.train.rundir import Run, default_folder, package_versions
 from mmalign.train.samples import side_by_side, write_samples
 from mmalign.train.signals import Interrupted, StopRequest
 
 FEW_HELDOUT = 20
 FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
+_EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def resume(
     # Sums of floats depend on how many threads share them, so an exact continuation needs as many.
     torch.set_num_threads(run.info["num_threads"])
     if processes.is_main:
+        for line in _other_versions(run.info["versions"]):
+            say(line)
         run.write_info(status="running", device=str(processes.device))
         if drift:
             write_text(config, changed.to_yaml())
@@ -137,10 +141,12 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
-            prefill(job, run.folder, run.info["starting_weights"], talk)
+            with stop.interrupts():  # it keeps nothing that it has not finished
+                prefill(job, run.folder, run.info["starting_weights"], talk)
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
-            return _finish(job, loop, run, catalog, talk)
+            with stop.interrupts():  # the last checkpoint is there: a resume comes back here
+                return _finish(job, loop, run, catalog, talk)
     except BaseException as exception:
         error = exception
         if processes.is_main:
@@ -193,6 +199,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
         "before": before,
         "after": after,
+        "comparison": compare(started.get("baselines", []), after, job.plan.objective.spec.name),
         "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)
@@ -272,6 +279,13 @@ def _headline(plan: Plan, folder: Path) -> str:
 def _has_starting_weights(plan: Plan) -> bool:
     """A source without a folder and without a tag is an architecture alone."""
     return plan.source.folder is not None or "/" in plan.source.name
+
+
+def _other_versions(recorded: Mapping[str, str]) -> list[str]:
+    """A line where a library that computes is not the one that the run began with."""
+    now = package_versions()
+    changed = [f"{n} {recorded.get(n, '?')} -> {now.get(n, '?')}" for n in _EXACT if recorded.get(n) != now.get(n)]
+    return [f"{', '.join(changed)}: the run goes on, but not to the same last digits"] if changed else []
 
 
 def _starting_weights(plan: Plan) -> str | None:

@@ -20,6 +20,7 @@ from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
+from mmalign.train.baselines import measure_baselines
 from mmalign.train.job import Job
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
 from mmalign.train.rundir import Run
@@ -55,6 +56,8 @@ class Loop:
             signum = self.evaluate(stop)
             if signum is not None:
                 raise Interrupted(signum)  # no step was made since the checkpoint: a resume comes back here
+            if self._improved():
+                self.save()  # the checkpoint of this step does not know yet that it is the best
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
@@ -72,9 +75,8 @@ class Loop:
                 stopping = self._stopping(stop)
                 if stopping is None and self._evaluation_is_due():
                     stopping = self.evaluate(stop)
-                improved = self.best is not None and self.best["step"] == self.step
                 due = train.save_every and self.step % train.save_every == 0
-                if last or stopping is not None or improved or due:
+                if last or stopping is not None or due or self._improved():
                     self.save()
                 if stopping is not None:
                     raise Interrupted(stopping)
@@ -115,12 +117,17 @@ class Loop:
                 with stop.interrupts():
                     results = heldout.measure(self.job, self.catalog)
                     written = write_samples(self.job)
-                self.run.log({"step": self.step, "evaluation": results, **({"samples": written} if written else {})})
+                    baselines = self._baselines() if not self.step else []
+                more = {"samples": written, "baselines": baselines}
+                more = {name: value for name, value in more.items() if value}
+                self.run.log({"step": self.step, "evaluation": results, **more})
                 self.say(f"step {self.step}: " + describe(self._main_figures(results)))
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
-        return next((s for s in self.job.processes.gather_objects(signum) if s is not None), None)
+        found = self.job.processes.gather_objects((signum, self.best))
+        self.best = found[0][1]  # all processes save the best one together
+        return next((s for s, _ in found if s is not None), None)
 
     # Saving and resuming ----------------------------------------------------------------------------------------------
 
@@ -249,6 +256,17 @@ class Loop:
         """The held-out loss and each evaluation's primary metric; the report has the rest."""
         primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in self.job.plan.evaluations]
         return {name: results[name] for name in (heldout.HELDOUT_LOSS, *primary) if name in results}
+
+    def _improved(self) -> bool:
+        return self.best is not None and self.best["step"] == self.step
+
+    def _baselines(self) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        found = measure_baselines(self.job, self.catalog)
+        if found:
+            what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
+            self.say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
+        return found
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
         loss = results.get(heldout.HELDOUT_LOSS)

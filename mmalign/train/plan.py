@@ -17,6 +17,7 @@ from mmalign.config.validate import build_all
 from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.finder import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
+from mmalign.evaluate.runner import evaluation_config
 from mmalign.objective import Objective
 from mmalign.protocols import ChecksTraining
 from mmalign.sources import Source
@@ -37,6 +38,7 @@ class Plan:
     dataset_class: Any
     kind: str  # of the examples
     evaluations: tuple[Entry, ...]
+    baselines: tuple[tuple[Entry, Mapping[str, Any]], ...]  # evaluations of the starting model, with their options
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
 
@@ -115,6 +117,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
+    baselines = _baselines(catalog, source, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     plan = Plan(
         objective=objective,
@@ -125,6 +128,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         dataset_class=classes["dataset"],
         kind=kind,
         evaluations=evaluations,
+        baselines=baselines,
         verdict=verdict,
         configs=configs,
     )
@@ -162,6 +166,25 @@ def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: Evalu
     for entry in chosen:
         require_needs(f"evaluation {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
     return chosen
+
+
+def _baselines(
+    catalog: Catalog, source: Source, config: EvaluationConfig
+) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
+    """Each with its options, which are checked here; raises UsageError, or IncompatibleError for one that the backbone
+    can't run."""
+    found = []
+    for baseline in config.baselines:
+        options = {key: value for key, value in baseline.items() if key != "name"}
+        if "name" not in baseline:
+            raise UsageError(
+                f"evaluation.baselines: {baseline} names no evaluation", hint="As {name: few-shot, shots: 8}."
+            )
+        entry = catalog.find("evaluations", str(baseline["name"]))
+        require_needs(f"baseline {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
+        evaluation_config(catalog, entry, options)
+        found.append((entry, options))
+    return tuple(found)
 
 
 def lasting_reference(source: Source) -> str:

@@ -44,8 +44,10 @@ def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[
 
 def _parts(job: Job) -> Iterable[Iterable[Batch]]:
     """What is read in training by this process, and on the main one what is held out."""
-    train, size = job.plan.train, job.plan.evaluation.batch_size
-    order, share = Order(len(job.data), train.seed), job.local_batch_size
+    train, order, share = job.plan.train, Order(len(job.data), job.plan.train.seed), job.local_batch_size
+    # Sums of floats depend on what shares a forward pass. In passes of a step's examples, a run that is extended later
+    # has the same first answers as one that was as long from the start.
+    size = share
     positions: list[tuple[int, int]] = []
     for step in range(train.steps):
         start = step * train.batch_size + job.processes.rank * share
@@ -57,4 +59,5 @@ def _parts(job: Job) -> Iterable[Iterable[Batch]]:
     if once.bad:  # what is drawn in place of a bad one differs from epoch to epoch
         yield Draws(job.data, job.encoder, positions, size, train.seed)
     if job.num_heldout and job.processes.is_main:
-        yield Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=1.0)
+        config = job.plan.evaluation
+        yield Sweep(job.heldout, job.encoder, config.batch_size, limit=config.max_examples, max_bad=1.0)

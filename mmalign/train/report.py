@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.capabilities import Capability
 from mmalign.evaluate.intervals import is_bound
 from mmalign.report import png_bytes, png_data_uri, write_report
+from mmalign.train.baselines import HEADER, table
 from mmalign.train.plan import Plan
 from mmalign.train.rundir import Run
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOT_CURVES = ("step", "peak_memory_mb")
+_NOT_USED = ("heldout/left_out", "heldout/unreadable")
 _EXACT = ("learning_rate", "scale")  # no noise to average away
 
 
@@ -48,6 +50,7 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
         "metrics_header": metric_header(uninterpolated),
         "figures": [("Training, every step", png_data_uri(curve))],
         "tables": [
+            *_comparison_table(summary["comparison"]),
             *_samples_table(summary["samples"]),
             {"title": "Data", "header": ["", ""], "rows": data_rows},
             {"title": "Versions", "header": ["", ""], "rows": list(run.info["versions"].items())},
@@ -58,6 +61,11 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
     }
     write_report(run.folder / "report.html", "train.html", context)
     (run.folder / "README.md").write_text(_model_card(run.info, summary, commands), encoding="utf-8")
+
+
+def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    title = "Beside the starting model, which was not trained"
+    return [{"title": title, "header": list(HEADER), "rows": table(rows)}] if rows else []
 
 
 def _samples_table(samples: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -107,14 +115,22 @@ def metric_header(uninterpolated: Mapping[str, float] | None) -> list[str]:
 def metric_rows(
     before: Mapping[str, float], after: Mapping[str, float], uninterpolated: Mapping[str, float] | None
 ) -> list[tuple[str, ...]]:
-    """(name, before, [trained,] after) as text, four digits; the ends of intervals are in metrics.jsonl alone."""
+    """(name, before, [trained,] after) as text, four digits.
+
+    The ends of intervals, and counts of examples that were not used where there are none, are in metrics.jsonl alone.
+    """
 
     def show(values: Mapping[str, float], name: str) -> str:
         return f"{values[name]:.4g}" if name in values else "-"
 
     columns = [before, *([uninterpolated] if uninterpolated else []), after]
     names = {**before, **after}
-    return [(name, *(show(values, name) for values in columns)) for name in names if not is_bound(name, names)]
+    nothing = {name for name in _NOT_USED if not any(values.get(name) for values in columns)}
+    return [
+        (name, *(show(values, name) for values in columns))
+        for name in names
+        if name not in nothing and not is_bound(name, names)
+    ]
 
 
 def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[str]:
@@ -123,7 +139,8 @@ def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[
     if "scalar" in heads:
         return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
     if "classes" in heads:
-        return []  # a classifier of transformers
+        code = f"from transformers import pipeline; print(pipeline('text-classification', '{model}')('A fine film.'))"
+        return [f'python -c "{code}"']  # a classifier of transformers
     prompt = next((text for text in prompts if text.isprintable() and 0 < len(text) <= 60), "Once upon a time")
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
@@ -144,9 +161,17 @@ def _model_card(info: Mapping[str, Any], summary: Mapping[str, Any], commands: S
         "|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in metric_rows(summary["before"], summary["after"], None)),
         "",
+        *_card_comparison(summary["comparison"]),
         "Options: `config.yaml`. Every step: `metrics.jsonl`. Use it:",
         "",
         *(f"    {command}" for command in commands),
         "",
     ]
     return "\n".join(lines)
+
+
+def _card_comparison(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [f"| {' | '.join(row)} |" for row in table(rows)]
+    return [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|", *lines, ""]

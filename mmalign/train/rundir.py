@@ -102,8 +102,8 @@ class Run:
         return records
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl after `step`: they are about to be made again."""
-        kept = [record for record in self.metrics() if record["step"] <= step]
+        """Drop the lines of metrics.jsonl after `step`, and final ones: they are about to be made again."""
+        kept = [record for record in self.metrics() if record["step"] <= step and not record.get("final")]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
@@ -122,18 +122,18 @@ def default_folder(objective: str, root: Path = Path("runs")) -> Path:
 
 
 def _provenance() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "numpy", "pillow")
     return {
         "argv": sys.argv[1:],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"mmalign": __version__, "python": platform.python_version(), **_versions(packages)},
+        "versions": package_versions(),
         "machine": {"system": platform.platform(), "cpu_count": os.cpu_count()},
     }
 
 
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for package in packages:
+def package_versions() -> dict[str, str]:
+    """Of this program, of Python and of the libraries whose results may differ between versions."""
+    found = {"mmalign": __version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "numpy", "pillow"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

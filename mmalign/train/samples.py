@@ -14,6 +14,7 @@ from mmalign.data.loader import Sweep
 from mmalign.data.order import stable_hash
 from mmalign.protocols import AnswersProcessor
 from mmalign.sampling import Sampling
+from mmalign.train.heldout import undisturbed
 from mmalign.train.job import Job
 
 TEMPERATURE = 0.7
@@ -35,13 +36,11 @@ def write_samples(job: Job) -> list[Sample]:
     length = min(config.sample_tokens, processor.context_length // 2)
     prompts = [prompt.cpu() for prompt in _prompts(job) if 0 < len(prompt) <= processor.context_length - length]
     seeds = [stable_hash("sample", job.plan.train.seed, place) for place in range(len(prompts))]
-    modes = [(module, module.training) for module in policy.module.modules()]
-    job.models.eval()
-    generated = policy.generate(
-        [prompt.to(job.device) for prompt in prompts], Sampling(length, TEMPERATURE, 1.0), seeds
-    )
-    for module, mode in modes:
-        module.training = mode
+    with undisturbed(job):
+        job.models.eval()
+        generated = policy.generate(
+            [prompt.to(job.device) for prompt in prompts], Sampling(length, TEMPERATURE, 1.0), seeds
+        )
     answers = (ids[: len(ids) - ended] for ids, ended in zip(generated.ids, generated.ended, strict=True))
     return [
         Sample(processor.decode(prompt[int(prompt[0] == processor.end_id) :]), processor.decode(answer))

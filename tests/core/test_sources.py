@@ -69,6 +69,7 @@ def test_mistakes_in_references(catalog: Catalog, reference: str, error: type, p
         ("config.json", "{", "not readable as JSON"),
         ("config.json", "[1]", "holds list, not an object"),
         ("config.json", '{"model_type": "bert"}', "no plugin handles 'bert'"),
+        ("config.json", '{"model_type": "x", "architectures": ["XForClass"]}', "no plugin handles 'x' (XForClass)"),
     ],
 )
 def test_folders_that_are_no_model(tmp_path: Path, catalog: Catalog, name: str, text: str, part: str) -> None:

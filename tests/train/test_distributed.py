@@ -12,9 +12,12 @@ import pytest
 import torch
 from distributed_worker import CASES, gradients_of
 from pictures import write_pairs
+from resume_cases import Lab, assert_same_run, newest
 from safetensors.torch import load_file
 
 from mmalign.cli import run
+from mmalign.testing.bench import Workbench
+from mmalign.train import checkpoint
 from mmalign.train.distributed import Processes
 
 
@@ -33,6 +36,7 @@ def test_two_processes_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
 def test_a_run_of_two_processes_is_the_run_of_one(tiny_folder: Path, tmp_path: Path, capsys) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     sets = ("train.steps=4", "train.batch_size=8", "train.learning_rate=0.01", "data.num_workers=0", "train.keep=9")
+    sets += ("train.eval_every=1", "train.save_every=0")  # the best is known to one process, and saved by both
     command = ["-m", "mmalign", "train", "--objective", "contrastive", "--backbone", str(tiny_folder)]
     command += ["--dataset", str(pairs), "--device", "cpu", *(part for value in sets for part in ("--set", value))]
     launch_two([*command, "--out", str(tmp_path / "two")])
@@ -45,12 +49,34 @@ def test_a_run_of_two_processes_is_the_run_of_one(tiny_folder: Path, tmp_path: P
     assert [record["step"] for record in lines[1]] == [record["step"] for record in lines[0]]
     losses = [[record["loss"] for record in found if "loss" in record] for found in lines]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    best = [
+        checkpoint.load(checkpoint.committed(tmp_path / name / "checkpoints")[-1]).state["best"]
+        for name in ("one", "two")
+    ]
+    assert best[0] is not None and best[0]["step"] == best[1]["step"]
     # It goes on where it stopped only with as many processes.
     shutil.rmtree(tmp_path / "two" / "model")
     info = json.loads((tmp_path / "two" / "run.json").read_text())
     (tmp_path / "two" / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
     assert run(["train", "--resume", str(tmp_path / "two")]) == 1
     assert "of 2 processes, this run has 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["contrastive", "dpo"])
+def test_two_processes_go_on_to_the_same_bits(objective: str, tmp_path: Path) -> None:
+    lab = Lab(Workbench({}, {}), tmp_path)
+    plan = lab.plan(objective, "micro-batches")
+    (tmp_path / "config.yaml").write_text(plan.to_yaml())
+    command = ["-m", "mmalign", "train", "--device", "cpu", "--config", str(tmp_path / "config.yaml")]
+    launch_two([*command, "--out", str(tmp_path / "whole")])
+    run = lab.copy(tmp_path / "whole")
+    shutil.rmtree(run / "model")
+    shutil.rmtree(newest(run))
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "status": "running"}))
+    launch_two(["-m", "mmalign", "train", "--resume", str(run)])
+    assert_same_run(run, tmp_path / "whole")
 
 
 def launch_two(command: list[str]) -> None:

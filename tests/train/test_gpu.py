@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest_train import make_batch
 from pictures import write_pairs
+from resume_cases import Lab, assert_same_run
 
 from mmalign.config.load import load_layers
+from mmalign.testing.bench import Workbench
 from mmalign.train import launch
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.models import Models
@@ -66,3 +68,14 @@ def test_resume_is_exact(catalog, tiny_folder, tmp_path, precision) -> None:
         tmp_path / "cut", catalog, sets=[], allow_change=False, device="cuda", say=lambda line: None
     )
     assert digest(resumed.folder) == digest(whole.folder)
+
+
+@pytest.mark.parametrize("variant", ["micro-batches", "bf16"])
+def test_every_objective_resumes_exactly(catalog, tmp_path, variant) -> None:
+    lab = Lab(Workbench({}, {}), tmp_path, "cuda")
+    for entry in catalog.entries("objectives"):
+        whole = lab.begin(lab.plan(entry.qualified, variant, "train.deterministic=true"))
+        run = lab.copy(whole.moments["5/6"])
+        lab.resume_until(run, "step 5/6")
+        lab.resume(run)
+        assert_same_run(run, whole.folder)

@@ -1,0 +1,81 @@
+"""What the starting model does without training, to stand beside the trained one: prompting beside a classifier.
+
+    mmalign train --objective classify --set 'evaluation.baselines=[{"name": "few-shot", "shots": 8}]'
+
+A recipe names them, as an evaluation's options may be right for one data set alone.
+
+    found = measure_baselines(job, catalog)      # before the first step
+    rows = compare(found, after, "classify")     # one table: accuracy, its 95% interval, how many examples
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmalign.catalog import Catalog
+from mmalign.evaluate.intervals import wilson
+from mmalign.evaluate.runner import run_evaluation
+from mmalign.evaluate.runtime import Runtime
+from mmalign.train.heldout import part_for, undisturbed
+from mmalign.train.job import Job
+
+HEADER = ("held-out", "figure", "95% interval", "examples")
+
+
+def measure_baselines(job: Job, catalog: Catalog) -> list[dict[str, Any]]:
+    """[{"what", "metric", "results"}, ...] of `evaluation.baselines`, on the run's own held-out data where they fit."""
+    config, found = job.plan.evaluation, []
+    runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
+    with undisturbed(job):
+        job.models.eval()
+        for entry, options in job.plan.baselines:
+            part = part_for(job, catalog, entry.spec)
+            if part is None:
+                continue
+            wanted = {"max_examples": config.max_examples, **options}
+            results = run_evaluation(catalog, entry, job.models.policy, part, runtime, wanted)
+            shown = ", ".join(f"{name} {value}" for name, value in options.items() if name != "max_examples")
+            what = f"{entry.spec.name}{f' ({shown})' if shown else ''}"
+            found.append({"what": what, "metric": entry.spec.primary, "results": results})
+    return found
+
+
+def compare(baselines: Sequence[Mapping[str, Any]], after: Mapping[str, float], objective: str) -> list[dict[str, Any]]:
+    """The trained model's held-out metric of the same name first, then each baseline, then their majority class.
+
+    A baseline with a 95% interval is a share, and so is the trained model's; what has none stays without.
+    """
+    rows: list[dict[str, Any]] = []
+    for metric in dict.fromkeys(baseline["metric"] for baseline in baselines):
+        same = [baseline for baseline in baselines if baseline["metric"] == metric]
+        number = after.get("heldout/examples")
+        if number and f"heldout/{metric}" in after:
+            value = after[f"heldout/{metric}"]
+            share = all(f"{metric}_low" in baseline["results"] for baseline in same)
+            interval = wilson(value * number, number) if share else None
+            rows.append(_row(f"{objective}, trained: {metric}", value, interval, number))
+        for baseline in same:
+            results = baseline["results"]
+            low, high = (results.get(f"{metric}_{end}") for end in ("low", "high"))
+            interval = (low, high) if low is not None and high is not None else None
+            rows.append(_row(f"starting model, {baseline['what']}", results[metric], interval, results.get("examples")))
+        results = max((baseline["results"] for baseline in same), key=lambda found: found.get("examples", 0))
+        if "majority" in results:
+            rows.append(_row("always the commonest class", results["majority"], None, results.get("examples")))
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of text under HEADER."""
+    return [
+        (
+            row["what"],
+            f"{row['value']:.3f}" if row["value"] <= 1 else f"{row['value']:.4g}",
+            f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}" if row["interval"] else "-",
+            f"{row['examples']:,.0f}" if row["examples"] is not None else "-",
+        )
+        for row in rows
+    ]
+
+
+def _row(what: str, value: float, interval: tuple[float, float] | None, examples: float | None) -> dict[str, Any]:
+    return {"what": what, "value": value, "interval": interval, "examples": examples}

@@ -1,0 +1,203 @@
+"""Every objective of the catalog, stopped in every way, goes on to the same bits; a plugin's objective as well.
+
+python -m pytest tests/train/test_resume_objectives.py             # all ways in one path, for each objective
+python -m pytest -m slow tests/train/test_resume_objectives.py     # each way from each moment, in each variant
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from mmalign_objectives.sft import SupervisedFineTuning
+from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest
+
+from mmalign.catalog import Catalog
+from mmalign.plugins import load_plugins
+from mmalign.testing.bench import Workbench
+from mmalign.testing.subjects import single_thread
+from mmalign.train import checkpoint, heldout, launch, preview, rng
+from mmalign.train.frozen import FrozenCache
+from mmalign.train.signals import Interrupted
+
+OBJECTIVES = [entry.qualified for entry in Catalog(load_plugins()).entries("objectives")]
+KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoint is one step old
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Reports are not drawn and few examples surveyed: neither touches what is compared, and both take most of the
+    time of a run this small."""
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        patch.setattr(launch, "write_reports", lambda *arguments: None)
+        patch.setattr(launch, "SURVEYED", 8)
+        patch.setattr(preview, "SURVEYED", 8)
+        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_killed_damaged_and_stopped_twice(lab, objective) -> None:
+    """Killed; the newest checkpoint and what the reference said are damaged; stopped by a signal on the way."""
+    all_ways(lab, objective, "micro-batches")
+
+
+@pytest.mark.parametrize(("objective", "variant"), [("dpo", "lora"), ("contrastive", "lora")])
+def test_an_adapter_goes_on_as_well(lab, objective, variant) -> None:
+    pytest.importorskip("peft", reason="adapters need peft")
+    all_ways(lab, objective, variant)
+
+
+def all_ways(lab: Lab, objective: str, variant: str) -> None:
+    whole = lab.whole(objective, variant)
+    run = lab.copy(whole.moments[KILLED])
+    damaged = newest(run)
+    harm(damaged / "optimizer.safetensors")
+    for cache in run.glob("frozen-*/*"):
+        harm(cache)
+    lines = lab.resume_until(run, f"step {KILLED}", signal.SIGINT)
+    assert any(f"{damaged.name} is damaged" in line for line in lines), lines
+    assert newest(run).name == f"step-{STEPS - 1:06d}"
+    lab.resume(run)
+    assert_same_run(run, whole.folder)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "rng", "model"])
+def test_each_part_of_a_checkpoint_is_needed(lab, part, monkeypatch) -> None:
+    """Without it the weights differ: what is compared here depends on all that a checkpoint holds."""
+    whole = lab.whole("sft", "micro-batches")
+    run = lab.copy(whole.moments[KILLED])
+    if part == "optimizer":
+        monkeypatch.setattr("mmalign.train.loop.load_optimizer_tensors", lambda *arguments: None)
+    elif part == "rng":
+        monkeypatch.setattr(rng, "restore", lambda *arguments: None)
+    else:
+        monkeypatch.setattr("mmalign.train.models.Models.load_state", lambda *arguments: None)
+    lab.resume(run)
+    with pytest.raises(AssertionError):
+        assert_same_tensors(*(checkpoint.load(newest(folder)).model for folder in (run, whole.folder)))
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(lab) -> None:
+    """At a constant rate: a cosine that ends later is another one. What the reference said grows with it."""
+    constant = "train.schedule=constant"
+    longer = lab.begin(lab.plan("dpo", "micro-batches", constant, "train.steps=8"))
+    run = lab.begin(lab.plan("dpo", "micro-batches", constant)).folder
+    lab.resume(run, lambda line: None, "train.steps=8")
+    assert_same_run(run, longer.folder)
+
+
+@pytest.mark.parametrize("line", ["step 2/", "step 3/"])
+def test_what_an_objective_keeps_and_draws_goes_on_as_well(lab, line, monkeypatch) -> None:
+    """A running mean, and random numbers of torch, Python and numpy. An evaluation that a signal cuts short, and that
+    is made up for, leaves neither of them twice; and the best checkpoint is known to whoever comes after it."""
+    make_restless(monkeypatch)
+    whole = lab.begin(lab.plan("sft", "micro-batches"))
+    assert checkpoint.load(newest(whole.folder)).state["best"]["step"] == 3
+    run = lab.copy(whole.moments[f"1/{STEPS}"])
+    interrupt_evaluation(lab, run)  # before the first step
+    lab.resume_until(run, line)
+    interrupt_evaluation(lab, run)  # after the third
+    killed: list[Path] = []
+    lab.resume(run, lambda text: killed.append(lab.copy(run)) if text.startswith("step 4/") else None)
+    assert_same_run(run, whole.folder)
+    lab.resume(killed[0])
+    assert_same_run(killed[0], whole.folder)
+
+
+def make_restless(monkeypatch) -> None:
+    """Give `sft` a state that each batch moves, and draws from every generator, on which its loss depends."""
+    sane = SupervisedFineTuning.loss
+
+    def prepare(self, models, batch, ctx):
+        noise = random.random() + float(numpy.random.rand()) + float(torch.rand(()))
+        self.mean = 0.9 * vars(self).get("mean", 0.0) + 0.1 * noise
+        return batch.with_columns(weight=torch.full((len(batch),), self.mean))
+
+    def loss(self, outputs, batch):
+        terms, metrics = sane(self, outputs, batch)
+        return {name: total * batch["weight"].mean() for name, total in terms.items()}, metrics
+
+    monkeypatch.setattr(SupervisedFineTuning, "prepare", prepare)
+    monkeypatch.setattr(SupervisedFineTuning, "loss", loss)
+    monkeypatch.setattr(SupervisedFineTuning, "state", lambda self: {"mean": vars(self).get("mean", 0.0)})
+    monkeypatch.setattr(SupervisedFineTuning, "load_state", lambda self, state: vars(self).update(state))
+
+
+def interrupt_evaluation(lab: Lab, run: Path) -> None:
+    """Resume, and send a signal once the held-out loss was worked out, before anything is written of it."""
+    real = heldout._heldout_loss
+
+    def interrupted(job):
+        real(job)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(heldout, "_heldout_loss", interrupted)
+        lab.resume(run)
+
+
+def test_a_signal_ends_the_reference_pass_and_the_last_measurements_at_once(lab) -> None:
+    whole = lab.whole("dpo", "micro-batches")
+    run = lab.copy(whole.moments[f"1/{STEPS}"])
+    shutil.rmtree(run / "frozen-0")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(FrozenCache, "_add", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+        lab.resume(run)
+    assert not (run / "frozen-0").exists()
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(launch, "write_samples", lambda job: os.kill(os.getpid(), signal.SIGTERM))
+        lab.resume(run)
+    assert newest(run).name == f"step-{STEPS:06d}" and not (run / "model").exists()
+    lab.resume(run)
+    assert_same_run(run, whole.folder)
+
+
+def test_another_version_of_a_library_is_named(lab) -> None:
+    run = lab.copy(lab.whole("sft", "micro-batches").moments[KILLED])
+    info = json.loads((run / "run.json").read_text())
+    info["versions"]["torch"] = "2.0.0"
+    (run / "run.json").write_text(json.dumps(info))
+    lines: list[str] = []
+    lab.resume(run, lines.append)
+    assert any("torch 2.0.0 -> " in line and "not to the same last digits" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_way_from_each_moment(lab, objective, variant) -> None:
+    """Killed at every line of progress: goes on as it is; without the newest checkpoint; without what a reference said;
+    stopped by a signal at each later step."""
+    whole = lab.whole(objective, variant)
+    for moment, folder in whole.moments.items():
+        for change in (lambda run: True, damage_newest, drop_cache):
+            run = lab.copy(folder)
+            if change(run):
+                lab.resume(run)
+                assert_same_run(run, whole.folder)
+                shutil.rmtree(run)
+        for step in range(int(moment.rstrip(":").partition("/")[0]) + 1, STEPS + 1):
+            run = lab.copy(folder)
+            lab.resume_until(run, f"step {step}/", signal.SIGINT if step % 2 else signal.SIGTERM)
+            lab.resume(run)
+            assert_same_run(run, whole.folder)
+            shutil.rmtree(run)
+
+
+def damage_newest(run: Path) -> bool:
+    found = checkpoint.committed(run / "checkpoints")
+    for path in found[-1].iterdir() if found else ():
+        harm(path)
+    return bool(found)
+
+
+def drop_cache(run: Path) -> bool:
+    found = list(run.glob("frozen-*"))
+    for folder in found:
+        shutil.rmtree(folder)
+    return bool(found)
