@@ -4,7 +4,7 @@ r"""Log-probabilities of tokens, straight from hidden states: the [P, V] logits 
     sequence = sum_rows(found.logps, offsets)            # [M]
 
 Shapes: P positions that carry a label, H hidden width, V vocabulary, c rows of a chunk, M sequences. Memory is
-O(c * V), plus the gradient of the weight, plus at most 256 MB of probabilities kept for the backward, which makes the
+O(c * V), plus the gradient of the weight, plus at most 512 MB of probabilities kept for the backward, which makes the
 others again. Sums are in fp32, or in float64 where the input is.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 23  # 32 MB of fp32 logits a chunk
-_KEPT_BYTES = 1 << 28
+_KEPT_BYTES = 1 << 29
 
 
 class TokenLogps(NamedTuple):
@@ -58,7 +58,7 @@ def token_logps(
     rows = chunk or max(16, _CHUNK_ELEMENTS // len(head.weight))
     uniform = uniform and needs and not entropy
     keeps = needs and not uniform and not entropy and not head.softcap
-    kept = _KEPT_BYTES // (rows * len(head.weight) * hidden.element_size()) if keeps else 0
+    kept = min(_KEPT_BYTES // (len(head.weight) * hidden.element_size()) // rows * rows, len(hidden)) if keeps else 0
     options = (head.scale / temperature, head.softcap / temperature, entropy, uniform, rows, kept)
     with torch.autocast(device, enabled=False):
         logps, spread, hits = _TokenLogps.apply(hidden, head.weight, head.bias, labels, *options)
@@ -93,26 +93,28 @@ class _TokenLogps(torch.autograd.Function):
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad) if uniform else None
         logits = _Logits(narrow, bias, scale, softcap, dtype)
-        kept: dict[int, tuple[Tensor, Tensor]] = {}
+        # e^z of the first rows, over the highest: p = kept / totals.
+        kept, totals = hidden.new_empty(num_kept, len(weight)), torch.empty_like(logps)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
-            z = logits(hidden[rows], fresh=len(kept) < num_kept)
+            own = kept[rows]
+            z = logits(hidden[rows], own if len(own) and own.dtype == dtype else None)
             label = labels[rows, None]
             highest, of_label = z.amax(1), z.gather(1, label)[:, 0]
             slope = _slope(z, softcap) if uniform else None
             z -= highest[:, None]
             q = z.exp() if entropy else z.exp_()
-            total = q.sum(1)  # p = q / total
+            totals[rows] = total = q.sum(1)
             spare = total.log()
             logps[rows], lse[rows], hits[rows] = of_label - highest - spare, highest + spare, of_label >= highest
             if entropy:
                 spread[rows] = spare - (q * z).sum(1) / total
             if grads is not None:
                 grads.add(rows, q, slope, hidden[rows], label, 1 / total, total)  # d logp / d logits = onehot - p
-            elif len(kept) < num_kept:
-                kept[start] = q.to(hidden.dtype), total
+            elif len(own) and own.dtype != dtype:
+                own.copy_(q)
         ctx.save_for_backward(hidden, weight, bias, labels, lse, spread)
-        ctx.options, ctx.dtype, ctx.ready, ctx.kept = (scale, softcap, chunk), dtype, grads, kept
+        ctx.options, ctx.dtype, ctx.ready, ctx.kept = (scale, softcap, chunk), dtype, grads, (kept, totals[:num_kept])
         ctx.mark_non_differentiable(hits)
         return logps, spread, hits
 
@@ -122,19 +124,18 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, bias, labels, lse, spread = ctx.saved_tensors
         none = (None,) * 7
         ready, ctx.ready = ctx.ready, None  # scaled in place, so good for one use
-        kept, ctx.kept = ctx.kept, {}
+        (kept, totals), ctx.kept = ctx.kept, (hidden[:0], lse[:0])
         if ready is not None and len(grad) and bool((grad == grad[0]).all()):  # syncs with a GPU
             return *ready.finish(grad[0]), *none
         scale, softcap, chunk = ctx.options
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad)
         logits = _Logits(narrow, bias, scale, softcap, ctx.dtype)
-        for start in range(0, len(hidden), chunk):
+        if len(kept):
+            first = slice(len(kept))
+            grads.add(first, kept, None, hidden[first], labels[first, None], grad[first] / totals, totals)
+        for start in range(len(kept), len(hidden), chunk):
             rows = slice(start, start + chunk)
-            if start in kept:
-                q, total = kept.pop(start)
-                grads.add(rows, q, None, hidden[rows], labels[rows, None], grad[rows] / total, total)
-                continue
             z = logits(hidden[rows])
             slope = _slope(z, softcap)
             logp = z.sub_(lse[rows, None])
@@ -212,33 +213,35 @@ class _Gradients:
 
 
 class _Logits:
-    """[c, V] in `dtype`, in memory that the next call takes again unless it is asked for fresh: on a CPU, new pages
+    """[c, V] in `dtype`: in the memory that is given, else in some that the next call takes again. On a CPU, new pages
     cost a fifth of the product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, dtype: torch.dtype) -> None:
         self._weight, self._bias, self._scale, self._softcap, self._dtype = weight, bias, scale, softcap, dtype
         self._memory = weight.new_empty(0, dtype=dtype)
 
-    def __call__(self, hidden: Tensor, *, fresh: bool = False) -> Tensor:
-        if fresh or hidden.is_cuda:
-            z = _wide(hidden, self._weight.T, self._dtype)
-        else:
-            if len(self._memory) < len(hidden):
-                self._memory = self._memory.new_empty(len(hidden), len(self._weight))
-            z = self._memory[: len(hidden)]
-            torch.mm(hidden.to(self._dtype), self._weight.T.to(self._dtype), out=z)
+    def __call__(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
+        if memory is None and not hidden.is_cuda:
+            memory = self._room(len(hidden))
+        z = _wide(hidden, self._weight.T, self._dtype, memory)
         if self._bias is not None:
             z += self._bias
         if self._scale != 1.0:
             z *= self._scale
         return z.div_(self._softcap).tanh_().mul_(self._softcap) if self._softcap else z
 
+    def _room(self, rows: int) -> Tensor:
+        if len(self._memory) < rows:
+            self._memory = self._memory.new_empty(rows, len(self._weight))
+        return self._memory[:rows]
 
-def _wide(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b in `dtype`: half-precision factors are summed in fp32, and the result is not rounded back."""
-    if a.dtype == dtype:
-        return a @ b
-    return torch.mm(a, b, out_dtype=dtype) if a.is_cuda else a.to(dtype) @ b.to(dtype)
+
+def _wide(a: Tensor, b: Tensor, dtype: torch.dtype, memory: Tensor | None = None) -> Tensor:
+    """a @ b in `dtype`: half-precision factors are summed in fp32, and the result is not rounded back. memory: where
+    it may be written."""
+    if a.dtype != dtype and a.is_cuda:
+        return torch.mm(a, b, out_dtype=dtype)
+    return torch.mm(a.to(dtype), b.to(dtype), out=memory)
 
 
 def _slope(z: Tensor, softcap: float) -> Tensor | None:
