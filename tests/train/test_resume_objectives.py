@@ -46,7 +46,7 @@ def test_killed_damaged_and_stopped_twice(lab, objective) -> None:
     all_ways(lab, objective, "micro-batches")
 
 
-@pytest.mark.parametrize(("objective", "variant"), [("dpo", "lora"), ("contrastive", "lora")])
+@pytest.mark.parametrize(("objective", "variant"), [("dpo", "lora")])
 def test_an_adapter_goes_on_as_well(lab, objective, variant) -> None:
     pytest.importorskip("peft", reason="adapters need peft")
     all_ways(lab, objective, variant)
