@@ -23,7 +23,7 @@ from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
 from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
-from mmalign.train import rng
+from mmalign.train import checkpoint, rng
 from mmalign.train.baselines import compare
 from mmalign.train.distributed import Processes
 from mmalign.train.heldout import measure
@@ -154,7 +154,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
             with contextlib.suppress(MmalignError):  # on a full disk the first error is the one to show
                 run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
         if isinstance(exception, Interrupted):
-            talk(f"stopped by {exception}; saved. Go on: mmalign train --resume {run.folder}")
+            state = "saved" if checkpoint.committed(run.checkpoints) else "no step was made yet"
+            talk(f"stopped by {exception}; {state}. Go on: mmalign train --resume {run.folder}")
         raise
     finally:
         if processes.is_main:
