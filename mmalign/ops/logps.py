@@ -93,7 +93,7 @@ class _TokenLogps(torch.autograd.Function):
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad) if uniform else None
         logits = _Logits(narrow, bias, scale, softcap, dtype)
-        # e^z of the first rows, over the highest: p = kept / totals.
+        # e^z of the first rows, over the highest, and 0 at the label: p = kept / totals elsewhere.
         kept, totals = hidden.new_empty(num_kept, len(weight)), torch.empty_like(logps)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
@@ -109,11 +109,13 @@ class _TokenLogps(torch.autograd.Function):
             logps[rows], lse[rows], hits[rows] = of_label - highest - spare, highest + spare, of_label >= highest
             if entropy:
                 spread[rows] = spare - (q * z).sum(1) / total
+            if grads is not None or len(own):
+                q.scatter_(1, label, 0.0)
             if grads is not None:
-                grads.add(rows, q, slope, hidden[rows], label, 1 / total, total)  # d logp / d logits = onehot - p
+                grads.add(rows, q, slope, hidden[rows], label, 1 / total, -total * logps[rows].expm1())
             elif len(own) and own.dtype != dtype:
                 own.copy_(q)
-        ctx.save_for_backward(hidden, weight, bias, labels, lse, spread)
+        ctx.save_for_backward(hidden, weight, bias, labels, logps, lse, spread)
         ctx.options, ctx.dtype, ctx.ready, ctx.kept = (scale, softcap, chunk), dtype, grads, (kept, totals[:num_kept])
         ctx.mark_non_differentiable(hits)
         return logps, spread, hits
@@ -121,7 +123,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         grad, grad_spread = grad_outputs[0], grad_outputs[1]
-        hidden, weight, bias, labels, lse, spread = ctx.saved_tensors
+        hidden, weight, bias, labels, logps, lse, spread = ctx.saved_tensors
         none = (None,) * 7
         ready, ctx.ready = ctx.ready, None  # scaled in place, so good for one use
         (kept, totals), ctx.kept = ctx.kept, (hidden[:0], lse[:0])
@@ -133,18 +135,22 @@ class _TokenLogps(torch.autograd.Function):
         logits = _Logits(narrow, bias, scale, softcap, ctx.dtype)
         if len(kept):
             first = slice(len(kept))
-            grads.add(first, kept, None, hidden[first], labels[first, None], grad[first] / totals, totals)
+            peak = -totals * logps[first].expm1()
+            grads.add(first, kept, None, hidden[first], labels[first, None], grad[first] / totals, peak)
         for start in range(len(kept), len(hidden), chunk):
             rows = slice(start, start + chunk)
             z = logits(hidden[rows])
             slope = _slope(z, softcap)
-            logp = z.sub_(lse[rows, None])
+            logp, label, factor = z.sub_(lse[rows, None]), labels[rows, None], grad[rows]
+            peak = -logps[rows].expm1()  # 1 - p of the label
             if len(spread):
                 # dH/d logits = -p (log p + H), beside g (onehot - p) of the label
                 weights = grad[rows, None] + grad_spread[rows, None] * (logp + spread[rows, None])
-                grads.add(rows, logp.exp_().mul_(weights), slope, hidden[rows], labels[rows, None], None, grad[rows])
+                peak = grad[rows] * peak - grad_spread[rows] * logps[rows].exp() * (logps[rows] + spread[rows])
+                q, factor = logp.exp_().mul_(weights), torch.ones_like(peak)
             else:
-                grads.add(rows, logp.exp_(), slope, hidden[rows], labels[rows, None], grad[rows])
+                q = logp.exp_()
+            grads.add(rows, q.scatter_(1, label, 0.0), slope, hidden[rows], label, factor, peak)
         return *grads.finish(None), *none
 
 
@@ -176,21 +182,21 @@ class _Gradients:
         slope: Tensor | None,
         hidden: Tensor,
         label: Tensor,
-        factor: Tensor | None,
-        peak: Tensor | None = None,
+        factor: Tensor,
+        peak: Tensor,
     ) -> None:
         """The gradient with respect to the logits is factor * (peak * onehot(label) - q), before cap and scale.
 
-        q: [c, V], overwritten; slope: [c, V] of the cap, or None; hidden: [c, H]; label: [c, 1]; factor, peak: [c], 1
-        where left out. The one-hot part is added by index, and `factor` to the narrow side: [c, V] is visited least.
+        q: [c, V], 0 at the label, overwritten where there is a cap; slope: [c, V] of the cap, or None; hidden: [c, H];
+        label: [c, 1]; factor, peak: [c]. The label's part is added by index, and `factor` to the narrow side: [c, V] is
+        visited least. What is left of the label, 1 - p, is not the difference of two rounded numbers.
         """
-        peak = torch.ones_like(q[:, 0]) if peak is None else peak
         if slope is not None:
             q *= slope
             peak = peak * slope.gather(1, label)[:, 0]
-        factor = torch.full_like(peak, self._scale) if factor is None else factor.to(q.dtype) * self._scale
+        factor = factor * self._scale
         if self._bias is not None:
-            self._bias.index_add_(0, label[:, 0], peak * factor).sub_(factor @ q)
+            self._bias.index_add_(0, label[:, 0], peak * factor).sub_(factor.to(q.dtype) @ q)
         q, times = q.to(hidden.dtype), (peak[:, None], factor[:, None])
         if self._hidden is not None:
             found = torch.addcmul(-(q @ self._narrow), self._narrow[label[:, 0]], times[0].to(q.dtype))

@@ -105,3 +105,35 @@ def test_sum_rows() -> None:
     total = sum_rows(values, torch.tensor([0, 2, 2, 5]))
     assert total.tolist() == [1.0, 0.0, 9.0]
     assert torch.autograd.grad(total @ torch.tensor([1.0, 2.0, 3.0]), values)[0].tolist() == [1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kept", [0, 2, 6, 100])
+def test_what_is_kept_for_the_backward_changes_nothing_and_serves_once(kept, monkeypatch) -> None:
+    monkeypatch.setattr("mmalign.ops.logps._KEPT_BYTES", kept * V * 8)  # rows of float64
+    hidden, weight, bias, labels = _inputs(bias=True)
+    upstream = torch.linspace(-1, 2, P, dtype=torch.float64)
+    wanted = torch.autograd.grad(_naive(hidden, weight, bias, labels)[0] @ upstream, [hidden, weight, bias])
+    loss = token_logps(hidden, Head(weight, bias), labels, chunk=2).logps @ upstream
+    for again in (True, True, False):
+        found = torch.autograd.grad(loss, [hidden, weight, bias], retain_graph=again)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 29])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_gradients_of_confident_tokens_keep_their_digits_in_half_precision(kept, uniform, monkeypatch) -> None:
+    """1 - p of a token that is nearly certain is small: as a difference of rounded numbers it would be noise."""
+    monkeypatch.setattr("mmalign.ops.logps._KEPT_BYTES", kept)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 64, generator=generator).bfloat16()
+    labels = torch.arange(200)
+    hidden = (weight[labels].float() * torch.linspace(0.1, 0.25, 200)[:, None]).bfloat16()
+    exact = hidden.double().requires_grad_()
+    logps = (exact @ weight.double().T).log_softmax(1)[torch.arange(200), labels]
+    assert float(logps.detach().max().exp()) > 0.99
+    (wanted,) = torch.autograd.grad(logps.sum(), exact)
+    leaf = hidden.clone().requires_grad_()
+    (found,) = torch.autograd.grad(token_logps(leaf, Head(weight), labels, uniform=uniform).logps.sum(), leaf)
+    error = (found.double() - wanted).norm(dim=1) / wanted.norm(dim=1)
+    assert float(error.max()) < 0.02
