@@ -139,7 +139,7 @@ def merged_state(module: "nn.Module", state: "Mapping[str, Tensor] | None" = Non
         if key in own:
             continue
         if name in layers and rest == "weight":
-            tensor = tensor + layers[name].get_delta_weight(_NAME).detach().to(tensor.dtype)
+            tensor = tensor + layers[name].get_delta_weight(_NAME).detach().to(tensor)
         merged[f"{name}.{rest}" if name in layers else key] = tensor
     return merged
 

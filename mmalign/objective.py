@@ -61,6 +61,8 @@ class Objective(ABC):
     Config: ClassVar[type[BaseModel]]
     coupled: ClassVar[bool] = False
     """The loss mixes examples (InfoNCE): then every trainable tensor that `loss` needs leaves `forward` as [N, ...]."""
+    comparable: ClassVar[frozenset[str]] = frozenset()
+    """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -175,6 +175,15 @@ class SwitchesAdapter(Protocol):
 
 
 @runtime_checkable
+class NamesPlaces(Protocol):
+    """A backbone's options that name files or folders which the model is made of, besides its source."""
+
+    def places(self) -> "tuple[Path, ...]":
+        """Those that are set."""
+        ...
+
+
+@runtime_checkable
 class ChecksTraining(Protocol):
     """A backbone's options that do not all leave something to train."""
 

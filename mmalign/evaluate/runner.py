@@ -23,7 +23,7 @@ def run_evaluation(
     return {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
 
 
-def evaluation_config(catalog: Catalog, entry: Entry, options: Mapping[str, Any]) -> Any:
-    """The evaluation's options, checked; raises UsageError."""
+def evaluation_config(catalog: Catalog, entry: Entry, options: Mapping[str, Any], section: str = "evaluation") -> Any:
+    """The evaluation's options, checked; raises UsageError. section: where a user wrote them."""
     hint = f"All options: mmalign show {entry.spec.name} --options"
-    return build(catalog.load_config(entry), options, "evaluation", hint=hint)
+    return build(catalog.load_config(entry), options, section, hint=hint)

@@ -22,7 +22,8 @@ HEADER = ("held-out", "figure", "95% interval", "examples")
 
 
 def measure_baselines(job: Job, catalog: Catalog) -> list[dict[str, Any]]:
-    """[{"what", "metric", "results"}, ...] of `evaluation.baselines`, on the run's own held-out data where they fit."""
+    """[{"evaluation", "what", "metric", "results"}, ...] of `evaluation.baselines`, on the run's held-out data where
+    they fit."""
     config, found = job.plan.evaluation, []
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     with undisturbed(job):
@@ -35,24 +36,26 @@ def measure_baselines(job: Job, catalog: Catalog) -> list[dict[str, Any]]:
             results = run_evaluation(catalog, entry, job.models.policy, part, runtime, wanted)
             shown = ", ".join(f"{name} {value}" for name, value in options.items() if name != "max_examples")
             what = f"{entry.spec.name}{f' ({shown})' if shown else ''}"
-            found.append({"what": what, "metric": entry.spec.primary, "results": results})
+            found.append(
+                {"evaluation": entry.spec.name, "what": what, "metric": entry.spec.primary, "results": results}
+            )
     return found
 
 
-def compare(baselines: Sequence[Mapping[str, Any]], after: Mapping[str, float], objective: str) -> list[dict[str, Any]]:
+def compare(
+    baselines: Sequence[Mapping[str, Any]], after: Mapping[str, float], objective: str, comparable: frozenset[str]
+) -> list[dict[str, Any]]:
     """The trained model's held-out metric of the same name first, then each baseline, then their majority class.
 
-    A baseline with a 95% interval is a share, and so is the trained model's; what has none stays without.
+    comparable: `Objective.comparable`; beside another evaluation the trained model has no row.
     """
     rows: list[dict[str, Any]] = []
     for metric in dict.fromkeys(baseline["metric"] for baseline in baselines):
         same = [baseline for baseline in baselines if baseline["metric"] == metric]
         number = after.get("heldout/examples")
-        if number and f"heldout/{metric}" in after:
+        if number and f"heldout/{metric}" in after and all(baseline["evaluation"] in comparable for baseline in same):
             value = after[f"heldout/{metric}"]
-            share = all(f"{metric}_low" in baseline["results"] for baseline in same)
-            interval = wilson(value * number, number) if share else None
-            rows.append(_row(f"{objective}, trained: {metric}", value, interval, number))
+            rows.append(_row(f"{objective}, trained: {metric}", value, wilson(value * number, number), number))
         for baseline in same:
             results = baseline["results"]
             low, high = (results.get(f"{metric}_{end}") for end in ("low", "high"))

@@ -71,8 +71,8 @@ class EvaluationConfig(_Section):
     names: tuple[str, ...] = Field((), description="evaluations to run; empty: all that fit the backbone and the data")
     baselines: tuple[dict[str, JsonValue], ...] = Field(
         (),
-        description="evaluations of the starting model to show beside the trained one, each {name, and its options}; "
-        "measured once, before the first step",
+        description="evaluations of the starting model to show beside the trained one, each with its options, such as "
+        '[{"name": "few-shot", "shots": 8}]; measured once, before the first step',
     )
     max_examples: int = Field(1000, ge=1, description="held-out examples used, at most")
     batch_size: int = Field(64, ge=1, description="examples a forward pass")

@@ -115,7 +115,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     """safetensors keeps no checksum, and a byte that changed on the disk would be a wrong reference."""
     digest = hashlib.blake2b(digest_size=16)
     for _, tensor in sorted(tensors.items()):
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

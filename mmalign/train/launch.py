@@ -23,6 +23,7 @@ from mmalign.evaluate.cache import folder_digest
 from mmalign.files import fsync, write_text
 from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
+from mmalign.protocols import NamesPlaces
 from mmalign.train import checkpoint, rng
 from mmalign.train.baselines import compare
 from mmalign.train.distributed import Processes
@@ -141,12 +142,12 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
-            with stop.interrupts():  # it keeps nothing that it has not finished
-                prefill(job, run.folder, run.info["starting_weights"], talk)
+            # Neither leaves a state that a resume would miss, so a signal ends them at once, and on all processes.
+            _interruptible(stop, processes, lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
-            with stop.interrupts():  # the last checkpoint is there: a resume comes back here
-                return _finish(job, loop, run, catalog, talk)
+            counts = processes.gather_objects((loop.truncated_texts, loop.tokens))
+            return _interruptible(stop, processes, lambda: _finish(job, loop, counts, run, catalog, talk))
     except BaseException as exception:
         error = exception
         if processes.is_main:
@@ -165,13 +166,27 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
         processes.close()
 
 
-def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outcome | None:
-    """Interpolate, measure, save the model, write the reports."""
+def _interruptible(stop: StopRequest, processes: Processes, work: Callable[[], Any]) -> Any:
+    """What `work` returns, which waits for no other process; raises Interrupted on all where a signal came to one."""
+    signum, found = None, []
+    try:
+        with stop.interrupts():
+            found.append(work())
+    except Interrupted as interruption:
+        signum = interruption.signum
+    signals = [s for s in processes.gather_objects(signum) if s is not None]
+    if signals:
+        raise Interrupted(signals[0])
+    return found[0]
+
+
+def _finish(
+    job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Say
+) -> Outcome | None:
+    """Interpolate, measure, save the model, write the reports, on the main process. counts: of cut texts and tokens."""
     model = run.folder / "model"
-    counts = job.processes.gather_objects((loop.truncated_texts, loop.tokens))
     truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
     if not job.processes.is_main:
-        job.processes.barrier()
         return None
     trained = measure(job, catalog)
     after = trained
@@ -187,6 +202,7 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
     records = run.metrics()
     started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
     before = started.get("evaluation", {})
+    name, comparable = job.plan.objective.spec.name, job.objective.comparable
     summary = {
         "steps": loop.step,
         "examples": loop.step * job.plan.train.batch_size,
@@ -200,13 +216,12 @@ def _finish(job: Job, loop: Loop, run: Run, catalog: Catalog, say: Say) -> Outco
         "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
         "before": before,
         "after": after,
-        "comparison": compare(started.get("baselines", []), after, job.plan.objective.spec.name),
+        "comparison": compare(started.get("baselines", []), after, name, comparable),
         "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)
     write_reports(run, job.plan, trained if after is not trained else None)
     run.write_info(status="finished", error=None)
-    job.processes.barrier()
     return Outcome(run.folder, model, before, after, summary)
 
 
@@ -290,8 +305,11 @@ def _other_versions(recorded: Mapping[str, str]) -> list[str]:
 
 
 def _starting_weights(plan: Plan) -> str | None:
-    """A hash of the backbone's folder or file, where it has one: interpolation and reference copies read it again."""
-    return "+".join(map(folder_digest, plan.source.places)) or None
+    """A hash of the backbone's folder or file, where it has one, and of those that its options name: interpolation and
+    reference copies read them again."""
+    options = plan.configs["backbone"]
+    named = options.places() if isinstance(options, NamesPlaces) else ()
+    return "+".join(map(folder_digest, (*plan.source.places, *named))) or None
 
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -174,7 +174,7 @@ def _baselines(
     """Each with its options, which are checked here; raises UsageError, or IncompatibleError for one that the backbone
     can't run."""
     found = []
-    for baseline in config.baselines:
+    for number, baseline in enumerate(config.baselines):
         options = {key: value for key, value in baseline.items() if key != "name"}
         if "name" not in baseline:
             raise UsageError(
@@ -182,7 +182,7 @@ def _baselines(
             )
         entry = catalog.find("evaluations", str(baseline["name"]))
         require_needs(f"baseline {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
-        evaluation_config(catalog, entry, options)
+        evaluation_config(catalog, entry, options, f"evaluation.baselines[{number}]")
         found.append((entry, options))
     return tuple(found)
 

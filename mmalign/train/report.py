@@ -139,8 +139,10 @@ def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[
     if "scalar" in heads:
         return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
     if "classes" in heads:
-        code = f"from transformers import pipeline; print(pipeline('text-classification', '{model}')('A fine film.'))"
-        return [f'python -c "{code}"']  # a classifier of transformers
+        code = (
+            f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})('A fine film.'))"
+        )
+        return [f"python -c {shlex.quote(code)}"]  # a classifier of transformers
     prompt = next((text for text in prompts if text.isprintable() and 0 < len(text) <= 60), "Once upon a time")
     uses = {
         Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',

@@ -48,7 +48,9 @@ def _prompt(row: Mapping[str, Any]) -> Normal | str:
     """That of the row, or what comes before the answer in a conversation."""
     prompt = row.get("prompt")
     if prompt is None and row.get("messages") is not None:
-        normal = _completion(row)
+        turns = _turns(row["messages"])
+        unanswered = isinstance(turns, list) and not any(turn["role"] == "assistant" for turn in turns)
+        normal = {"prompt": turns} if unanswered else _completion(row)
     elif prompt is None and row.get("chosen") is not None:
         normal = _preference(row)
     else:

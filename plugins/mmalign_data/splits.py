@@ -52,7 +52,8 @@ def choose(config: TextFilesConfig, kind: str, split: str) -> Part | None:
     if split not in SPLITS:
         raise DataError(f"{config.path}: no part {split!r}", hint=f"Parts: {', '.join(SPLITS)}.")
     if split == "validation" and config.validation:
-        splits = find_splits(config.validation, "", kind)
+        subset = config.subset if config.validation.startswith(f"{PREFIX}:") else ""
+        splits = find_splits(config.validation, subset, kind)
         usual = next((name for name in _NAMES["validation"] if name in splits), "validation")
         name = _pick(config.validation, splits, config.validation_split, usual, "dataset.validation_split")
         return _part(config.validation, splits, name, dealt=False)
@@ -89,10 +90,11 @@ def find_splits(path: str, subset: str, kind: str) -> Splits:
         what = odd[0].name if odd else path
         raise DataError(f"{path}: {what} holds no {kind} data that is known", hint=f"Give {', '.join(suffixes)}.")
     if "" in splits and len(splits) > 1:
-        named = next(name for name in splits if name)
+        named, other = next(name for name in splits if name), splits[""][0]
+        example = splits[_trainable(splits)][0]
         raise DataError(
-            f"{path}: {splits[named][0].name} is of the split {named}, {splits[''][0].name} of none",
-            hint=f"Say which files are meant, with a glob: '{path}/*{splits[''][0].suffix}' takes all alike.",
+            f"{path}: {splits[named][0].name} is of the split {named}, {other.name} of none",
+            hint=f"Give what is meant by its own path, as --dataset {example}, or move the rest away.",
         )
     return splits
 
@@ -110,9 +112,18 @@ def _pick(path: str, splits: Mapping[str, Any], asked: str, usual: str, option: 
             raise DataError(f"{path} names no splits: {asked!r} is none of it", hint=f"Leave {option} out.")
         return ""
     wanted = f"no split {asked!r}" if asked else f"none of its splits is called {usual}"
-    first = next((name for name in splits if name not in _NAMES["test"]), next(iter(splits)))
-    hint = f"{did_you_mean(asked, splits)} Name one: --set {option}={first}".strip()
+    example = _trainable(splits)
+    hint = f"{did_you_mean(asked, splits)} Name one: --set {option}={example or 'NAME'}".strip()
     raise DataError(f"{path}: {wanted}; it has {', '.join(splits)}", hint=hint)
+
+
+def _trainable(splits: Mapping[str, Any]) -> str:
+    """The first that calls itself train, else the first that says nothing, else ""."""
+    for wanted in (["train"], []):
+        found = next((name for name in splits if name and _said(name) == wanted), "")
+        if found:
+            return found
+    return ""
 
 
 def _folder(folder: Path, suffixes: tuple[str, ...]) -> Splits:
@@ -164,10 +175,19 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _split_of(file: Path) -> str:
-    """The split that a name says: of a folder, or the first or last word of a file's stem."""
+    """The split that the names of a file and its folders say; raises DataError where they say two."""
     shard = _SHARD.fullmatch(file.stem)
-    words = [word for word in re.split(r"[^a-z]+", (shard[1] if shard else file.stem).lower()) if word]
-    said = [part.lower() for part in file.parent.parts] + [*words[:1], *words[-1:]]
-    split = next((name for name, names in _NAMES.items() for word in said if word in names), "")
+    levels = [shard[1] if shard else file.stem, *reversed(file.parent.parts)]
+    found = list(dict.fromkeys(split for level in levels for split in _said(level)))
+    if len(found) > 1:
+        hint = "Give what is meant by its own path, or move the others."
+        raise DataError(f"{file}: its names say {' and '.join(found)}", hint=hint)
+    split = found[0] if found else ""
     # data/train_prefs-00000-of-00001.parquet: a split of its own name
     return shard[1] if shard and (split or file.parent.name == "data") else split
+
+
+def _said(name: str) -> list[str]:
+    """The splits of which the first and the last word of a name speak."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    return [split for split, names in _NAMES.items() if any(word in names for word in words[:1] + words[-1:])]

@@ -91,7 +91,8 @@ def unquantised(module: "PreTrainedModel", config: "PreTrainedConfig") -> "PreTr
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
             weight: Any = layer.weight
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.weight.")}
-            state[f"{name}.weight"] = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+            wide = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+            state[f"{name}.weight"] = wide.cpu().float()  # all of them would not fit beside the model on its GPU
     with torch.random.fork_rng(devices=[]):  # its values are replaced
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     merged = merged_state(module, state)

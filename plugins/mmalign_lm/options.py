@@ -1,11 +1,15 @@
 """The options of causal language models and of reward models."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mmalign.errors import UsageError
 from mmalign.lora import LoraOptions
+
+# Absolute, so that a run is resumed from anywhere; empty for none.
+LocalPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
 
 
 class RewardModelConfig(BaseModel):
@@ -13,7 +17,7 @@ class RewardModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     context_length: int = Field(0, ge=0, description="longest prompt and answer, in tokens; 0: the model's own limit")
-    template: str = Field(
+    template: LocalPath = Field(
         "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
     )
 
@@ -26,7 +30,7 @@ class CausalLMConfig(BaseModel):
     load_in: Literal["float32", "4bit"] = Field(
         "float32", description="4bit: linear layers frozen in 4 bits (QLoRA), on a CUDA GPU; train backbone.lora"
     )
-    tokenizer: str = Field(
+    tokenizer: LocalPath = Field(
         "", description="from scratch: the folder whose tokenizer the model gets; empty: the embedded gpt-mini"
     )
     layers: int = Field(0, ge=0, description="from scratch (gpt-1, gpt-2, llama): number of layers; 0: the size's")
@@ -49,9 +53,13 @@ class CausalLMConfig(BaseModel):
         ge=0,
         description="longest prompt and answer, in tokens; 0: the model's own limit; from scratch: its limit",
     )
-    template: str = Field(
+    template: LocalPath = Field(
         "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
     )
+
+    def places(self) -> tuple[Path, ...]:
+        """What else the model is made of: the tokenizer's folder and the template, where they are set."""
+        return tuple(Path(path) for path in (self.tokenizer, self.template) if path)
 
     def check_training(self) -> None:
         """Raise UsageError where nothing could train."""

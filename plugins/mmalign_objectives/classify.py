@@ -39,6 +39,7 @@ class Classification(Objective):
         )
 
     config: Config
+    comparable = frozenset({"few-shot"})
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -62,7 +62,7 @@ def test_without_a_validation_split_a_part_of_train_is_held_out_and_never_test(t
 
 def test_training_on_test_has_to_be_asked_for(tmp_path: Path) -> None:
     only = save_dict(tmp_path / "only", test=chat_pairs(3))
-    with pytest.raises(DataError, match=r"none of its splits is called train; it has test\n.*dataset.split=test"):
+    with pytest.raises(DataError, match=r"none of its splits is called train; it has test\n.*dataset.split=NAME"):
         read(only)
     alone = save_dataset(tmp_path / "alone", chat_pairs(3), split="test")  # load_dataset(...)["test"].save_to_disk
     with pytest.raises(DataError, match="it has test"):
@@ -126,9 +126,38 @@ def test_names_in_a_folder_tell_the_split(tmp_path: Path, names: list[str], spli
 def test_a_folder_where_only_some_files_name_a_split_is_refused(tmp_path: Path) -> None:
     for name in ("more.jsonl", "test.jsonl"):
         (tmp_path / name).write_text('{"prompt": "Q", "completion": "A"}\n')
-    with pytest.raises(DataError, match=r"test.jsonl is of the split test, more.jsonl of none\n.*\*.jsonl' takes all"):
+    with pytest.raises(DataError, match=r"test.jsonl is of the split test, more.jsonl of none\n.*/more.jsonl, or"):
         read(tmp_path, cls=CompletionFiles)
     assert len(read(f"{tmp_path}/*.jsonl", cls=CompletionFiles, holdout=0)) == 2  # asked for, both
+
+
+def test_hints_never_lead_to_test_data(tmp_path: Path) -> None:
+    for name in ("test_gen", "test_prefs", "train_gen", "train_prefs"):
+        place = tmp_path / "clone" / "data" / f"{name}-00000-of-00001.jsonl"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    with pytest.raises(DataError, match=r"it has test_gen, test_prefs, train_gen, train_prefs") as raised:
+        read(tmp_path / "clone")
+    assert "dataset.split=train_gen" in raised.value.hint
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "test.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    with pytest.raises(DataError, match="none of its splits is called train") as raised:
+        read(only)
+    assert "dataset.split=NAME" in raised.value.hint
+    (only / "train.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    (only / "more.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    with pytest.raises(DataError, match=r"test\.jsonl is of the split test, more\.jsonl of none") as raised:
+        read(only)
+    assert str(only / "train.jsonl") in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("name", ["train/test.jsonl", "training/eval/x.jsonl", "train_test.jsonl"])
+def test_names_that_say_two_splits_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
+    with pytest.raises(DataError, match=r"its names say train and test|its names say test and train"):
+        read(tmp_path)
 
 
 def test_a_clone_of_a_repository_is_read_by_its_splits(tmp_path: Path) -> None:

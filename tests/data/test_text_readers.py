@@ -62,6 +62,7 @@ def test_prompts_alone_or_of_tables_with_answers(tmp_path: Path) -> None:
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "Q"),
         ({"prompt": "Q", "chosen": "A", "rejected": "A"}, "Q"),  # of no use as a pair
         ({"messages": [user, bot, user, bot]}, chat),
+        ({"messages": [user]}, chat),
         ({"chosen": [user, bot], "rejected": [user, {**bot, "content": "B"}]}, chat),
     ):
         data = read(PromptFiles, jsonl(tmp_path / "p.jsonl", row))

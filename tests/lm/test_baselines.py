@@ -63,14 +63,16 @@ def test_a_baseline_that_cannot_be_is_refused_before_anything_is_loaded(
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_figures_without_an_interval_stay_without() -> None:
-    baselines = [{"what": "perplexity", "metric": "perplexity", "results": {"perplexity": 31.25, "examples": 10}}]
-    rows = compare(baselines, {"heldout/perplexity": 20.0, "heldout/examples": 10.0}, "sft")
-    assert table(rows) == [
-        ("sft, trained: perplexity", "20", "-", "10"),
-        ("starting model, perplexity", "31.25", "-", "10"),
-    ]
-    assert compare([], {"heldout/accuracy": 1.0}, "sft") == []
+def test_only_like_is_set_beside_like() -> None:
+    results = {"accuracy": 0.5, "accuracy_low": 0.2, "accuracy_high": 0.8, "examples": 10}
+    baselines = [{"evaluation": "few-shot", "what": "few-shot", "metric": "accuracy", "results": results}]
+    after = {"heldout/accuracy": 0.9, "heldout/examples": 10.0}  # of sft: a share of tokens
+    beside = ("starting model, few-shot", "0.500", "0.200 to 0.800", "10")
+    assert table(compare(baselines, after, "sft", frozenset())) == [beside]
+    low, high = wilson(9, 10)
+    trained = ("classify, trained: accuracy", "0.900", f"{low:.3f} to {high:.3f}", "10")
+    assert table(compare(baselines, after, "classify", frozenset({"few-shot"}))) == [trained, beside]
+    assert compare([], {"heldout/accuracy": 1.0}, "sft", frozenset()) == []
 
 
 def test_the_recipe_asks_for_no_one_and_eight_examples() -> None:
