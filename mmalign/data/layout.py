@@ -8,9 +8,11 @@
 R rows of T tokens a grid; P labels; M answers. "Flat" counts positions through all grids, row after row.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,20 +76,32 @@ class Layout:
     last: Tensor
 
 
-def packed(sequences: Sequences, capacity: int, attention: float = 0.0) -> Layout:
+@dataclass(frozen=True)
+class Cost:
+    """What reading costs, a token being 1. attention: of each token of its row that a token meets; call: of a grid."""
+
+    attention: float
+    call: float
+
+
+def packed(sequences: Sequences, capacity: int, cost: Cost | None = None) -> Layout:
     """Every prompt once, its answers behind it; prompts with their answers share rows of `capacity` tokens, best fit.
 
     What is longer than the capacity is dealt to copies of the prompt where they cost little (`Sequences.dealt`), and
-    else makes all rows as long as it is; rows that need not be that long are not. attention: what a token pays for each
-    token of its row, beside what it costs itself; where that is cheaper, rows are half or a quarter as long.
+    else makes all rows as long as it is; rows that need not be that long are not. With a cost, rows are shorter and in
+    two grids where that is cheaper.
     """
-    sequences, (rows, starts, width) = _cheapest(sequences, capacity, attention)
+    sequences, placed = _cheapest(sequences, capacity, cost)
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     before = answer_lengths.cumsum(0) - answer_lengths
     first = sequences.counts.cumsum(0) - sequences.counts  # the first answer of each prompt
     # An answer's place in its unit; a prompt without answers never asks for it.
     behind = before - torch.cat([before, before.new_zeros(1)])[first][owner] + prompt_lengths[owner]
-    base = rows * width + starts
+    base, done = torch.zeros(len(sequences), dtype=torch.int64), 0
+    for group in placed:
+        where = [row * group.width + start for row, start in zip(group.rows, group.starts, strict=True)]
+        base[group.units] = done + torch.tensor(where, dtype=torch.int64)
+        done += group.num_rows * group.width
     part = torch.arange(len(owner)) - first[owner] + 1
     zeros = torch.zeros(len(sequences), dtype=torch.int64)
     segments = _Segments(
@@ -97,36 +111,31 @@ def packed(sequences: Sequences, capacity: int, attention: float = 0.0) -> Layou
         unit=torch.cat([torch.arange(len(sequences)), owner]),
         part=torch.cat([zeros, part]),
     )
-    num_rows = int(rows.max()) + 1 if len(rows) else 0
     tokens = torch.cat([sequences.prompts.values, sequences.answers.values])
-    grid = _grid(tokens, segments, num_rows, width, packed=True)
-    return _finish(sequences, (grid,), segments.flat[len(sequences) :], (base + prompt_lengths - 1)[owner])
+    grids = _grids(tokens, segments, [(group.num_rows, group.width) for group in placed], packed=True)
+    return _finish(sequences, grids, segments.flat[len(sequences) :], (base + prompt_lengths - 1)[owner])
 
 
 def bucketed(sequences: Sequences) -> Layout:
     """One answer a row behind a copy of its prompt, padded on the right; rows of like length share a grid."""
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     totals = prompt_lengths[owner] + answer_lengths
-    grids, base, done = [], torch.zeros(len(owner), dtype=torch.int64), 0
+    shapes, base, done = [], torch.zeros(len(owner), dtype=torch.int64), 0
     for rows in _buckets(totals.tolist()):
-        index = torch.tensor(rows)
-        width = int(totals[index].max())
-        starts = torch.arange(len(rows)) * width
-        prompts = sequences.prompts.select(owner[index].tolist())
-        answers = sequences.answers.select(rows)
-        segments = _Segments(
-            lengths=torch.cat([prompts.lengths, answers.lengths]),
-            flat=torch.cat([starts, starts + prompts.lengths]),
-            position=torch.cat([torch.zeros_like(starts), prompts.lengths]),
-            unit=torch.cat([torch.arange(len(rows))] * 2),
-            part=torch.zeros(2 * len(rows), dtype=torch.int64),
-        )
-        tokens = torch.cat([prompts.values, answers.values])
-        grids.append(_grid(tokens, segments, len(rows), width, packed=False))
-        base[index] = done + starts
+        width = int(totals[rows].max())
+        base[rows] = done + torch.arange(len(rows)) * width
         done += len(rows) * width
-    start = base + prompt_lengths[owner]
-    return _finish(sequences, tuple(grids), start, start - 1)
+        shapes.append((len(rows), width))
+    prompts, start = sequences.prompts.select(owner.tolist()), base + prompt_lengths[owner]
+    segments = _Segments(
+        lengths=torch.cat([prompts.lengths, answer_lengths]),
+        flat=torch.cat([base, start]),
+        position=torch.cat([torch.zeros_like(base), prompts.lengths]),
+        unit=torch.cat([torch.arange(len(owner))] * 2),
+        part=torch.zeros(2 * len(owner), dtype=torch.int64),
+    )
+    tokens = torch.cat([prompts.values, sequences.answers.values])
+    return _finish(sequences, _grids(tokens, segments, shapes, packed=False), start, start - 1)
 
 
 @dataclass(frozen=True)
@@ -141,23 +150,23 @@ class _Segments:
     part: Tensor
 
 
-def _grid(tokens: Tensor, segments: _Segments, num_rows: int, width: int, *, packed: bool) -> Grid:
+def _grids(tokens: Tensor, segments: _Segments, shapes: Sequence[tuple[int, int]], *, packed: bool) -> tuple[Grid, ...]:
+    """Grids of (rows, width), one behind the other in the flat positions of the segments."""
     run = torch.repeat_interleave(torch.arange(len(segments.lengths)), segments.lengths)
     within = torch.arange(len(run)) - (segments.lengths.cumsum(0) - segments.lengths)[run]
     place = (segments.flat[run] + within).to(tokens.device)
+    sizes = [rows * width for rows, width in shapes]
 
-    def scatter(values: Tensor, fill: int) -> Tensor:
-        out = torch.full((num_rows * width,), fill, dtype=torch.int64, device=tokens.device)
+    def scatter(values: Tensor, fill: int) -> list[Tensor]:
+        out = torch.full((sum(sizes),), fill, dtype=torch.int64, device=tokens.device)
         out[place] = values.to(tokens.device)
-        return out.view(num_rows, width)
+        return [part.view(shape) for part, shape in zip(out.split(sizes), shapes, strict=True)]
 
-    unit = scatter(segments.unit[run], -1)
-    return Grid(
-        scatter(tokens, 0),
-        scatter(segments.position[run] + within, 0),
-        unit >= 0,
-        unit if packed else None,
-        scatter(segments.part[run], 0) if packed else None,
+    ids, positions = scatter(tokens, 0), scatter(segments.position[run] + within, 0)
+    units, parts = scatter(segments.unit[run], -1), scatter(segments.part[run], 0)
+    return tuple(
+        Grid(row, position, unit >= 0, unit if packed else None, part if packed else None)
+        for row, position, unit, part in zip(ids, positions, units, parts, strict=True)
     )
 
 
@@ -174,34 +183,60 @@ def _finish(sequences: Sequences, grids: tuple[Grid, ...], start: Tensor, before
     return Layout(grids, predict.to(device)[chosen], answers.values[chosen], offsets, last.to(device))
 
 
-def _cheapest(sequences: Sequences, capacity: int, attention: float) -> tuple[Sequences, tuple[Tensor, Tensor, int]]:
-    """The sequences as dealt, and `_narrowest` of their units, for the cheapest of a few capacities."""
-    found: dict[float, tuple[Sequences, tuple[Tensor, Tensor, int]]] = {}
-    for tried in (capacity, capacity // 2, capacity // 4) if attention else (capacity,):
-        dealt = sequences.dealt(tried)
-        units = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths)
-        rows, starts, width = _narrowest(units.tolist(), tried)
-        area = (int(rows.max()) + 1) * width if len(rows) else 0
-        found.setdefault(area * (1 + attention * width), (dealt, (rows, starts, width)))
+class _Placed(NamedTuple):
+    """A grid's units by their numbers, with the row and the start of each."""
+
+    units: list[int]
+    rows: list[int]
+    starts: list[int]
+    width: int
+
+    @property
+    def num_rows(self) -> int:
+        return max(self.rows, default=-1) + 1
+
+    def price(self, cost: Cost | None) -> float:
+        return self.num_rows * self.width * (1 + cost.attention * self.width) if cost else 0.0
+
+
+def _cheapest(sequences: Sequences, capacity: int, cost: Cost | None) -> tuple[Sequences, list[_Placed]]:
+    """The sequences as dealt, and where their units lie: all in rows of the capacity, or the cheapest way found.
+
+    Tried are the capacity, half and a quarter of it, and a quarter, half or more of the units in a grid of their own.
+    """
+    tried = [round(capacity * share) for share in ((1, 0.5, 0.25) if cost else (1,))]
+    found: dict[float, tuple[Sequences, list[_Placed]]] = {}
+    for limit in tried:
+        dealt = sequences.dealt(limit)
+        if limit < capacity and dealt is sequences:
+            continue  # the longest capacity was tried on it, with all sizes of rows
+        lengths = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths).tolist()
+        order = sorted(range(len(lengths)), key=lambda unit: (-lengths[unit], unit))
+        parts = 4 if cost and cost.call < math.inf else 1
+        for cut in sorted({len(order) * part // 4 for part in range(parts)}):
+            placed = []
+            for group in (order[:cut], order[cut:]) if cut else (order,):
+                sizes = [lengths[unit] for unit in group]
+                ways = [_Placed(group, *_narrowest(sizes, size)) for size in tried]
+                placed.append(min(ways, key=lambda way: way.price(cost)))
+            total = sum(way.price(cost) for way in placed) + (cost.call if cost and cut else 0.0)
+            found.setdefault(total, (dealt, placed))
     return found[min(found)]
 
 
-def _narrowest(lengths: Sequence[int], capacity: int) -> tuple[Tensor, Tensor, int]:
+def _narrowest(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[int], int]:
     """`_best_fit` in as few rows as `capacity` allows, each as short as that number of rows allows."""
     found = _best_fit(lengths, capacity)
-    num_rows = int(found[0].max()) + 1 if lengths else 0
+    num_rows = max(found[0], default=-1) + 1
     if num_rows < 2:
         return found
-    width = max(-(-sum(lengths) // num_rows), *lengths)
-    while width < found[2]:
-        tighter = _best_fit(lengths, width)
-        if int(tighter[0].max()) < num_rows:
-            return tighter
-        width += max(1, width // 64)
-    return found
+    shortest = max(-(-sum(lengths) // num_rows), *lengths)
+    tries = range(shortest, found[2], max(1, shortest // 64))
+    place = bisect_left(tries, True, key=lambda width: max(_best_fit(lengths, width)[0]) < num_rows)
+    return _best_fit(lengths, tries[place]) if place < len(tries) else found
 
 
-def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[Tensor, Tensor, int]:
+def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[int], int]:
     """(row, start, width) of each length: longest first, each into the fullest row that still has room (BFD)."""
     width = min(max([capacity, *lengths]), sum(lengths)) if lengths else 0
     rows, starts = [0] * len(lengths), [0] * len(lengths)
@@ -216,9 +251,8 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[Tensor, Tensor, in
             num_rows += 1
         rows[index], starts[index] = row, width - left
         insort(room, (left - lengths[index], row))
-    used = max((start + length for start, length in zip(starts, lengths, strict=True)), default=0)
     # No row may be full: then the rows are only as long as the fullest.
-    return torch.tensor(rows, dtype=torch.int64), torch.tensor(starts, dtype=torch.int64), used
+    return rows, starts, max((start + length for start, length in zip(starts, lengths, strict=True)), default=0)
 
 
 def _buckets(lengths: Sequence[int]) -> list[list[int]]:

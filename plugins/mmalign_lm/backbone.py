@@ -10,6 +10,7 @@ and restarted positions, get the outputs that they get alone. Families that do n
 example a row, in rows of like length.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmalign import adapters, lora
-from mmalign.data.layout import bucketed, packed
+from mmalign.data.layout import Cost, bucketed, packed
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from mmalign.sources import Source
 
 _ROWS_AT_ONCE = 64
-_WIDTHS = 4  # rows of so many hidden widths cost as much in attention as in all else (6 by operations alone)
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
 
@@ -90,7 +90,7 @@ class CausalLMBackbone(lora.Adaptable):
         """One pass: every prompt once where the model packs, else a row for each answer."""
         capacity = min(self._row_length, self.processor.context_length)
         if self.packs and not self._slides(sequences):
-            layout = packed(sequences, capacity, attention=1 / (_WIDTHS * self.hidden_width))
+            layout = packed(sequences, capacity, self._cost())
         else:
             layout = bucketed(sequences)
         return Hidden(self._trunk(layout), layout)
@@ -169,6 +169,12 @@ class CausalLMBackbone(lora.Adaptable):
 
     def _head(self) -> Head:
         return Head(self._output.weight, self._output.bias, self._scale, self._softcap)
+
+    def _cost(self) -> Cost:
+        """On a CPU a second grid costs a few milliseconds, and masked attention more than its operations say: rows of
+        1.5 hidden widths cost as much in it as in all else (measured, BENCHMARKS.md). By operations alone it is 6."""
+        on_cpu = self._output.weight.device.type == "cpu"
+        return Cost(1 / ((1.5 if on_cpu else 6) * self.hidden_width), 64 if on_cpu else math.inf)
 
     def _slides(self, sequences: Sequences) -> bool:
         """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""
