@@ -93,7 +93,8 @@ def register_objectives():
     cells = json.loads(capsys.readouterr().out)["items"]
     assert {cell["verdict"] for cell in cells if cell["objective"] == "writes"} == {"no"}
     verdicts = {(cell["backbone"], cell["verdict"]) for cell in cells if cell["objective"] == "contrastive"}
-    of_texts = {("causal-lm", "no"), ("gpt-mini", "no"), ("reward-model", "no"), ("smollm2-135m", "no")}
+    names = ("causal-lm", "gpt-1", "gpt-2", "gpt-mini", "llama", "reward-model", "smollm2-135m")
+    of_texts = {(name, "no") for name in names}
     assert of_texts < verdicts and {verdict for _, verdict in verdicts - of_texts} == {"yes"}
 
 

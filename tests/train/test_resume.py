@@ -16,6 +16,7 @@ from pictures import write_pairs
 from mmalign.config.load import load_layers
 from mmalign.errors import CheckpointError, NonFiniteError, UsageError
 from mmalign.train import checkpoint, heldout, launch
+from mmalign.train.finish import Outcome
 from mmalign.train.plan import resolve
 from mmalign.train.rundir import Run
 from mmalign.train.signals import Interrupted
@@ -38,7 +39,7 @@ def begin(catalog, tiny_folder, pairs):
 
     def start(
         folder: Path, *options: str, say=lambda line: None, data: Path = pairs, backbone: Path = tiny_folder
-    ) -> launch.Outcome:
+    ) -> Outcome:
         names = {"objective": "contrastive", "backbone": str(backbone), "dataset": str(data)}
         plan = resolve(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
         return launch.start(plan, catalog, folder=folder, device="cpu", say=say)

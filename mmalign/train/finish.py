@@ -1,0 +1,148 @@
+"""The end of a run: interpolate, measure, save the model whole or not at all, write the reports.
+
+outcome = finish(job, loop, counts, run, catalog, say)
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmalign.catalog import Catalog
+from mmalign.data.batch import Batch
+from mmalign.data.loader import Sweep
+from mmalign.errors import CheckpointError
+from mmalign.files import fsync
+from mmalign.lora import scale_adapter
+from mmalign.objective import Objective
+from mmalign.train import rng
+from mmalign.train.baselines import compare
+from mmalign.train.heldout import measure
+from mmalign.train.job import Job
+from mmalign.train.loop import Loop, Say, peak_memory
+from mmalign.train.preview import SURVEYED
+from mmalign.train.report import next_commands, write_reports
+from mmalign.train.rundir import Run
+from mmalign.train.samples import side_by_side, write_samples
+
+FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves. before, after: held-out measurements; model: the saved model's folder."""
+
+    folder: Path
+    model: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    summary: Mapping[str, Any]
+
+
+def finished(run: Run) -> Outcome:
+    """What a run that is over left."""
+    summary = run.info["summary"]
+    run.close()
+    return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
+
+
+def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Say) -> Outcome | None:
+    """Interpolate, measure, save the model, write the reports, on the main process. counts: of cut texts and tokens."""
+    model = run.folder / "model"
+    truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
+    if not job.processes.is_main:
+        return None
+    trained = measure(job, catalog)
+    after = trained
+    if job.plan.train.wise_ft < 1:
+        interpolate(job)
+        after = measure(job, catalog)
+        say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
+    written = write_samples(job)
+    final = {"evaluation": after, "final": True, "before_interpolation": trained, "samples": written}
+    run.log({"step": loop.step, **final})
+    finish_objective(job)
+    save_model(lambda partial: job.objective.save(job.models, partial), model)
+    records = run.metrics()
+    started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
+    before = started.get("evaluation", {})
+    name, comparable = job.plan.objective.spec.name, job.objective.comparable
+    summary = {
+        "steps": loop.step,
+        "examples": loop.step * job.plan.train.batch_size,
+        "seconds": round(loop.seconds, 1),
+        "examples_per_second": round(loop.step * job.plan.train.batch_size / loop.seconds, 1),
+        **({"tokens": tokens, "tokens_per_second": round(tokens / loop.seconds, 1)} if tokens else {}),
+        "peak_memory_mb": round(peak_memory(job.device) / 1e6),
+        "unreadable_samples": len(loop.bad_samples),
+        "truncated_texts": truncated,
+        "skipped_updates": loop.skipped_updates,
+        "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
+        "before": before,
+        "after": after,
+        "comparison": compare(started.get("baselines", []), after, name, comparable),
+        "samples": side_by_side(started.get("samples", []), written),
+    }
+    run.write_info(summary=summary)
+    write_reports(run, job.plan, trained if after is not trained else None)
+    run.write_info(status="finished", error=None)
+    return Outcome(run.folder, model, before, after, summary)
+
+
+@torch.no_grad()
+def interpolate(job: Job) -> None:
+    """Weights become a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
+
+    The starting weights are read again from the source; under an adapter they are still there, and its part shrinks.
+    """
+    if scale_adapter(job.models.policy.module, job.plan.train.wise_ft):
+        return
+    share, seen = job.plan.train.wise_ft, set()
+    rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
+    starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
+    for name, tensor in job.models.policy.module.state_dict().items():
+        if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
+            seen.add(tensor.data_ptr())
+            tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
+
+
+@torch.no_grad()
+def finish_objective(job: Job) -> None:
+    """The objective's own last pass, where it has one."""
+    if type(job.objective).finish is Objective.finish:
+        return
+    job.models.eval()
+    sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+    job.objective.finish(job.models, (batch.to(job.device) for batch in _at_most(FINISH_TOKENS, sweep)))
+
+
+def _at_most(tokens: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches until they hold so many tokens: a ranking of many answers costs as much as many examples."""
+    for batch in batches:
+        yield batch
+        tokens -= batch.cost()
+        if tokens <= 0:
+            return
+
+
+def save_model(save: Callable[[Path], None], folder: Path) -> None:
+    """`save` into a folder, whole or not at all; an older model there gives way to it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save(partial)
+        for path in (*partial.rglob("*"), partial):
+            fsync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+        fsync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot save the model to {folder}: {error}", hint="Free space, then go on with --resume."
+        ) from error
