@@ -21,7 +21,7 @@ from mmalign.catalog import Catalog
 from mmalign.plugins import load_plugins
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, heldout, launch, preview, rng
+from mmalign.train import checkpoint, finish, heldout, preview, rng
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.signals import Interrupted
 
@@ -34,8 +34,8 @@ def lab(tmp_path_factory):
     """Reports are not drawn and few examples surveyed: neither touches what is compared, and both take most of the
     time of a run this small."""
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(launch, "write_reports", lambda *arguments: None)
-        patch.setattr(launch, "SURVEYED", 8)
+        patch.setattr(finish, "write_reports", lambda *arguments: None)
+        patch.setattr(finish, "SURVEYED", 8)
         patch.setattr(preview, "SURVEYED", 8)
         yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
@@ -150,7 +150,7 @@ def test_a_signal_ends_the_reference_pass_and_the_last_measurements_at_once(lab)
         lab.resume(run)
     assert not (run / "frozen-0").exists()
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(launch, "write_samples", lambda job: os.kill(os.getpid(), signal.SIGTERM))
+        patched.setattr(finish, "write_samples", lambda job: os.kill(os.getpid(), signal.SIGTERM))
         lab.resume(run)
     assert newest(run).name == f"step-{STEPS:06d}" and not (run / "model").exists()
     lab.resume(run)
