@@ -87,6 +87,8 @@ def merge(module: "nn.Module", folder: Path) -> None:
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
 
+    from mmalign.lora import adapted_layers
+
     read_base(folder)
     settings = {key: value for key, value in read_json(folder / ADAPTER_CONFIG).items() if key in _USED}
     trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
@@ -96,7 +98,9 @@ def merge(module: "nn.Module", folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):  # its values are replaced
             tuner: Any = LoraModel(module, LoraConfig(**settings), "default")
         _check(tuner, tensors, folder)
-        tied = [name for name, layer in _layers(tuner.model) if uses[layer.get_base_layer().weight.data_ptr()] > 1]
+        tied = [
+            name for name, layer in adapted_layers(tuner.model) if uses[layer.get_base_layer().weight.data_ptr()] > 1
+        ]
         if tied:
             raise CheckpointError(f"{folder}: {tied[0]} shares its weights with another layer", hint=_MERGE)
         set_peft_model_state_dict(tuner.model, tensors, adapter_name="default")
@@ -109,12 +113,6 @@ def merge(module: "nn.Module", folder: Path) -> None:
         ) from error
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trained[name])
-
-
-def _layers(module: "nn.Module") -> list[tuple[str, Any]]:
-    from peft.tuners.lora import LoraLayer
-
-    return [(name, child) for name, child in module.named_modules() if isinstance(child, LoraLayer)]
 
 
 def _check(tuner: Any, tensors: dict[str, Any], folder: Path) -> None:
