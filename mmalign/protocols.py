@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
     from pydantic import BaseModel
     from torch import Tensor, nn
 
+    from mmalign.catalog import Catalog
     from mmalign.data.batch import Ragged
-    from mmalign.data.examples import Turns
+    from mmalign.data.examples import Prompt, Turns
     from mmalign.data.layout import Layout
     from mmalign.data.sequences import Sequences
     from mmalign.evaluate.runtime import Runtime
     from mmalign.ops import TokenLogps
+    from mmalign.rl.answers import Answers
     from mmalign.sampling import Generated, Sampling
     from mmalign.sources import Source
 
@@ -247,6 +250,52 @@ class LabelledDataset(Dataset, Protocol):
     """A data set of image-label or text-label examples; `label` indexes `classes`, the same in all its parts."""
 
     classes: tuple[str, ...]
+
+
+class Reward(Protocol):
+    """A scorer of answers, higher for better."""
+
+    Config: "ClassVar[type[BaseModel]]"
+
+    def __init__(self, config: Any) -> None: ...
+
+    def score(self, answers: "Answers") -> "Tensor | Sequence[float]":
+        """[M], finite. What it raises stops the run, with its name."""
+        ...
+
+
+@runtime_checkable
+class OpensModels(Protocol):
+    """A reward that works with models of its own."""
+
+    def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
+        """Load them, once, before the first call of `score`."""
+        ...
+
+
+class Turn(NamedTuple):
+    """What an environment says to an action. observation: appended to what the policy reads, and never learnt; reward:
+    of this action; done: the episode is over, and there is no observation."""
+
+    observation: str
+    reward: float
+    done: bool
+
+
+class Environment(Protocol):
+    """One episode: made for a prompt, asked for an observation, told actions until it is done."""
+
+    Config: "ClassVar[type[BaseModel]]"
+
+    def __init__(self, config: Any) -> None: ...
+
+    def reset(self, example: "Prompt", seed: int) -> "Turns":
+        """The first observation: what the policy reads as its prompt. The same for all answers to one example."""
+        ...
+
+    def step(self, action: str) -> Turn:
+        """What follows the text that the policy wrote, its end token left out."""
+        ...
 
 
 class Evaluation(Protocol):

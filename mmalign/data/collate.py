@@ -4,9 +4,9 @@
     batch = collate([encoder.encode(example, epoch=0, index=17, train=True), ...])
 
 A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
-ragged, except `key` and `group`, which stay strings; a number or truth value -> a tensor [N]; anything else -> a tuple
+ragged, except `key`, `group` and `solution`, which stay strings; a number or truth value -> a tensor [N]; anything else -> a tuple
 of N objects. A kind with prompts and answers (`completion`, `preference`, `ranking`) gives all of them as one column
-`sequences`; those of a `prompt` have no answers. Texts also give `num_lost` [N], the tokens cut off to fit. An
+`sequences`; those of a `prompt` have no answers, and it stays beside them as it is. Texts also give `num_lost` [N], the tokens cut off to fit. An
 `image-text` batch keeps its texts as `caption`, and a `group` that is empty becomes the key.
 """
 
@@ -26,7 +26,7 @@ from mmalign.data.sequences import Sequences
 from mmalign.errors import DataError, UsageError
 from mmalign.protocols import AnswersProcessor, Processor, TokenizedAnswers
 
-_NAMES = frozenset({"key", "group"})
+_NAMES = frozenset({"key", "group", "solution"})
 
 
 class Encoder:
@@ -66,6 +66,8 @@ class Encoder:
                 row[name] = torch.as_tensor(value) if column == "number" else value
         if lost is not None:
             row["num_lost"] = torch.tensor(lost)
+        if self.kind == "prompt":
+            row["prompt"] = example.prompt
         if self.kind == "image-text":
             row["caption"] = example.text
             row["group"] = example.group or example.key

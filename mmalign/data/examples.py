@@ -89,12 +89,16 @@ Turns = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to answer, without an answer: what reinforcement learning samples from."""
+    """What a model is to answer, without an answer: what reinforcement learning samples from.
+
+    solution: what a right answer holds, for rewards that verify it; empty where nobody says.
+    """
 
     kind: ClassVar[str] = "prompt"
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
     key: str
     prompt: Turns
+    solution: str = ""
 
     def answers(self) -> tuple[Turns, ...]:
         return ()

@@ -78,3 +78,24 @@ class EvaluationConfig(_Section):
     batch_size: int = Field(64, ge=1, description="examples a forward pass")
     samples: int = Field(4, ge=0, description="answers that a language model writes before and after, for comparison")
     sample_tokens: int = Field(40, ge=1, description="longest of these answers, in tokens; at most half of the context")
+
+
+class RolloutConfig(_Section):
+    """How an online objective samples answers, and what scores them."""
+
+    samples: int = Field(4, ge=1, description="answers to each prompt of a batch")
+    max_tokens: int = Field(64, ge=1, description="longest answer, in tokens; of an episode, all turns together")
+    temperature: float = Field(1.0, gt=0, description="of sampling; log-probabilities are taken at it too")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the most probable tokens of this share; 1: among all")
+    rewards: tuple[dict[str, JsonValue], ...] = Field(
+        (),
+        description="scorers of answers, added up by `weight` (1; 0 reports only), each with its options, such as "
+        '[{"name": "vader"}, {"name": "length", "weight": 0}]',
+    )
+    environment: dict[str, JsonValue] = Field(
+        {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
+    )
+    max_turns: int = Field(4, ge=1, description="turns of an episode, after which it ends")
+    keep_experience: int = Field(
+        10, ge=0, description="steps between tables of answers and scores in the run folder (parquet); 0: none"
+    )

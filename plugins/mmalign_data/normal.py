@@ -23,6 +23,7 @@ from mmalign.data.examples import (
 )
 
 Normal = dict[str, Any]
+_SOLUTIONS = ("solution", "answer", "ground_truth")
 _ROLES = ("system", "user", "assistant", "tool")
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -59,7 +60,10 @@ def _prompt(row: Mapping[str, Any]) -> Normal | str:
     if isinstance(normal, str):
         return normal
     prompt = normal["prompt"]
-    return {"prompt": prompt, "answers": []} if (prompt.strip() if isinstance(prompt, str) else prompt) else "no prompt"
+    if not (prompt.strip() if isinstance(prompt, str) else prompt):
+        return "no prompt"
+    solution = next((row[name] for name in _SOLUTIONS if isinstance(row.get(name), str | int | float)), None)
+    return {"prompt": prompt, "answers": [], **({} if solution is None else {"solution": str(solution)})}
 
 
 def _completion(row: Mapping[str, Any]) -> Normal | str:
@@ -166,7 +170,7 @@ FORMATS: dict[str, Format] = {
     "prompt": Format(
         (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
         _prompt,
-        lambda key, row: Prompt(key, _as_turns(row["prompt"])),
+        lambda key, row: Prompt(key, _as_turns(row["prompt"]), row.get("solution", "")),
     ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),

@@ -1,0 +1,6 @@
+"""Reinforcement learning: answers that the policy samples, the rewards that score them, environments that reply.
+
+answers    what rewards see: N prompts with K answers each, as text and as tokens
+rewards    a weighted list of reward plugins, checked
+rollout    prompts in, answers with their log-probabilities and rewards out
+"""
