@@ -1,8 +1,11 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+if TYPE_CHECKING:
+    from mmalign.sampling import Sampling
 
 
 class _Section(BaseModel):
@@ -99,3 +102,16 @@ class RolloutConfig(_Section):
     keep_experience: int = Field(
         10, ge=0, description="steps between tables of answers and scores in the run folder (parquet); 0: none"
     )
+    heldout_answers: int = Field(
+        128, ge=1, description="answers to held-out prompts, all together, that a measurement samples at least"
+    )
+
+    @property
+    def sampling(self) -> "Sampling":
+        from mmalign.sampling import Sampling
+
+        return Sampling(self.max_tokens, self.temperature, self.top_p)
+
+    def answers_heldout(self, prompts: int) -> int:
+        """To each of so many prompts."""
+        return max(self.samples, -(-self.heldout_answers // max(1, prompts)))

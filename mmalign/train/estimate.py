@@ -17,8 +17,8 @@ import torch
 from mmalign.errors import DataError
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
-from mmalign.train.loop import Say, peak_memory
 from mmalign.train.plan import Plan
+from mmalign.train.progress import Say, peak_memory
 from mmalign.train.step import accumulate
 
 _PROBE_STEPS = 2
