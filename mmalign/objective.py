@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmalign.rl.rollout import Sampler
     from mmalign.sampling import Sampling
     from mmalign.train.models import Models
+    from mmalign.train.roles import CriticOptions
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -116,6 +117,11 @@ class Objective(ABC):
         """Streams of examples besides "main" that the config asks for, and how many examples a step each gives. They
         are dealt over the step's updates; `batch.stream` says which a batch is of."""
         return {}
+
+    @property
+    def critic(self) -> "CriticOptions | None":
+        """How its role with a value head is built, where it has one."""
+        return None
 
     @property
     def limits(self) -> Mapping[str, float]:

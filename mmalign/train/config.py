@@ -32,6 +32,9 @@ class TrainConfig(_Section):
     )
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm over all parameters; 0: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the forward; weights stay fp32")
+    gradient_checkpointing: bool = Field(
+        False, description="keep no activations within layers, and compute them again in the backward pass: less memory"
+    )
     compile: bool = Field(False, description="compile the forward with torch.compile")
     deterministic: bool = Field(False, description="deterministic kernels only (CUDA: needed for bit-exact resume)")
     seed: int = Field(0, ge=0, description="of data order, augmentation and dropout")

@@ -27,6 +27,7 @@ from mmalign.train.frozen import FrozenCache
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
+from mmalign.train.roles import checkpoint_activations
 from mmalign.train.step import Engine
 
 Guard = Callable[[Callable[[], Any]], Any]
@@ -178,9 +179,11 @@ def assemble(plan: Plan, processes: Processes) -> Job:
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
     roles = plan.objective.spec.roles
     classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
-    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes)
-    models.to(processes.device)
     objective = plan.objective_class(plan.configs["objective"])
+    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=objective.critic)
+    models.to(processes.device)
+    if train.gradient_checkpointing:
+        checkpoint_activations(models.trained_modules())
     objective.start(models)
     parameters = models.trainable()
     if not parameters:
@@ -203,7 +206,7 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         models,
         objective,
         parameters,
-        build_optimizer(parameters, train),
+        build_optimizer(parameters, train, models.peaks),
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
@@ -220,8 +223,8 @@ def _others(
     for name, stream in plan.streams.items():
         if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
             raise UsageError(
-                f"{stream.batch_size} examples a step of the stream {name} are too few, or do not divide, for {updates} "
-                f"updates on {processes.world_size} processes",
+                f"stream {name}: {stream.batch_size} examples a step are too few, or do not divide, for {updates} updates "
+                f"on {processes.world_size} processes",
                 hint=f"Try {updates * processes.world_size} or a multiple.",
             )
         data = stream.dataset_class.build(stream.config, "train")

@@ -116,6 +116,8 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                     talk(f"{count:,} left out of {report['source']}: {reason}")
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
+            for note in job.models.notes:
+                talk(note)
             if 0 < job.num_heldout < FEW_HELDOUT:
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             if processes.is_main:

@@ -22,7 +22,7 @@ from mmalign.errors import CheckpointError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.job import Guard, Job
-from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
+from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from mmalign.train.progress import Progress, Say, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
@@ -120,8 +120,7 @@ class Loop:
     def _learn(self, index: int, batches: list[Batch]) -> tuple[StepResult, float]:
         """One optimiser update from a prepared batch. Returns its result and the gradient norm."""
         job, train = self.job, self.job.plan.train
-        for group in job.optimizer.param_groups:
-            group["lr"] = learning_rate(train, index)
+        set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
         result = accumulate(job.engine, batches, train.micro_batch_size)

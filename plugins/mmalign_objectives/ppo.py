@@ -19,11 +19,11 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmalign.train.roles import CriticOptions
 from pydantic import Field
 
 from mmalign import Objective
 from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.train.roles import CriticOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +83,10 @@ class ProximalPolicyOptimization(Objective):
     def weights(self) -> dict[str, float]:
         config = self.config
         return {"value": config.value_coef, "entropy": config.entropy_coef, "ptx": config.ptx_coef}
+
+    @property
+    def critic(self) -> CriticOptions:
+        return self.config.critic
 
     @property
     def streams(self) -> dict[str, int]:
