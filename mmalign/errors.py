@@ -46,6 +46,12 @@ class NonFiniteError(MmalignError):
     exit_code = EXIT_NON_FINITE
 
 
+class RewardError(MmalignError):
+    """A reward failed, or what it gave is no score (exit 4)."""
+
+    exit_code = EXIT_NON_FINITE
+
+
 class CheckpointError(MmalignError):
     """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
 

@@ -62,6 +62,11 @@ class AnswersProcessor(Processor, Protocol):
 
     end_id: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary: every id is below it."""
+        ...
+
     def prompt(self, prompt: "Turns") -> "Tensor":
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
         ...

@@ -6,6 +6,7 @@
 N prompts, M answers in all, those of one prompt together and in the order of the batch.
 """
 
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from mmalign.data.examples import Turns
@@ -31,3 +32,21 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def select(self, rows: Rows[int]) -> "Answers":
+        """The answers at `rows`, in that order, each with a copy of its prompt."""
+        every = self.sequences
+        prompts, answers = every.prompts.rows(), every.answers.rows()
+        learn = every.learn.split(every.answers.lengths.tolist())
+        owner = every.owner.tolist()
+        return Answers(
+            keys=tuple(self.keys[row] for row in rows),
+            prompts=tuple(self.prompts[row] for row in rows),
+            texts=tuple(self.texts[row] for row in rows),
+            solutions=tuple(self.solutions[row] for row in rows),
+            ended=tuple(self.ended[row] for row in rows),
+            sequences=Sequences.from_lists(
+                [prompts[owner[row]] for row in rows], [[answers[row]] for row in rows], [[learn[row]] for row in rows]
+            ),
+            processor=self.processor,
+        )

@@ -1,30 +1,249 @@
-"""Stand-in until the real one is merged."""
+"""A weighted list of rewards, whose options and scores are checked.
 
-from typing import NamedTuple
+    check_rewards(catalog, options)              # imports nothing heavy; raises UsageError
+    rewards = RewardList.build(catalog, options, device, say)
+    rewards.score(answers).total                 # [M]: what the policy is to make large
 
-import torch
+options: one mapping a reward, such as {"name": "regex", "weight": 0.5, "pattern": "Answer: .+"}. The weight is 1 where
+none is given; 0 only reports. The total is the weighted sum.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmalign.catalog import Catalog
+from mmalign.config.validate import build as build_config
+from mmalign.errors import MmalignError, RewardError, UsageError
+from mmalign.plugins import BUILTINS
+from mmalign.protocols import OpensModels
+from mmalign.specs import Entry
+from mmalign.train.signals import Interrupted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mmalign.protocols import Reward
+    from mmalign.rl.answers import Answers
+
+_SECTION = "rollout.rewards"
+_SHOWN = 200  # characters of an answer in an error
 
 
-class Scores(NamedTuple):
-    total: torch.Tensor
-    parts: dict
+@dataclass(frozen=True)
+class Scores:
+    """total: [M] float32 on the CPU, the weighted sum; parts: the same of each reward by itself, unweighted."""
+
+    total: "Tensor"
+    parts: "dict[str, Tensor]"
 
 
-def check_rewards(catalog, options):
-    return None
+@dataclass(frozen=True)
+class Chosen:
+    """A reward that was asked for. name: of its part of the scores; `regex-2` where it is the second regex."""
+
+    name: str
+    weight: float
+    entry: Entry
+    config: Any
+
+    def options(self) -> dict[str, Any]:
+        """All of them, with paths made absolute: what a run keeps, to be resumed from anywhere."""
+        name = self.entry.spec.name if self.entry.plugin in BUILTINS else self.entry.qualified
+        return {"name": name, "weight": self.weight, **self.config.model_dump(mode="json")}
+
+    def __str__(self) -> str:
+        return f"reward {self.name} (of {self.entry.plugin})"
+
+
+def check_rewards(
+    catalog: Catalog, options: Sequence[Mapping[str, Any]], *, required: bool = True
+) -> tuple[Chosen, ...]:
+    """Find each reward and validate its options; raises UsageError.
+
+    required: an empty list, or one in which every weight is 0, is an error too. An environment has a reward of its own.
+    """
+    found: list[Chosen] = []
+    for number, given in enumerate(options):
+        where = f"{_SECTION}[{number}]"
+        if not isinstance(given.get("name"), str):
+            raise UsageError(f"{where}: {dict(given)} names no reward", hint='As {"name": "vader"}. ' + _some(catalog))
+        entry = catalog.find("rewards", given["name"])
+        own = {key: value for key, value in given.items() if key not in ("name", "weight")}
+        hint = f"All options: mmalign show {catalog.display_name(entry)} --options"
+        config = build_config(catalog.load_config(entry), own, where, hint=hint)
+        name = _unused(catalog.display_name(entry), {chosen.name for chosen in found})
+        found.append(Chosen(name, _weight(given.get("weight", 1.0), where), entry, config))
+    if required and not any(chosen.weight for chosen in found):
+        wrong = "every reward has weight 0" if found else "there is no reward to learn from"
+        raise UsageError(f"{_SECTION}: {wrong}", hint=_some(catalog))
+    return tuple(found)
 
 
 class RewardList:
+    """Rewards with their weights, opened. `names`: of the parts of their scores, in the order of the options."""
+
+    def __init__(self, rewards: "Iterable[tuple[Chosen, Reward]]") -> None:
+        self._rewards = list(rewards)
+        self.names = tuple(chosen.name for chosen, _ in self._rewards)
+
     @classmethod
-    def build(cls, catalog, options, device, say):
-        self = cls()
-        self.names = [o["name"] for o in options]
-        return self
+    def build(
+        cls,
+        catalog: Catalog,
+        options: Sequence[Mapping[str, Any]],
+        device: "torch.device",
+        say: Callable[[str], None],
+        *,
+        required: bool = True,
+    ) -> "RewardList":
+        """Make each, and let it load its models. say: what a user is to know about them.
 
-    def score(self, answers):
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        Raises UsageError for wrong options, and what they raise where they can't be had, as MmalignError.
+        """
+        chosen = check_rewards(catalog, options, required=required)
+        return cls((each, _opened(each, catalog, device, say)) for each in chosen)
 
-        a = getattr(self, "a", None) or SentimentIntensityAnalyzer()
-        self.a = a
-        t = torch.tensor([a.polarity_scores(x)["compound"] for x in answers.texts], dtype=torch.float32)
-        return Scores(t, {"vader": t})
+    def score(self, answers: "Answers") -> Scores:
+        """Raises RewardError that names the reward and the example where one fails, or gives what is no score."""
+        import torch
+
+        parts: dict[str, Tensor] = {}
+        total = torch.zeros(len(answers), dtype=torch.float64)
+        with torch.no_grad():
+            for chosen, reward in self._rewards:
+                part = _checked(_call(chosen, reward, answers), chosen, answers)
+                total += chosen.weight * part.double()
+                parts[chosen.name] = part
+        return Scores(total.float(), parts)
+
+
+def _opened(chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None]) -> "Reward":
+    reward = catalog.load(chosen.entry)(chosen.config)
+    try:
+        if isinstance(reward, OpensModels):
+            reward.open(catalog, device, lambda line: say(f"{chosen.name}: {line}"))
+    except (MmalignError, Interrupted):
+        raise
+    except Exception as error:  # a plugin's code, which may raise anything
+        hint = f"Is it its plugin's fault? Try: mmalign plugins check {chosen.entry.plugin}"
+        raise RewardError(f"{chosen} cannot be opened: {type(error).__name__}: {error}", hint=hint) from error
+    return reward
+
+
+def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
+    try:
+        return reward.score(answers)
+    except Interrupted:
+        raise  # a signal, not the reward's doing
+    except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
+        row = _culprit(reward, answers)
+        known = isinstance(error, MmalignError)
+        what = error.message if known else f"{type(error).__name__}: {error}"
+        hint = error.hint if known and error.hint else _advice(chosen)
+        raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
+
+
+def _culprit(reward: "Reward", answers: "Answers") -> int:
+    """The first answer with which the reward fails, by halves; 0 where it fails with no half alone."""
+    rows = range(len(answers))
+    while len(rows) > 1:
+        half = len(rows) // 2
+        failing = next((part for part in (rows[:half], rows[half:]) if _fails(reward, answers.select(part))), None)
+        if failing is None:
+            break
+        rows = failing
+    return rows[0] if len(rows) else 0
+
+
+def _fails(reward: "Reward", answers: "Answers") -> bool:
+    try:
+        reward.score(answers)
+    except Interrupted:
+        raise
+    except (Exception, SystemExit):
+        return True
+    return False
+
+
+def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
+    """[M] float32 on the CPU; raises RewardError for another shape or type, and for NaN or infinity."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value) if value.dtype.kind in "biuf" else value.tolist()
+    if not isinstance(value, torch.Tensor):
+        value = _from_list(value, chosen, answers)
+    if value.shape != (len(answers),):
+        raise RewardError(
+            f"{chosen} gave the shape {list(value.shape)} for {len(answers)} answers, not [{len(answers)}]\n"
+            + _example(answers, 0),
+            hint=f"It must give one number for each answer. {_advice(chosen)}",
+        )
+    if value.is_complex():
+        raise RewardError(f"{chosen} gave complex numbers\n{_example(answers, 0)}", hint=_advice(chosen))
+    part = value.detach().to("cpu", torch.float32)
+    wrong = (~part.isfinite()).nonzero()[:, 0].tolist()
+    if wrong:
+        raise RewardError(
+            f"{chosen} gave {float(value[wrong[0]])} ({len(wrong)} of {len(answers)} scores are not finite)\n"
+            + _example(answers, wrong[0]),
+            hint=_advice(chosen),
+        )
+    return part
+
+
+def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
+    import torch
+
+    if not isinstance(value, list | tuple):
+        raise RewardError(
+            f"{chosen} gave {type(value).__name__}, not a list or tensor of numbers\n{_example(answers, 0)}",
+            hint=_advice(chosen),
+        )
+    numbers = []
+    for row, item in enumerate(value):
+        try:
+            numbers.append(float(item))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RewardError(
+                f"{chosen} gave {item!r}, which is no number\n{_example(answers, min(row, len(answers) - 1))}",
+                hint=f"It must give a number for every answer, 0.0 where it has nothing to say. {_advice(chosen)}",
+            ) from error
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _example(answers: "Answers", row: int) -> str:
+    if not len(answers):
+        return "There was no answer to score."
+    text = answers.texts[row]
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    return f"First at example {answers.keys[row]}, answer {shown!r}"
+
+
+def _advice(chosen: Chosen) -> str:
+    return f"Mend the reward, or leave it out of {_SECTION}. Try: mmalign plugins check {chosen.entry.plugin}"
+
+
+def _weight(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(
+            f"{where}.weight: {value!r} is no number", hint="1: as it is; 0: only reported; -1: a penalty."
+        )
+    return float(value)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
+    return found
+
+
+def _some(catalog: Catalog) -> str:
+    names = ", ".join(catalog.display_name(entry) for entry in catalog.entries("rewards")[:8])
+    return f"""Rewards: {names}. Try: --set {_SECTION}='[{{"name": "vader"}}]'"""

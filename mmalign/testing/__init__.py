@@ -17,12 +17,14 @@ def conformance(
     *,
     models: Mapping[str, Callable[[Path], Path]] | None = None,
     datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    rewards: Mapping[str, Mapping[str, Any]] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[..., None]:
     """A parametrised pytest test, one case a check, for the plugin or module `name`.
 
     models: tiny models of the plugin's own families, {"my-tiny": writer}; a writer fills a new folder and returns it.
     datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}.
+    rewards: the same for rewards; a value may name a tiny model of the kit, {"my-reward": {"path": "tiny-reward-model"}}.
     expected_failures: {check name: reason}; a check that then passes is a failure.
     """
     import pytest
@@ -30,7 +32,7 @@ def conformance(
     from mmalign.testing.bench import Workbench
     from mmalign.testing.runner import find_checks, run_check
 
-    bench = Workbench(models or {}, datasets or {})
+    bench = Workbench(models or {}, datasets or {}, rewards or {})
     checks = find_checks(name, bench)
     reasons = dict(expected_failures or {})
     unknown = sorted(set(reasons) - {check.name for check in checks})

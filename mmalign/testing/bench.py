@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmalign.catalog import Catalog
@@ -42,9 +43,15 @@ class Check:
 class Workbench:
     """What checks share: the plugins, and tiny models written once into a folder that goes with this object."""
 
-    def __init__(self, models: Mapping[str, Callable[[Path], Path]], datasets: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Callable[[Path], Path]],
+        datasets: Mapping[str, Mapping[str, Any]],
+        rewards: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> None:
         self.own_models = dict(models)
         self.datasets = dict(datasets)
+        self.rewards = dict(rewards)
         self.folder = Path(tempfile.mkdtemp(prefix="mmalign-check-"))
         self._written: dict[str, Path] = {}
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)

@@ -81,6 +81,8 @@ def options_described(entry: Entry, bench: Workbench) -> None:
 
 def options_round_trip(entry: Entry, bench: Workbench) -> None:
     """Defaults -> commented YAML -> read -> validated gives the defaults; unknown keys are refused."""
+    from pydantic import ValidationError
+
     from mmalign.config.load import load_layers
     from mmalign.config.schema import commented_yaml
     from mmalign.config.validate import build
@@ -96,6 +98,10 @@ def options_round_trip(entry: Entry, bench: Workbench) -> None:
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     if required:
         raise Skip(f"no defaults for {', '.join(required)}")
+    try:
+        model()
+    except ValidationError as error:
+        raise Skip(f"its defaults alone are not enough: {error.errors()[0]['msg']}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "defaults.yaml"
         path.write_text(commented_yaml(model, "objective"), encoding="utf-8")

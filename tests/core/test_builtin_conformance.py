@@ -12,4 +12,12 @@ test_data = conformance("mmalign_data")
 test_clip = conformance("mmalign_clip")
 test_lm = conformance("mmalign_lm")
 test_evaluations = conformance("mmalign_evals")
+test_rewards = conformance(
+    "mmalign_rewards",
+    rewards={
+        "function": {"function": f"{Path(__file__).with_name('polite.py')}:score"},
+        "reward-model": {"path": "tiny-reward-model"},
+        "clip-score": {"text": "a red car", "backbone": "tiny-open-clip"},
+    },
+)
 test_triplet = conformance("mmalign_triplet")

@@ -1,0 +1,157 @@
+'''A Python function of yours as a reward: `--set rollout.rewards='[{"name": "function", "function": "mine.py:score"}]'`.
+
+    # mine.py
+    def score(prompts, answers, solutions):
+        """Lists of equal length -> a list of numbers, one for each answer."""
+        return [float("please" in answer) for answer in answers]
+
+It is called with keywords, as many of these as it has parameters: `prompts` (texts, or messages as lists of {"role",
+"content"}), `answers` (texts), `solutions` (texts, empty where an example has none), `keys` of the examples, `ended`
+(whether the end token came). TRL's reward functions run as they are: `completions` are the answers (to messages, as
+messages), `completion_ids` their tokens, and `solution`, `answer` and `ground_truth` the column of that name.
+'''
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mmalign.data.examples import Turns
+from mmalign.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from mmalign.rl.answers import Answers
+
+_HINT = 'As "package.module:name" or "path/to/file.py:name".'
+KEYWORDS = (
+    "prompts", "answers", "solutions", "keys", "ended",
+    "completions", "completion_ids", "solution", "answer", "ground_truth",
+)  # fmt: skip
+
+
+def _place(value: str) -> str:
+    """The path of a file made absolute: a run is resumed from anywhere."""
+    module, _, name = value.rpartition(":")
+    if not module or not name.isidentifier():
+        raise ValueError(f"names no function. {_HINT}")
+    if not module.endswith(".py"):
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"{module!r} is neither a module nor a .py file. {_HINT}")
+        return value
+    path = Path(module).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"no file {module}")
+    return f"{path}:{name}"
+
+
+class FunctionConfig(BaseModel):
+    """Which function."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: Annotated[str, AfterValidator(_place)] = Field(
+        description='"package.module:name", from the current folder too, or "path/to/file.py:name"'
+    )
+
+
+class Function:
+    """Imported when the reward is made. Its code runs in this process, with all that you may do."""
+
+    Config: ClassVar[type[BaseModel]] = FunctionConfig
+
+    def __init__(self, config: FunctionConfig) -> None:
+        """Raises UsageError for a function that cannot be imported or called."""
+        self.config = config
+        self._function = _load(config.function)
+        self._parameters = _parameters(self._function, config.function)
+
+    def score(self, answers: "Answers") -> Any:
+        """[M], or whatever it returns: the list of rewards checks it."""
+        values = _values(answers)
+        positional, named = self._parameters
+        return self._function(*(values[name] for name in positional), **{name: values[name] for name in named})
+
+
+def _load(place: str) -> Callable[..., Any]:
+    where, _, name = place.rpartition(":")
+    try:
+        module = _from_file(Path(where)) if where.endswith(".py") else _from_path(where)
+    except (Exception, SystemExit) as error:  # importing runs a stranger's code
+        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}", hint=_HINT) from error
+    members = vars(module)
+    if name not in members:
+        near = did_you_mean(name, [key for key, value in members.items() if callable(value)])
+        raise UsageError(f"{where} has no {name!r}", hint=f"{near} {_HINT}".strip())
+    if not callable(members[name]) or inspect.iscoroutinefunction(members[name]):
+        raise UsageError(f"{place} is no plain function, but {type(members[name]).__name__}", hint=_HINT)
+    return members[name]
+
+
+def _from_path(module: str) -> Any:
+    with _importable(Path.cwd()):
+        return importlib.import_module(module)
+
+
+def _from_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"mmalign_function_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    with _importable(path.parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Within, modules of the folder can be imported, as when Python runs a file in it."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _parameters(function: Callable[..., Any], place: str) -> tuple[list[str], list[str]]:
+    """Names to pass by place, and by keyword; raises UsageError for a parameter that nothing here fills."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{place} does not say what it takes: {error}", hint="Wrap it in a function of yours."
+        ) from error
+    kinds = inspect.Parameter
+    plain = [each for each in parameters if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+    unknown = [each.name for each in plain if each.default is kinds.empty and each.name not in KEYWORDS]
+    takes_all = any(each.kind is kinds.VAR_KEYWORD for each in parameters)
+    known = [each for each in plain if each.name in KEYWORDS]
+    if unknown or not (known or takes_all):
+        wrong = f"has a parameter {unknown[0]!r}" if unknown else "takes no answers"
+        raise UsageError(f"{place} {wrong}", hint=f"Parameters that are filled: {', '.join(KEYWORDS)}.")
+    positional = [each.name for each in known if each.kind is kinds.POSITIONAL_ONLY]
+    named = [name for name in KEYWORDS if takes_all] or [each.name for each in known]
+    return positional, [name for name in named if name not in positional]
+
+
+def _values(answers: "Answers") -> dict[str, list[Any]]:
+    """By keyword; lists of their own for each call, which the function may change."""
+    texts = zip(answers.prompts, answers.texts, strict=True)
+    values = {
+        "prompts": [_plain(prompt) for prompt in answers.prompts],
+        "answers": list(answers.texts),
+        "keys": list(answers.keys),
+        "ended": list(answers.ended),
+        "completions": [t if isinstance(p, str) else [{"role": "assistant", "content": t}] for p, t in texts],
+        "completion_ids": [row.tolist() for row in answers.sequences.answers.rows()],
+    }
+    return values | {name: list(answers.solutions) for name in ("solutions", "solution", "answer", "ground_truth")}
+
+
+def _plain(prompt: Turns) -> Any:
+    return prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]

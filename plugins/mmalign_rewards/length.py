@@ -1,0 +1,45 @@
+"""How long the answer is: `--set rollout.rewards='[{"name": "length", "target": 40, "weight": 0.01}]'`.
+
+score = -|length - target|, or with target 0 the length itself (a negative weight then asks for short answers).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from mmalign.rl.answers import Answers
+
+
+class LengthConfig(BaseModel):
+    """What to count, and how much of it is wished for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Literal["words", "tokens"] = Field(
+        "words", description="words: parts between white space; tokens: those that the policy wrote, less end tokens"
+    )
+    target: int = Field(0, ge=0, description="wished length, in units; 0: the score is the length itself")
+
+
+class Length:
+    """Of the answer alone, without its prompt."""
+
+    Config: ClassVar[type[BaseModel]] = LengthConfig
+
+    def __init__(self, config: LengthConfig) -> None:
+        self.config = config
+
+    def score(self, answers: "Answers") -> Sequence[float]:
+        """[M], in units."""
+        counts = _tokens(answers) if self.config.unit == "tokens" else [len(text.split()) for text in answers.texts]
+        target = self.config.target
+        return [float(-abs(count - target) if target else count) for count in counts]
+
+
+def _tokens(answers: "Answers") -> list[int]:
+    """Of several turns, the policy's own."""
+    written = answers.sequences
+    counted = (written.learn & (written.answers.values != answers.processor.end_id)).cpu()
+    return [int(row.sum()) for row in counted.split(written.answers.lengths.tolist())]

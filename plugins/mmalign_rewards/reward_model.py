@@ -1,0 +1,114 @@
+"""A trained reward model as a reward: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
+
+Any backbone that provides `score_sequences`. Where its tokenizer is the policy's, it reads the very tokens that the
+policy wrote; else prompt and answer are written anew in its own, and it says so, once. The two are compared by content:
+what every id stands for, the end token, and the ids of some texts with and without a chat template.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from mmalign.compat import require_needs
+from mmalign.data.sequences import Sequences
+from mmalign.protocols import AnswersProcessor
+from mmalign.rl.answers import Answers
+from mmalign.sources import resolve
+from mmalign_rewards.cut import CutTexts
+from mmalign_rewards.options import RewardModelRewardConfig
+
+if TYPE_CHECKING:
+    from mmalign.catalog import Catalog
+
+_PROBES = ("The film was good.", " 1,234 x\n\tÄpfel ∑ 猫 🙂", "")
+_PROMPTS_COMPARED = 8
+
+
+class RewardModelReward:
+    """Of the answer behind its prompt, frozen and without dropout; less the mean of good answers where it is known."""
+
+    Config: ClassVar[type[BaseModel]] = RewardModelRewardConfig
+
+    def __init__(self, config: RewardModelRewardConfig) -> None:
+        self.config = config
+        self._same: bool | None = None  # its tokenizer is the policy's
+
+    def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:
+        """Load the reward model; raises MmalignError where there is none, or where it is not one."""
+        source = resolve(self.config.path, catalog)
+        require_needs("reward reward-model", ("score_sequences",), source.family, source.reference, catalog)
+        backbone_class = catalog.load(source.entry)
+        self._backbone: Any = backbone_class.load(source, backbone_class.Config())
+        self._backbone.module.to(device).requires_grad_(False).eval()
+        self._device, self._say = device, say
+        self._processor: AnswersProcessor = self._backbone.processor
+        self._cut = CutTexts(self._processor.context_length, say)
+
+    @torch.no_grad()
+    def score(self, answers: Answers) -> Tensor:
+        """[M] float32 on the CPU. Raises BadSample for a prompt that does not render."""
+        if self._same is None:
+            self._same = same_tokenizer(self._processor, answers)
+            if not self._same:
+                self._say("another tokenizer than the policy's: prompts and answers are tokenised anew for it")
+        rows, lost = self._policy_rows(answers) if self._same else self._own_rows(answers)
+        self._cut.add(lost)
+        scores = torch.zeros(len(rows))
+        for places in token_batches([len(p) + len(a) for p, a in rows], self.config.tokens_at_once):
+            part = Sequences.from_lists([rows[i][0] for i in places], [[rows[i][1]] for i in places])
+            scores[places] = self._backbone.score_sequences(part.to(self._device)).float().cpu()
+        return scores
+
+    def _policy_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """(prompt, answer) of each, in the policy's ids, and how many were cut."""
+        sequences = answers.sequences.to("cpu")
+        prompts, found = sequences.prompts.rows(), []
+        for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
+            found.append(self._fit(prompts[owner], answer))
+        return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
+
+    def _own_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """The same in its own ids; an answer that was stopped before its end has no end token here either."""
+        end, found = torch.tensor([self._processor.end_id]), []
+        for prompt, text, ended in zip(answers.prompts, answers.texts, answers.ended, strict=True):
+            if not text.strip():
+                found.append(self._fit(self._processor.prompt(prompt), end))
+                continue
+            encoded = self._processor.answers(prompt, [text])
+            ids = encoded.answers[0]
+            if not ended and len(ids) > 1 and int(ids[-1]) == self._processor.end_id:
+                ids = ids[:-1]
+            found.append((encoded.prompt, ids, encoded.num_lost))
+        return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
+
+    def _fit(self, prompt: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, int]:
+        """A prompt that is too long loses its beginning, an answer its end; the answer has half of the context."""
+        limit = self._processor.context_length
+        kept = min(len(prompt), limit - min(len(answer), limit // 2))
+        lost = len(prompt) - kept + max(0, len(answer) - (limit - kept))
+        return prompt[len(prompt) - kept :], answer[: limit - kept], lost
+
+
+def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
+    """Whether the policy's ids mean the same to `own`: it may have more of them behind (a padding token)."""
+    policy = answers.processor
+    if own.end_id != policy.end_id or own.num_tokens < policy.num_tokens:
+        return False
+    texts = dict.fromkeys([*_PROBES, *answers.prompts[:_PROMPTS_COMPARED]])
+    if any(not torch.equal(own.prompt(text), policy.prompt(text)) for text in texts):
+        return False
+    ids = torch.arange(policy.num_tokens)
+    return all(own.decode(ids[i : i + 1]) == policy.decode(ids[i : i + 1]) for i in range(len(ids)))
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Places by length, the longest first, so many together that they hold `budget` tokens when padded; at least one."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
