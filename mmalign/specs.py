@@ -146,7 +146,9 @@ class RewardSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec(Spec):
-    """An environment with reset and step."""
+    """An environment with reset and step. `dataset`: the data set whose prompts it is for, where not any will do."""
+
+    dataset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,9 @@ class RolloutConfig(_Section):
     environment: dict[str, JsonValue] = Field(
         {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
     )
+    environment_timeout: float = Field(
+        10.0, gt=0, description="seconds that an environment may take for a reply; past them the run stops"
+    )
     max_turns: int = Field(4, ge=1, description="turns of an episode, after which it ends")
     keep_experience: int = Field(
         10, ge=0, description="steps between tables of answers and scores in the run folder (parquet); 0: none"
