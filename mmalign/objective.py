@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.data.batch import Batch, Column
-    from mmalign.protocols import Generates
+    from mmalign.rl.episodes import Policy
     from mmalign.rl.rollout import Sampler
     from mmalign.sampling import Sampling
     from mmalign.train.models import Models
@@ -68,7 +68,7 @@ class Context:
 
         return stable_hash(self._seed, self.step, row + self._first_row) >> 1
 
-    def rollout(self, policy: "Generates", batch: "Batch") -> "Batch":
+    def rollout(self, policy: "Policy", batch: "Batch") -> "Batch":
         """The batch with answers that the policy samples and their scores; see `mmalign.rl.rollout.Sampler.sample`."""
         from mmalign.data.order import stable_hash
 

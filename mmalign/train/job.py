@@ -19,6 +19,7 @@ from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
+from mmalign.rl.environments import EnvironmentHost
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
@@ -31,6 +32,7 @@ from mmalign.train.roles import checkpoint_activations
 from mmalign.train.step import Engine
 
 Guard = Callable[[Callable[[], Any]], Any]
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -159,8 +161,8 @@ def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
     return rows[len(rows) * place // number : len(rows) * (place + 1) // number]
 
 
-def assemble(plan: Plan, processes: Processes) -> Job:
-    """Load and wire a plan; raises the errors of the parts."""
+def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> Job:
+    """Load and wire a plan; raises the errors of the parts. say: what is to be known about them."""
     train = plan.train
     if train.batch_size % processes.world_size:
         nearest = max(1, train.batch_size // processes.world_size) * processes.world_size
@@ -189,7 +191,7 @@ def assemble(plan: Plan, processes: Processes) -> Job:
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     objective.sampling = plan.rollout.sampling
-    sampler = _sampler(plan, objective, policy.processor, processes) if plan.objective.spec.online else None
+    sampler = _sampler(plan, objective, policy.processor, processes, say) if plan.objective.spec.online else None
     forward = StepModule(objective, models)
     if train.compile:
         if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
@@ -223,8 +225,8 @@ def _others(
     for name, stream in plan.streams.items():
         if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
             raise UsageError(
-                f"stream {name}: {stream.batch_size} examples a step are too few, or do not divide, for {updates} updates "
-                f"on {processes.world_size} processes",
+                f"stream {name}: {stream.batch_size} examples a step do not give {updates} updates on "
+                f"{processes.world_size} processes one each, or do not divide",
                 hint=f"Try {updates * processes.world_size} or a multiple.",
             )
         data = stream.dataset_class.build(stream.config, "train")
@@ -234,7 +236,7 @@ def _others(
     return found
 
 
-def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Processes) -> Sampler:
+def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Processes, say: Say) -> Sampler:
     """Raises UsageError for answers that leave no room for a prompt, or fewer prompts than updates."""
     config, context = plan.rollout, processor.context_length
     if config.max_tokens >= context:
@@ -248,7 +250,11 @@ def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Proces
             "processes: some would be empty",
             hint="Raise train.batch_size.",
         )
-    return Sampler(config, processor, RewardList.build(plan.catalog, config.rewards, processes.device, print))
+    environment = None
+    if config.environment:
+        environment = EnvironmentHost.open(plan.catalog, config.environment, config.environment_timeout)
+    rewards = RewardList.build(plan.catalog, config.rewards, processes.device, say, required=environment is None)
+    return Sampler(config, processor, rewards, environment)
 
 
 def _make_deterministic() -> None:

@@ -106,7 +106,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
     talk: Say = say if processes.is_main else lambda line: None
     try:
         with StopRequest() as stop:
-            job = assemble(plan, processes)
+            job = assemble(plan, processes, talk)
             if processes.is_main:
                 report, facts = job.data.report(), dict(job.models.policy.describe())
                 run.write_info(data=dict(report), backbone=facts)
