@@ -9,7 +9,7 @@ Why a process: an alarm in this one (signal.setitimer) interrupts only Python co
 expression, an arithmetic operation or a library that does not return, and any `except BaseException` eats it; a thread
 cannot be ended at all. A process can be killed, whatever it does, and one that crashes takes nothing with it. It is
 started once a run, as a fresh interpreter (a copy of a process with threads or a GPU is not safe), imports no torch
-unless the environment does, and a reply costs about a tenth of a millisecond. All environments of a run share it.
+unless the environment does, and a reply costs less than a millisecond. All environments of a run share it.
 
 Whatever goes wrong in an environment stops the run with `EnvironmentFailure`, which names it, its plugin and the
 example. What a tool does wrong is for the environment to tell the policy.

@@ -76,7 +76,7 @@ def naive_episode(
             break
         ids += heard
         learn += [False] * len(heard)
-    return {"ids": ids, "learn": learn, "logps": logps, "turn_rewards": rewards}
+    return {"ids": ids, "learn": learn, "logps": logps, "turn_rewards": rewards, "ended": [has_end or reply.done]}
 
 
 def _written(policy: Any, read: list[int], sampling: Sampling, seed: int, room: int, logps: list[float]) -> list[int]:

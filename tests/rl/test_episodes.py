@@ -54,8 +54,19 @@ def test_several_turns_are_what_the_slow_twin_plays(policies, family) -> None:
     for row, episode in enumerate(episodes):
         slow = naive_episode(policy, prompts[row], Counting(TURNS[row]), WARM, SEEDS[row], 3)
         assert [episode.ids.tolist(), episode.learn.tolist()] == [slow["ids"], slow["learn"]]
-        assert episode.turn_rewards == slow["turn_rewards"]
+        assert episode.turn_rewards == slow["turn_rewards"] and [episode.ended] == slow["ended"]
         torch.testing.assert_close(episode.logps, torch.tensor(slow["logps"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", range(2, 14))
+def test_every_limit_cuts_where_the_slow_twin_stops(policies, max_tokens) -> None:
+    """In one batch each row has another room: what it writes beyond is cut, and an end there is none."""
+    policy, prompts, sampling = policies["tiny_llama"], some_prompts() * 2, Sampling(max_tokens=max_tokens)
+    episodes = play(policy, prompts, [Counting(9) for _ in prompts], sampling, range(12), 9)
+    for row, episode in enumerate(episodes):
+        slow = naive_episode(policy, prompts[row], Counting(9), sampling, row, 9)
+        assert [episode.ids.tolist(), episode.learn.tolist()] == [slow["ids"], slow["learn"]]
+        assert episode.turn_rewards == slow["turn_rewards"] and [episode.ended] == slow["ended"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
