@@ -24,6 +24,7 @@ from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
@@ -51,6 +52,7 @@ class Job:
     encoder: Encoder
     others: Mapping[str, tuple[Any, Encoder]]  # data of streams besides the main one
     sampler: Sampler | None = None  # of an online objective
+    average: MovingAverage | None = None  # of the policy's weights
     frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
 
     @property
@@ -192,6 +194,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     objective.sampling = plan.rollout.sampling
     sampler = _sampler(plan, objective, policy.processor, processes, say) if plan.objective.spec.online else None
+    policys = [(name, parameter) for name, parameter in parameters if name.startswith("policy.")]
     forward = StepModule(objective, models)
     if train.compile:
         if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
@@ -215,6 +218,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         Encoder(policy.processor, plan.kind, train.seed, answer_tokens=plan.rollout.max_tokens if sampler else 0),
         _others(plan, policy.processor, objective.passes, processes),
         sampler,
+        MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
     )
 
 

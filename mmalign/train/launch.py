@@ -118,7 +118,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                     talk(warning)
             for note in job.models.notes:
                 talk(note)
-            if 0 < job.num_heldout < FEW_HELDOUT:
+            if 0 < job.num_heldout < FEW_HELDOUT and job.sampler is None:  # to a prompt it samples many answers
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             if processes.is_main:
                 for line in preview(job):

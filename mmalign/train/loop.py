@@ -138,6 +138,8 @@ class Loop:
             self._check_limits(index, result)
             job.optimizer.step()
             job.objective.constrain(job.models)
+            if job.average is not None:
+                job.average.update()
         return result, norm
 
     def _check_limits(self, index: int, result: StepResult) -> None:
@@ -184,7 +186,7 @@ class Loop:
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
                     self.step,
-                    job.models.state(),
+                    job.models.state() | (job.average.state() if job.average is not None else {}),
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
@@ -224,6 +226,8 @@ class Loop:
                 hint="Resume with as many processes.",
             )
         job.models.load_state(saved.model)
+        if job.average is not None:
+            job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
         job.objective.load_state(state["objective"])
         rank = f"{job.processes.rank}/"

@@ -1,4 +1,4 @@
-"""A trained reward model as a reward: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
+"""A trained model as a reward: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
 
 Any backbone that provides `score_sequences`. Where its tokenizer is the policy's, it reads the very tokens that the
 policy wrote; else prompt and answer are written anew in its own, and it says so, once. The two are compared by content:
@@ -105,7 +105,7 @@ def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places by length, the longest first, so many together that they hold `budget` tokens when padded; at least one."""
+    """Places by length, the longest first, so many together that they hold `budget` tokens when padded, or one."""
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
