@@ -3,6 +3,7 @@
     read_base(folder)                 # "../llama": what adapter_config.json calls the base model
     require(folders)                  # before weights are loaded: peft is installed
     merge(module, folder)             # W + alpha/r B A in place; raises CheckpointError
+    attach(module, folder, "reward")  # beside the adapters that the module has, frozen or not; raises CheckpointError
 
 What is merged is an ordinary model: a new adapter can be trained on it, and its reference is the model with that
 adapter off. Plain LoRA is read, with rank-stabilised scaling and DoRA. Adapters that change more than weights of
@@ -97,7 +98,7 @@ def merge(module: "nn.Module", folder: Path) -> None:
         tensors = load_file(folder / ADAPTER_WEIGHTS)
         with torch.random.fork_rng(devices=[]):  # its values are replaced
             tuner: Any = LoraModel(module, LoraConfig(**settings), "default")
-        _check(tuner, tensors, folder)
+        _check(tuner.model, tensors, folder)
         tied = [
             name for name, layer in adapted_layers(tuner.model) if uses[layer.get_base_layer().weight.data_ptr()] > 1
         ]
@@ -115,11 +116,43 @@ def merge(module: "nn.Module", folder: Path) -> None:
         parameter.requires_grad_(trained[name])
 
 
-def _check(tuner: Any, tensors: dict[str, Any], folder: Path) -> None:
+def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> None:
+    """Put a saved adapter beside those of the module, under a name of its own; raises CheckpointError.
+
+    Whether the module's weights are those that it was trained on is for the caller to check.
+    """
+    from peft import LoraConfig
+    from peft.utils import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    from mmalign.lora import add_adapter, remove_adapter
+
+    read_base(folder)
+    settings = {key: value for key, value in read_json(folder / ADAPTER_CONFIG).items() if key in _USED}
+    if settings.get("use_dora"):
+        raise CheckpointError(
+            f"{folder}: DoRA rescales the weights, and cannot lie beside another adapter", hint=_MERGE
+        )
+    try:
+        add_adapter(module, name, LoraConfig(**settings), trains=trains)
+    except unreadable() as error:
+        raise CheckpointError(f"{folder}: the adapter cannot be put into this model: {error}") from error
+    try:
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        _check(module, tensors, folder, name)
+        set_peft_model_state_dict(module, tensors, adapter_name=name)
+    except (CheckpointError, *unreadable()) as error:
+        remove_adapter(module, name)
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder}: the adapter cannot be read: {error}") from error
+
+
+def _check(module: "nn.Module", tensors: dict[str, Any], folder: Path, name: str = "default") -> None:
     """Raise CheckpointError unless the file has exactly the tensors that the base model's layers ask for."""
     from peft.utils import get_peft_model_state_dict
 
-    asked = get_peft_model_state_dict(tuner.model, adapter_name="default", save_embedding_layers=False)
+    asked = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
     expected = {name: tuple(tensor.shape) for name, tensor in asked.items()}
     found = {name.removeprefix("base_model.model."): tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

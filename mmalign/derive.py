@@ -32,10 +32,21 @@ def hidden_label_sums(backbone: "CausalLM", hidden: "Hidden") -> "dict[str, Tens
     return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
 
 
+def token_values(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
+    """[P]: a head [H] -> 1 on the state that predicts each label, in the head's own precision also under autocast.
+
+    In the order of `token_logps`, whichever trunk the states are from.
+    """
+    return _on_states(head, hidden.states[hidden.layout.predict])[:, 0]
+
+
 def last_token_scores(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
     """[M, rows]: a linear head on the last token of each answer, in the head's own precision also under autocast."""
+    return _on_states(head, hidden.states[hidden.layout.last])
+
+
+def _on_states(head: "nn.Linear", states: "Tensor") -> "Tensor":
     import torch
 
-    states = hidden.states[hidden.layout.last]
     with torch.autocast(states.device.type, enabled=False):
         return head(states.to(head.weight.dtype))

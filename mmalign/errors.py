@@ -52,6 +52,10 @@ class RewardError(MmalignError):
     exit_code = EXIT_NON_FINITE
 
 
+class EnvironmentFailure(MmalignError):
+    """An environment raised, hung, died, or answered with something else than a turn (exit 1)."""
+
+
 class CheckpointError(MmalignError):
     """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
 

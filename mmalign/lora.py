@@ -1,25 +1,28 @@
 """Low-rank adapters (LoRA, Hu 2021, arXiv 2106.09685) through peft, in any module and in place.
 
     inject(module, LoraOptions(rank=16))       # y = W x + alpha/r B A dropout(x), B = 0 at the start; only A, B train
-    with adapter_off(module): ...              # y = W x, exactly
+    add_adapter(module, "critic")              # a second one on the same weights; see mmalign.selection
     merged_state(module)                       # the tensors of the module without adapter: W + alpha/r B A
     save_adapter(module, folder, base="...")   # what peft's PeftModel.from_pretrained loads
 
 A backbone that declares `adapter_switch` has these options as `lora`, and puts the adapter in before anything is tried
-on the model. Functions on a module without adapter do nothing, and import nothing.
+on the model. Functions on a module without adapter do nothing, and import nothing. What is merged, saved, scaled or
+described is the first adapter, the policy's.
 """
 
+import copy
 import importlib.util
 import re
-import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+import warnings
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.errors import UsageError, did_you_mean
+from mmalign.selection import adapted_layers, adapter_off, select
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,39 +79,40 @@ def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.M
         fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in chosen),  # GPT-2 keeps W transposed
     )
     inject_adapter_in_model(config, module, adapter_name=_NAME)
+    select(module, _NAME)
     assert {name for name, _ in adapted_layers(module)} == set(chosen)
 
 
-def adapted_layers(module: "nn.Module") -> list[tuple[str, Any]]:
-    """(name, peft's layer) of each layer with an adapter."""
-    if "peft" not in sys.modules:  # nobody can have put one in
-        return []
-    from peft.tuners.lora import LoraLayer
+def add_adapter(module: "nn.Module", name: str, config: Any = None, *, trains: bool = True) -> None:
+    """Put another adapter beside the first, with B = 0; the first stays selected, and what trains goes on training.
 
-    return [(name, child) for name, child in module.named_modules() if isinstance(child, LoraLayer)]
-
-
-@contextmanager
-def adapter_off(module: "nn.Module") -> Iterator[None]:
-    """Within, the module computes with its own weights alone; raises UsageError where it has no adapter.
-
-    A backward pass belongs outside: within, no adapter takes a gradient. What trained before trains after (peft's own
-    switch would unfreeze a frozen copy).
+    config: peft's LoraConfig; None: the first adapter's. Draws A from torch's global generator.
     """
-    layers = [layer for _, layer in adapted_layers(module)]
-    if not layers:
-        raise UsageError("this backbone has no adapter to switch off", hint="Add one: --set backbone.lora.rank=16")
-    active = [layer for layer in layers if not layer.disable_adapters]
-    trained = [(parameter, parameter.requires_grad) for layer in active for parameter in layer.parameters()]
-    for layer in active:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in active:
-            layer.enable_adapters(True)
-        for parameter, trains in trained:
-            parameter.requires_grad_(trains)
+    from peft import inject_adapter_in_model
+
+    settings: Any = module.peft_config
+    before = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+    with warnings.catch_warnings():  # peft's, that there is an adapter already
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(config or copy.deepcopy(settings[_NAME]), module, adapter_name=name)
+    for parameter in module.parameters():
+        parameter.requires_grad_(before.get(id(parameter), trains))
+    select(module, _NAME)
+
+
+def remove_adapter(module: "nn.Module", name: str) -> None:
+    """Take one away that `add_adapter` put in."""
+    for _, layer in adapted_layers(module, name):
+        layer.delete_adapter(name)
+    settings: Any = module.peft_config
+    del settings[name]
+    select(module, _NAME)
+
+
+def adapter_parameters(module: "nn.Module", name: str) -> "list[nn.Parameter]":
+    """Those of one adapter."""
+    layers = [layer for _, layer in adapted_layers(module, name)]
+    return [half[name].weight for layer in layers for half in (layer.lora_A, layer.lora_B)]
 
 
 class Adaptable:
@@ -119,7 +123,7 @@ class Adaptable:
     @property
     def adapter_is_fresh(self) -> bool:
         """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
-        return bool(adapted_layers(self.module))
+        return bool(adapted_layers(self.module, _NAME))
 
     def adapter_off(self) -> AbstractContextManager[None]:
         """Within, the base weights alone; see the function of that name."""
@@ -138,7 +142,7 @@ def merged_state(module: "nn.Module", state: "Mapping[str, Tensor] | None" = Non
         name, _, rest = key.partition(".base_layer.")
         if key in own:
             continue
-        if name in layers and rest == "weight":
+        if name in layers and rest == "weight" and _NAME in layers[name].lora_A:
             tensor = tensor + layers[name].get_delta_weight(_NAME).detach().to(tensor)
         merged[f"{name}.{rest}" if name in layers else key] = tensor
     return merged
@@ -149,7 +153,7 @@ def scale_adapter(module: "nn.Module", share: float) -> bool:
 
     Returns whether there is an adapter. Call it without gradient.
     """
-    layers = adapted_layers(module)
+    layers = adapted_layers(module, _NAME)
     for _, layer in layers:
         layer.lora_B[_NAME].weight.mul_(share)
     return bool(layers)
@@ -162,7 +166,7 @@ def save_adapter(module: "nn.Module", folder: Path, *, base: str, task: str | No
     """
     from safetensors.torch import save_file
 
-    layers = adapted_layers(module)
+    layers = adapted_layers(module, _NAME)
     if not layers:
         return
     settings: Any = module.peft_config
@@ -180,7 +184,7 @@ def save_adapter(module: "nn.Module", folder: Path, *, base: str, task: str | No
 
 def describe_adapter(module: "nn.Module") -> dict[str, str]:
     """{"adapter": "LoRA of rank 16 on 84 layers: k_proj, q_proj"}, or {}."""
-    layers = adapted_layers(module)
+    layers = adapted_layers(module, _NAME)
     if not layers:
         return {}
     names = ", ".join(sorted({name.rpartition(".")[2] for name, _ in layers}))

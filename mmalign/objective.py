@@ -11,7 +11,7 @@ Total loss = sum over terms of weight * sum / global count. A term with count ze
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.data.batch import Batch, Column
+    from mmalign.rl.episodes import Policy
+    from mmalign.rl.rollout import Sampler
+    from mmalign.sampling import Sampling
     from mmalign.train.models import Models
+    from mmalign.train.roles import CriticOptions
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -34,19 +38,49 @@ class ObjectiveConfig(BaseModel):
 
 
 class Context:
-    """What `prepare` may use besides the models."""
+    """What `prepare` may use besides the models.
 
-    def __init__(self, seed: int, step: int, sum_over_processes: "Callable[[Tensor], Tensor]", chunk: int) -> None:
+    first_row: the place in the global batch of this process's first example. sampler, answers: of an online objective,
+    and how many answers to sample to each prompt. guard: runs a rollout so that a signal ends it.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        sum_over_processes: "Callable[[Tensor], Tensor]",
+        chunk: int,
+        *,
+        first_row: int = 0,
+        sampler: "Sampler | None" = None,
+        answers: int = 0,
+        guard: "Callable[[Callable[[], Any]], Any]" = lambda work: work(),
+    ) -> None:
         self.step = step
         self.sum_over_processes = sum_over_processes
         self._seed = seed
         self._chunk = chunk
+        self._first_row, self._sampler, self._answers, self._guard = first_row, sampler, answers, guard
 
     def seed(self, row: int) -> int:
-        """A seed for one row of this step, the same however the batch is split over processes."""
+        """A seed for one row of this process's share of the batch, the same however the batch is split."""
         from mmalign.data.order import stable_hash
 
-        return stable_hash(self._seed, self.step, row) >> 1
+        return stable_hash(self._seed, self.step, row + self._first_row) >> 1
+
+    def rollout(self, policy: "Policy", batch: "Batch") -> "Batch":
+        """The batch with answers that the policy samples and their scores; see `mmalign.rl.rollout.Sampler.sample`."""
+        from mmalign.data.order import stable_hash
+
+        sampler, answers, first = self._sampler, self._answers, self._first_row
+        if sampler is None:
+            raise RuntimeError("only an objective whose spec says `online` samples")
+
+        def seed(answer: int) -> int:
+            row, place = divmod(answer, answers)
+            return stable_hash(self._seed, self.step, row + first, place) >> 1
+
+        return self._guard(lambda: sampler.sample(policy, batch, seed, answers))
 
     def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
         """Apply a frozen pass in micro-batches and join its [n, ...] results."""
@@ -64,8 +98,35 @@ class Objective(ABC):
     comparable: ClassVar[frozenset[str]] = frozenset()
     """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
 
+    best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
+    """The held-out metric by which the best checkpoint is chosen."""
+
+    sampling: "Sampling"
+    """How an online objective's answers are sampled; the run sets it."""
+
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """(epochs, minibatches): how often a prepared batch is gone through, and in how many updates each time."""
+        return (1, 1)
+
+    @property
+    def streams(self) -> Mapping[str, int]:
+        """Streams of examples besides "main" that the config asks for, and how many examples a step each gives. They
+        are dealt over the step's updates; `batch.stream` says which a batch is of."""
+        return {}
+
+    @property
+    def critic(self) -> "CriticOptions | None":
+        """How its role with a value head is built, where it has one."""
+        return None
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Metrics of an update and what they must not exceed: the run stops before it, as for a loss that is NaN."""
+        return {}
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -32,7 +32,15 @@ from mmalign.errors import UsageError, did_you_mean
 from mmalign.specs import KINDS, Entry
 
 ENTRY_POINT_GROUP = "mmalign"
-BUILTINS = ("mmalign_clip", "mmalign_lm", "mmalign_objectives", "mmalign_data", "mmalign_evals", "mmalign_rewards")
+BUILTINS = (
+    "mmalign_clip",
+    "mmalign_lm",
+    "mmalign_objectives",
+    "mmalign_data",
+    "mmalign_evals",
+    "mmalign_environments",
+    "mmalign_rewards",
+)
 # pluggy marks functions by attributes, which have no other reader than hasattr.
 _HOOK_NAMES = frozenset(name for name, value in vars(hookspecs).items() if hasattr(value, "mmalign_spec"))
 

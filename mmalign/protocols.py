@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmalign.catalog import Catalog
     from mmalign.data.batch import Ragged
-    from mmalign.data.examples import Prompt, Turns
+    from mmalign.data.examples import Turns
     from mmalign.data.layout import Layout
     from mmalign.data.sequences import Sequences
     from mmalign.evaluate.runtime import Runtime
@@ -69,6 +69,11 @@ class AnswersProcessor(Processor, Protocol):
 
     def prompt(self, prompt: "Turns") -> "Tensor":
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
+        ...
+
+    def observation(self, text: str) -> "Tensor":
+        """[T] ids of what an environment says, to go behind what the policy wrote; no special tokens, not even where
+        the text spells one."""
         ...
 
     def decode(self, ids: "Tensor") -> str:
@@ -275,31 +280,6 @@ class OpensModels(Protocol):
 
     def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
         """Load them, once, before the first call of `score`."""
-        ...
-
-
-class Turn(NamedTuple):
-    """What an environment says to an action. observation: appended to what the policy reads, and never learnt; reward:
-    of this action; done: the episode is over, and there is no observation."""
-
-    observation: str
-    reward: float
-    done: bool
-
-
-class Environment(Protocol):
-    """One episode: made for a prompt, asked for an observation, told actions until it is done."""
-
-    Config: "ClassVar[type[BaseModel]]"
-
-    def __init__(self, config: Any) -> None: ...
-
-    def reset(self, example: "Prompt", seed: int) -> "Turns":
-        """The first observation: what the policy reads as its prompt. The same for all answers to one example."""
-        ...
-
-    def step(self, action: str) -> Turn:
-        """What follows the text that the policy wrote, its end token left out."""
         ...
 
 

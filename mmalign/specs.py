@@ -82,13 +82,14 @@ class Role:
     """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised.
 
     head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
-    "classes": [H] -> C, a row for each of the data set's `classes`.
+    "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
+    critic, whose trunk is as `mmalign.train.roles.CriticOptions` says.
     """
 
     name: str
     needs: tuple[str, ...]
     trains: bool = True
-    head: Literal["", "scalar", "classes"] = ""
+    head: Literal["", "scalar", "classes", "value"] = ""
 
     def parsed_needs(self) -> tuple[Need, ...]:
         return tuple(parse_need(name) for name in self.needs)
@@ -145,7 +146,9 @@ class RewardSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec(Spec):
-    """An environment with reset and step."""
+    """An environment with reset and step. `dataset`: the data set whose prompts it is for, where not any will do."""
+
+    dataset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

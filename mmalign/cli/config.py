@@ -90,7 +90,9 @@ def find_entries(app: App, objective: str, backbone: str | None, dataset: str | 
 
 def section_models(app: App, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Section -> its pydantic model; imports what is named."""
-    from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
+    from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
 
     named = {where: app.catalog.load_config(entry) for where, entry in entries.items()}
+    if not entries or entries["objective"].spec.online:
+        named["rollout"] = RolloutConfig
     return {**named, "train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}

@@ -7,6 +7,7 @@ from mmalign.specs import (
     BackboneSpec,
     DatasetSpec,
     Entry,
+    EnvironmentSpec,
     EvaluationSpec,
     ObjectiveSpec,
     RewardSpec,
@@ -39,6 +40,8 @@ def headline(entry: Entry) -> str:
         return f"{', '.join(spec.kinds)}{' files' if spec.reads_files else ''}"
     if isinstance(spec, RewardSpec):
         return ", ".join(spec.examples)
+    if isinstance(spec, EnvironmentSpec):
+        return f"prompt of {spec.dataset}" if spec.dataset else "prompt"
     return ", ".join(spec.kinds) if isinstance(spec, EvaluationSpec) else ""
 
 
@@ -67,6 +70,8 @@ def _particular(spec: Any) -> dict[str, Any]:
         return {**kinds, "splits": list(spec.splits), "reads_files": spec.reads_files}
     if isinstance(spec, RewardSpec):
         return {"examples": list(spec.examples)}
+    if isinstance(spec, EnvironmentSpec):
+        return {"dataset": spec.dataset}
     if isinstance(spec, EvaluationSpec):
         return {
             "needs": list(spec.needs),

@@ -16,7 +16,7 @@ from typing import Any
 from mmalign.errors import UsageError, did_you_mean
 
 NAMED_SECTIONS = ("objective", "backbone", "dataset")
-SECTIONS = (*NAMED_SECTIONS, "rollout", "train", "data", "evaluation")
+SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation")
 
 _ROOT = Path(__file__).resolve().parents[1]
 

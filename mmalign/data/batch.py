@@ -119,6 +119,9 @@ class Batch:
         tensors = (c for c in self._columns.values() if isinstance(c, Tensor))
         return next(tensors, torch.zeros(0)).device
 
+    def of_stream(self, name: str) -> "Batch":
+        return Batch(self._columns, stream=name, size=self._size)
+
     def with_columns(self, **columns: Column) -> "Batch":
         """A batch with columns added or replaced."""
         return Batch({**self._columns, **columns}, stream=self.stream, size=self._size)

@@ -33,15 +33,17 @@ _NAMES = frozenset({"key", "group", "solution"})
 class Encoder:
     """Encodes examples of one kind for one backbone. Picklable; holds no state that a call changes.
 
-    What augmentation draws depends on (seed, epoch, index) alone, never on the worker or the batch.
+    What augmentation draws depends on (seed, epoch, index) alone, never on the worker or the batch. answer_tokens: the
+    room that a prompt without answers leaves in the context; one that is too long loses its beginning.
     """
 
-    def __init__(self, processor: Processor, kind: str, seed: int) -> None:
+    def __init__(self, processor: Processor, kind: str, seed: int, answer_tokens: int = 0) -> None:
         if kind not in EXAMPLE_KINDS:
             raise UsageError(f"unknown example kind {kind!r}", hint=f"Known: {', '.join(sorted(EXAMPLE_KINDS))}")
         self.processor = processor
         self.kind = kind
         self.seed = seed
+        self._answer_tokens = answer_tokens
         self._columns = columns_of(EXAMPLE_KINDS[kind])
         self._has_answers = "turns" in self._columns.values()
         if self._has_answers:
@@ -54,6 +56,8 @@ class Encoder:
         lost = None
         if self._has_answers:
             tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
+            if self._answer_tokens:
+                tokens = _shortened(tokens, self.processor.context_length - self._answer_tokens)
             row["sequences"], lost = tokens, tokens.num_lost
         for name, column in self._columns.items():
             value = getattr(example, name)  # the fields of a dataclass, by their declared names
@@ -73,6 +77,11 @@ class Encoder:
             row["caption"] = example.text
             row["group"] = example.group or example.key
         return row
+
+
+def _shortened(tokens: TokenizedAnswers, room: int) -> TokenizedAnswers:
+    lost = max(0, len(tokens.prompt) - room)
+    return tokens._replace(prompt=tokens.prompt[lost:], num_lost=tokens.num_lost + lost)
 
 
 def columns_of(kind: Any) -> dict[str, str]:

@@ -85,6 +85,10 @@ class Stream:
         assert loaded.batch is not None  # `check` raised
         return step, loaded.batch
 
+    def next_batch(self, stream: str) -> Batch:
+        """The next batch, as one of a stream of that name."""
+        return next(self)[1].of_stream(stream)
+
     def close(self) -> None:
         """End the workers; a later `next` starts them again where it left off."""
         self._batches = None

@@ -77,7 +77,10 @@ class Trainer:
         for module in self.models.modules():
             module.zero_grad(set_to_none=True)
         result = accumulate(self.engine, self.prepare(batches, micro_batch_size), micro_batch_size)
-        named = ((f"{role}.{name}", p) for role, b in self.models.items() for name, p in b.module.named_parameters())
+        trained = self.models.trainable()
+        known = {id(p) for _, p in trained}
+        every = ((f"{role}.{name}", p) for role, b in self.models.items() for name, p in b.module.named_parameters())
+        named = [*trained, *((name, p) for name, p in every if id(p) not in known)]
         return result, {name: None if p.grad is None else p.grad.clone() for name, p in named}
 
     def train(self, steps: int, optimizer: Any) -> list[float]:
@@ -154,7 +157,8 @@ def gradients_in_trainable_roles(build: Callable[..., Trainer]) -> None:
     trainer = build()
     _, gradients = trainer.gradients(trainer.batches)
     for role in trainer.entry.spec.roles:
-        own = {name: grad for name, grad in gradients.items() if name.startswith(f"{role.name}.")}
+        prefixes = (f"{role.name}.", f"{role.name}_head.")
+        own = {name: grad for name, grad in gradients.items() if name.startswith(prefixes)}
         moved = [name for name, grad in own.items() if grad is not None and bool(grad.any())]
         if role.trains:
             assert moved, f"no parameter of the trained role {role.name} gets a gradient"

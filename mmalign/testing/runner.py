@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmalign.errors import MmalignError
-from mmalign.testing import backbone_checks, data_checks, objective_checks, plugin_checks, reward_checks
+from mmalign.testing import (
+    backbone_checks,
+    data_checks,
+    environment_checks,
+    objective_checks,
+    plugin_checks,
+    reward_checks,
+)
 from mmalign.testing.bench import Check, Skip, Workbench
 
 
@@ -37,6 +44,8 @@ def find_checks(name: str, bench: Workbench) -> list[Check]:
             checks += objective_checks.checks(entry, bench)
         elif entry.kind == "datasets":
             checks += data_checks.dataset_checks(entry, bench)
+        elif entry.kind == "environments":
+            checks += environment_checks.checks(entry, bench)
         elif entry.kind == "evaluations":
             checks += data_checks.evaluation_checks(entry, bench)
         elif entry.kind == "rewards":

@@ -1,8 +1,11 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+if TYPE_CHECKING:
+    from mmalign.sampling import Sampling
 
 
 class _Section(BaseModel):
@@ -29,6 +32,9 @@ class TrainConfig(_Section):
     )
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm over all parameters; 0: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the forward; weights stay fp32")
+    gradient_checkpointing: bool = Field(
+        False, description="keep no activations within layers, and compute them again in the backward pass: less memory"
+    )
     compile: bool = Field(False, description="compile the forward with torch.compile")
     deterministic: bool = Field(False, description="deterministic kernels only (CUDA: needed for bit-exact resume)")
     seed: int = Field(0, ge=0, description="of data order, augmentation and dropout")
@@ -95,7 +101,23 @@ class RolloutConfig(_Section):
     environment: dict[str, JsonValue] = Field(
         {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
     )
+    environment_timeout: float = Field(
+        10.0, gt=0, description="seconds that an environment may take for a reply; past them the run stops"
+    )
     max_turns: int = Field(4, ge=1, description="turns of an episode, after which it ends")
     keep_experience: int = Field(
         10, ge=0, description="steps between tables of answers and scores in the run folder (parquet); 0: none"
     )
+    heldout_answers: int = Field(
+        128, ge=1, description="answers to held-out prompts, all together, that a measurement samples at least"
+    )
+
+    @property
+    def sampling(self) -> "Sampling":
+        from mmalign.sampling import Sampling
+
+        return Sampling(self.max_tokens, self.temperature, self.top_p)
+
+    def answers_heldout(self, prompts: int) -> int:
+        """To each of so many prompts."""
+        return max(self.samples, -(-self.heldout_answers // max(1, prompts)))

@@ -1,4 +1,4 @@
-"""What a run will need, before it runs: memory by term, disk, time. The model is built and two steps are probed.
+"""What a run will need, before it runs: roles, memory by term, disk, time. Models are built and two steps are probed.
 
     figures = estimate(plan, "cpu", say=print)
     figures.lines()
@@ -17,8 +17,9 @@ import torch
 from mmalign.errors import DataError
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
-from mmalign.train.loop import Say, peak_memory
 from mmalign.train.plan import Plan
+from mmalign.train.progress import Say, peak_memory
+from mmalign.train.sharing import RoleFigures, in_megabytes, role_figures
 from mmalign.train.step import accumulate
 
 _PROBE_STEPS = 2
@@ -26,7 +27,8 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds. `activation_bytes`: growth of the peak over the probe, less gradients and moments."""
+    """Bytes and seconds. `activation_bytes`: growth of the peak over the probe, less gradients and moments. `roles`:
+    what is each one's own; their bytes add up to those of all."""
 
     parameters: int
     trainable: int
@@ -42,17 +44,19 @@ class Estimate:
     disk_free_bytes: int
     seconds_per_step: float
     seconds: float
+    roles: tuple[RoleFigures, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        def size(count: int) -> str:
-            return f"{count / 1e6:,.0f} MB"
-
+        size = in_megabytes
+        first, *others = (figures.line() for figures in self.roles)
         return [
             f"data      {self.examples:,} training and {self.heldout_examples:,} held-out examples",
             f"model     {self.parameters:,} parameters, {self.trainable:,} of them trained",
+            f"roles     {first}",
+            *(f"          {line}" for line in others),
             f"memory    {size(self.peak_bytes)} at the peak: weights {size(self.weights_bytes)}, gradients "
             f"{size(self.gradient_bytes)}, optimiser {size(self.optimizer_bytes)}, activations about "
             f"{size(self.activation_bytes)}, the rest is the program",
@@ -66,10 +70,12 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     """Build the job, probe two steps on real data, change nothing on disk."""
     processes = Processes(device)
     job = assemble(plan, processes)
+    for note in job.models.notes:
+        say(note)
     say(f"probing {_PROBE_STEPS} steps")
     before = peak_memory(job.device)
     seconds = _probe(job)
-    weights = sum(t.numel() * t.element_size() for module in job.models.modules() for t in module.state_dict().values())
+    roles = tuple(role_figures(job.models))
     trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
     own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
     peak = peak_memory(job.device)
@@ -82,7 +88,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         trainable=sum(p.numel() for _, p in job.parameters),
         examples=len(job.data),
         heldout_examples=job.num_heldout,
-        weights_bytes=weights,
+        weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
         optimizer_bytes=2 * trained,
         activation_bytes=max(0, peak - before - 3 * trained),
@@ -92,6 +98,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
         seconds_per_step=seconds,
         seconds=seconds * train.steps,
+        roles=roles,
     )
 
 
@@ -99,14 +106,16 @@ def _probe(job: Job) -> float:
     """Seconds of the second of two steps; the weights are thrown away afterwards."""
     train = job.plan.train
     job.models.train(freeze_batchnorm=job.freezes_batchnorm)
-    stream = job.stream(start_step=0)
+    stream, others = job.stream(start_step=0), job.other_streams(start_step=0)
     times = []
     try:
         began = time.perf_counter()
         for index, batch in stream:
-            job.optimizer.zero_grad(set_to_none=True)
-            accumulate(job.engine, [job.prepare(index, batch)], train.micro_batch_size)
-            job.optimizer.step()
+            beside = {name: other.next_batch(name).to(job.device) for name, other in others.items()}
+            for parts in job.updates(index, job.prepare(index, batch), beside):
+                job.optimizer.zero_grad(set_to_none=True)
+                accumulate(job.engine, parts, train.micro_batch_size)
+                job.optimizer.step()
             if job.device.type == "cuda":
                 torch.cuda.synchronize()
             now = time.perf_counter()
@@ -115,7 +124,8 @@ def _probe(job: Job) -> float:
             if len(times) == _PROBE_STEPS:
                 return times[-1]
     finally:
-        stream.close()
+        for source in (stream, *others.values()):
+            source.close()
     raise DataError("no batch could be made")
 
 

@@ -23,8 +23,9 @@ from mmalign.train import rng
 from mmalign.train.baselines import compare
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job
-from mmalign.train.loop import Loop, Say, peak_memory
+from mmalign.train.loop import Loop
 from mmalign.train.preview import SURVEYED
+from mmalign.train.progress import Say, peak_memory
 from mmalign.train.report import next_commands, write_reports
 from mmalign.train.rundir import Run
 from mmalign.train.samples import side_by_side, write_samples

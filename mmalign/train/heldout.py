@@ -22,7 +22,8 @@ from mmalign.train import rng
 from mmalign.train.job import Job
 from mmalign.train.step import total_loss
 
-HELDOUT_LOSS = "heldout/loss"
+OWN = "heldout/"  # before the objective's own metrics
+HELDOUT_LOSS = f"{OWN}loss"
 
 
 def measure(job: Job, catalog: Catalog) -> dict[str, float]:
@@ -89,7 +90,14 @@ def _heldout_loss(job: Job) -> dict[str, float]:
             left_out += len(batch)
             continue
         examples += len(batch)
-        ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, job.plan.evaluation.batch_size)
+        ctx = Context(
+            job.plan.train.seed,
+            -1 - number,
+            lambda tensor: tensor,
+            job.plan.evaluation.batch_size,
+            sampler=job.sampler,
+            answers=job.plan.rollout.answers_heldout(min(job.num_heldout, job.plan.evaluation.max_examples)),
+        )
         batch = objective.prepare(job.models, job.with_frozen(batch.to(job.device)), ctx)  # evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
@@ -103,9 +111,9 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     if not sums:
         return {}
     loss, _ = total_loss(objective, sums, counts)
-    means = {f"heldout/{name}": total / n for name, (total, n) in metrics.items() if n}
+    means = {f"{OWN}{name}": total / n for name, (total, n) in metrics.items() if n}
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    return {HELDOUT_LOSS: float(loss), **means} | {f"heldout/{name}": float(number) for name, number in used.items()}
+    return {HELDOUT_LOSS: float(loss), **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:

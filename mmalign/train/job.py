@@ -4,7 +4,8 @@ job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
 """
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,24 @@ from torch import nn
 from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
+from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
+from mmalign.rl.environments import EnvironmentHost
+from mmalign.rl.rewards import RewardList
+from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
+from mmalign.train.roles import checkpoint_activations
 from mmalign.train.step import Engine
+
+Guard = Callable[[Callable[[], Any]], Any]
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -40,6 +49,8 @@ class Job:
     data: Any
     heldout: Any  # None where the data set has no validation part
     encoder: Encoder
+    others: Mapping[str, tuple[Any, Encoder]]  # data of streams besides the main one
+    sampler: Sampler | None = None  # of an online objective
     frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
 
     @property
@@ -62,12 +73,24 @@ class Job:
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
         """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
-        train = self.plan.train
+        return self._stream(self.data, self.encoder, self.plan.train.seed, self.plan.train.batch_size, start_step, bad)
+
+    def other_streams(self, start_step: int, bad: Mapping[str, str] | None = None) -> dict[str, Stream]:
+        """The same of every other stream; each has an order of its own."""
+        found = {}
+        for name, (data, encoder) in self.others.items():
+            seed, size = stable_hash("stream", name, self.plan.train.seed) >> 1, self.plan.streams[name].batch_size
+            found[name] = self._stream(data, encoder, seed, size, start_step, bad)
+        return found
+
+    def _stream(
+        self, data: Any, encoder: Encoder, seed: int, size: int, start_step: int, bad: Mapping[str, str] | None
+    ) -> Stream:
         return Stream(
-            self.data,
-            self.encoder,
-            Order(len(self.data), train.seed),
-            batch_size=train.batch_size,
+            data,
+            encoder,
+            Order(len(data), seed),
+            batch_size=size,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             num_workers=self.plan.data.num_workers,
@@ -76,19 +99,56 @@ class Job:
             bad=bad,
         )
 
-    def prepare(self, index: int, batch: Batch) -> Batch:
-        """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched."""
+    def fingerprint(self) -> Any:
+        """Of all data: what a resumed run compares."""
+        if not self.others:
+            return self.data.fingerprint()
+        return {"main": self.data.fingerprint()} | {name: data.fingerprint() for name, (data, _) in self.others.items()}
+
+    def prepare(self, index: int, batch: Batch, guard: Guard = lambda work: work()) -> Batch:
+        """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched.
+
+        guard: of a rollout; see `Context`.
+        """
         train, objective = self.plan.train, self.objective
         batch = batch.to(self.device)
         if type(objective).prepare is Objective.prepare and type(objective).frozen is Objective.frozen:
             return batch
-        ctx = Context(train.seed, index, self.processes.sum, train.micro_batch_size or self.local_batch_size)
+        ctx = Context(
+            train.seed,
+            index,
+            self.processes.sum,
+            train.micro_batch_size or self.local_batch_size,
+            first_row=self.processes.rank * self.local_batch_size,
+            sampler=self.sampler,
+            answers=self.plan.rollout.samples,
+            guard=guard,
+        )
         self.models.eval()
         try:
             with torch.no_grad():
                 return objective.prepare(self.models, self.with_frozen(batch), ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
+
+    def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
+        """What each optimiser update of a step learns from: the prepared batch or its minibatches, epoch by epoch, and
+        with each a part of every other stream's.
+
+        Minibatches have the column `update`: [N], which it is. Their rows are dealt by (seed, step, epoch).
+        """
+        epochs, number = self.objective.passes
+        total = epochs * number
+        for update in range(total):
+            epoch, place = divmod(update, number)
+            part = batch
+            if number > 1:
+                rows = list(range(len(batch)))
+                random.Random(stable_hash("minibatches", self.plan.train.seed, index, epoch)).shuffle(rows)
+                part = batch.select(_share(rows, place, number))
+            if total > 1:
+                part = part.with_columns(update=torch.full((len(part),), update, device=self.device))
+            yield [part, *(other.select(_share(range(len(other)), update, total)) for other in others.values())]
 
     def with_frozen(self, batch: Batch) -> Batch:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
@@ -97,8 +157,12 @@ class Job:
         return batch.with_columns(**self.objective.frozen(self.models, batch))
 
 
-def assemble(plan: Plan, processes: Processes) -> Job:
-    """Load and wire a plan; raises the errors of the parts."""
+def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
+    return rows[len(rows) * place // number : len(rows) * (place + 1) // number]
+
+
+def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> Job:
+    """Load and wire a plan; raises the errors of the parts. say: what is to be known about them."""
     train = plan.train
     if train.batch_size % processes.world_size:
         nearest = max(1, train.batch_size // processes.world_size) * processes.world_size
@@ -117,13 +181,17 @@ def assemble(plan: Plan, processes: Processes) -> Job:
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
     roles = plan.objective.spec.roles
     classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
-    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes)
-    models.to(processes.device)
     objective = plan.objective_class(plan.configs["objective"])
+    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=objective.critic)
+    models.to(processes.device)
+    if train.gradient_checkpointing:
+        checkpoint_activations(models.trained_modules())
     objective.start(models)
     parameters = models.trainable()
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
+    objective.sampling = plan.rollout.sampling
+    sampler = _sampler(plan, objective, policy.processor, processes, say) if plan.objective.spec.online else None
     forward = StepModule(objective, models)
     if train.compile:
         if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
@@ -140,12 +208,53 @@ def assemble(plan: Plan, processes: Processes) -> Job:
         models,
         objective,
         parameters,
-        build_optimizer(parameters, train),
+        build_optimizer(parameters, train, models.peaks),
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
-        Encoder(policy.processor, plan.kind, train.seed),
+        Encoder(policy.processor, plan.kind, train.seed, answer_tokens=plan.rollout.max_tokens if sampler else 0),
+        _others(plan, policy.processor, objective.passes, processes),
+        sampler,
     )
+
+
+def _others(
+    plan: Plan, processor: Any, passes: tuple[int, int], processes: Processes
+) -> dict[str, tuple[Any, Encoder]]:
+    found, updates = {}, passes[0] * passes[1]
+    for name, stream in plan.streams.items():
+        if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
+            raise UsageError(
+                f"stream {name}: {stream.batch_size} examples a step do not give {updates} updates on "
+                f"{processes.world_size} processes one each, or do not divide",
+                hint=f"Try {updates * processes.world_size} or a multiple.",
+            )
+        data = stream.dataset_class.build(stream.config, "train")
+        if data is None or not len(data):
+            raise DataError(f"{stream.dataset.spec.name} has no training examples for the stream {name}")
+        found[name] = (data, Encoder(processor, stream.kind, plan.train.seed))
+    return found
+
+
+def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Processes, say: Say) -> Sampler:
+    """Raises UsageError for answers that leave no room for a prompt, or fewer prompts than updates."""
+    config, context = plan.rollout, processor.context_length
+    if config.max_tokens >= context:
+        raise UsageError(
+            f"rollout.max_tokens={config.max_tokens} leaves no room for a prompt in a context of {context} tokens",
+            hint=f"Try: --set rollout.max_tokens={context // 2}",
+        )
+    if objective.passes[1] > plan.train.batch_size // processes.world_size:
+        raise UsageError(
+            f"objective.minibatches={objective.passes[1]} of {plan.train.batch_size} prompts on {processes.world_size} "
+            "processes: some would be empty",
+            hint="Raise train.batch_size.",
+        )
+    environment = None
+    if config.environment:
+        environment = EnvironmentHost.open(plan.catalog, config.environment, config.environment_timeout)
+    rewards = RewardList.build(plan.catalog, config.rewards, processes.device, say, required=environment is None)
+    return Sampler(config, processor, rewards, environment)
 
 
 def _make_deterministic() -> None:

@@ -5,7 +5,7 @@ outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="a
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from mmalign.train import checkpoint
 from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
 from mmalign.train.job import assemble
-from mmalign.train.loop import Loop, Say
+from mmalign.train.loop import Loop
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
+from mmalign.train.progress import Say
 from mmalign.train.rundir import Run, default_folder, package_versions
-from mmalign.train.signals import Interrupted, StopRequest
+from mmalign.train.signals import Interrupted, StopRequest, interruptible
 
 FEW_HELDOUT = 20
 _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
@@ -105,7 +106,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
     talk: Say = say if processes.is_main else lambda line: None
     try:
         with StopRequest() as stop:
-            job = assemble(plan, processes)
+            job = assemble(plan, processes, talk)
             if processes.is_main:
                 report, facts = job.data.report(), dict(job.models.policy.describe())
                 run.write_info(data=dict(report), backbone=facts)
@@ -115,17 +116,19 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                     talk(f"{count:,} left out of {report['source']}: {reason}")
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
+            for note in job.models.notes:
+                talk(note)
             if 0 < job.num_heldout < FEW_HELDOUT:
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
             # Neither leaves a state that a resume would miss, so a signal ends them at once, and on all processes.
-            _interruptible(stop, processes, lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
+            interruptible(stop, processes, lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
             loop.go(stop)
             counts = processes.gather_objects((loop.truncated_texts, loop.tokens))
-            return _interruptible(stop, processes, lambda: finish(job, loop, counts, run, catalog, talk))
+            return interruptible(stop, processes, lambda: finish(job, loop, counts, run, catalog, talk))
     except BaseException as exception:
         error = exception
         if processes.is_main:
@@ -142,20 +145,6 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                 talk(warning)
         run.close()
         processes.close()
-
-
-def _interruptible(stop: StopRequest, processes: Processes, work: Callable[[], Any]) -> Any:
-    """What `work` returns, which waits for no other process; raises Interrupted on all where a signal came to one."""
-    signum, found = None, []
-    try:
-        with stop.interrupts():
-            found.append(work())
-    except Interrupted as interruption:
-        signum = interruption.signum
-    signals = [s for s in processes.gather_objects(signum) if s is not None]
-    if signals:
-        raise Interrupted(signals[0])
-    return found[0]
 
 
 def _headline(plan: Plan, folder: Path) -> str:

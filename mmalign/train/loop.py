@@ -7,10 +7,10 @@ A step: draw the batch (a function of seed and step), prepare it, accumulate gra
 all is finite, clip, update, constrain. Checkpoints stand between steps and hold all that the next step depends on.
 """
 
+import functools
 import math
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,14 +21,13 @@ from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
-from mmalign.train.job import Job
-from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors
+from mmalign.train.job import Guard, Job
+from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from mmalign.train.progress import Progress, Say, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
-from mmalign.train.signals import Interrupted, StopRequest
+from mmalign.train.signals import Interrupted, StopRequest, interruptible
 from mmalign.train.step import StepResult, accumulate
-
-Say = Callable[[str], None]
 
 
 class Loop:
@@ -44,7 +43,8 @@ class Loop:
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
         self._seconds_before = 0.0
-        self._started = self._clock = time.perf_counter()
+        self._started = time.perf_counter()
+        self.progress = Progress(job, run, catalog, say)
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -62,14 +62,14 @@ class Loop:
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
-        self._clock = time.perf_counter()
+        others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
+        self.progress.restart()
         try:
             for index, batch in stream if self.step < train.steps else ():
-                self.bad_samples.update(stream.bad)
-                if "num_lost" in batch:
-                    self.truncated_texts += int((batch["num_lost"] > 0).sum())
-                self.tokens += batch.cost() if self._counts_tokens else 0
-                self.update(index, batch)
+                beside = {name: other.next_batch(name) for name, other in others.items()}
+                for source in (stream, *others.values()):
+                    self.bad_samples.update(source.bad)
+                self._update_or_save(index, batch, beside, stop)
                 self.step = index + 1
                 last = self.step == train.steps
                 stopping = self._stopping(stop)
@@ -83,31 +83,72 @@ class Loop:
                 if last:
                     break
         finally:
-            stream.close()
+            for source in (stream, *others.values()):
+                source.close()
 
-    def update(self, index: int, batch: Batch) -> None:
-        """One optimiser step; raises NonFiniteError before the update where the loss or a gradient is not finite."""
+    def update(
+        self, index: int, batch: Batch, others: Mapping[str, Batch] | None = None, guard: Guard = lambda work: work()
+    ) -> None:
+        """One step: prepare the batch, then learn from it, in one optimiser update or several.
+
+        others: of other streams, by name.
+
+        Raises NonFiniteError before an update where the loss or a gradient is not finite.
+        """
+        prepared = self.job.prepare(index, batch, guard)
+        began = time.perf_counter()
+        beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
+        results, norms = zip(*(self._learn(index, p) for p in self.job.updates(index, prepared, beside)), strict=True)
+        seconds = {"learning": time.perf_counter() - began}
+        if "num_lost" in batch:
+            self.truncated_texts += int((batch["num_lost"] > 0).sum())
+        self.tokens += prepared.cost() if self._counts_tokens else 0
+        self.progress.step(index, results, norms, prepared, seconds)
+
+    def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
+        """`update`; a signal during a rollout discards it and saves the state before: a resume repeats it."""
+        job = self.job
+        states = rng.capture(job.device), rng.capture_host()
+        try:
+            self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
+        except Interrupted:
+            rng.restore(states[0], job.device)
+            rng.restore_host(states[1])
+            self.save()
+            raise
+
+    def _learn(self, index: int, batches: list[Batch]) -> tuple[StepResult, float]:
+        """One optimiser update from a prepared batch. Returns its result and the gradient norm."""
         job, train = self.job, self.job.plan.train
-        rate = learning_rate(train, index)
-        for group in job.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
-        result = accumulate(job.engine, [job.prepare(index, batch)], train.micro_batch_size)
+        result = accumulate(job.engine, batches, train.micro_batch_size)
         limit = train.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._non_finite(index, batch, loss, norm)
+            self._non_finite(index, batches[0], loss, norm)
             for buffer, value in zip(job.models.buffers(), before, strict=True):
                 buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
         else:
+            self._check_limits(index, result)
             job.optimizer.step()
             job.objective.constrain(job.models)
-        self._record(index, result, loss, norm, rate, batch)
+        return result, norm
+
+    def _check_limits(self, index: int, result: StepResult) -> None:
+        for name, limit in self.job.objective.limits.items():
+            total, count = result.metrics[name]
+            if float(total) > limit * float(count):
+                raise NonFiniteError(
+                    f"{name} {float(total / count):.4g} at step {index + 1} is past its limit of {limit:g}",
+                    hint=f"The weights were not updated; checkpoints under {self.run.checkpoints} are good. Try a "
+                    f"lower --set train.learning_rate, or a higher limit: --set objective.max_{name}=...",
+                )
 
     def evaluate(self, stop: StopRequest) -> int | None:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
@@ -151,7 +192,7 @@ class Loop:
                         "truncated_texts": truncated,
                         "tokens": tokens,
                         "objective": dict(job.objective.state()),
-                        "data": job.data.fingerprint(),
+                        "data": job.fingerprint(),
                         "bad_samples": bad_samples,
                         "skipped_updates": self.skipped_updates,
                         "best": self.best,
@@ -173,7 +214,7 @@ class Loop:
         if saved is None:
             return
         state = saved.state
-        if state["data"] != job.data.fingerprint():
+        if state["data"] != job.fingerprint():
             raise CheckpointError(
                 "the training data changed since the checkpoint", hint="Restore it, or start a new run."
             )
@@ -230,32 +271,11 @@ class Loop:
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")
 
-    def _record(self, index: int, result: StepResult, loss: float, norm: float, rate: float, batch: Batch) -> None:
-        train, step = self.job.plan.train, index + 1
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now  # from step to step: waiting for data included
-        metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
-        record = {"loss": loss, **metrics, "gradient_norm": norm, "learning_rate": rate}
-        tokens = sum(self.job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
-        if not self.job.processes.is_main:
-            return
-        size = len(batch) * self.job.processes.world_size
-        speed = {"examples_per_second": size / seconds, "peak_memory_mb": peak_memory(self.job.device) / 1e6}
-        if tokens:
-            speed["tokens_per_second"] = tokens / seconds
-        self.run.log({"step": step, **record, **speed})
-        for warning in self.catalog.host.notify("step_finished", run=self.run, step=step, metrics=record):
-            self.say(warning)
-        if step % train.log_every == 0 or step == train.steps or step == 1:
-            left = (train.steps - step) * seconds
-            numbers = describe({name: record[name] for name in ("loss", *metrics)})
-            pace = f"{speed['examples_per_second']:.0f} examples/s  {left:.0f} s left"
-            self.say(f"step {step}/{train.steps}  {numbers}  {pace}")
-
     def _main_figures(self, results: Mapping[str, float]) -> dict[str, float]:
-        """The held-out loss and each evaluation's primary metric; the report has the rest."""
+        """What the best checkpoint is chosen by, and each evaluation's primary metric; the report has the rest."""
         primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in self.job.plan.evaluations]
-        return {name: results[name] for name in (heldout.HELDOUT_LOSS, *primary) if name in results}
+        own = f"{heldout.OWN}{self.job.objective.best_by[0]}"
+        return {name: results[name] for name in (own, *primary) if name in results}
 
     def _improved(self) -> bool:
         return self.best is not None and self.best["step"] == self.step
@@ -269,18 +289,9 @@ class Loop:
         return found
 
     def _remember_best(self, results: Mapping[str, float]) -> None:
-        loss = results.get(heldout.HELDOUT_LOSS)
-        if self.step and loss is not None and math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
-            self.best = {"step": self.step, "loss": loss}
-
-
-def describe(values: Mapping[str, float]) -> str:
-    """ "loss 2.31  accuracy 0.412", four digits each."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak allocation on CUDA, else the process's peak resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        name, better = self.job.objective.best_by
+        value, best = results.get(heldout.OWN + name), self.best
+        if not self.step or value is None or not math.isfinite(value):
+            return
+        if best is None or (value < best["value"] if better == "low" else value > best["value"]):
+            self.best = {"step": self.step, "value": value}

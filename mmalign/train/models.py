@@ -6,44 +6,25 @@ models.trainable()                     # [("policy.visual.conv1.weight", paramet
 """
 
 import copy
-import functools
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mmalign.lora import adapted_layers
-from mmalign.protocols import SwitchesAdapter
+from mmalign.lora import adapter_parameters
+from mmalign.selection import adapted_layers
 from mmalign.specs import Role
+from mmalign.train.roles import (
+    CriticOptions,
+    TrunkScorer,
+    WithAdapter,
+    build_critic,
+    has_fresh_adapter,
+    reward_on_trunk,
+)
 
 _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
-
-
-class WithoutAdapter:
-    """A backbone with a fresh adapter as the frozen model that it started from: methods run with the adapter off.
-
-    For passes without gradient.
-    """
-
-    def __init__(self, backbone: Any) -> None:
-        self._backbone = backbone
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._backbone, name)
-        if not inspect.ismethod(value):
-            return value
-
-        @functools.wraps(value)
-        def call(*arguments: Any, **options: Any) -> Any:
-            with self._backbone.adapter_off():
-                return value(*arguments, **options)
-
-        return call
-
-
-def has_fresh_adapter(backbone: Any) -> bool:
-    return isinstance(backbone, SwitchesAdapter) and backbone.adapter_is_fresh
 
 
 class Models:
@@ -51,7 +32,8 @@ class Models:
 
     heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
     that answers for it: with its adapter off, where that is fresh, else until `part` is called. classes: names of the
-    data set's, where a head has a row for each.
+    data set's, where a head has a row for each. shared: role -> what works on another role's weights, with an adapter
+    of its own or with none. peaks: role -> its own peak learning rate. notes: sentences on how roles came to be.
     """
 
     def __init__(
@@ -61,21 +43,29 @@ class Models:
         heads: Mapping[str, nn.Linear] | None = None,
         same: Mapping[str, str] | None = None,
         classes: tuple[str, ...] = (),
+        shared: Mapping[str, Any] | None = None,
+        peaks: Mapping[str, float] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
         self._same = dict(same or {})
         self.heads = dict(heads or {})
         self.classes = classes
+        self.shared = dict(shared or {})
+        self.peaks = dict(peaks or {})
+        self.notes = notes
         for name, backbone in self._roles.items():
             if name not in self._trains:
                 backbone.module.requires_grad_(False).eval()
 
     def __getattr__(self, name: str) -> Any:
         try:
+            if name in self.__dict__["shared"]:
+                return self.__dict__["shared"][name]
             if name in self.__dict__["_same"]:
                 trained = self.__dict__["_roles"][self.__dict__["_same"][name]]
-                return WithoutAdapter(trained) if has_fresh_adapter(trained) else trained
+                return WithAdapter(trained, None) if has_fresh_adapter(trained) else trained
             return self.__dict__["_roles"][name]
         except KeyError:
             raise AttributeError(f"no role {name!r} in {sorted(self.__dict__.get('_roles', ()))}") from None
@@ -83,6 +73,31 @@ class Models:
     def part(self) -> None:
         """From here on no trained role answers for a frozen one."""
         self._same.clear()
+
+    def add_scorer(self, folder: Path, name: str = "reward") -> TrunkScorer:
+        """A saved reward model as a frozen adapter on the policy's weights; raises CheckpointError, which says why not.
+
+        It is then the role of that name, and scores what `score_sequences` gets.
+        """
+        scorer = reward_on_trunk(self.policy, folder, name)
+        self.shared[name], self.heads[name] = scorer, scorer.head
+        return scorer
+
+    def trains(self, role: str) -> bool:
+        return role in self._trains
+
+    def answers_for(self) -> Mapping[str, str]:
+        """Frozen role -> the trained role that answers for it."""
+        return self._same
+
+    def owners(self) -> dict[int, str]:
+        """Id of a parameter -> the role whose adapter it is of, for adapters on another role's weights."""
+        found = {}
+        for role, view in self.shared.items():
+            view = view.backbone if isinstance(view, TrunkScorer) else view
+            if isinstance(view, WithAdapter) and view.adapter:
+                found |= {id(parameter): role for parameter in adapter_parameters(view.module, view.adapter)}
+        return found
 
     def items(self) -> Iterable[tuple[str, Any]]:
         return self._roles.items()
@@ -96,9 +111,10 @@ class Models:
         return modules | {f"{role}_head": head for role, head in self.heads.items() if role in self._trains}
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Parameters to optimise, with names that start with their role."""
+        """Parameters to optimise, with names that start with their role, wherever they lie."""
+        owners = self.owners()
         return [
-            (f"{role}.{name}", parameter)
+            (f"{owners.get(id(parameter), role)}.{name}", parameter)
             for role, module in self.trained_modules().items()
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
@@ -107,7 +123,8 @@ class Models:
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers of the trained roles, by name; tied tensors once.
 
-        Under an adapter the frozen weights are left out: a resumed run reads them from the source again.
+        Under an adapter the frozen weights are left out: a resumed run reads them from the source again. An adapter of
+        another role goes by the name of the module that it lies in, and a frozen one is left out.
         """
         state, seen = {}, {}
         for role, module in self.trained_modules().items():
@@ -155,20 +172,38 @@ class Models:
             module.to(device)
 
 
-def build_models(roles: tuple[Role, ...], policy: Any, *, copies: bool = True, classes: tuple[str, ...] = ()) -> Models:
+def build_models(
+    roles: tuple[Role, ...],
+    policy: Any,
+    *,
+    copies: bool = True,
+    classes: tuple[str, ...] = (),
+    critic: CriticOptions | None = None,
+) -> Models:
     """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
 
     The first trained role answers for frozen ones where its adapter is fresh, and without `copies`, until `Models.part`
-    is called. classes: names of the data set's, where a role's head has a row for each.
+    is called. classes: names of the data set's, where a role's head has a row for each. critic: how a role with a value
+    head is built.
     """
     trained, copies = [role for role in roles if role.trains], copies and not has_fresh_adapter(policy)
+    plain = [role for role in roles if role.head != "value"]
     built = {
-        role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in roles if role.trains or copies
+        role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in plain if role.trains or copies
     }
-    same = {role.name: trained[0].name for role in roles if role.name not in built}
+    same = {role.name: trained[0].name for role in plain if role.name not in built}
     rows = {"scalar": 1, "classes": len(classes)}
-    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in roles if role.head}
-    return Models(built, {role.name for role in trained}, heads, same, classes)
+    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in plain if role.head}
+    shared, peaks, notes = {}, {}, []
+    options = critic or CriticOptions()
+    for role in roles:
+        if role.head == "value":
+            made = build_critic(role.name, policy, options)
+            (built if made.kind == "copy" else shared)[role.name] = made.backbone
+            heads[role.name] = made.head
+            peaks |= {role.name: options.learning_rate} if options.learning_rate else {}
+            notes += [f"{role.name}: a model of its own, since {made.note}"] if made.note else []
+    return Models(built, {role.name for role in trained}, heads, same, classes, shared, peaks, tuple(notes))
 
 
 def linear_head(width: int, rows: int) -> nn.Linear:

@@ -13,17 +13,29 @@ import yaml
 from mmalign.catalog import Catalog
 from mmalign.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.config.load import NAMED_SECTIONS
-from mmalign.config.validate import build_all
+from mmalign.config.validate import build, build_all
 from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.finder import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.objective import Objective
 from mmalign.protocols import ChecksTraining
+from mmalign.rl.rollout import check_rollout
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
-from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
+from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """A second stream of examples. batch_size: examples a step, over all processes."""
+
+    dataset: Entry
+    dataset_class: Any
+    kind: str
+    config: Any
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,12 @@ class Plan:
     dataset: Entry
     dataset_class: Any
     kind: str  # of the examples
+    streams: Mapping[str, StreamPlan]  # besides the main one
     evaluations: tuple[Entry, ...]
     baselines: tuple[tuple[Entry, Mapping[str, Any]], ...]  # evaluations of the starting model, with their options
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
+    catalog: Catalog
 
     @property
     def train(self) -> TrainConfig:
@@ -53,6 +67,11 @@ class Plan:
     @property
     def evaluation(self) -> EvaluationConfig:
         return self.configs["evaluation"]
+
+    @property
+    def rollout(self) -> RolloutConfig:
+        """Of an online objective; the defaults elsewhere, where nothing asks."""
+        return self.configs.get("rollout") or RolloutConfig()
 
     @property
     def caches_frozen(self) -> bool:
@@ -75,10 +94,15 @@ class Plan:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Every section with every option, JSON types only."""
         names = self.names()
-        return {
+        sections = {
             section: ({"name": names[section]} if section in NAMED_SECTIONS else {}) | config.model_dump(mode="json")
             for section, config in self.configs.items()
         }
+        streams = {
+            name: {"name": bare_name(stream.dataset), **stream.config.model_dump(mode="json")}
+            for name, stream in self.streams.items()
+        }
+        return sections | ({"streams": streams} if streams else {})
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
@@ -91,34 +115,30 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         known = ", ".join(entry.spec.name for entry in catalog.entries("objectives"))
         raise UsageError("no objective given", hint=f"Add --objective NAME, one of: {known}")
     objective = catalog.find("objectives", name)
-    kinds = objective.spec.examples["main"]
+    kinds, values = objective.spec.examples["main"], dict(sections)
     source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
-    asked = sections["dataset"].get("name")
-    dataset, path = find_dataset(catalog, asked, kinds, sections["dataset"])
-    values = dict(sections)
-    kind = sections["dataset"].get("kind") if dataset.spec.more_kinds else dataset.spec.kind
-    kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
-    if kind not in kinds:
-        raise IncompatibleError(
-            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {kind}",
-            hint="Try: mmalign list datasets",
-        )
-    values["dataset"] = {**sections["dataset"], **dataset.spec.options(kind)}
-    if path is not None:
-        other = sections["dataset"].get("path", path)
-        if other not in (path, asked):
-            raise UsageError(f"--dataset {asked} and dataset.path={other} disagree", hint="Give one of them.")
-        values["dataset"] = {**values["dataset"], "name": dataset.spec.name, "path": path}
+    dataset, kind, values["dataset"] = find_data(catalog, objective, kinds, sections["dataset"])
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
+    if objective.spec.online:
+        models["rollout"] = RolloutConfig
+    elif sections.get("rollout"):
+        raise UsageError(
+            f"{objective.spec.name} samples nothing: the section rollout is for objectives that do",
+            hint="Those are: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
+        )
+    values.pop("streams", None)
     configs = build_all(models, values)
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
+    if objective.spec.online:
+        check_rollout(catalog, configs["rollout"])
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
+    streams = _streams(catalog, objective, classes["objective"](configs["objective"]).streams, sections)
     plan = Plan(
         objective=objective,
         objective_class=classes["objective"],
@@ -127,10 +147,12 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         dataset=dataset,
         dataset_class=classes["dataset"],
         kind=kind,
+        streams=streams,
         evaluations=evaluations,
         baselines=baselines,
         verdict=verdict,
         configs=configs,
+        catalog=catalog,
     )
     if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
         raise UsageError(
@@ -138,6 +160,50 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
             hint="Leave it at auto.",
         )
     return plan
+
+
+def find_data(
+    catalog: Catalog, objective: Entry, kinds: tuple[str, ...], section: Mapping[str, Any]
+) -> tuple[Entry, str, Mapping[str, Any]]:
+    """(data set, kind of its examples, its options) that a section names; raises UsageError or IncompatibleError."""
+    asked = section.get("name")
+    dataset, path = find_dataset(catalog, asked, kinds, section)
+    kind = section.get("kind") if dataset.spec.more_kinds else dataset.spec.kind
+    kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
+    if kind not in kinds:
+        raise IncompatibleError(
+            f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {kind}",
+            hint="Try: mmalign list datasets",
+        )
+    added = dataset.spec.options(kind)
+    if path is not None:
+        if section.get("path", path) not in (path, asked):
+            raise UsageError(f"--dataset {asked} and dataset.path={section['path']} disagree", hint="Give one of them.")
+        added |= {"name": dataset.spec.name, "path": path}
+    return dataset, kind, {**section, **added}
+
+
+def _streams(
+    catalog: Catalog, objective: Entry, wanted: Mapping[str, int], sections: Mapping[str, Any]
+) -> dict[str, StreamPlan]:
+    """Each with the data that `streams.NAME` names, or the default of its kind; raises as `find_data`."""
+    found, given = {}, sections.get("streams", {})
+    unused = sorted(set(given) - set(wanted))
+    if unused:
+        raise UsageError(
+            f"streams.{unused[0]}: {objective.spec.name} with these options reads no such stream",
+            hint=f"Its streams: {', '.join(sorted(set(objective.spec.examples) - {'main'})) or 'main alone'}.",
+        )
+    for name, batch_size in wanted.items():
+        section = given.get(name, {})
+        section = {"name": section} if isinstance(section, str) else section
+        if not isinstance(section, dict):
+            raise UsageError(f"streams.{name} takes a data set's name or options", hint=f"streams.{name}.name=FILE")
+        dataset, kind, values = find_data(catalog, objective, objective.spec.examples[name], section)
+        options = {key: value for key, value in values.items() if key != "name"}
+        config = build(catalog.load_config(dataset), options, f"streams.{name}")
+        found[name] = StreamPlan(dataset, catalog.load(dataset), kind, config, batch_size)
+    return found
 
 
 def _default_backbone(catalog: Catalog, objective: Entry) -> str:

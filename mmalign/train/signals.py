@@ -13,9 +13,12 @@ A second signal ends the process in the ordinary way.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from mmalign.train.distributed import Processes
 
 
 class Interrupted(Exception):
@@ -61,3 +64,17 @@ class StopRequest:
             signal.signal(number, handler)
         if self._immediate:
             raise Interrupted(signum)
+
+
+def interruptible(stop: StopRequest, processes: "Processes", work: Callable[[], Any]) -> Any:
+    """What `work` returns, which waits for no other process; raises Interrupted on all where a signal came to one."""
+    signum, found = None, []
+    try:
+        with stop.interrupts():
+            found.append(work())
+    except Interrupted as interruption:
+        signum = interruption.signum
+    signals = [s for s in processes.gather_objects(signum) if s is not None]
+    if signals:
+        raise Interrupted(signals[0])
+    return found[0]

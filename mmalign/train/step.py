@@ -64,7 +64,7 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
         else:
             results.append(_separate(engine, micros, counts))
     engine.processes.sum_gradients(engine.forward.parameters())
-    return functools.reduce(_merge, results)
+    return functools.reduce(merge, results)
 
 
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
@@ -101,7 +101,7 @@ def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
         part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
-        result = part if result is None else _merge(result, part)
+        result = part if result is None else merge(result, part)
     assert result is not None
     result.loss = engine.processes.sum(result.loss)
     result.terms = {name: engine.processes.sum(value) for name, value in result.terms.items()}
@@ -170,7 +170,8 @@ def _as_tensors(metrics: Metrics, like: Tensor) -> dict[str, tuple[Tensor, Tenso
     return {name: (scalar(total), scalar(count)) for name, (total, count) in metrics.items()}
 
 
-def _merge(a: StepResult, b: StepResult) -> StepResult:
+def merge(a: StepResult, b: StepResult) -> StepResult:
+    """The sums of two results."""
     zero = (torch.zeros_like(a.loss), torch.zeros_like(a.loss))
     metrics = {}
     for name in {**a.metrics, **b.metrics}:

@@ -32,6 +32,13 @@ def register_datasets() -> list[DatasetSpec]:
             splits=("train", "validation", "test"),
         ),
         DatasetSpec(
+            name="arithmetic",
+            summary="Generated: questions such as 12 * 34 with their answers",
+            target="mmalign_data.arithmetic:Arithmetic",
+            kind="prompt",
+            splits=("train", "validation", "test"),
+        ),
+        DatasetSpec(
             name="image-text",
             summary="Images with captions: CSV, TSV, JSONL, parquet, webdataset tars, or a folder",
             target="mmalign_data.image_text:ImageTextFiles",

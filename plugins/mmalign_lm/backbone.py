@@ -21,15 +21,17 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmalign import adapters, lora
-from mmalign.data.layout import Cost, bucketed, packed
+from mmalign.data.layout import Cost, Layout, bucketed, packed
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
 from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
+from mmalign.scorers import ReadScorer
 from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
+from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
 from mmalign_lm.folder import Parts
 from mmalign_lm.generation import generate
 from mmalign_lm.options import CausalLMConfig
@@ -88,11 +90,7 @@ class CausalLMBackbone(lora.Adaptable):
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
         """One pass: every prompt once where the model packs, else a row for each answer."""
-        capacity = min(self._row_length, self.processor.context_length)
-        if self.packs and not self._slides(sequences):
-            layout = packed(sequences, capacity, self._cost())
-        else:
-            layout = bucketed(sequences)
+        layout = self._layout(sequences)
         return Hidden(self._trunk(layout), layout)
 
     def token_logps(
@@ -140,8 +138,20 @@ class CausalLMBackbone(lora.Adaptable):
         self.processor.save(folder)
 
     def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
-        """Write a reward model of this trunk; see `mmalign_lm.scorer`."""
-        return save_scorer(self._saved_module(), head, self.processor.tokenizer, folder, mean)
+        """Write a reward model of this trunk, and its adapter beside it; see `mmalign_lm.scorer`."""
+        known = save_scorer(self._saved_module(), head, self.processor.tokenizer, folder, mean)
+        lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin)
+        return known
+
+    def scorer_copy(self, folder: Path) -> ReadScorer:
+        """A reward model's trunk and head, rows laid out as this model's; see `mmalign_lm.critic`."""
+        layout = self._layout if self.packs else bucketed
+        return read_scorer_copy(self.module, self.processor.tokenizer, folder, layout)
+
+    def scorer_adapter(self, folder: Path, name: str, *, trains: bool) -> ReadScorer:
+        """A reward model's adapter on this trunk, and its head; see `mmalign_lm.critic`."""
+        head, mean = read_scorer_adapter(self.module, self.processor.tokenizer, folder, name, trains=trains)
+        return ReadScorer(self, head, mean)
 
     def save_classifier(self, folder: Path, head: nn.Linear, classes: tuple[str, ...]) -> bool:
         """Write a classifier of this trunk; see `mmalign_lm.scorer`."""
@@ -175,6 +185,11 @@ class CausalLMBackbone(lora.Adaptable):
         1.5 hidden widths cost as much in it as in all else (measured, BENCHMARKS.md). By operations alone it is 6."""
         on_cpu = self._output.weight.device.type == "cpu"
         return Cost(1 / ((1.5 if on_cpu else 6) * self.hidden_width), 64 if on_cpu else math.inf)
+
+    def _layout(self, sequences: Sequences) -> Layout:
+        if self.packs and not self._slides(sequences):
+            return packed(sequences, min(self._row_length, self.processor.context_length), self._cost())
+        return bucketed(sequences)
 
     def _slides(self, sequences: Sequences) -> bool:
         """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""

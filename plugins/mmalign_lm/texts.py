@@ -86,6 +86,12 @@ class TextProcessor:
         """[T] ids of a prompt alone, uncut; raises BadSample for messages that do not render."""
         return torch.tensor(self._prompt(prompt)[1], dtype=torch.int64)
 
+    def observation(self, text: str) -> Tensor:
+        """[T] ids of plain text; one that spells a special token gives its letters, so that a tool's output cannot end
+        a turn."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
     def decode(self, ids: Tensor) -> str:
         """[T] -> text, special tokens as they are written."""
         return str(self.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))

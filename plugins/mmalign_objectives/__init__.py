@@ -76,7 +76,47 @@ def register_objectives() -> list[ObjectiveSpec]:
             "cpo:ContrastivePreferenceOptimization",
             "Prefer the better of two answers and imitate it: CPO, without a reference",
         ),
+        ObjectiveSpec(
+            name="ppo",
+            summary="Sample answers, score them, learn with a critic: proximal policy optimisation (RLHF)",
+            target="mmalign_objectives.ppo:ProximalPolicyOptimization",
+            roles=(
+                Role(name="policy", needs=("hidden_states", "token_logps", "generate")),
+                Role(name="critic", needs=("hidden_states",), head="value"),
+                Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
+            ),
+            examples={"main": ("prompt",), "ptx": ("text",)},
+            online=True,
+        ),
+        _online(
+            "grpo",
+            "grpo:GroupRelativePolicyOptimization",
+            "Sample answers, score them, learn from each beside its siblings: GRPO, Dr. GRPO, DAPO",
+        ),
+        _online(
+            "rloo",
+            "rloo:ReinforceLeaveOneOut",
+            "Sample answers, score them, learn from each beside the mean of the others: REINFORCE leave-one-out",
+        ),
+        _online(
+            "online-dpo",
+            "online_dpo:OnlineDirectPreferenceOptimization",
+            "Sample answers, rank them by score, prefer the better ones: online DPO",
+        ),
     ]
+
+
+def _online(name: str, target: str, summary: str) -> ObjectiveSpec:
+    """An objective that samples answers to prompts, beside a frozen reference."""
+    needs = ("hidden_states", "token_logps")
+    return ObjectiveSpec(
+        name=name,
+        summary=summary,
+        target=f"mmalign_objectives.{target}",
+        roles=(Role(name="policy", needs=(*needs, "generate")), Role(name="reference", needs=needs, trains=False)),
+        examples={"main": ("prompt",)},
+        online=True,
+    )
 
 
 def _pairs(name: str, target: str, summary: str) -> ObjectiveSpec:

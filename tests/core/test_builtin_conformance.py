@@ -20,4 +20,5 @@ test_rewards = conformance(
         "clip-score": {"text": "a red car", "backbone": "tiny-open-clip"},
     },
 )
+test_environments = conformance("mmalign_environments")
 test_triplet = conformance("mmalign_triplet")

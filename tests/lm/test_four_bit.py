@@ -11,8 +11,10 @@ import torch
 from lm_samples import naive_logps, some_sequences
 
 from mmalign.cli import run
-from mmalign.errors import UsageError
+from mmalign.errors import CheckpointError, UsageError
 from mmalign.lora import adapted_layers
+from mmalign.specs import Role
+from mmalign.train.models import build_models, linear_head
 
 IDS = torch.arange(5, 25)[None]
 FOUR_BIT = {"load_in": "4bit", "lora": {"rank": 4}}
@@ -184,3 +186,22 @@ def test_on_a_gpu(load_lm, lm_folders, tmp_path) -> None:
         found = load_lm(tmp_path / "saved").module(IDS).logits
         start = load_lm(lm_folders["tiny_llama"]).module(IDS).logits
     assert float((found - live).abs().max()) < 0.1 * float((start - live).abs().max())
+
+
+@needs_bitsandbytes
+def test_a_critic_of_its_own_adapter_on_four_bits(load_lm, lm_folders, tmp_path, on_any_device) -> None:
+    from mmalign.derive import sequence_logps, token_values
+
+    roles = (Role(name="policy", needs=("token_logps",)), Role(name="critic", needs=("value",), head="value"))
+    models = build_models(roles, load_lm(lm_folders["tiny_llama"], **FOUR_BIT))
+    torch.nn.init.ones_(models.heads["critic"].weight)
+    sequences = some_sequences()
+    values = token_values(models.heads["critic"], models.critic.hidden_states(sequences))
+    (values.square().sum() - sequence_logps(models.policy, sequences).sum()).backward()
+    moved = {name for name, parameter in models.trainable() if parameter.grad is not None and parameter.grad.any()}
+    assert moved >= {name for name, _ in models.trainable() if "lora_B" in name or "head" in name}
+    assert {name.partition(".")[0] for name in moved} == {"policy", "critic", "critic_head"}
+    plain = load_lm(lm_folders["tiny_llama"], lora={"rank": 4})
+    plain.save_scorer(tmp_path / "reward", linear_head(plain.hidden_width, 1), 0.0)
+    with pytest.raises(CheckpointError, match=r"other weights than the policy's: model\.layers\.0"):
+        models.add_scorer(tmp_path / "reward")

@@ -84,6 +84,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, monkeypatch
     assert document["plan"]["train"]["steps"] == 4
     figures = document["estimate"]
     assert figures["optimizer_bytes"] == 2 * figures["gradient_bytes"] == 8 * figures["trainable"]
+    (policy,) = figures["roles"]
+    assert policy["role"] == "policy" and policy["trains"] and policy["shares"] == ""
+    assert policy["weights_bytes"] == figures["weights_bytes"] and policy["trainable"] == figures["trainable"]
     assert figures["seconds"] > 0 and figures["disk_free_bytes"] > figures["disk_bytes"] > 0
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,77 @@
+"""Columns of sampled batches, as online objectives read and write them.
+
+    spread(advantage.flatten(), sequences)       # [M], one an answer -> [P], one an action token
+    rollout_metrics(batch)                       # score, each reward, length, share that ended
+
+N prompts with K answers each, M = N K; P action tokens, in the order of the answers.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmalign.data.batch import Batch, Ragged
+from mmalign.data.sequences import Sequences
+
+if TYPE_CHECKING:
+    from mmalign.objective import Context
+    from mmalign.protocols import CausalLM
+
+REWARD = "reward "  # before a reward's name, in a column's
+_Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
+
+
+def per_prompt(values: Tensor, sequences: Sequences) -> Ragged:
+    """values: [P] -> N rows, each of all answers to one prompt: a column of a batch."""
+    lengths = torch.zeros(len(sequences), dtype=torch.int64).index_add(0, sequences.owner, sequences.num_labels())
+    return Ragged.of_lengths(values, lengths)
+
+
+def answer_offsets(sequences: Sequences) -> Tensor:
+    """[M + 1] int64 on the CPU: where each answer's action tokens begin."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), sequences.num_labels().cumsum(0)])
+
+
+def spread(values: Tensor, sequences: Sequences) -> Tensor:
+    """values: [M] -> [P]: what is said of an answer, at each of its action tokens."""
+    lengths = sequences.num_labels()
+    return values.repeat_interleave(lengths.to(values.device), output_size=int(lengths.sum()))
+
+
+def action_logps(backbone: "CausalLM", batch: Batch, ctx: "Context", temperature: float) -> Ragged:
+    """Log-probabilities of the sampled tokens, without gradient, as a column."""
+
+    def ask(part: Batch) -> Tensor:
+        hidden = backbone.hidden_states(part["sequences"])
+        return backbone.token_logps(hidden, temperature=temperature).logps
+
+    return per_prompt(ctx.map(ask, batch), batch["sequences"])
+
+
+def old_logps(batch: Batch, logps: Tensor) -> Tensor:
+    """[P]: of the policy that sampled. Until its first update that is the policy as it is: then `logps` themselves,
+    detached, so that ratios are exactly 1; afterwards the column `old`."""
+    new = logps.detach()
+    if "update" not in batch:
+        return new
+    old = batch["old"]
+    first = (batch["update"] == 0).repeat_interleave(old.lengths.to(new.device), output_size=len(new))
+    return torch.where(first, new, old.values)
+
+
+def rollout_metrics(batch: Batch) -> _Metrics:
+    """(sum, count) each. score: the weighted sum of rewards; length: in action tokens; ended: the share of answers that
+    ended by themselves; empty: of those that say nothing."""
+    sequences, score = batch["sequences"], batch["score"]
+    answers = score.numel()
+    lengths = sequences.num_labels()
+    found: _Metrics = {"score": (score.sum(), answers)}
+    parts = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
+    if len(parts) > 1:
+        found |= {name: (column.sum(), answers) for name, column in parts.items() if isinstance(column, Tensor)}
+    return found | {
+        "length": (float(lengths.sum()), answers),
+        "ended": (batch["ended"].sum(), answers),
+        "empty": (float(sum(not text.strip() for texts in batch["written"] for text in texts)), answers),
+    }

@@ -1,0 +1,144 @@
+"""The policy answers prompts, and rewards score the answers: what `ctx.rollout` of an online objective does.
+
+    sampler = Sampler(config, processor, rewards)
+    batch = sampler.sample(policy, prompts, seed=ctx.seed, answers=4)
+    batch["sequences"], batch["score"]           # N prompts with K answers each; [N, K]
+
+Answer k to prompt n is drawn with numbers that depend on (seed, step, n, k) and the token's place alone: neither on
+what else is in the batch, nor on processes, nor on when other answers end.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmalign.data.batch import Batch
+from mmalign.data.examples import Prompt
+from mmalign.data.sequences import Sequences
+from mmalign.ops import sum_rows
+from mmalign.rl.answers import Answers
+from mmalign.rl.columns import REWARD, answer_offsets, per_prompt
+from mmalign.rl.environments import find
+from mmalign.rl.episodes import Episode, Policy, play, tally
+from mmalign.rl.rewards import RewardList, check_rewards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.catalog import Catalog
+    from mmalign.protocols import AnswersProcessor
+    from mmalign.rl.environments import EnvironmentHost, Started
+    from mmalign.train.config import RolloutConfig
+
+
+class Sampler:
+    """rewards score what the policy writes, in the last turn where an environment replies to it; what the environment
+    pays is added. counts: of the last batch's episodes, such as those that an environment never ended."""
+
+    def __init__(
+        self,
+        config: "RolloutConfig",
+        processor: "AnswersProcessor",
+        rewards: RewardList,
+        environment: "EnvironmentHost | None" = None,
+    ) -> None:
+        self.config, self._processor, self._rewards = config, processor, rewards
+        self._environment = environment
+        self._seconds: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def sample(self, policy: Policy, batch: Batch, seed: Callable[[int], int], answers: int) -> Batch:
+        """batch: of kind `prompt`. Adds, for K = `answers`:
+
+        sequences: the prompts with K answers each; score: [N, K], what an answer earns in all; token_rewards: ragged,
+        the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
+        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward.
+        """
+        device, seeds = batch.device, [seed(row) for row in range(len(batch) * answers)]
+        with self._clock("rollout"):
+            prompts, environments = self._prompts(batch, seeds, answers)
+            repeated = [prompt for prompt in prompts for _ in range(answers)]
+            turns = self.config.max_turns if environments else 1
+            episodes = play(policy, repeated, environments, self.config.sampling, seeds, turns)
+        self.counts = tally(episodes)
+        groups = [episodes[row : row + answers] for row in range(0, len(episodes), answers)]
+        sequences = Sequences.from_lists(
+            [prompt.cpu() for prompt in prompts],
+            [[episode.ids for episode in group] for group in groups],
+            [[episode.learn for episode in group] for group in groups],
+        )
+        with self._clock("scoring"):
+            scores = self._rewards.score(self._answers(batch, sequences, episodes, answers))
+        placed = _place(scores.total, episodes, sequences)
+        shape = (len(batch), answers)
+        return batch.with_columns(
+            sequences=sequences.to(device),
+            score=sum_rows(placed, answer_offsets(sequences)).view(shape).to(device),
+            ended=torch.tensor([episode.ended for episode in episodes], dtype=torch.bool).view(shape).to(device),
+            token_rewards=per_prompt(placed, sequences).to(device),
+            sampler_logps=per_prompt(torch.cat([torch.zeros(0), *(e.logps for e in episodes)]), sequences).to(device),
+            written=tuple(tuple(episode.text for episode in group) for group in groups),
+            **{f"{REWARD}{name}": part.view(shape).to(device) for name, part in scores.parts.items()},
+        )
+
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds in rollout and scoring since the last call."""
+        found, self._seconds = self._seconds, {}
+        return found
+
+    def _prompts(self, batch: Batch, seeds: list[int], answers: int) -> "tuple[list[Tensor], list[Started]]":
+        """The ids that the policy reads first, of each prompt, and the environments of each answer, reset."""
+        if self._environment is None:
+            return batch["sequences"].prompts.rows(), []
+        rows = zip(batch["key"], batch["prompt"], batch["solution"], strict=True)
+        examples = [Prompt(*row) for row in rows]
+        # All answers to a prompt are episodes of the same task.
+        started = self._environment.begin(
+            [example for example in examples for _ in range(answers)],
+            [seeds[row - row % answers] for row in range(len(seeds))],
+        )
+        room = self._processor.context_length - self.config.max_tokens
+        firsts = started[::answers]
+        return [self._processor.prompt(first.prompt)[-room:].to(batch.device) for first in firsts], started
+
+    def _answers(self, batch: Batch, sequences: Sequences, episodes: list[Episode], each: int) -> Answers:
+        def repeat(name: str) -> tuple[Any, ...]:
+            return tuple(value for value in batch[name] for _ in range(each))
+
+        return Answers(
+            keys=repeat("key"),
+            prompts=repeat("prompt"),
+            texts=tuple(episode.last_text for episode in episodes),
+            solutions=repeat("solution"),
+            ended=tuple(episode.ended for episode in episodes),
+            sequences=sequences,
+            processor=self._processor,
+        )
+
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "Tensor":
+    """[P]: the reward list's score at an answer's last action token, and what its environment paid at each turn's."""
+    offsets = answer_offsets(sequences)
+    placed = torch.zeros(int(offsets[-1])).index_add(0, offsets[1:] - 1, scores)
+    for first, episode in zip(offsets.tolist(), episodes, strict=False):
+        for place, reward in episode.turn_rewards:
+            placed[first + place] += reward
+    return placed
+
+
+def check_rollout(catalog: "Catalog", config: "RolloutConfig") -> None:
+    """Raise UsageError for a reward or an environment that cannot be had with these options; loads nothing heavy."""
+    if config.environment:
+        find(catalog, config.environment)
+    check_rewards(catalog, config.rewards, required=not config.environment)

@@ -1,0 +1,120 @@
+"""What a run says of each step: a line of metrics.jsonl, plugins told, and lines for whoever watches.
+
+    progress = Progress(job, run, catalog, say)
+    progress.step(index, results, norms, batch, {"learning": 1.2})
+
+An online objective's steps are rows of a table; others are a line of `name value` pairs every `train.log_every` steps.
+"""
+
+import functools
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+from mmalign.capabilities import Capability
+from mmalign.catalog import Catalog
+from mmalign.data.batch import Batch
+from mmalign.protocols import AnswersProcessor
+from mmalign.rl.experience import show_experience, write_experience
+from mmalign.train.job import Job
+from mmalign.train.optim import learning_rate
+from mmalign.train.rundir import Run
+from mmalign.train.step import StepResult, merge
+
+Say = Callable[[str], None]
+_HEADER_EVERY = 20  # rows
+_UNTABLED = ("loss", "no_difference", "empty", "beta")
+
+
+class Progress:
+    """Of one sitting; the clock runs from when it is made, or `restart`ed, to the first step."""
+
+    def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
+        self._job, self._run, self._catalog, self._say = job, run, catalog, say
+        self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
+        self._clock = time.perf_counter()
+        self._rows = 0
+
+    def restart(self) -> None:
+        self._clock = time.perf_counter()
+
+    def step(
+        self,
+        index: int,
+        results: Sequence[StepResult],
+        norms: Sequence[float],
+        batch: Batch,
+        seconds: Mapping[str, float],
+    ) -> None:
+        """results, norms: of each update of the step; batch: as prepared; seconds: what went into what."""
+        job, step = self._job, index + 1
+        now = time.perf_counter()
+        whole, self._clock = now - self._clock, now  # from step to step: waiting for data included
+        result = functools.reduce(merge, results)
+        metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
+        record = {
+            "loss": float(result.loss) / len(results),
+            **metrics,
+            "gradient_norm": sum(norms) / len(norms),
+            "learning_rate": learning_rate(job.plan.train, index),
+        }
+        tokens = sum(job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
+        every = job.plan.rollout.keep_experience if job.sampler is not None else 0
+        shows = bool(every) and (step % every == 0 or step == 1)
+        processor = cast(AnswersProcessor, job.encoder.processor)
+        if shows:
+            name = f"step-{step:05d}{f'-{job.processes.rank}' if job.processes.world_size > 1 else ''}.parquet"
+            write_experience(batch, self._run.folder / "experience" / name, processor)
+        if not job.processes.is_main:
+            return
+        size = len(batch) * job.processes.world_size
+        speed = {"examples_per_second": size / whole, "peak_memory_mb": peak_memory(job.device) / 1e6}
+        if tokens:
+            speed["tokens_per_second"] = tokens / whole
+        parts = {} if job.sampler is None else {**job.sampler.take_seconds(), **seconds}
+        times = {f"seconds_{name}": value for name, value in parts.items()}
+        self._run.log({"step": step, **record, **speed, **times})
+        for warning in self._catalog.host.notify("step_finished", run=self._run, step=step, metrics=record):
+            self._say(warning)
+        train = job.plan.train
+        if step % train.log_every == 0 or step in (1, train.steps):
+            left = (train.steps - step) * whole
+            if job.sampler is not None:
+                self._row(step, {name: record[name] for name in metrics}, parts, whole, left)
+            else:
+                numbers = describe({name: record[name] for name in ("loss", *metrics)})
+                pace = f"{speed['examples_per_second']:.0f} examples/s  {left:.0f} s left"
+                self._say(f"step {step}/{train.steps}  {numbers}  {pace}")
+        if shows:
+            for line in show_experience(batch, processor):
+                self._say(f"  {line}")
+
+    def _row(
+        self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], whole: float, left: float
+    ) -> None:
+        """One row of the table; the header again every so many."""
+        cells = {name.replace("_", " "): f"{value:.3g}" for name, value in metrics.items() if name not in _UNTABLED}
+        cells |= {name: f"{value / whole:.0%}" for name, value in parts.items()}
+        cells |= {"s": f"{whole:.1f}", "left": f"{left:.0f} s"}
+        widths = [max(7, len(name)) for name in cells]
+        total = f"step/{self._job.plan.train.steps}"
+        if self._rows % _HEADER_EVERY == 0:
+            self._say("  ".join([total, *(f"{name:>{width}}" for name, width in zip(cells, widths, strict=True))]))
+        values = (f"{value:>{width}}" for value, width in zip(cells.values(), widths, strict=True))
+        self._say("  ".join([f"{step:>{len(total)}}", *values]))
+        self._rows += 1
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """ "loss 2.31  accuracy 0.412", four digits each."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak allocation on CUDA, else the process's peak resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

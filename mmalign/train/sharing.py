@@ -1,0 +1,94 @@
+"""The roles of a run: which model each is, whose weights it works on, and what of the memory is its own.
+
+    for figures in role_figures(models):
+        print(figures.line())       # "critic: an adapter on the weights of policy, 9,216 parameters, all train; ..."
+
+Weights that roles share are counted once, with the role that the others work on.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmalign.train.models import Models
+from mmalign.train.roles import TrunkScorer, WithAdapter, has_fresh_adapter
+
+
+@dataclass(frozen=True)
+class RoleFigures:
+    """parameters, bytes: of what is the role's own, its head included. shares: the role whose weights it works on, or
+    ""; how: that in words."""
+
+    role: str
+    trains: bool
+    how: str
+    shares: str
+    parameters: int
+    trainable: int
+    weights_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+
+    def line(self) -> str:
+        if not self.parameters:
+            return f"{self.role}: {self.how}; nothing of its own"
+        share = f"{self.trainable:,} of them train" if self.trainable < self.parameters else "all train"
+        memory = f"weights {in_megabytes(self.weights_bytes)}"
+        if self.trainable:
+            learning = (in_megabytes(self.gradient_bytes), in_megabytes(self.optimizer_bytes))
+            memory += ", gradients {}, optimiser {}".format(*learning)
+        share = share if self.trainable else "frozen"
+        return f"{self.role}: {self.how}, {self.parameters:,} parameters, {share}; {memory}"
+
+
+def role_figures(models: Models) -> list[RoleFigures]:
+    """Of each role, the one with the shared weights first."""
+    owned: dict[str, dict[int, Tensor]] = {}
+    owners = models.owners()
+    for role, module in [(role, backbone.module) for role, backbone in models.items()] + list(models.heads.items()):
+        for tensor in module.state_dict(keep_vars=True).values():  # tied ones are the same object
+            owned.setdefault(owners.get(id(tensor), role), {})[id(tensor)] = tensor
+    own = [role for role, _ in models.items()]
+    others = [role for role in (*models.shared, *models.answers_for()) if role not in own]
+    return [_figures(models, role, list(owned.get(role, {}).values())) for role in (*own, *others)]
+
+
+def _figures(models: Models, role: str, tensors: list[Tensor]) -> RoleFigures:
+    trained = [tensor for tensor in tensors if tensor.requires_grad]
+    how, shares = _relation(models, role)
+    learning = sum(tensor.nbytes for tensor in trained)
+    return RoleFigures(
+        role=role,
+        trains=models.trains(role),
+        how=how,
+        shares=shares,
+        parameters=sum(tensor.numel() for tensor in tensors),
+        trainable=sum(tensor.numel() for tensor in trained),
+        weights_bytes=sum(tensor.nbytes for tensor in tensors),
+        gradient_bytes=learning,
+        optimizer_bytes=2 * learning,
+    )
+
+
+def _relation(models: Models, role: str) -> tuple[str, str]:
+    """(how it is made, the role whose weights it works on)."""
+    roles = dict(models.items())
+    if role in roles:
+        if next(iter(roles)) == role:
+            return ("a model with an adapter" if has_fresh_adapter(roles[role]) else "a model"), ""
+        return ("a model of its own" if models.trains(role) else "a frozen copy"), ""
+    if role in models.answers_for():
+        other = models.answers_for()[role]
+        if has_fresh_adapter(roles[other]):
+            return f"{other} with its adapter off", other
+        return f"{other}, asked before the first step", other
+    view = models.shared[role]
+    view = view.backbone if isinstance(view, TrunkScorer) else view
+    trunk = view.backbone if isinstance(view, WithAdapter) else view
+    other = next(name for name, backbone in roles.items() if backbone is trunk)
+    return ("a head on the pass of " if trunk is view else "an adapter on the weights of ") + other, other
+
+
+def in_megabytes(count: int) -> str:
+    """ "0.3 MB", "512 MB"."""
+    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"

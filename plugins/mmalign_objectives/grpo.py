@@ -1,0 +1,113 @@
+r"""Group relative policy optimisation: `mmalign train --objective grpo`.
+
+K answers y_i to each prompt are sampled and scored; an answer's advantage is its score beside its siblings':
+
+    A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4)                                  (Shao 2024, section 4.1.2)
+    l_t = max(-A rho_t, -A clip(rho_t, 1 - e, 1 + e')) + beta k3_t,   rho_t = pi(y_t) / pi_old(y_t)
+    k3  = ref/pi - 1 - log ref/pi
+
+How tokens are put together, and what else differs, by `variant`:
+    grpo     mean over the tokens of an answer, then over answers
+    dr-grpo  sum over all tokens over (answers x longest allowed answer); A is not divided by the deviation (Liu 2025)
+    dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length)
+
+Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from nor
+in a denominator. Use it where answers can be scored and no critic is wanted.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mmalign import Objective
+from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.train.models import Models
+
+_DAPO_HIGH = 0.28
+
+
+class GroupRelativePolicyOptimization(Objective):
+    """Answers against their siblings, without a critic."""
+
+    best_by = ("score", "high")
+
+    class Config(ObjectiveConfig):
+        variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")
+        epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
+        minibatches: int = Field(1, ge=1, description="updates in each of these times")
+        clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
+        clip_high: float = Field(0.0, ge=0, description="e', the bound above 1; 0: 0.28 for dapo, else as clip")
+        beta: float = Field(0.04, ge=0, description="weight of the distance to the reference, k3 a token")
+        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
+
+    config: Config
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return (self.config.epochs, self.config.minibatches)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        return {"kl": self.config.max_kl}
+
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """Adds answers and scores (`ctx.rollout`), advantage and learns: [N, K], reference and old: ragged."""
+        from mmalign.ops.rl import group_relative
+        from mmalign.rl.columns import action_logps
+
+        # 1. Sample and score.
+        batch = ctx.rollout(models.policy, batch)
+        score = batch["score"]
+        # 2. Compare with the siblings.
+        advantage = group_relative(score, scale=self.config.variant != "dr-grpo")
+        learns = (score != score[:, :1]).any(1, keepdim=True).expand_as(score)
+        # 3. What the reference says and, where more than one update follows, the policy as it is.
+        reference = action_logps(models.reference, batch, ctx, self.sampling.temperature)
+        batch = batch.with_columns(advantage=advantage, learns=learns, reference=reference)
+        if self.passes == (1, 1):
+            return batch
+        return batch.with_columns(old=action_logps(models.policy, batch, ctx, self.sampling.temperature))
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps: [P] of the action tokens."""
+        hidden = models.policy.hidden_states(batch["sequences"])
+        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.ops.rl import clipped_policy_loss, kl_estimate
+        from mmalign.rl.columns import old_logps, rollout_metrics, spread
+
+        config, logps, sequences = self.config, outputs["logps"], batch["sequences"]
+        learns = spread(batch["learns"].flatten().to(logps.dtype), sequences)
+        advantage = spread(batch["advantage"].flatten(), sequences)
+        old, reference = old_logps(batch, logps), batch["reference"].values
+        high = config.clip_high or (_DAPO_HIGH if config.variant == "dapo" else config.clip)
+        losses, clipped = clipped_policy_loss(logps, old, advantage, config.clip, high)
+        if config.beta:
+            losses = losses + config.beta * kl_estimate(logps, reference, "k3")
+        if config.variant == "grpo":
+            lengths = sequences.num_labels().clamp(min=1).to(logps)
+            losses = losses / spread(lengths, sequences)
+        tokens, answers = len(logps), batch["score"].numel()
+        metrics = {
+            **rollout_metrics(batch),
+            "kl": ((logps.detach() - reference).sum(), answers),
+            "entropy": (-logps.detach().sum(), tokens),
+            "clipped": (clipped.sum(), tokens),
+            "no_difference": ((~batch["learns"]).sum(), answers),
+        }
+        return {"policy": (losses * learns).sum()}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        """Answers that learn, or their tokens, or as many tokens as they might have had."""
+        learns = batch["learns"].flatten().cpu()
+        if self.config.variant == "grpo":
+            return {"policy": float(learns.sum())}
+        if self.config.variant == "dapo":
+            return {"policy": float(batch["sequences"].num_labels()[learns].sum())}
+        return {"policy": float(learns.sum()) * self.sampling.max_tokens}

@@ -1,0 +1,215 @@
+r"""Proximal policy optimisation from rewards of whole answers (RLHF): `mmalign train --objective ppo`.
+
+The policy answers a batch of prompts; rewards score the answers; the critic says what each state is worth:
+
+    r_t = -beta KL_t, and the score added at the last action                     (Ouyang 2022, equation 2)
+    A_t = r_t + gamma V_{t+1} - V_t + gamma lambda A_{t+1},   both 0 after the end, R_t = A_t + V_t
+    L   = mean_t max(-A_t rho_t, -A_t clip(rho_t, 1 - e, 1 + e)),   rho_t = pi(y_t) / pi_old(y_t)
+        + c_v mean_t 1/2 max((V_t - R_t)^2, (clip(V_t, V_old -+ e_v) - R_t)^2)
+        - c_h mean_t H_t  -  g mean over pretraining tokens of log pi            (PPO-ptx, the last)
+
+(Schulman 2017, equation 9; GAE: Schulman 2016.) Means are over the action tokens of the global batch. KL_t is an
+estimate at the drawn token (k1: log pi - log ref; k2, k3: `mmalign/ops/rl.py`), beta fixed, or steered so that the KL
+of an answer comes to `kl_target` (Ziegler 2019, section 2.2). A is whitened over the global batch.
+
+Use it where answers can be scored and credit should reach single tokens. The critic is a head on the policy's trunk, an
+adapter on its frozen weights, or a model of its own (`objective.critic`).
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from mmalign import Objective
+from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.train.roles import CriticOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign import Batch
+    from mmalign.train.models import Models
+
+
+class ProximalPolicyOptimization(Objective):
+    """Roles: policy, critic, reference."""
+
+    best_by = ("score", "high")
+
+    class Config(ObjectiveConfig):
+        epochs: int = Field(4, ge=1, description="times that a batch of answers is learnt from")
+        minibatches: int = Field(1, ge=1, description="updates in each of these times")
+        clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
+        value_clip: float = Field(0.2, ge=0, description="e_v: how far a value may move from the old one; 0: anywhere")
+        value_coef: float = Field(0.1, ge=0, description="c_v: weight of the critic's loss")
+        entropy_coef: float = Field(0.0, ge=0, description="c_h: weight of the entropy, in 1/nats")
+        ptx_coef: float = Field(
+            0.0, ge=0, description="g: weight of pretraining gradients (27.8 in InstructGPT); 0: no second stream"
+        )
+        ptx_batch_size: int = Field(32, ge=1, description="examples of the stream ptx a step, over all processes")
+        gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
+        lam: float = Field(0.95, ge=0, le=1, description="lambda of the advantages; 1: no bias of the critic's")
+        kl_coef: float = Field(0.05, ge=0, description="beta: what a nat of distance from the reference costs")
+        kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="of the distance at a token")
+        kl_target: float = Field(0.0, ge=0, description="nats an answer to steer beta by; 0: beta stays")
+        kl_horizon: float = Field(10_000.0, gt=0, description="answers in which beta can change by a fifth (kl_target)")
+        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
+        whiten: bool = Field(True, description="advantages less their mean, over their deviation, of the global batch")
+        scale_scores: bool = Field(False, description="divide scores by their running standard deviation")
+        clip_scores: float = Field(0.0, ge=0, description="largest size of a score, after scaling; 0: any")
+        missing_end_penalty: float = Field(0.0, ge=0, description="taken off the score of an answer without an end")
+        openai_eos: bool = Field(
+            False, description="the score of an ended answer one place after its end token, as OpenAI's code has it"
+        )
+        critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
+
+    config: Config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._beta = config.kl_coef
+        self._moments = (0.0, 0.0, 0.0)  # of scores: how many, their sum, the sum of their squares
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return (self.config.epochs, self.config.minibatches)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        return {"kl": self.config.max_kl}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        config = self.config
+        return {"value": config.value_coef, "entropy": config.entropy_coef, "ptx": config.ptx_coef}
+
+    @property
+    def critic(self) -> CriticOptions:
+        return self.config.critic
+
+    @property
+    def streams(self) -> dict[str, int]:
+        return {"ptx": self.config.ptx_batch_size} if self.config.ptx_coef else {}
+
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """Answers become experience. Adds `ctx.rollout`'s columns, kl: [N, K] and, of each action token, old, values,
+        advantages and returns."""
+        import torch
+
+        from mmalign.ops import sum_rows
+        from mmalign.ops.rl import gae, kl_estimate, whiten
+        from mmalign.rl.columns import action_logps, answer_offsets, per_prompt
+
+        if batch.stream == "ptx":
+            return batch
+        # 1. Sample and score.
+        batch = ctx.rollout(models.policy, batch)
+        sequences, offsets = batch["sequences"], answer_offsets(batch["sequences"])
+        # 2. The policy and the critic as they are, and the reference.
+        found = ctx.map(lambda part: torch.stack(self._logps_and_values(models, part)[:2], 1), batch)
+        old, values = found.unbind(1)
+        reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
+        # 3. Rewards: distance at every token, the score at the last.
+        kl = kl_estimate(old, reference, self.config.kl_estimator)
+        rewards = self._shaped(batch, ctx) - self._beta * kl
+        # 4. Advantages.
+        advantages, returns = gae(rewards, values, offsets, self.config.gamma, self.config.lam)
+        if self.config.whiten:
+            advantages = whiten(advantages, ctx.sum_over_processes)
+        # 5. Steer beta for the next batch.
+        distance = sum_rows(old - reference, offsets)
+        self._steer(distance, ctx)
+        columns = {"old": old, "values": values, "advantages": advantages, "returns": returns}
+        ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
+        return batch.with_columns(kl=distance.view_as(batch["score"]), **ragged)
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps, values: [P] of the action tokens; entropy: [P] where it is learnt. Of the stream ptx, logps: [N]."""
+        if batch.stream == "ptx":
+            from mmalign.data.sequences import sequences_of
+            from mmalign.derive import label_sums
+
+            return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
+        logps, values, entropy = self._logps_and_values(models, batch)
+        return {"logps": logps, "values": values, **({} if entropy is None else {"entropy": entropy})}
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
+        from mmalign.rl.columns import old_logps, rollout_metrics
+
+        if batch.stream == "ptx":
+            return {"ptx": -outputs["logps"].sum()}, {}
+        config, logps, values = self.config, outputs["logps"], outputs["values"]
+        old, returns = old_logps(batch, logps), batch["returns"].values
+        losses, clipped = clipped_policy_loss(logps, old, batch["advantages"].values, config.clip, config.clip)
+        sums = {
+            "policy": losses.sum(),
+            "value": clipped_value_loss(values, batch["values"].values, returns, config.value_clip).sum(),
+        }
+        if config.entropy_coef:
+            sums["entropy"] = -outputs["entropy"].sum()
+        tokens = len(logps)
+        deviation, error = (returns - returns.mean()).square(), (returns - batch["values"].values).square()
+        metrics = {
+            **rollout_metrics(batch),
+            "kl": (batch["kl"].sum(), batch["kl"].numel()),
+            "entropy": (-logps.detach().sum(), tokens),
+            "clipped": (clipped.sum(), tokens),
+            "explained_variance": ((deviation - error).sum(), deviation.sum()),
+            "beta": (self._beta * tokens, tokens),
+        }
+        return sums, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        from mmalign.data.sequences import sequences_of
+
+        tokens = float(sequences_of(batch).num_labels().sum())
+        if batch.stream == "ptx":
+            return {"ptx": tokens}
+        return {"policy": tokens, "value": tokens, **({"entropy": tokens} if self.config.entropy_coef else {})}
+
+    def state(self) -> Mapping[str, Any]:
+        return {"beta": self._beta, "moments": list(self._moments)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._beta, self._moments = state["beta"], tuple(state["moments"])
+
+    def _logps_and_values(self, models: "Models", batch: "Batch") -> "tuple[Tensor, Tensor, Tensor | None]":
+        """[P] each: one pass where the critic is a head on the policy's trunk."""
+        from mmalign.derive import token_values
+
+        hidden = models.policy.hidden_states(batch["sequences"])
+        entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
+        found = models.policy.token_logps(hidden, temperature=temperature, entropy=entropy)
+        seen = hidden if models.critic is models.policy else models.critic.hidden_states(batch["sequences"])
+        return found.logps, token_values(models.heads["critic"], seen), found.entropy
+
+    def _shaped(self, batch: "Batch", ctx: Context) -> "Tensor":
+        """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
+        import torch
+
+        from mmalign.rl.columns import answer_offsets
+
+        config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
+        if config.scale_scores:
+            new = torch.stack([torch.ones_like(score), score, score.square()]).double().sum((1, 2)).cpu()
+            added = ctx.sum_over_processes(new).tolist()
+            self._moments = tuple(old + more for old, more in zip(self._moments, added, strict=True))
+            number, total, squares = self._moments
+            rewards = rewards / max(1e-4, (squares / number - (total / number) ** 2)) ** 0.5
+        if config.clip_scores:
+            rewards = rewards.clamp(-config.clip_scores, config.clip_scores)
+        last = answer_offsets(batch["sequences"])[1:].to(rewards.device) - 1
+        return rewards.index_add(0, last, -config.missing_end_penalty * (~batch["ended"]).flatten().to(rewards))
+
+    def _steer(self, distance: "Tensor", ctx: Context) -> None:
+        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
+        import torch
+
+        if not self.config.kl_target:
+            return
+        new = torch.stack([distance.double().sum().cpu(), torch.tensor(float(len(distance)), dtype=torch.float64)])
+        total, number = ctx.sum_over_processes(new).tolist()
+        error = min(0.2, max(-0.2, total / number / self.config.kl_target - 1))
+        self._beta *= 1 + error * number / self.config.kl_horizon
