@@ -143,8 +143,10 @@ def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "
     return placed
 
 
-def check_rollout(catalog: "Catalog", config: "RolloutConfig") -> None:
-    """Raise UsageError for a reward or an environment that cannot be had with these options; loads nothing heavy."""
+def checked_rollout(catalog: "Catalog", config: "RolloutConfig") -> "RolloutConfig":
+    """The options with those of every reward in full, paths absolute: a run is resumed from anywhere. Loads nothing
+    heavy; raises UsageError for a reward or an environment that cannot be had."""
     if config.environment:
         find(catalog, config.environment)
-    check_rewards(catalog, config.rewards, required=not config.environment)
+    chosen = check_rewards(catalog, config.rewards, required=not config.environment)
+    return config.model_copy(update={"rewards": tuple(reward.options() for reward in chosen)})

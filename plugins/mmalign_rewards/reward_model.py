@@ -1,4 +1,4 @@
-"""A trained model as a reward: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
+"""A trained reward model: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
 
 Any backbone that provides `score_sequences`. Where its tokenizer is the policy's, it reads the very tokens that the
 policy wrote; else prompt and answer are written anew in its own, and it says so, once. The two are compared by content:
@@ -65,9 +65,9 @@ class RewardModelReward:
     def _policy_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
         """(prompt, answer) of each, in the policy's ids, and how many were cut."""
         sequences = answers.sequences.to("cpu")
-        prompts, found = sequences.prompts.rows(), []
+        prompts, end, found = sequences.prompts.rows(), torch.tensor([self._processor.end_id]), []
         for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
-            found.append(self._fit(prompts[owner], answer))
+            found.append(self._fit(prompts[owner], answer if len(answer) else end))
         return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
 
     def _own_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
@@ -78,10 +78,13 @@ class RewardModelReward:
                 found.append(self._fit(self._processor.prompt(prompt), end))
                 continue
             encoded = self._processor.answers(prompt, [text])
-            ids = encoded.answers[0]
-            if not ended and len(ids) > 1 and int(ids[-1]) == self._processor.end_id:
+            ids, lost = encoded.answers[0], encoded.num_lost
+            # The processor ends every answer; of one that it cut, that end token was cut, too.
+            if not ended and int(ids[-1]) != self._processor.end_id:
+                lost -= 1
+            elif not ended and len(ids) > 1:
                 ids = ids[:-1]
-            found.append((encoded.prompt, ids, encoded.num_lost))
+            found.append((encoded.prompt, ids, lost))
         return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
 
     def _fit(self, prompt: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -105,7 +108,7 @@ def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places by length, the longest first, so many together that they hold `budget` tokens when padded, or one."""
+    """Places, longest first, so many together that they hold `budget` tokens when padded; at least one."""
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
