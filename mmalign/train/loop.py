@@ -63,12 +63,12 @@ class Loop:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
         others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
+        sources = (stream, *others.values())
         self.progress.restart()
         try:
             for index, batch in stream if self.step < train.steps else ():
                 beside = {name: other.next_batch(name) for name, other in others.items()}
-                for source in (stream, *others.values()):
-                    self.bad_samples.update(source.bad)
+                self.bad_samples |= {key: why for source in sources for key, why in source.bad.items()}
                 self._update_or_save(index, batch, beside, stop)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -83,7 +83,7 @@ class Loop:
                 if last:
                     break
         finally:
-            for source in (stream, *others.values()):
+            for source in sources:
                 source.close()
 
     def update(
@@ -122,10 +122,9 @@ class Loop:
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
-        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
+        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         result = accumulate(job.engine, batches, train.micro_batch_size)
-        limit = train.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batches[0], loss, norm)

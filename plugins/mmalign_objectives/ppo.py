@@ -17,6 +17,7 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -63,6 +64,10 @@ class ProximalPolicyOptimization(Objective):
             False, description="the score of an ended answer one place after its end token, as OpenAI's code has it"
         )
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
+
+        def places(self) -> tuple[Path, ...]:
+            """Folders that the models are made of, besides the backbone's."""
+            return (Path(self.critic.source),) if self.critic.source else ()
 
     config: Config
 
