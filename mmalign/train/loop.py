@@ -163,7 +163,7 @@ class Loop:
                 more = {"samples": written, "baselines": baselines}
                 more = {name: value for name, value in more.items() if value}
                 self.run.log({"step": self.step, "evaluation": results, **more})
-                self.say(f"step {self.step}: " + describe(self._main_figures(results)))
+                self.say(f"step {self.step}: {describe(self._main_figures(results)) or 'nothing is held out'}")
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
