@@ -130,7 +130,7 @@ class Job:
         )
         self.models.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.engine.autocast():  # as the forward that is compared with it
                 return objective.prepare(self.models, self.with_frozen(batch), ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
@@ -158,7 +158,8 @@ class Job:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
         if self.frozen is not None:
             return batch.with_columns(**self.frozen.columns(batch))
-        return batch.with_columns(**self.objective.frozen(self.models, batch))
+        with self.engine.autocast():
+            return batch.with_columns(**self.objective.frozen(self.models, batch))
 
 
 def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
