@@ -98,6 +98,9 @@ class Objective(ABC):
     comparable: ClassVar[frozenset[str]] = frozenset()
     """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
 
+    fewest_answers: ClassVar[int] = 1
+    """Of an online objective: `rollout.samples` at least."""
+
     best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     """The held-out metric by which the best checkpoint is chosen."""
 
@@ -156,7 +159,8 @@ class Objective(ABC):
 
     @abstractmethod
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """Differentiable per-example tensors, each [N, ...], from trainable roles only."""
+        """Differentiable tensors, from trainable roles only: of each example, [N, ...], or, where the objective is not
+        coupled, of each label of `batch["sequences"]`, [P]."""
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[Mapping[str, Tensor], Metrics]":

@@ -18,7 +18,6 @@ import torch
 from mmalign.data.batch import Batch
 from mmalign.data.examples import Prompt
 from mmalign.data.sequences import Sequences
-from mmalign.ops import sum_rows
 from mmalign.rl.answers import Answers
 from mmalign.rl.columns import REWARD, answer_offsets, per_prompt
 from mmalign.rl.environments import find
@@ -70,13 +69,14 @@ class Sampler:
             [[episode.ids for episode in group] for group in groups],
             [[episode.learn for episode in group] for group in groups],
         )
-        with self._clock("scoring"):
+        # In the rewards' own precision, whatever the policy's passes are in.
+        with self._clock("scoring"), torch.autocast(device.type, enabled=False):
             scores = self._rewards.score(self._answers(batch, sequences, episodes, answers))
         placed = _place(scores.total, episodes, sequences)
         shape = (len(batch), answers)
         return batch.with_columns(
             sequences=sequences.to(device),
-            score=sum_rows(placed, answer_offsets(sequences)).view(shape).to(device),
+            score=(scores.total + torch.tensor([episode.paid for episode in episodes])).view(shape).to(device),
             ended=torch.tensor([_ended(episode) for episode in episodes], dtype=torch.bool).view(shape).to(device),
             token_rewards=per_prompt(placed, sequences).to(device),
             sampler_logps=per_prompt(torch.cat([torch.zeros(0), *(e.logps for e in episodes)]), sequences).to(device),
@@ -136,7 +136,8 @@ def _ended(episode: Episode) -> bool:
 def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "Tensor":
     """[P]: the reward list's score at an answer's last action token, and what its environment paid at each turn's."""
     offsets = answer_offsets(sequences)
-    placed = torch.zeros(int(offsets[-1])).index_add(0, offsets[1:] - 1, scores)
+    some = offsets.diff() > 0  # an answer without a token has no place for it
+    placed = torch.zeros(int(offsets[-1])).index_add(0, offsets[1:][some] - 1, scores[some])
     for first, episode in zip(offsets.tolist(), episodes, strict=False):
         for place, reward in episode.turn_rewards:
             placed[first + place] += reward

@@ -98,8 +98,9 @@ def _heldout_loss(job: Job) -> dict[str, float]:
             sampler=job.sampler,
             answers=job.plan.rollout.answers_heldout(min(job.num_heldout, job.plan.evaluation.max_examples)),
         )
+        batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
-            batch = objective.prepare(job.models, job.with_frozen(batch.to(job.device)), ctx)  # evaluation mode
+            batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value

@@ -4,8 +4,7 @@ job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.roles import checkpoint_activations
 from mmalign.train.step import Engine
+from mmalign.train.updates import updates
 
 Guard = Callable[[Callable[[], Any]], Any]
 Say = Callable[[str], None]
@@ -130,29 +130,16 @@ class Job:
         )
         self.models.eval()
         try:
-            with torch.no_grad(), self.engine.autocast():  # as the forward that is compared with it
-                return objective.prepare(self.models, self.with_frozen(batch), ctx)
+            with torch.no_grad():
+                batch = self.with_frozen(batch)
+                with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
+                    return objective.prepare(self.models, batch, ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
-        """What each optimiser update of a step learns from: the prepared batch or its minibatches, epoch by epoch, and
-        with each a part of every other stream's.
-
-        Minibatches have the column `update`: [N], which it is. Their rows are dealt by (seed, step, epoch).
-        """
-        epochs, number = self.objective.passes
-        total = epochs * number
-        for update in range(total):
-            epoch, place = divmod(update, number)
-            part = batch
-            if number > 1:
-                rows = list(range(len(batch)))
-                random.Random(stable_hash("minibatches", self.plan.train.seed, index, epoch)).shuffle(rows)
-                part = batch.select(_share(rows, place, number))
-            if total > 1:
-                part = part.with_columns(update=torch.full((len(part),), update, device=self.device))
-            yield [part, *(other.select(_share(range(len(other)), update, total)) for other in others.values())]
+        """What each optimiser update of a step learns from, of every stream; see `mmalign.train.updates`."""
+        return updates(self.objective, self.plan.train.seed, index, batch, others)
 
     def with_frozen(self, batch: Batch) -> Batch:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
@@ -160,10 +147,6 @@ class Job:
             return batch.with_columns(**self.frozen.columns(batch))
         with self.engine.autocast():
             return batch.with_columns(**self.objective.frozen(self.models, batch))
-
-
-def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
-    return rows[len(rows) * place // number : len(rows) * (place + 1) // number]
 
 
 def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> Job:

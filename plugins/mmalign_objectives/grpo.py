@@ -35,6 +35,7 @@ class GroupRelativePolicyOptimization(Objective):
     """Answers against their siblings, without a critic."""
 
     best_by = ("score", "high")
+    fewest_answers = 2
 
     class Config(ObjectiveConfig):
         variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")
