@@ -98,6 +98,9 @@ class Objective(ABC):
     comparable: ClassVar[frozenset[str]] = frozenset()
     """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
 
+    fewest_answers: ClassVar[int] = 1
+    """Of an online objective: `rollout.samples` at least."""
+
     best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     """The held-out metric by which the best checkpoint is chosen."""
 
@@ -117,6 +120,11 @@ class Objective(ABC):
         """Streams of examples besides "main" that the config asks for, and how many examples a step each gives. They
         are dealt over the step's updates; `batch.stream` says which a batch is of."""
         return {}
+
+    @property
+    def needless(self) -> frozenset[str]:
+        """Roles that nothing is asked with this config: they are not built."""
+        return frozenset()
 
     @property
     def critic(self) -> "CriticOptions | None":
@@ -151,7 +159,8 @@ class Objective(ABC):
 
     @abstractmethod
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """Differentiable per-example tensors, each [N, ...], from trainable roles only."""
+        """Differentiable tensors, from trainable roles only: of each example, [N, ...], or, where the objective is not
+        coupled, of each label of `batch["sequences"]`, [P]."""
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[Mapping[str, Tensor], Metrics]":

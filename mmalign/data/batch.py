@@ -52,7 +52,8 @@ class Ragged:
         return Ragged(self.values.to(device, non_blocking=True), self.offsets)
 
     def num_tokens(self) -> int:
-        return len(self.values)
+        """Rows of ids hold tokens; rows of numbers say something of them."""
+        return 0 if self.values.is_floating_point() else len(self.values)
 
     def row_bytes(self) -> list[bytes]:
         """The content of each row."""

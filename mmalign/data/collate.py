@@ -24,7 +24,7 @@ from mmalign.data.examples import EXAMPLE_KINDS, ImageRef, Turns
 from mmalign.data.images import open_image
 from mmalign.data.order import stable_hash
 from mmalign.data.sequences import Sequences
-from mmalign.errors import DataError, UsageError
+from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.protocols import AnswersProcessor, Processor, TokenizedAnswers
 
 _NAMES = frozenset({"key", "group", "solution"})
@@ -57,6 +57,8 @@ class Encoder:
         if self._has_answers:
             tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
             if self._answer_tokens:
+                if not len(tokens.prompt):
+                    raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
                 tokens = _shortened(tokens, self.processor.context_length - self._answer_tokens)
             row["sequences"], lost = tokens, tokens.num_lost
         for name, column in self._columns.items():

@@ -39,12 +39,13 @@ def gae(rewards: Tensor, values: Tensor, offsets: Tensor, gamma: float, lam: flo
 def whiten(values: Tensor, total: Callable[[Tensor], Tensor], *, eps: float = 1e-8) -> Tensor:
     """values: [P], less their mean and over their standard deviation (biased), of all processes: `total` sums over
     them. Two passes, so that the squares of a large mean do not drown the variance."""
-    count, mean = _mean(values, total)
+    count, mean = mean_of_all(values, total)
     variance = float(total((values.double() - mean).square().sum()[None].cpu())) / max(1.0, count)
     return (values - mean) / (variance + eps) ** 0.5
 
 
-def _mean(values: Tensor, total: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+def mean_of_all(values: Tensor, total: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """values: [P] -> (how many there are in all processes, their mean)."""
     sums = total(torch.stack([values.double().sum().cpu(), torch.tensor(float(len(values)), dtype=torch.float64)]))
     return float(sums[1]), float(sums[0]) / max(1.0, float(sums[1]))
 

@@ -65,6 +65,11 @@ class Episode:
     stopped: Stopped
     counts: dict[str, int]
 
+    @property
+    def paid(self) -> float:
+        """By its environment, over all turns."""
+        return sum((reward for _, reward in self.turn_rewards), 0.0)
+
 
 def play(
     policy: Policy,

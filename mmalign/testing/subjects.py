@@ -78,11 +78,16 @@ def resolve_or_skip(reference: str, bench: Workbench) -> Source:
     return source_of(reference, bench)
 
 
-def make_batch(kind: str, processor: Any, folder: Path, size: int, bench: Workbench) -> "Batch":
-    """`size` different examples of a kind, through the processor and the collator that training uses."""
+def make_batch(
+    kind: str, processor: Any, folder: Path, size: int, bench: Workbench, *, answer_tokens: int = 0
+) -> "Batch":
+    """`size` different examples of a kind, through the processor and the collator that training uses.
+
+    answer_tokens: the room that prompts leave for what is sampled.
+    """
     from mmalign.data.collate import Encoder, collate
 
-    encoder = Encoder(processor, kind, seed=0)
+    encoder = Encoder(processor, kind, seed=0, answer_tokens=answer_tokens)
     examples = make_examples(kind, folder, size, bench)
     return collate([encoder.encode(example, 0, index, train=False) for index, example in enumerate(examples)])
 

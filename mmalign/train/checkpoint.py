@@ -42,8 +42,6 @@ class Checkpoint:
 def save(root: Path, checkpoint: Checkpoint) -> Path:
     """Commit a checkpoint under `root`; raises CheckpointError (disk full), leaving the older ones as they were."""
     final = root / f"{_PREFIX}{checkpoint.step:06d}"
-    if final.exists():  # left damaged, or the same step written before a signal
-        shutil.rmtree(final)
     partial = root / f".{final.name}.partial"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -59,6 +57,8 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
         for path in partial.iterdir():
             fsync(path)
         fsync(partial)
+        if final.exists():  # left damaged, or the same step written before a signal
+            _bury(final)
         os.rename(partial, final)
         fsync(root)
     except (OSError, SafetensorError) as error:
@@ -129,13 +129,17 @@ def rotate(root: Path, keep: int, best: int | None, newest: int) -> list[Path]:
     protected = set(current[-keep:]) | {folder for folder in current if _step(folder) == best}
     deleted = [folder for folder in folders if folder not in protected]
     for folder in deleted:
-        # Renamed first: a deletion that is cut short must not leave a folder that looks committed.
-        grave = root / f".{folder.name}.deleted"
-        shutil.rmtree(grave, ignore_errors=True)
-        os.rename(folder, grave)
+        _bury(folder)
     for leftover in root.glob(f".{_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return deleted
+
+
+def _bury(folder: Path) -> None:
+    """To be deleted by `rotate`; renamed first, since a deletion cut short must leave nothing that looks committed."""
+    grave = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(grave, ignore_errors=True)
+    os.rename(folder, grave)
 
 
 def _step(folder: Path) -> int:

@@ -27,7 +27,7 @@ from mmalign.train.progress import Progress, Say, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
-from mmalign.train.step import StepResult, accumulate
+from mmalign.train.step import StepResult, accumulate, check_limits
 
 
 class Loop:
@@ -35,11 +35,10 @@ class Loop:
 
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
         self.job, self.run, self.catalog, self.say = job, run, catalog, say
-        self.step = 0
+        self.step, self._saved = 0, -1  # the second: of the newest checkpoint
         self.skipped_updates = 0
         self.bad_samples: dict[str, str] = {}
-        # Of what this process drew: texts that lost tokens to the context, and tokens that a language model read.
-        self.truncated_texts = self.tokens = 0
+        self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
         self._seconds_before = 0.0
@@ -63,12 +62,12 @@ class Loop:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
         others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
+        sources = (stream, *others.values())
         self.progress.restart()
         try:
             for index, batch in stream if self.step < train.steps else ():
                 beside = {name: other.next_batch(name) for name, other in others.items()}
-                for source in (stream, *others.values()):
-                    self.bad_samples.update(source.bad)
+                self.bad_samples |= {key: why for source in sources for key, why in source.bad.items()}
                 self._update_or_save(index, batch, beside, stop)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -83,7 +82,7 @@ class Loop:
                 if last:
                     break
         finally:
-            for source in (stream, *others.values()):
+            for source in sources:
                 source.close()
 
     def update(
@@ -100,9 +99,9 @@ class Loop:
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
         results, norms = zip(*(self._learn(index, p) for p in self.job.updates(index, prepared, beside)), strict=True)
         seconds = {"learning": time.perf_counter() - began}
-        if "num_lost" in batch:
-            self.truncated_texts += int((batch["num_lost"] > 0).sum())
-        self.tokens += prepared.cost() if self._counts_tokens else 0
+        for part in (prepared, *beside.values()):
+            self.truncated_texts += int((part["num_lost"] > 0).sum()) if "num_lost" in part else 0
+            self.tokens += part.cost() if self._counts_tokens else 0
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
@@ -114,7 +113,8 @@ class Loop:
         except Interrupted:
             rng.restore(states[0], job.device)
             rng.restore_host(states[1])
-            self.save()
+            if self._saved != self.step:
+                self.save()
             raise
 
     def _learn(self, index: int, batches: list[Batch]) -> tuple[StepResult, float]:
@@ -122,10 +122,9 @@ class Loop:
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
-        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
+        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         result = accumulate(job.engine, batches, train.micro_batch_size)
-        limit = train.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batches[0], loss, norm)
@@ -135,20 +134,12 @@ class Loop:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
         else:
-            self._check_limits(index, result)
+            check_limits(job.objective, result, f"step {index + 1}", self.run.checkpoints)
             job.optimizer.step()
             job.objective.constrain(job.models)
+            if job.average is not None:
+                job.average.update()
         return result, norm
-
-    def _check_limits(self, index: int, result: StepResult) -> None:
-        for name, limit in self.job.objective.limits.items():
-            total, count = result.metrics[name]
-            if float(total) > limit * float(count):
-                raise NonFiniteError(
-                    f"{name} {float(total / count):.4g} at step {index + 1} is past its limit of {limit:g}",
-                    hint=f"The weights were not updated; checkpoints under {self.run.checkpoints} are good. Try a "
-                    f"lower --set train.learning_rate, or a higher limit: --set objective.max_{name}=...",
-                )
 
     def evaluate(self, stop: StopRequest) -> int | None:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
@@ -162,12 +153,13 @@ class Loop:
                 more = {"samples": written, "baselines": baselines}
                 more = {name: value for name, value in more.items() if value}
                 self.run.log({"step": self.step, "evaluation": results, **more})
-                self.say(f"step {self.step}: " + describe(self._main_figures(results)))
+                self.say(f"step {self.step}: {describe(self._main_figures(results)) or 'nothing is held out'}")
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
         found = self.job.processes.gather_objects((signum, self.best))
         self.best = found[0][1]  # all processes save the best one together
+        self.progress.restart()
         return next((s for s, _ in found if s is not None), None)
 
     # Saving and resuming ----------------------------------------------------------------------------------------------
@@ -184,7 +176,7 @@ class Loop:
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
                     self.step,
-                    job.models.state(),
+                    job.models.state() | (job.average.state() if job.average is not None else {}),
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
@@ -203,6 +195,7 @@ class Loop:
             self.run.write_skipped(sorted(bad.items()))
             best = self.best["step"] if self.best else None
             checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
+        self._saved = self.step
         job.processes.barrier()
 
     def resume(self) -> None:
@@ -224,13 +217,16 @@ class Loop:
                 hint="Resume with as many processes.",
             )
         job.models.load_state(saved.model)
+        if job.average is not None:
+            job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
         job.objective.load_state(state["objective"])
         rank = f"{job.processes.rank}/"
         generators = {name.removeprefix(rank): t for name, t in saved.rng.items() if name.startswith(rank)}
         rng.restore(generators, job.device)
         rng.restore_host(state["host_rng"][job.processes.rank])
-        self.step, self.best, self.skipped_updates = saved.step, state["best"], state["skipped_updates"]
+        self.step = self._saved = saved.step
+        self.best, self.skipped_updates = state["best"], state["skipped_updates"]
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts = state["truncated_texts"][job.processes.rank]
         self.tokens = state["tokens"][job.processes.rank]

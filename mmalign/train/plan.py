@@ -20,7 +20,7 @@ from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.objective import Objective
 from mmalign.protocols import ChecksTraining
-from mmalign.rl.rollout import check_rollout
+from mmalign.rl.rollout import checked_rollout
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
@@ -134,10 +134,16 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
     if objective.spec.online:
-        check_rollout(catalog, configs["rollout"])
+        configs["rollout"] = checked_rollout(catalog, configs["rollout"])
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
+    fewest = classes["objective"].fewest_answers
+    if objective.spec.online and configs["rollout"].samples < fewest:
+        raise UsageError(
+            f"{objective.spec.name} compares answers to a prompt: rollout.samples={configs['rollout'].samples}",
+            hint=f"Try: --set rollout.samples={max(4, fewest)}",
+        )
     streams = _streams(catalog, objective, classes["objective"](configs["objective"]).streams, sections)
     plan = Plan(
         objective=objective,

@@ -9,6 +9,7 @@ An online objective's steps are rows of a table; others are a line of `name valu
 import functools
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -37,8 +38,12 @@ class Progress:
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self._clock = time.perf_counter()
         self._rows = 0
+        self._header: tuple[str, ...] = ()
 
     def restart(self) -> None:
+        """Forget the time since the last step, and what was sampled in it: a measurement is no part of a step."""
+        if self._job.sampler is not None:
+            self._job.sampler.take_seconds()
         self._clock = time.perf_counter()
 
     def step(
@@ -61,6 +66,10 @@ class Progress:
             "gradient_norm": sum(norms) / len(norms),
             "learning_rate": learning_rate(job.plan.train, index),
         }
+        counts: Counter[str] = Counter()
+        if job.sampler is not None and job.plan.rollout.environment:
+            for own in job.processes.gather_objects(job.sampler.counts):
+                counts.update(own)
         tokens = sum(job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
         every = job.plan.rollout.keep_experience if job.sampler is not None else 0
         shows = bool(every) and (step % every == 0 or step == 1)
@@ -76,7 +85,8 @@ class Progress:
             speed["tokens_per_second"] = tokens / whole
         parts = {} if job.sampler is None else {**job.sampler.take_seconds(), **seconds}
         times = {f"seconds_{name}": value for name, value in parts.items()}
-        self._run.log({"step": step, **record, **speed, **times})
+        happened = {f"num_{name}": number for name, number in counts.items()}
+        self._run.log({"step": step, **record, **speed, **times, **happened})
         for warning in self._catalog.host.notify("step_finished", run=self._run, step=step, metrics=record):
             self._say(warning)
         train = job.plan.train
@@ -95,13 +105,14 @@ class Progress:
     def _row(
         self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], whole: float, left: float
     ) -> None:
-        """One row of the table; the header again every so many."""
+        """One row of the table; the header again every so many, and where a column comes or goes."""
         cells = {name.replace("_", " "): f"{value:.3g}" for name, value in metrics.items() if name not in _UNTABLED}
         cells |= {name: f"{value / whole:.0%}" for name, value in parts.items()}
         cells |= {"s": f"{whole:.1f}", "left": f"{left:.0f} s"}
         widths = [max(7, len(name)) for name in cells]
         total = f"step/{self._job.plan.train.steps}"
-        if self._rows % _HEADER_EVERY == 0:
+        if self._rows % _HEADER_EVERY == 0 or tuple(cells) != self._header:
+            self._rows, self._header = 0, tuple(cells)
             self._say("  ".join([total, *(f"{name:>{width}}" for name, width in zip(cells, widths, strict=True))]))
         values = (f"{value:>{width}}" for value, width in zip(cells.values(), widths, strict=True))
         self._say("  ".join([f"{step:>{len(total)}}", *values]))

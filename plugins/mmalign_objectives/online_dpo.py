@@ -7,8 +7,8 @@ the better (Guo 2024, "Direct language model alignment from online AI feedback",
     m = [log pi(w|x) - log ref(w|x)] - [log pi(l|x) - log ref(l|x)]
 
 The mean over a prompt's pairs, then over prompts that have any. Answers that score the same teach nothing, and a prompt
-whose answers all do is counted (`no_difference`). The losses of a margin are those of `dpo`. Use it where answers can
-be compared, and a reward's scale should not matter.
+whose answers all do is counted (`no_difference`). The losses of a margin are those of `dpo`, IPO's of means over tokens
+too. Use it where answers can be compared, and a reward's scale should not matter.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +29,7 @@ class OnlineDirectPreferenceOptimization(Objective):
     """Fresh answers, the better ones preferred, against a frozen reference."""
 
     best_by = ("score", "high")
+    fewest_answers = 2
 
     class Config(ObjectiveConfig):
         loss: Literal["sigmoid", "ipo", "hinge"] = Field("sigmoid", description="loss of a pair's margin")
@@ -74,8 +75,11 @@ class OnlineDirectPreferenceOptimization(Objective):
         config, score, logps = self.config, batch["score"], outputs["logps"]
         ratio = sum_rows(logps, answer_offsets(batch["sequences"])).view_as(score) - batch["reference"]
         function = PAIR_LOSSES[config.loss]
+        compared = ratio
+        if config.loss == "ipo":
+            compared = ratio / batch["sequences"].num_labels().clamp(min=1).to(ratio).view_as(ratio)
         found = ranked_pairs(
-            ratio,
+            compared,
             -score,
             torch.ones_like(score, dtype=torch.bool),
             lambda margin, gap: function(margin, config.beta, 0.0),

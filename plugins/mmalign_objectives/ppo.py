@@ -17,9 +17,11 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmalign import Objective
 from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
@@ -59,10 +61,18 @@ class ProximalPolicyOptimization(Objective):
         scale_scores: bool = Field(False, description="divide scores by their running standard deviation")
         clip_scores: float = Field(0.0, ge=0, description="largest size of a score, after scaling; 0: any")
         missing_end_penalty: float = Field(0.0, ge=0, description="taken off the score of an answer without an end")
-        openai_eos: bool = Field(
-            False, description="the score of an ended answer one place after its end token, as OpenAI's code has it"
-        )
+        openai_eos: bool = Field(False, description="score an ended answer one place behind its end, as OpenAI's code")
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
+
+        def places(self) -> tuple[Path, ...]:
+            """Folders that the models are made of, besides the backbone's."""
+            return (Path(self.critic.source),) if self.critic.source else ()
+
+        @model_validator(mode="after")
+        def _steers(self) -> Self:
+            if self.kl_target and not self.kl_coef:
+                raise ValueError("kl_target steers kl_coef, and 0 would stay 0")
+            return self
 
     config: Config
 
@@ -94,11 +104,11 @@ class ProximalPolicyOptimization(Objective):
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Answers become experience. Adds `ctx.rollout`'s columns, kl: [N, K] and, of each action token, old, values,
-        advantages and returns."""
+        advantages, returns and deviations, squared, of returns from their mean."""
         import torch
 
         from mmalign.ops import sum_rows
-        from mmalign.ops.rl import gae, kl_estimate, whiten
+        from mmalign.ops.rl import gae, kl_estimate, mean_of_all, whiten
         from mmalign.rl.columns import action_logps, answer_offsets, per_prompt
 
         if batch.stream == "ptx":
@@ -107,12 +117,15 @@ class ProximalPolicyOptimization(Objective):
         batch = ctx.rollout(models.policy, batch)
         sequences, offsets = batch["sequences"], answer_offsets(batch["sequences"])
         # 2. The policy and the critic as they are, and the reference.
-        found = ctx.map(lambda part: torch.stack(self._logps_and_values(models, part)[:2], 1), batch)
+        found = ctx.map(lambda part: torch.stack(itemgetter("logps", "values")(self._passes(models, part)), 1), batch)
         old, values = found.unbind(1)
         reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
         # 3. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
-        rewards = self._shaped(batch, ctx) - self._beta * kl
+        shaped = self._shaped(batch, ctx)
+        if self.config.openai_eos:
+            batch, shaped = self._behind(models, batch, ctx, shaped)
+        rewards = shaped - self._beta * kl
         # 4. Advantages.
         advantages, returns = gae(rewards, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
@@ -120,19 +133,20 @@ class ProximalPolicyOptimization(Objective):
         # 5. Steer beta for the next batch.
         distance = sum_rows(old - reference, offsets)
         self._steer(distance, ctx)
-        columns = {"old": old, "values": values, "advantages": advantages, "returns": returns}
+        deviations = (returns - mean_of_all(returns, ctx.sum_over_processes)[1]).square()
+        columns = {"old": old, "values": values, "advantages": advantages, "returns": returns, "deviations": deviations}
         ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
         return batch.with_columns(kl=distance.view_as(batch["score"]), **ragged)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps, values: [P] of the action tokens; entropy: [P] where it is learnt. Of the stream ptx, logps: [N]."""
+        """logps, values: [P] of the action tokens; entropy: [P] where it is learnt; with `openai_eos` ends: [N, K],
+        values behind the end. Of the stream ptx, logps: [N]."""
         if batch.stream == "ptx":
             from mmalign.data.sequences import sequences_of
             from mmalign.derive import label_sums
 
             return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
-        logps, values, entropy = self._logps_and_values(models, batch)
-        return {"logps": logps, "values": values, **({} if entropy is None else {"entropy": entropy})}
+        return self._passes(models, batch)
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
@@ -143,14 +157,15 @@ class ProximalPolicyOptimization(Objective):
         config, logps, values = self.config, outputs["logps"], outputs["values"]
         old, returns = old_logps(batch, logps), batch["returns"].values
         losses, clipped = clipped_policy_loss(logps, old, batch["advantages"].values, config.clip, config.clip)
-        sums = {
-            "policy": losses.sum(),
-            "value": clipped_value_loss(values, batch["values"].values, returns, config.value_clip).sum(),
-        }
+        errors = clipped_value_loss(values, batch["values"].values, returns, config.value_clip)
+        sums = {"policy": losses.sum(), "value": errors.sum()}
+        if config.openai_eos:
+            errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], config.value_clip)
+            sums["value"] = sums["value"] + errors[self._has_more(batch)].sum()
         if config.entropy_coef:
             sums["entropy"] = -outputs["entropy"].sum()
         tokens = len(logps)
-        deviation, error = (returns - returns.mean()).square(), (returns - batch["values"].values).square()
+        deviation, error = batch["deviations"].values, (returns - batch["values"].values).square()
         metrics = {
             **rollout_metrics(batch),
             "kl": (batch["kl"].sum(), batch["kl"].numel()),
@@ -167,7 +182,8 @@ class ProximalPolicyOptimization(Objective):
         tokens = float(sequences_of(batch).num_labels().sum())
         if batch.stream == "ptx":
             return {"ptx": tokens}
-        return {"policy": tokens, "value": tokens, **({"entropy": tokens} if self.config.entropy_coef else {})}
+        values = tokens + (float(self._has_more(batch).sum()) if self.config.openai_eos else 0.0)
+        return {"policy": tokens, "value": values, **({"entropy": tokens} if self.config.entropy_coef else {})}
 
     def state(self) -> Mapping[str, Any]:
         return {"beta": self._beta, "moments": list(self._moments)}
@@ -175,15 +191,19 @@ class ProximalPolicyOptimization(Objective):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._beta, self._moments = state["beta"], tuple(state["moments"])
 
-    def _logps_and_values(self, models: "Models", batch: "Batch") -> "tuple[Tensor, Tensor, Tensor | None]":
-        """[P] each: one pass where the critic is a head on the policy's trunk."""
-        from mmalign.derive import token_values
+    def _passes(self, models: "Models", batch: "Batch") -> "dict[str, Tensor]":
+        """Outputs of `forward`: one pass where the critic is a head on the policy's trunk."""
+        from mmalign.derive import last_token_scores, token_values
 
         hidden = models.policy.hidden_states(batch["sequences"])
         entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
         found = models.policy.token_logps(hidden, temperature=temperature, entropy=entropy)
         seen = hidden if models.critic is models.policy else models.critic.hidden_states(batch["sequences"])
-        return found.logps, token_values(models.heads["critic"], seen), found.entropy
+        outputs = {"logps": found.logps, "values": token_values(models.heads["critic"], seen)}
+        outputs |= {} if found.entropy is None else {"entropy": found.entropy}
+        if self.config.openai_eos:
+            outputs["ends"] = last_token_scores(models.heads["critic"], seen).view_as(batch["score"])
+        return outputs
 
     def _shaped(self, batch: "Batch", ctx: Context) -> "Tensor":
         """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
@@ -197,19 +217,38 @@ class ProximalPolicyOptimization(Objective):
             added = ctx.sum_over_processes(new).tolist()
             self._moments = tuple(old + more for old, more in zip(self._moments, added, strict=True))
             number, total, squares = self._moments
-            rewards = rewards / max(1e-4, (squares / number - (total / number) ** 2)) ** 0.5
+            variance = squares / number - (total / number) ** 2
+            if variance > 1e-8:  # else no score differed yet, and there is no scale
+                rewards = rewards / max(1e-2, variance**0.5)
         if config.clip_scores:
             rewards = rewards.clamp(-config.clip_scores, config.clip_scores)
-        last = answer_offsets(batch["sequences"])[1:].to(rewards.device) - 1
-        return rewards.index_add(0, last, -config.missing_end_penalty * (~batch["ended"]).flatten().to(rewards))
+        offsets, missing = answer_offsets(batch["sequences"]), ~batch["ended"].flatten()
+        fined = missing & (offsets.diff() > 0).to(missing.device)  # without a token there is nothing to learn from
+        rewards[offsets[1:].to(fined.device)[fined] - 1] -= config.missing_end_penalty
+        return rewards
+
+    def _has_more(self, batch: "Batch") -> "Tensor":
+        """[N, K]: answers that ended with a place to spare behind the end."""
+        lengths = batch["sequences"].num_labels().view_as(batch["score"]).to(batch["score"].device)
+        return batch["ended"] & (lengths < self.sampling.max_tokens)
+
+    def _behind(self, models: "Models", batch: "Batch", ctx: Context, shaped: "Tensor") -> "tuple[Batch, Tensor]":
+        """The score s where the policy acts no more and the critic says V: A is s - V there, and the recursion brings
+        gamma ((1 - lambda) V + lambda s) to the end token. Adds ends, end_scores: [N, K], V and s."""
+        from mmalign.rl.columns import answer_offsets
+
+        ends = ctx.map(lambda part: self._passes(models, part)["ends"], batch)
+        last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
+        scores = shaped[last].view_as(ends)
+        brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
+        shaped = shaped.index_put((last[more.flatten()],), brought[more])
+        return batch.with_columns(ends=ends, end_scores=scores), shaped
 
     def _steer(self, distance: "Tensor", ctx: Context) -> None:
         """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
-        import torch
+        from mmalign.ops.rl import mean_of_all
 
-        if not self.config.kl_target:
-            return
-        new = torch.stack([distance.double().sum().cpu(), torch.tensor(float(len(distance)), dtype=torch.float64)])
-        total, number = ctx.sum_over_processes(new).tolist()
-        error = min(0.2, max(-0.2, total / number / self.config.kl_target - 1))
-        self._beta *= 1 + error * number / self.config.kl_horizon
+        if self.config.kl_target:
+            number, mean = mean_of_all(distance, ctx.sum_over_processes)
+            error = min(0.2, max(-0.2, mean / self.config.kl_target - 1))
+            self._beta *= 1 + error * number / self.config.kl_horizon

@@ -30,6 +30,7 @@ class ReinforceLeaveOneOut(Objective):
     """Whole answers against the mean of their siblings."""
 
     best_by = ("score", "high")
+    fewest_answers = 2
 
     class Config(ObjectiveConfig):
         epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")

@@ -1,0 +1,195 @@
+"""An objective on a tiny model, with the engine that trains it: what the checks of objectives work with.
+
+trainer = build_trainer(entry, "tiny-gpt2", bench)
+result, gradients = trainer.gradients(trainer.batches)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from mmalign.specs import Entry, RewardSpec
+from mmalign.testing.bench import Workbench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmalign.data.batch import Batch
+    from mmalign.rl.rollout import Sampler
+
+EXACT = 1e-10  # float64, another summation order
+SINGLE = 1e-5  # the same where a model computes in float32 whatever its weights are (Llama's norms)
+ANSWERS, ANSWER_TOKENS = 4, 4  # of online objectives: to each prompt, and the longest
+_SEED = 0
+
+
+@dataclass
+class Trainer:
+    """An objective on a fresh model with the engine that trains it, dropout off, and one batch of each stream.
+
+    sampler: of an online objective. steps: made so far; answers are sampled anew in each.
+    """
+
+    entry: Entry
+    objective: Any
+    models: Any
+    engine: Any
+    batches: "list[Batch]"
+    sampler: "Sampler | None" = None
+    steps: int = 0
+
+    def prepare(self, batches: "list[Batch]", micro_batch_size: int = 0, first_row: int = 0) -> "list[Batch]":
+        """first_row: where these batches begin in the global one."""
+        import torch
+
+        from mmalign.objective import Context
+
+        ctx = Context(
+            _SEED,
+            self.steps,
+            self.engine.processes.sum,
+            micro_batch_size or len(batches[0]),
+            first_row=first_row,
+            sampler=self.sampler,
+            answers=ANSWERS,
+        )
+        with torch.no_grad():
+            return [self.objective.prepare(self.models, self._with_frozen(batch), ctx) for batch in batches]
+
+    def _with_frozen(self, batch: "Batch") -> "Batch":
+        return batch.with_columns(**self.objective.frozen(self.models, batch))
+
+    @cached_property
+    def limit(self) -> float:
+        """How much two ways of computing the same may differ: less than that is rounding."""
+        import torch
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        single = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                result = func(*args, **(kwargs or {}))
+                if isinstance(result, torch.Tensor) and result.dtype == torch.float32 and result.numel() > 1:
+                    single.append(func)
+                return result
+
+        # What online objectives prepare is sampled and scored in float32, once, whatever is split afterwards.
+        prepared = self.prepare(self.batches) if self.sampler else None
+        with Watch(), torch.no_grad():
+            for batch in prepared or self.prepare(self.batches):
+                self.objective.forward(self.models, batch)
+        return SINGLE if single else EXACT
+
+    def gradients(self, batches: "list[Batch]", micro_batch_size: int = 0) -> "tuple[Any, dict[str, Tensor | None]]":
+        """The result and gradients of one update, from zero, on batches that are yet to be prepared."""
+        return self.gradients_of(self.prepare(batches, micro_batch_size), micro_batch_size)
+
+    def gradients_of(
+        self, prepared: "list[Batch]", micro_batch_size: int = 0
+    ) -> "tuple[Any, dict[str, Tensor | None]]":
+        from mmalign.train.step import accumulate
+
+        for module in self.models.modules():
+            module.zero_grad(set_to_none=True)
+        result = accumulate(self.engine, prepared, micro_batch_size)
+        trained = self.models.trainable()
+        known = {id(p) for _, p in trained}
+        every = ((f"{role}.{name}", p) for role, b in self.models.items() for name, p in b.module.named_parameters())
+        named = [*trained, *((name, p) for name, p in every if id(p) not in known)]
+        return result, {name: None if p.grad is None else p.grad.clone() for name, p in named}
+
+    def train(self, steps: int, optimizer: Any) -> list[float]:
+        """Losses of `steps` steps on the same batch; mean scores of what was sampled, where it is."""
+        from mmalign.train.updates import updates
+
+        found = []
+        for _ in range(steps):
+            main, *others = self.prepare(self.batches)
+            beside = {batch.stream: batch for batch in others}
+            for batches in updates(self.objective, _SEED, self.steps, main, beside):
+                optimizer.zero_grad(set_to_none=True)
+                result, _ = self.gradients_of(batches)
+                optimizer.step()
+                self.objective.constrain(self.models)
+            self.steps += 1
+            found.append(float(main["score"].mean()) if self.sampler else float(result.loss))
+        return found
+
+    def optimizer(self, learning_rate: float) -> Any:
+        from mmalign.train.config import TrainConfig
+        from mmalign.train.optim import build_optimizer
+
+        config = TrainConfig(learning_rate=learning_rate, warmup_steps=0, weight_decay=0.0)
+        return build_optimizer(self.models.trainable(), config, self.models.peaks)
+
+
+def build_trainer(
+    entry: Entry,
+    reference: str,
+    bench: Workbench,
+    *,
+    size: int = 8,
+    exact: bool = True,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    backbone: Mapping[str, Any] = MappingProxyType({}),
+) -> Trainer:
+    """A trainer in float64 (`exact`) or float32; skips where the objective does not run on that model.
+
+    options, backbone: of the objective and of the model, where not the defaults.
+    """
+    from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
+    from mmalign.train.config import RolloutConfig
+    from mmalign.train.distributed import Processes, StepModule
+    from mmalign.train.models import build_models
+    from mmalign.train.step import Engine
+
+    source = resolve_or_skip(reference, bench)
+    require_compatible(entry.spec, source)
+    policy = load(source, bench, **backbone)
+    target = bench.catalog.load(entry)
+    objective = target(target.Config(**options))
+    models = build_models(entry.spec.roles, policy, classes=CLASSES, critic=objective.critic)
+    objective.start(models)
+    rollout = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
+    objective.sampling = rollout.sampling
+    if exact:
+        for module in models.modules():
+            module.double()
+    models.eval()
+    batches = _batches(entry, objective, policy.processor, size, exact, bench)
+    processes = Processes("cpu")
+    engine = Engine(objective, StepModule(objective, models), processes, processes.device)
+    sampler = _sampler(rollout, policy.processor) if entry.spec.online else None
+    return Trainer(entry, objective, models, engine, batches, sampler)
+
+
+def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench) -> "list[Batch]":
+    from mmalign.testing.subjects import make_batch
+
+    found = []
+    for stream in ("main", *objective.streams):
+        kind, room = entry.spec.examples[stream][0], ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
+        batch = make_batch(kind, processor, bench.folder / "pictures", size, bench, answer_tokens=room)
+        columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
+        found.append(type(batch)(columns, stream=stream, size=len(batch)))
+    return found
+
+
+def _sampler(config: Any, processor: Any) -> "Sampler":
+    from mmalign.rl.rewards import Chosen, RewardList
+    from mmalign.rl.rollout import Sampler
+    from mmalign.testing.even_tokens import EvenTokens
+
+    target = f"{EvenTokens.__module__}:{EvenTokens.__name__}"
+    spec = RewardSpec(name="even-tokens", summary="The share of even ids", target=target, examples=())
+    chosen = Chosen(spec.name, 1.0, Entry("rewards", "mmalign.testing", spec), None)
+    return Sampler(config, processor, RewardList([(chosen, EvenTokens(None))]))
+
+
+def _cast(column: Any) -> Any:
+    import torch
+
+    return column.double() if isinstance(column, torch.Tensor) and column.is_floating_point() else column
