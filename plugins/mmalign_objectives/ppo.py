@@ -236,7 +236,7 @@ class ProximalPolicyOptimization(Objective):
         last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
         scores = shaped[last].view_as(ends)
         brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
-        shaped = shaped.index_put((last[more.flatten()],), brought[more])
+        shaped = shaped.index_put((last[more.flatten()],), brought[more].to(shaped))
         return batch.with_columns(ends=ends, end_scores=scores), shaped
 
     def _steer(self, distance: "Tensor", ctx: Context) -> None:
