@@ -115,7 +115,9 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     loss, _ = total_loss(objective, sums, counts)
     means = {f"{OWN}{name}": total / n for name, (total, n) in metrics.items() if n}
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    return {HELDOUT_LOSS: float(loss), **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
+    # The loss of an online objective is a direction to go, of no meaning as a number.
+    own = {} if job.plan.objective.spec.online else {HELDOUT_LOSS: float(loss)}
+    return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:

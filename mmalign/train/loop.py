@@ -27,7 +27,7 @@ from mmalign.train.progress import Progress, Say, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
-from mmalign.train.step import StepResult, accumulate
+from mmalign.train.step import StepResult, accumulate, check_limits
 
 
 class Loop:
@@ -62,12 +62,12 @@ class Loop:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
         others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
+        sources = (stream, *others.values())
         self.progress.restart()
         try:
             for index, batch in stream if self.step < train.steps else ():
                 beside = {name: other.next_batch(name) for name, other in others.items()}
-                for source in (stream, *others.values()):
-                    self.bad_samples.update(source.bad)
+                self.bad_samples |= {key: why for source in sources for key, why in source.bad.items()}
                 self._update_or_save(index, batch, beside, stop)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -82,7 +82,7 @@ class Loop:
                 if last:
                     break
         finally:
-            for source in (stream, *others.values()):
+            for source in sources:
                 source.close()
 
     def update(
@@ -122,10 +122,9 @@ class Loop:
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
-        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
+        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         result = accumulate(job.engine, batches, train.micro_batch_size)
-        limit = train.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batches[0], loss, norm)
@@ -135,20 +134,12 @@ class Loop:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
         else:
-            self._check_limits(index, result)
+            check_limits(job.objective, result, f"step {index + 1}", self.run.checkpoints)
             job.optimizer.step()
             job.objective.constrain(job.models)
+            if job.average is not None:
+                job.average.update()
         return result, norm
-
-    def _check_limits(self, index: int, result: StepResult) -> None:
-        for name, limit in self.job.objective.limits.items():
-            total, count = result.metrics[name]
-            if float(total) > limit * float(count):
-                raise NonFiniteError(
-                    f"{name} {float(total / count):.4g} at step {index + 1} is past its limit of {limit:g}",
-                    hint=f"The weights were not updated; checkpoints under {self.run.checkpoints} are good. Try a "
-                    f"lower --set train.learning_rate, or a higher limit: --set objective.max_{name}=...",
-                )
 
     def evaluate(self, stop: StopRequest) -> int | None:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
@@ -162,7 +153,7 @@ class Loop:
                 more = {"samples": written, "baselines": baselines}
                 more = {name: value for name, value in more.items() if value}
                 self.run.log({"step": self.step, "evaluation": results, **more})
-                self.say(f"step {self.step}: " + describe(self._main_figures(results)))
+                self.say(f"step {self.step}: {describe(self._main_figures(results)) or 'nothing is held out'}")
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
@@ -185,7 +176,7 @@ class Loop:
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
                     self.step,
-                    job.models.state(),
+                    job.models.state() | (job.average.state() if job.average is not None else {}),
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
@@ -226,6 +217,8 @@ class Loop:
                 hint="Resume with as many processes.",
             )
         job.models.load_state(saved.model)
+        if job.average is not None:
+            job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
         job.objective.load_state(state["objective"])
         rank = f"{job.processes.rank}/"

@@ -11,13 +11,14 @@ import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmalign.data.batch import Batch
-from mmalign.errors import PluginError
+from mmalign.errors import NonFiniteError, PluginError
 from mmalign.objective import Metrics, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -80,6 +81,18 @@ def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts)
     if parts:
         return functools.reduce(operator.add, parts), means
     return functools.reduce(operator.add, sums.values()) * 0.0, means
+
+
+def check_limits(objective: Objective, result: StepResult, where: str, checkpoints: Path) -> None:
+    """Raise NonFiniteError for a metric past its limit. checkpoints: the folder of good ones; for the message."""
+    for name, limit in objective.limits.items():
+        total, count = result.metrics[name]
+        if float(total) > limit * float(count):
+            raise NonFiniteError(
+                f"{name} {float(total / count):.4g} at {where} is past its limit of {limit:g}",
+                hint=f"The weights were not updated; checkpoints under {checkpoints} are good. Try a lower "
+                f"--set train.learning_rate, or a higher limit: --set objective.max_{name}=...",
+            )
 
 
 def _global_counts(engine: Engine, micros: list[Batch]) -> Counts:

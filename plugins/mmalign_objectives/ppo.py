@@ -18,6 +18,7 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 
 from collections.abc import Mapping
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -62,6 +63,10 @@ class ProximalPolicyOptimization(Objective):
         missing_end_penalty: float = Field(0.0, ge=0, description="taken off the score of an answer without an end")
         openai_eos: bool = Field(False, description="score an ended answer one place behind its end, as OpenAI's code")
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
+
+        def places(self) -> tuple[Path, ...]:
+            """Folders that the models are made of, besides the backbone's."""
+            return (Path(self.critic.source),) if self.critic.source else ()
 
         @model_validator(mode="after")
         def _steers(self) -> Self:
