@@ -46,9 +46,7 @@ class ProximalPolicyOptimization(Objective):
         value_clip: float = Field(0.2, ge=0, description="e_v: how far a value may move from the old one; 0: anywhere")
         value_coef: float = Field(0.1, ge=0, description="c_v: weight of the critic's loss")
         entropy_coef: float = Field(0.0, ge=0, description="c_h: weight of the entropy, in 1/nats")
-        ptx_coef: float = Field(
-            0.0, ge=0, description="g: weight of pretraining gradients (27.8 in InstructGPT); 0: no second stream"
-        )
+        ptx_coef: float = Field(0.0, ge=0, description="g: weight of pretraining gradients (InstructGPT: 27.8)")
         ptx_batch_size: int = Field(32, ge=1, description="examples of the stream ptx a step, over all processes")
         gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
         lam: float = Field(0.95, ge=0, le=1, description="lambda of the advantages; 1: no bias of the critic's")
@@ -65,7 +63,6 @@ class ProximalPolicyOptimization(Objective):
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
 
         def places(self) -> tuple[Path, ...]:
-            """Folders that the models are made of, besides the backbone's."""
             return (Path(self.critic.source),) if self.critic.source else ()
 
         @model_validator(mode="after")
@@ -91,8 +88,7 @@ class ProximalPolicyOptimization(Objective):
 
     @property
     def weights(self) -> dict[str, float]:
-        config = self.config
-        return {"value": config.value_coef, "entropy": config.entropy_coef, "ptx": config.ptx_coef}
+        return {"value": self.config.value_coef, "entropy": self.config.entropy_coef, "ptx": self.config.ptx_coef}
 
     @property
     def critic(self) -> CriticOptions:
@@ -125,9 +121,8 @@ class ProximalPolicyOptimization(Objective):
         shaped = self._shaped(batch, ctx)
         if self.config.openai_eos:
             batch, shaped = self._behind(models, batch, ctx, shaped)
-        rewards = shaped - self._beta * kl
         # 4. Advantages.
-        advantages, returns = gae(rewards, values, offsets, self.config.gamma, self.config.lam)
+        advantages, returns = gae(shaped - self._beta * kl, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
             advantages = whiten(advantages, ctx.sum_over_processes)
         # 5. Steer beta for the next batch.
@@ -139,8 +134,7 @@ class ProximalPolicyOptimization(Objective):
         return batch.with_columns(kl=distance.view_as(batch["score"]), **ragged)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps, values: [P] of the action tokens; entropy: [P] where it is learnt; with `openai_eos` ends: [N, K],
-        values behind the end. Of the stream ptx, logps: [N]."""
+        """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
         if batch.stream == "ptx":
             from mmalign.data.sequences import sequences_of
             from mmalign.derive import label_sums

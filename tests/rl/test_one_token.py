@@ -15,7 +15,7 @@ from mmalign.testing.subjects import TEXTS, single_thread
 TOKEN = 42
 REWARD = f"def share(completion_ids):\n    return [ids.count({TOKEN}) / len(ids) for ids in completion_ids]\n"
 OPTIONS = {
-    "train.steps": 30, "train.batch_size": 16, "train.learning_rate": 0.03, "train.warmup_steps": 2,
+    "train.steps": 22, "train.batch_size": 16, "train.learning_rate": 0.03, "train.warmup_steps": 2,
     "train.schedule": "constant", "train.weight_decay": 0, "train.save_every": 0, "data.num_workers": 0,
     "data.max_lost": 1, "rollout.samples": 8, "rollout.max_tokens": 6, "rollout.keep_experience": 0,
     "evaluation.samples": 0,
@@ -39,5 +39,4 @@ def test_from_chance_to_always(objective: str, bench: Workbench, tmp_path: Path)
         assert run([*command, *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scores = [record["score"] for record in records if "score" in record]
-    print(scores)
     assert scores[0] < 0.02 and scores[-1] >= 0.95, scores

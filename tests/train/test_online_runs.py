@@ -118,3 +118,24 @@ def test_streams_are_dealt_over_the_updates_and_go_on_in_order(lab) -> None:
 def test_wrong_options_are_refused_before_the_first_step(lab, options, message) -> None:
     with pytest.raises((UsageError, DataError), match=message):
         assemble(lab.plan("ppo", "micro-batches", *options), Processes("cpu"))
+
+
+def test_what_a_batch_is_compared_with_is_rounded_as_its_passes_are(lab) -> None:
+    """In bf16 what was noted of the policy is what it finds, to the bit, and not what it finds in fp32."""
+    plain = ("backbone.dropout=0", "backbone.neftune_alpha=0")
+    job = assemble(lab.plan("ppo", "whole", "train.precision=bf16", *plain), Processes("cpu"))
+    batch = job.prepare(0, next(iter(job.stream(0)))[1])
+    with torch.no_grad():
+        rounded, exact = job.engine.run(batch), job.objective.forward(job.models, batch)
+    assert torch.equal(batch["old"].values, rounded["logps"])
+    assert not torch.equal(batch["old"].values, exact["logps"])
+    assert not batch["kl"].any(), "the reference is the starting policy"
+
+
+def test_what_happened_in_episodes_is_counted(lab, tmp_path) -> None:
+    environment = ('rollout.environment={"name": "calculator"}', "rollout.max_turns=2", "rollout.max_tokens=8")
+    begin(lab, tmp_path / "run", "rloo", *environment, "train.steps=2", dataset="arithmetic")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    assert [record["num_episodes"] for record in steps] == [12, 12]
+    assert all(record["num_turns"] >= 12 and record["num_prompt_tokens_cut"] > 0 for record in steps)
