@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BLOCK = 256  # tokens
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -46,16 +48,32 @@ def uniforms(seeds: Sequence[int], step: int) -> Tensor:
 def draw(logits: Tensor, sampling: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     """logits: [N, V]; u: [N] from `uniforms` -> tokens [N] int64 and their log-probabilities [N], by the inverse of the
     cumulative distribution."""
+    z = logits.float()
     if sampling.temperature == 0:
-        logp, token = logits.float().log_softmax(1).max(1)
-        return token, logp
-    p = (logits.float() / sampling.temperature).softmax(1).double()
+        highest, token = z.max(1)
+        return token, highest - z.logsumexp(1)
+    p = (z if sampling.temperature == 1 else z / sampling.temperature).softmax(1)
     if sampling.top_p < 1:
-        sorted_p, order = p.sort(1, descending=True)
+        sorted_p, order = p.double().sort(1, descending=True)
         keep = sorted_p.cumsum(1) - sorted_p < sampling.top_p  # the first is always kept
-        p = torch.zeros_like(p).scatter(1, order, sorted_p * keep)
-    cumulative = p.cumsum(1)
-    target = u.to(p.device)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True).clamp(max=p.shape[1] - 1)
-    chosen = p.gather(1, token) / cumulative[:, -1:]
-    return token[:, 0], chosen.log()[:, 0].float()
+        p = torch.zeros_like(sorted_p).scatter(1, order, sorted_p * keep)
+    # First the block of tokens, by the sums of blocks, then the token in it: sums in float64 of all would cost more
+    # than the probabilities.
+    whole = p.shape[1] // _BLOCK * _BLOCK
+    sums = torch.cat([p[:, :whole].unflatten(1, (-1, _BLOCK)).sum(2), p[:, whole:].sum(1, keepdim=True)], 1).double()
+    cumulative = sums.cumsum(1)
+    total = cumulative[:, -1:]
+    target = u.to(p.device)[:, None] * total
+    block = _first_above(cumulative, target)
+    place = block * _BLOCK + torch.arange(_BLOCK, device=p.device)
+    within = p.gather(1, place.clamp(max=p.shape[1] - 1)).double() * (place < p.shape[1])
+    before = cumulative.gather(1, block) - sums.gather(1, block)
+    token = block * _BLOCK + _first_above(within.cumsum(1), target - before)
+    return token[:, 0], (p.gather(1, token) / total).log()[:, 0].float()
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """[N, 1]: the first place where the sum exceeds the target; the last that adds to it, where rounding put the target
+    at or above all. cumulative: [N, n]; target: [N, 1]."""
+    below = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
+    return torch.searchsorted(cumulative, torch.minimum(target, below), right=True)

@@ -33,7 +33,7 @@ from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
 from mmalign_lm.folder import Parts
-from mmalign_lm.generation import generate
+from mmalign_lm.generation import batches, generate
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.scorer import save_classifier, save_scorer
 from mmalign_lm.trunk import Trunk, some_ids
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from mmalign.sources import Source
 
-_ROWS_AT_ONCE = 64
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
 
@@ -109,10 +108,8 @@ class CausalLMBackbone(lora.Adaptable):
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
         """An answer to each prompt, in order; prompts of like length are answered together. See `mmalign.sampling`."""
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         found: dict[int, list[Any]] = {}
-        for start in range(0, len(order), _ROWS_AT_ONCE):
-            rows = order[start : start + _ROWS_AT_ONCE]
+        for rows in batches(prompts, sampling.max_tokens):
 
             def tell(line: int, token: int, rows: list[int] = rows) -> None:
                 if on_token is not None:
