@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmalign.pipeline.answers import Answered
     from mmalign.pipeline.sample import Samples
 
-_TOKENS_AT_ONCE = 64  # answers read together
+_ANSWERS_AT_ONCE = 64  # answers read together
 _PROBES = ("The film was good.", " 1,234 Äpfel 猫")
 
 
@@ -117,6 +117,7 @@ def compare(catalog: "Catalog", config: ReportConfig, runtime: "Runtime", say: C
             samples[name] = sample(model, prompts, config, config.k)
             kls[name] = 0.0 if model is base else _kl(model, base, samples[name], runtime)
         say(f"report: {name} answered {len(samples[name].records):,} prompts, {config.k} answers each")
+    samples = _common(samples)
     scores = _judge(catalog, config, samples, runtime, say)
     judges = tuple(scores)
     rows = [
@@ -160,6 +161,22 @@ def distinct_2(texts: Sequence[str]) -> float:
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
+def _common(samples: "Mapping[str, Samples]") -> "dict[str, Samples]":
+    """The prompts that all models answered: one may not fit a model that reads it in more tokens."""
+    from mmalign.pipeline.sample import Samples
+
+    keys = set.intersection(*({record.key for record in part.records} for part in samples.values()))
+    found = {}
+    for name, part in samples.items():
+        kept = [place for place, record in enumerate(part.records) if record.key in keys]
+        lost = dict(part.lost)
+        if len(kept) < len(part.records):
+            lost["another model has no room for them"] = len(part.records) - len(kept)
+        rows = [part.records[place] for place in kept], lost, [part.sequences[place] for place in kept]
+        found[name] = Samples(*rows)
+    return found
+
+
 def _judge(
     catalog: "Catalog",
     config: ReportConfig,
@@ -189,8 +206,8 @@ def _kl(model: Any, base: Any, samples: "Samples", runtime: "Runtime") -> float 
         return None
     rows = [(prompt, answer) for prompt, answers in samples.sequences for answer in answers if len(answer)]
     total = 0.0
-    for start in range(0, len(rows), _TOKENS_AT_ONCE):
-        part = rows[start : start + _TOKENS_AT_ONCE]
+    for start in range(0, len(rows), _ANSWERS_AT_ONCE):
+        part = rows[start : start + _ANSWERS_AT_ONCE]
         sequences = Sequences.from_lists([p for p, _ in part], [[a] for _, a in part]).to(runtime.device)
         total += float((sequence_logps(model, sequences) - sequence_logps(base, sequences)).double().sum())
     return total / len(rows) if rows else None

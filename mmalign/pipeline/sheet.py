@@ -86,7 +86,8 @@ def _ranked(
     rows, counts = [], dict.fromkeys(("prompts", "answers", "tied", "all_tied", "without_rank", "left_out"), 0)
     for record in records:
         ranked = {place: given[record.key, n] for n, place in known[record.key].items() if (record.key, n) in given}
-        counts["without_rank"] += len(known[record.key]) - len(ranked)
+        if len(known[record.key]) > 1:  # else nobody was asked
+            counts["without_rank"] += len(known[record.key]) - len(ranked)
         if len(ranked) < 2:
             counts["left_out"] += 1
             continue

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Words:
 
         def train(objective: str, backbone: str, dataset: Any, **more: Any) -> dict[str, Any]:
             own = {"objective": objective, "backbone": backbone, "dataset": dataset}
-            return {"run": "train", **own, "train": TRAIN, "data": DATA, "evaluation": EVALUATION, **more}
+            sections = {"train": dict(TRAIN), "data": dict(DATA), "evaluation": dict(EVALUATION)}
+            return {"run": "train", **own, **sections, **more}
 
         rewards = [{"name": "reward-model", "path": "${reward.model}"}, {"name": "length", "weight": 0}]
         prompts = {"name": str(self.prompts), "holdout": 0.2}
@@ -55,7 +57,7 @@ class Words:
                 },
                 "reward": train("reward", "${sft.model}", "${rankings.rankings}"),
                 "ppo": train(
-                    "ppo", "${sft.model}", {"name": str(self.prompts), "kind": "prompt", "holdout": 0.2},
+                    "ppo", "${sft.model}", prompts,
                     rollout={"samples": 2, "max_tokens": 5, "rewards": rewards, "heldout_answers": 4},
                 ),
             },
@@ -127,3 +129,42 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "pipeline.json").read_text())
+
+
+def cut(whole: Path, stage: str, folder: Path, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    """A copy of a finished pipeline as it was before a stage. change: of its configuration."""
+    later = STAGES[STAGES.index(stage) :]
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(*later, ".lock"))
+    found = state(folder)
+    found["stages"] = {name: entry for name, entry in found["stages"].items() if name not in later}
+    if change is not None:
+        change(found["config"])
+    (folder / "pipeline.json").write_text(json.dumps(found))
+    return folder
+
+
+def hit_in(stage: str, line: str, hit: Callable[[], None], replace: Callable[[Any, str, Any], None]) -> None:
+    """Have `hit` called in a stage: behind a step of its training, or in the middle of its work."""
+    from mmalign.pipeline import compare, work
+    from mmalign.train.progress import Progress
+
+    if line:
+        original = Progress.step
+
+        def step(self: Any, index: int, *arguments: Any) -> None:
+            original(self, index, *arguments)
+            if self._run.folder.name == stage and f"step {index + 1}" == line:
+                hit()
+
+        replace(Progress, "step", step)
+        return
+    places = {"samples": (work, "sample"), "rankings": (work, "judge_scores"), "report": (compare, "distinct_2")}
+    module, name = places[stage]
+    inner = vars(module)[name]
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        found = inner(*arguments, **options)
+        hit()
+        return found
+
+    replace(module, name, called)

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from pipeline_samples import STAGES, Lab, results, state
+from pipeline_samples import STAGES, Lab, cut, hit_in, results, state
 
 from mmalign.pipeline import run as running
-from mmalign.pipeline import work
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +67,42 @@ def test_finished_stages_are_passed_over(lab: Lab, whole: Path) -> None:
 
 
 def test_until_and_from(lab: Lab, whole: Path) -> None:
-    path, out = lab.write(), lab.root / "out"
-    code, _, err = lab.run("pipeline", path, "--out", out, "--until", "rankings")
-    assert code == 0 and "finished: sft, judge, samples, rankings" in err, err
-    assert not (out / "reward").exists() and not (out / "report").exists()
-    code, _, err = lab.run("pipeline", path, "--out", out, "--from", "reward")
+    """One stage after the other; then the last ones again, with other options."""
+    path, out = lab.write(), cut(whole, "samples", lab.root / "out")
+    code, _, err = lab.run("pipeline", path, "--out", out, "--until", "samples")
+    assert code == 0 and "finished: sft, judge, samples" in err, err
+    assert not (out / "rankings").exists() and not (out / "report").exists()
+    code, _, err = lab.run("pipeline", path, "--out", out, "--from", "rankings", "--until", "rankings")
     assert code == 0, err  # nothing of it was there, so nothing is replaced
-    assert results(out) == results(whole) and not (out / "replaced").exists()
-    code, _, err = lab.run("pipeline", path, "--out", out, "--from", "ppo", "--set", "ppo.train.steps=2")
+    made = results(out)
+    assert made == {name: content for name, content in results(whole).items() if name in made}
+    assert set(made) == set(results(cut(whole, "reward", lab.root / "expected")))
+    assert not (out / "replaced").exists()
+    code, _, err = lab.run(
+        "pipeline", path, "--out", out, "--from", "samples", "--until", "samples", "--set=samples.k=2"
+    )
     assert code == 0, err
-    again = results(out)
-    assert again["reward/model/model.safetensors"] == results(whole)["reward/model/model.safetensors"]
-    assert again["ppo/model/model.safetensors"] != results(whole)["ppo/model/model.safetensors"]
-    assert (out / "replaced" / "ppo-1" / "model").is_dir() and (out / "replaced" / "report-1").is_dir()
-    assert state(out)["config"]["stages"]["ppo"]["train"]["steps"] == 2
+    assert (
+        state(out)["config"]["stages"]["samples"]["k"] == 2 and state(out)["stages"]["samples"]["status"] == "finished"
+    )
+    kept = out / "replaced"
+    assert (kept / "samples-1" / "answers.jsonl").read_bytes() == made["samples/answers.jsonl"]
+    assert (kept / "rankings-1").is_dir() and not (out / "rankings").exists()
+    code, _, err = lab.run("pipeline", path, "--out", out, "--until", "samples")
+    assert code == 2 and "stages.samples.k: 2 -> 3" in err  # that is what the folder holds now
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "told"),
     [
         (("--from", "reward", "--until", "sft"), ["behind --until"]),
         (("--from", "judge"), ["stage sft before it is not finished"]),
         (("--until", "rewards"), ["no stage 'rewards'", "Did you mean reward"]),
     ],
 )
-def test_parts_that_cannot_be(lab: Lab, arguments: tuple[str, ...], words: list[str]) -> None:
+def test_parts_that_cannot_be(lab: Lab, arguments: tuple[str, ...], told: list[str]) -> None:
     code, _, err = lab.run("pipeline", lab.write(), "--out", lab.root / "out", *arguments)
-    assert code == 2 and all(word in err for word in words), err
+    assert code == 2 and all(word in err for word in told), err
     assert not (lab.root / "out").exists()
 
 
@@ -107,8 +118,6 @@ def test_a_folder_of_another_pipeline_shows_the_differences(lab: Lab, whole: Pat
 
 
 def test_a_changed_report_is_only_made_anew(lab: Lab, whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     out = shutil.copytree(whole, tmp_path / "copy")
     code, _, err = lab.run("pipeline", lab.write(), "--out", out, "--set", "report.limit=3")
     assert code == 0 and err.count("finished before") == len(STAGES) - 1, err
@@ -116,8 +125,6 @@ def test_a_changed_report_is_only_made_anew(lab: Lab, whole: Path, tmp_path: Pat
 
 
 def test_what_is_gone_is_missed(lab: Lab, whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     out = shutil.copytree(whole, tmp_path / "copy")
     (out / "samples" / "answers.jsonl").unlink()
     code, _, err = lab.run("pipeline", lab.write(), "--out", out)
@@ -135,55 +142,45 @@ def test_dry_run_shows_and_writes_nothing(lab: Lab, whole: Path) -> None:
     assert rows["ppo"]["reads"] == ["sft.model", "reward.model"]
 
 
-@pytest.mark.parametrize("place", ["sft step 2", "samples", "rankings", "ppo step 2", "report"])
+@pytest.mark.parametrize("place", ["ppo step 2", "samples", "report"])
 def test_a_signal_stops_and_the_same_command_goes_on(lab: Lab, whole: Path, place: str, monkeypatch) -> None:
     """SIGTERM in a stage; what is made in the end has the same bits."""
     stage, _, line = place.partition(" ")
-    path, out, sent = lab.write(), lab.root / "out", []
+    path, out, sent = lab.write(), cut(whole, stage, lab.root / "out"), []
 
     def hit() -> None:
         if not sent:
             sent.append(place)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    _hit_in(stage, line, hit, monkeypatch)
-    code, _, err = lab.run("pipeline", path, "--out", out)
+    hit_in(stage, line, hit, monkeypatch.setattr)
+    code, _, err = lab.run("pipeline", path, "--out", out, "--until", stage)
     assert sent and code == 128 + signal.SIGTERM, err
     assert "go on with all of it: mmalign pipeline" in err
     assert state(out)["stages"][stage]["status"] == "begun"
-    code, _, err = lab.run("pipeline", path, "--out", out)
+    code, _, err = lab.run("pipeline", path, "--out", out, "--until", stage)
     assert code == 0, err
     assert err.count("finished before") == STAGES.index(stage)
+    found = results(out)
+    assert any(name.startswith(stage) for name in found)
+    assert found == {name: content for name, content in results(whole).items() if name in found}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_once_in_each_stage_and_by_a_signal_too(lab: Lab, whole: Path) -> None:
+    """Another process runs it, and dies by SIGKILL, then by SIGTERM, in every stage; the same bits in the end."""
+    path, out = lab.write(), lab.root / "out"
+    command = [sys.executable, str(Path(__file__).parent / "dying.py"), str(path), str(out)]
+    for stage in STAGES:
+        for signum in (signal.SIGKILL, signal.SIGTERM):
+            done = subprocess.run([*command, stage, str(int(signum))], capture_output=True, text=True, check=False)
+            expected = -signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM
+            assert done.returncode == expected, done.stderr
+            assert state(out)["stages"].get(stage, {}).get("status") != "finished"
+    code, _, err = lab.run("pipeline", path, "--out", out)
+    assert code == 0, err
     assert results(out) == results(whole)
-
-
-def _hit_in(stage: str, line: str, hit, monkeypatch) -> None:
-    """Have `hit` called in a stage: at a line of its progress, or in the middle of its work."""
-    if line:
-        from mmalign.train.progress import Progress
-
-        original = Progress.step
-
-        def step(self, index, *arguments) -> None:
-            original(self, index, *arguments)
-            if self._run.folder.name == stage and f"step {index + 1}" == line:
-                hit()
-
-        monkeypatch.setattr(Progress, "step", step)
-        return
-    module, name = {"samples": (work, "sample"), "rankings": (work, "judge_scores"), "report": (None, "")}[stage]
-    if module is None:
-        from mmalign.pipeline import compare as module
-
-        name = "distinct_2"
-    inner = vars(module)[name]
-
-    def called(*arguments, **options):
-        found = inner(*arguments, **options)
-        hit()
-        return found
-
-    monkeypatch.setattr(module, name, called)
 
 
 def test_people_rank(lab: Lab, whole: Path) -> None:
@@ -195,7 +192,7 @@ def test_people_rank(lab: Lab, whole: Path) -> None:
         del stage["judge"], stage["tie"]
         stage["sheet"] = str(sheet)
 
-    path, out = lab.write(change), lab.root / "out"
+    path, out = lab.write(change), cut(whole, "rankings", lab.root / "out", change)
     code, _, err = lab.run("pipeline", path, "--out", out, "--until", "reward")
     assert code == 0 and f"fill in `rank` in {sheet}" in err, err
     assert state(out)["stages"]["rankings"]["status"] == "begun" and not (out / "reward").exists()
