@@ -119,6 +119,11 @@ class Objective(ABC):
         return {}
 
     @property
+    def needless(self) -> frozenset[str]:
+        """Roles that nothing is asked with this config: they are not built."""
+        return frozenset()
+
+    @property
     def critic(self) -> "CriticOptions | None":
         """How its role with a value head is built, where it has one."""
         return None

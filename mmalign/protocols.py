@@ -189,7 +189,7 @@ class SwitchesAdapter(Protocol):
 
 @runtime_checkable
 class NamesPlaces(Protocol):
-    """A backbone's options that name files or folders which the model is made of, besides its source."""
+    """Options that name files or folders which models are made of, besides the backbone's source."""
 
     def places(self) -> "tuple[Path, ...]":
         """Those that are set."""

@@ -28,6 +28,13 @@ All options of an objective: mmalign config show contrastive
     "-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable."
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One option, as train.steps=100; repeatable.")
+@click.option(
+    "--reward",
+    "rewards",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="What scores sampled answers: mmalign list rewards; repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<objective>-<time>.")
 @click.option("--seed", type=click.IntRange(min=0), help="Short for --set train.seed=N.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")

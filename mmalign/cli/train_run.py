@@ -24,6 +24,7 @@ def run_train(
     dataset: str | None,
     configs: tuple[Path, ...],
     sets: tuple[str, ...],
+    rewards: tuple[str, ...],
     out: Path | None,
     seed: int | None,
     device: str,
@@ -36,6 +37,8 @@ def run_train(
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
+    if rewards:
+        sets = (f"rollout.rewards={json.dumps([_reward(text) for text in rewards])}", *sets)
     try:
         if resume is not None:
             if given or configs or out or dry_run:
@@ -59,6 +62,15 @@ def run_train(
     if outcome is not None:
         _print_outcome(app, outcome, as_json)
     return 0
+
+
+def _reward(text: str) -> dict[str, Any]:
+    """ "length=-0.1" as an entry of rollout.rewards; raises UsageError."""
+    name, equals, weight = text.partition("=")
+    try:
+        return {"name": name, **({"weight": float(weight)} if equals else {})}
+    except ValueError:
+        raise UsageError(f"--reward {text}: {weight!r} is no weight", hint="As --reward vader=0.5") from None
 
 
 def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:

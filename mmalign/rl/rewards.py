@@ -11,7 +11,7 @@ none is given; 0 only reports. The total is the weighted sum.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mmalign.catalog import Catalog
 from mmalign.config.validate import build as build_config
@@ -27,9 +27,19 @@ if TYPE_CHECKING:
 
     from mmalign.protocols import Reward
     from mmalign.rl.answers import Answers
+    from mmalign.train.models import Models
 
 _SECTION = "rollout.rewards"
 _SHOWN = 200  # characters of an answer in an error
+
+
+@runtime_checkable
+class SharesTrunk(Protocol):
+    """A reward that may be an adapter on the policy's weights, and then holds no model of its own."""
+
+    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
+        """Before `open`. name: for its adapter."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,15 @@ class RewardList:
         say: Callable[[str], None],
         *,
         required: bool = True,
+        models: "Models | None" = None,
     ) -> "RewardList":
-        """Make each, and let it load its models. say: what a user is to know about them.
+        """Make each, and let it load its models. say: what a user is to know about them; models: the run's, which a
+        reward may lie on.
 
         Raises UsageError for wrong options, and what they raise where they can't be had, as MmalignError.
         """
         chosen = check_rewards(catalog, options, required=required)
-        return cls((each, _opened(each, catalog, device, say)) for each in chosen)
+        return cls((each, _opened(each, catalog, device, say, models)) for each in chosen)
 
     def score(self, answers: "Answers") -> Scores:
         """Raises RewardError that names the reward and the example where one fails, or gives what is no score."""
@@ -120,9 +132,13 @@ class RewardList:
         return Scores(total.float(), parts)
 
 
-def _opened(chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None]) -> "Reward":
+def _opened(
+    chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], models: "Models | None"
+) -> "Reward":
     reward = catalog.load(chosen.entry)(chosen.config)
     try:
+        if models is not None and isinstance(reward, SharesTrunk):
+            reward.share(models, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
         if isinstance(reward, OpensModels):
             reward.open(catalog, device, lambda line: say(f"{chosen.name}: {line}"))
     except (MmalignError, Interrupted):

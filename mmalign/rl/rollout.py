@@ -63,7 +63,7 @@ class Sampler:
             repeated = [prompt for prompt in prompts for _ in range(answers)]
             turns = self.config.max_turns if environments else 1
             episodes = play(policy, repeated, environments, self.config.sampling, seeds, turns)
-        self.counts = tally(episodes)
+        self.counts |= tally(episodes)
         groups = [episodes[row : row + answers] for row in range(0, len(episodes), answers)]
         sequences = Sequences.from_lists(
             [prompt.cpu() for prompt in prompts],
@@ -77,7 +77,7 @@ class Sampler:
         return batch.with_columns(
             sequences=sequences.to(device),
             score=sum_rows(placed, answer_offsets(sequences)).view(shape).to(device),
-            ended=torch.tensor([episode.ended for episode in episodes], dtype=torch.bool).view(shape).to(device),
+            ended=torch.tensor([_ended(episode) for episode in episodes], dtype=torch.bool).view(shape).to(device),
             token_rewards=per_prompt(placed, sequences).to(device),
             sampler_logps=per_prompt(torch.cat([torch.zeros(0), *(e.logps for e in episodes)]), sequences).to(device),
             written=tuple(tuple(episode.text for episode in group) for group in groups),
@@ -101,8 +101,9 @@ class Sampler:
             [seeds[row - row % answers] for row in range(len(seeds))],
         )
         room = self._processor.context_length - self.config.max_tokens
-        firsts = started[::answers]
-        return [self._processor.prompt(first.prompt)[-room:].to(batch.device) for first in firsts], started
+        prompts = [self._processor.prompt(first.prompt) for first in started[::answers]]
+        self.counts["prompt_tokens_cut"] = sum(max(0, len(prompt) - room) for prompt in prompts)
+        return [prompt[-room:].to(batch.device) for prompt in prompts], started
 
     def _answers(self, batch: Batch, sequences: Sequences, episodes: list[Episode], each: int) -> Answers:
         def repeat(name: str) -> tuple[Any, ...]:
@@ -113,7 +114,7 @@ class Sampler:
             prompts=repeat("prompt"),
             texts=tuple(episode.last_text for episode in episodes),
             solutions=repeat("solution"),
-            ended=tuple(episode.ended for episode in episodes),
+            ended=tuple(map(_ended, episodes)),
             sequences=sequences,
             processor=self._processor,
         )
@@ -127,6 +128,11 @@ class Sampler:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
 
+def _ended(episode: Episode) -> bool:
+    """By itself, and not because no more was allowed."""
+    return episode.ended and not episode.stopped
+
+
 def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "Tensor":
     """[P]: the reward list's score at an answer's last action token, and what its environment paid at each turn's."""
     offsets = answer_offsets(sequences)
@@ -137,8 +143,10 @@ def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "
     return placed
 
 
-def check_rollout(catalog: "Catalog", config: "RolloutConfig") -> None:
-    """Raise UsageError for a reward or an environment that cannot be had with these options; loads nothing heavy."""
+def checked_rollout(catalog: "Catalog", config: "RolloutConfig") -> "RolloutConfig":
+    """The options with those of every reward in full, paths absolute: a run is resumed from anywhere. Loads nothing
+    heavy; raises UsageError for a reward or an environment that cannot be had."""
     if config.environment:
         find(catalog, config.environment)
-    check_rewards(catalog, config.rewards, required=not config.environment)
+    chosen = check_rewards(catalog, config.rewards, required=not config.environment)
+    return config.model_copy(update={"rewards": tuple(reward.options() for reward in chosen)})

@@ -24,7 +24,7 @@ def conformance(
 
     models: tiny models of the plugin's own families, {"my-tiny": writer}; a writer fills a new folder and returns it.
     datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}.
-    rewards: the same for rewards; a value may name a tiny model of the kit, {"my-reward": {"path": "tiny-reward-model"}}.
+    rewards: the same for rewards; a value may name a tiny model of the kit, such as {"path": "tiny-llama"}.
     expected_failures: {check name: reason}; a check that then passes is a failure.
     """
     import pytest

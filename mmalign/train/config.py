@@ -30,6 +30,13 @@ class TrainConfig(_Section):
     weight_decay: float = Field(
         0.1, ge=0, description="AdamW: per unit of learning rate; 0-D and 1-D parameters have none"
     )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the model that is saved is the average of the policy's weights, each update keeping so much of it "
+        "(0.992 in InstructGPT); 0: the last weights",
+    )
     clip_norm: float = Field(1.0, ge=0, description="largest gradient norm over all parameters; 0: no clipping")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast of the forward; weights stay fp32")
     gradient_checkpointing: bool = Field(

@@ -57,6 +57,9 @@ def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalo
     truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
     if not job.processes.is_main:
         return None
+    if job.average is not None:
+        job.average.take_over()
+        say(f"the model is the moving average of its weights (ema_decay {job.plan.train.ema_decay:g})")
     trained = measure(job, catalog)
     after = trained
     if job.plan.train.wise_ft < 1:

@@ -98,7 +98,8 @@ def _heldout_loss(job: Job) -> dict[str, float]:
             sampler=job.sampler,
             answers=job.plan.rollout.answers_heldout(min(job.num_heldout, job.plan.evaluation.max_examples)),
         )
-        batch = objective.prepare(job.models, job.with_frozen(batch.to(job.device)), ctx)  # evaluation mode
+        with job.engine.autocast():
+            batch = objective.prepare(job.models, job.with_frozen(batch.to(job.device)), ctx)  # evaluation mode
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -113,7 +114,9 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     loss, _ = total_loss(objective, sums, counts)
     means = {f"{OWN}{name}": total / n for name, (total, n) in metrics.items() if n}
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    return {HELDOUT_LOSS: float(loss), **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
+    # The loss of an online objective is a direction to go, of no meaning as a number.
+    own = {} if job.plan.objective.spec.online else {HELDOUT_LOSS: float(loss)}
+    return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:

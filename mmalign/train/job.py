@@ -24,6 +24,7 @@ from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
@@ -51,6 +52,7 @@ class Job:
     encoder: Encoder
     others: Mapping[str, tuple[Any, Encoder]]  # data of streams besides the main one
     sampler: Sampler | None = None  # of an online objective
+    average: MovingAverage | None = None  # of the policy's weights
     frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
 
     @property
@@ -114,6 +116,8 @@ class Job:
         batch = batch.to(self.device)
         if type(objective).prepare is Objective.prepare and type(objective).frozen is Objective.frozen:
             return batch
+        if self.sampler is not None:
+            self.sampler.take_seconds()  # of measurements since the last step
         ctx = Context(
             train.seed,
             index,
@@ -126,7 +130,7 @@ class Job:
         )
         self.models.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.engine.autocast():  # as the forward that is compared with it
                 return objective.prepare(self.models, self.with_frozen(batch), ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
@@ -154,7 +158,8 @@ class Job:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
         if self.frozen is not None:
             return batch.with_columns(**self.frozen.columns(batch))
-        return batch.with_columns(**self.objective.frozen(self.models, batch))
+        with self.engine.autocast():
+            return batch.with_columns(**self.objective.frozen(self.models, batch))
 
 
 def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
@@ -179,9 +184,9 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
-    roles = plan.objective.spec.roles
-    classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
     objective = plan.objective_class(plan.configs["objective"])
+    roles = tuple(role for role in plan.objective.spec.roles if role.name not in objective.needless)
+    classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
     models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=objective.critic)
     models.to(processes.device)
     if train.gradient_checkpointing:
@@ -191,7 +196,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     objective.sampling = plan.rollout.sampling
-    sampler = _sampler(plan, objective, policy.processor, processes, say) if plan.objective.spec.online else None
+    sampler = _sampler(plan, objective, models, processes, say) if plan.objective.spec.online else None
+    policys = [(name, parameter) for name, parameter in parameters if name.startswith("policy.")]
     forward = StepModule(objective, models)
     if train.compile:
         if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
@@ -215,6 +221,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         Encoder(policy.processor, plan.kind, train.seed, answer_tokens=plan.rollout.max_tokens if sampler else 0),
         _others(plan, policy.processor, objective.passes, processes),
         sampler,
+        MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
     )
 
 
@@ -236,9 +243,10 @@ def _others(
     return found
 
 
-def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Processes, say: Say) -> Sampler:
+def _sampler(plan: Plan, objective: Objective, models: Models, processes: Processes, say: Say) -> Sampler:
     """Raises UsageError for answers that leave no room for a prompt, or fewer prompts than updates."""
-    config, context = plan.rollout, processor.context_length
+    config, processor = plan.rollout, models.policy.processor
+    context = processor.context_length
     if config.max_tokens >= context:
         raise UsageError(
             f"rollout.max_tokens={config.max_tokens} leaves no room for a prompt in a context of {context} tokens",
@@ -253,7 +261,9 @@ def _sampler(plan: Plan, objective: Objective, processor: Any, processes: Proces
     environment = None
     if config.environment:
         environment = EnvironmentHost.open(plan.catalog, config.environment, config.environment_timeout)
-    rewards = RewardList.build(plan.catalog, config.rewards, processes.device, say, required=environment is None)
+    rewards = RewardList.build(
+        plan.catalog, config.rewards, processes.device, say, required=environment is None, models=models
+    )
     return Sampler(config, processor, rewards, environment)
 
 

@@ -118,7 +118,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
                     talk(warning)
             for note in job.models.notes:
                 talk(note)
-            if 0 < job.num_heldout < FEW_HELDOUT:
+            if 0 < job.num_heldout < FEW_HELDOUT and job.sampler is None:  # to a prompt it samples many answers
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             if processes.is_main:
                 for line in preview(job):
@@ -168,8 +168,8 @@ def _other_versions(recorded: Mapping[str, str]) -> list[str]:
 def _starting_weights(plan: Plan) -> str | None:
     """A hash of the backbone's folder or file, where it has one, and of those that its options name: interpolation and
     reference copies read them again."""
-    options = plan.configs["backbone"]
-    named = options.places() if isinstance(options, NamesPlaces) else ()
+    options = (plan.configs[section] for section in ("backbone", "objective"))
+    named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
     return "+".join(map(folder_digest, (*plan.source.places, *named))) or None
 
 

@@ -63,12 +63,12 @@ class Loop:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
         others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
+        sources = (stream, *others.values())
         self.progress.restart()
         try:
             for index, batch in stream if self.step < train.steps else ():
                 beside = {name: other.next_batch(name) for name, other in others.items()}
-                for source in (stream, *others.values()):
-                    self.bad_samples.update(source.bad)
+                self.bad_samples |= {key: why for source in sources for key, why in source.bad.items()}
                 self._update_or_save(index, batch, beside, stop)
                 self.step = index + 1
                 last = self.step == train.steps
@@ -83,7 +83,7 @@ class Loop:
                 if last:
                     break
         finally:
-            for source in (stream, *others.values()):
+            for source in sources:
                 source.close()
 
     def update(
@@ -122,10 +122,9 @@ class Loop:
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
-        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else []
+        before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         result = accumulate(job.engine, batches, train.micro_batch_size)
-        limit = train.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in job.parameters], limit))
+        norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batches[0], loss, norm)
@@ -138,6 +137,8 @@ class Loop:
             self._check_limits(index, result)
             job.optimizer.step()
             job.objective.constrain(job.models)
+            if job.average is not None:
+                job.average.update()
         return result, norm
 
     def _check_limits(self, index: int, result: StepResult) -> None:
@@ -162,7 +163,7 @@ class Loop:
                 more = {"samples": written, "baselines": baselines}
                 more = {name: value for name, value in more.items() if value}
                 self.run.log({"step": self.step, "evaluation": results, **more})
-                self.say(f"step {self.step}: " + describe(self._main_figures(results)))
+                self.say(f"step {self.step}: {describe(self._main_figures(results)) or 'nothing is held out'}")
                 self._remember_best(results)
             except Interrupted as interruption:
                 signum = interruption.signum
@@ -184,7 +185,7 @@ class Loop:
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
                     self.step,
-                    job.models.state(),
+                    job.models.state() | (job.average.state() if job.average is not None else {}),
                     optimizer_tensors(job.optimizer, job.parameters),
                     generators,
                     {
@@ -224,6 +225,8 @@ class Loop:
                 hint="Resume with as many processes.",
             )
         job.models.load_state(saved.model)
+        if job.average is not None:
+            job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
         job.objective.load_state(state["objective"])
         rank = f"{job.processes.rank}/"

@@ -20,7 +20,7 @@ from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.objective import Objective
 from mmalign.protocols import ChecksTraining
-from mmalign.rl.rollout import check_rollout
+from mmalign.rl.rollout import checked_rollout
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
@@ -134,7 +134,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
     if objective.spec.online:
-        check_rollout(catalog, configs["rollout"])
+        configs["rollout"] = checked_rollout(catalog, configs["rollout"])
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on

@@ -30,7 +30,8 @@ def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[
     job.models.eval()
 
     def ask(batch: Batch) -> dict[str, Column]:
-        return dict(job.objective.frozen(job.models, batch))
+        with job.engine.autocast():
+            return dict(job.objective.frozen(job.models, batch))
 
     new = sum(cache.fill((batch.to(job.device) for batch in part), ask) for part in _parts(job))
     job.models.part()

@@ -76,6 +76,8 @@ class Progress:
             speed["tokens_per_second"] = tokens / whole
         parts = {} if job.sampler is None else {**job.sampler.take_seconds(), **seconds}
         times = {f"seconds_{name}": value for name, value in parts.items()}
+        if job.sampler is not None:
+            times |= {f"count_{name}": float(number) for name, number in job.sampler.counts.items()}
         self._run.log({"step": step, **record, **speed, **times})
         for warning in self._catalog.host.notify("step_finished", run=self._run, step=step, metrics=record):
             self._say(warning)

@@ -42,8 +42,12 @@ class GroupRelativePolicyOptimization(Objective):
         minibatches: int = Field(1, ge=1, description="updates in each of these times")
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
         clip_high: float = Field(0.0, ge=0, description="e', the bound above 1; 0: 0.28 for dapo, else as clip")
-        beta: float = Field(0.04, ge=0, description="weight of the distance to the reference, k3 a token")
-        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
+        beta: float = Field(
+            0.04, ge=0, description="weight of the distance to the reference, k3 a token; 0: there is no reference"
+        )
+        max_kl: float = Field(
+            100.0, gt=0, description="nats an answer from the reference, where there is one, at which the run stops"
+        )
 
     config: Config
 
@@ -53,7 +57,11 @@ class GroupRelativePolicyOptimization(Objective):
 
     @property
     def limits(self) -> dict[str, float]:
-        return {"kl": self.config.max_kl}
+        return {"kl": self.config.max_kl} if self.config.beta else {}
+
+    @property
+    def needless(self) -> frozenset[str]:
+        return frozenset() if self.config.beta else frozenset({"reference"})
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds answers and scores (`ctx.rollout`), advantage and learns: [N, K], reference and old: ragged."""
@@ -67,8 +75,10 @@ class GroupRelativePolicyOptimization(Objective):
         advantage = group_relative(score, scale=self.config.variant != "dr-grpo")
         learns = (score != score[:, :1]).any(1, keepdim=True).expand_as(score)
         # 3. What the reference says and, where more than one update follows, the policy as it is.
-        reference = action_logps(models.reference, batch, ctx, self.sampling.temperature)
-        batch = batch.with_columns(advantage=advantage, learns=learns, reference=reference)
+        batch = batch.with_columns(advantage=advantage, learns=learns)
+        if self.config.beta:
+            reference = action_logps(models.reference, batch, ctx, self.sampling.temperature)
+            batch = batch.with_columns(reference=reference)
         if self.passes == (1, 1):
             return batch
         return batch.with_columns(old=action_logps(models.policy, batch, ctx, self.sampling.temperature))
@@ -85,18 +95,20 @@ class GroupRelativePolicyOptimization(Objective):
         config, logps, sequences = self.config, outputs["logps"], batch["sequences"]
         learns = spread(batch["learns"].flatten().to(logps.dtype), sequences)
         advantage = spread(batch["advantage"].flatten(), sequences)
-        old, reference = old_logps(batch, logps), batch["reference"].values
+        old = old_logps(batch, logps)
         high = config.clip_high or (_DAPO_HIGH if config.variant == "dapo" else config.clip)
         losses, clipped = clipped_policy_loss(logps, old, advantage, config.clip, high)
+        tokens, answers, distance = len(logps), batch["score"].numel(), {}
         if config.beta:
+            reference = batch["reference"].values
             losses = losses + config.beta * kl_estimate(logps, reference, "k3")
+            distance = {"kl": ((logps.detach() - reference).sum(), answers)}
         if config.variant == "grpo":
             lengths = sequences.num_labels().clamp(min=1).to(logps)
             losses = losses / spread(lengths, sequences)
-        tokens, answers = len(logps), batch["score"].numel()
         metrics = {
             **rollout_metrics(batch),
-            "kl": ((logps.detach() - reference).sum(), answers),
+            **distance,
             "entropy": (-logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),
             "no_difference": ((~batch["learns"]).sum(), answers),

@@ -17,6 +17,7 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -63,6 +64,10 @@ class ProximalPolicyOptimization(Objective):
             False, description="the score of an ended answer one place after its end token, as OpenAI's code has it"
         )
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
+
+        def places(self) -> tuple[Path, ...]:
+            """Folders that the models are made of, besides the backbone's."""
+            return (Path(self.critic.source),) if self.critic.source else ()
 
     config: Config
 
@@ -112,7 +117,10 @@ class ProximalPolicyOptimization(Objective):
         reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
         # 3. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
-        rewards = self._shaped(batch, ctx) - self._beta * kl
+        rewards = self._shaped(batch, ctx)
+        if self.config.openai_eos:
+            batch, rewards = self._moved_past_the_end(models, batch, rewards, ctx)
+        rewards = rewards - self._beta * kl
         # 4. Advantages.
         advantages, returns = gae(rewards, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
@@ -132,7 +140,8 @@ class ProximalPolicyOptimization(Objective):
 
             return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
         logps, values, entropy = self._logps_and_values(models, batch)
-        return {"logps": logps, "values": values, **({} if entropy is None else {"entropy": entropy})}
+        outputs = {"logps": logps, "values": values} | ({} if entropy is None else {"entropy": entropy})
+        return outputs | ({"end_values": self._end_values(models, batch)} if self.config.openai_eos else {})
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
@@ -147,6 +156,10 @@ class ProximalPolicyOptimization(Objective):
             "policy": losses.sum(),
             "value": clipped_value_loss(values, batch["values"].values, returns, config.value_clip).sum(),
         }
+        if config.openai_eos:
+            old_ends, ends, ended = batch["end_values"], outputs["end_values"], batch["ended"].flatten()
+            errors = clipped_value_loss(ends, old_ends.flatten(), batch["end_returns"].flatten(), config.value_clip)
+            sums["value"] = sums["value"] + errors[ended].sum()
         if config.entropy_coef:
             sums["entropy"] = -outputs["entropy"].sum()
         tokens = len(logps)
@@ -167,7 +180,8 @@ class ProximalPolicyOptimization(Objective):
         tokens = float(sequences_of(batch).num_labels().sum())
         if batch.stream == "ptx":
             return {"ptx": tokens}
-        return {"policy": tokens, "value": tokens, **({"entropy": tokens} if self.config.entropy_coef else {})}
+        states = tokens + (float(batch["ended"].sum()) if self.config.openai_eos else 0.0)
+        return {"policy": tokens, "value": states, **({"entropy": tokens} if self.config.entropy_coef else {})}
 
     def state(self) -> Mapping[str, Any]:
         return {"beta": self._beta, "moments": list(self._moments)}
@@ -203,13 +217,32 @@ class ProximalPolicyOptimization(Objective):
         last = answer_offsets(batch["sequences"])[1:].to(rewards.device) - 1
         return rewards.index_add(0, last, -config.missing_end_penalty * (~batch["ended"]).flatten().to(rewards))
 
-    def _steer(self, distance: "Tensor", ctx: Context) -> None:
-        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
+    def _end_values(self, models: "Models", batch: "Batch") -> "Tensor":
+        """[M]: of the state behind each answer's last token."""
+        from mmalign.derive import last_token_scores
+
+        return last_token_scores(models.heads["critic"], models.critic.hidden_states(batch["sequences"]))[:, 0]
+
+    def _moved_past_the_end(self, models: Any, batch: "Batch", rewards: "Tensor", ctx: Context) -> Any:
+        """The score of an ended answer at the state behind its end token, which is worth V_e. By the recursion that is
+        a reward of gamma V_e + gamma lambda (score - V_e) at the end token, and a return of the score behind it."""
         import torch
 
+        from mmalign.rl.columns import answer_offsets
+
+        gamma, lam = self.config.gamma, self.config.lam
+        ends = ctx.map(lambda part: self._end_values(models, part), batch)
+        last = answer_offsets(batch["sequences"])[1:].to(rewards.device) - 1
+        score, shape = rewards[last], batch["score"].shape
+        moved = torch.where(batch["ended"].flatten(), gamma * ends + gamma * lam * (score - ends), score)
+        columns = {"end_values": ends.view(shape), "end_returns": score.view(shape)}
+        return batch.with_columns(**columns), rewards.index_copy(0, last, moved)
+
+    def _steer(self, distance: "Tensor", ctx: Context) -> None:
+        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
         if not self.config.kl_target:
             return
-        new = torch.stack([distance.double().sum().cpu(), torch.tensor(float(len(distance)), dtype=torch.float64)])
-        total, number = ctx.sum_over_processes(new).tolist()
+        sums = distance.double().cpu().new_tensor([float(distance.double().sum()), len(distance)])
+        total, number = ctx.sum_over_processes(sums).tolist()
         error = min(0.2, max(-0.2, total / number / self.config.kl_target - 1))
         self._beta *= 1 + error * number / self.config.kl_horizon

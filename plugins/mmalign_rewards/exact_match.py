@@ -1,8 +1,8 @@
 """Whether the answer is right: `--set rollout.rewards='[{"name": "exact-match", "after": "####"}]'`.
 
-1 where the answer, without white space around it, is the example's solution, else 0. With `after`, only what follows the
-last match of that expression is compared: an answer without it is wrong, a solution without it is taken whole (GSM8K
-writes "... #### 42" in both).
+1 where the answer, without white space around it, is the example's solution, else 0. With `after`, only what follows
+the last match of that expression is compared: an answer without it is wrong, a solution without it is taken whole
+(GSM8K writes "... #### 42" in both).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-'''A Python function of yours as a reward: `--set rollout.rewards='[{"name": "function", "function": "mine.py:score"}]'`.
+'''A Python function as a reward: `--set rollout.rewards='[{"name": "function", "function": "mine.py:score"}]'`.
 
     # mine.py
     def score(prompts, answers, solutions):

@@ -1,4 +1,4 @@
-"""A trained reward model as a reward: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
+"""A trained reward model: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
 
 Any backbone that provides `score_sequences`. Where its tokenizer is the policy's, it reads the very tokens that the
 policy wrote; else prompt and answer are written anew in its own, and it says so, once. The two are compared by content:
@@ -6,6 +6,7 @@ what every id stands for, the end token, and the ids of some texts with and with
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,14 +15,17 @@ from torch import Tensor
 
 from mmalign.compat import require_needs
 from mmalign.data.sequences import Sequences
+from mmalign.errors import CheckpointError
 from mmalign.protocols import AnswersProcessor
 from mmalign.rl.answers import Answers
 from mmalign.sources import resolve
+from mmalign.train.roles import has_fresh_adapter
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import RewardModelRewardConfig
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog
+    from mmalign.train.models import Models
 
 _PROBES = ("The film was good.", " 1,234 x\n\tÄpfel ∑ 猫 🙂", "")
 _PROMPTS_COMPARED = 8
@@ -35,17 +39,34 @@ class RewardModelReward:
     def __init__(self, config: RewardModelRewardConfig) -> None:
         self.config = config
         self._same: bool | None = None  # its tokenizer is the policy's
+        self._backbone: Any = None
+
+    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
+        """Lie on the policy's weights as an adapter, where it was trained as one on them: no second model is held."""
+        if not has_fresh_adapter(models.policy):
+            return
+        try:
+            self._backbone = models.add_scorer(Path(self.config.path).expanduser(), name)
+        except CheckpointError as error:
+            say(f"a model of its own: {error.message}")
+            return
+        self._processor, self._same = models.policy.processor, True
+        say("an adapter on the policy's weights")
 
     def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:
         """Load the reward model; raises MmalignError where there is none, or where it is not one."""
+        self._device, self._say = device, say
+        if self._backbone is None:
+            self._load(catalog, device)
+        self._cut = CutTexts(self._processor.context_length, say)
+
+    def _load(self, catalog: "Catalog", device: torch.device) -> None:
         source = resolve(self.config.path, catalog)
         require_needs("reward reward-model", ("score_sequences",), source.family, source.reference, catalog)
         backbone_class = catalog.load(source.entry)
-        self._backbone: Any = backbone_class.load(source, backbone_class.Config())
+        self._backbone = backbone_class.load(source, backbone_class.Config())
         self._backbone.module.to(device).requires_grad_(False).eval()
-        self._device, self._say = device, say
         self._processor: AnswersProcessor = self._backbone.processor
-        self._cut = CutTexts(self._processor.context_length, say)
 
     @torch.no_grad()
     def score(self, answers: Answers) -> Tensor:
@@ -65,9 +86,9 @@ class RewardModelReward:
     def _policy_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
         """(prompt, answer) of each, in the policy's ids, and how many were cut."""
         sequences = answers.sequences.to("cpu")
-        prompts, found = sequences.prompts.rows(), []
+        prompts, end, found = sequences.prompts.rows(), torch.tensor([self._processor.end_id]), []
         for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
-            found.append(self._fit(prompts[owner], answer))
+            found.append(self._fit(prompts[owner], answer if len(answer) else end))
         return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
 
     def _own_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
@@ -78,10 +99,13 @@ class RewardModelReward:
                 found.append(self._fit(self._processor.prompt(prompt), end))
                 continue
             encoded = self._processor.answers(prompt, [text])
-            ids = encoded.answers[0]
-            if not ended and len(ids) > 1 and int(ids[-1]) == self._processor.end_id:
+            ids, lost = encoded.answers[0], encoded.num_lost
+            # The processor ends every answer; of one that it cut, that end token was cut, too.
+            if not ended and int(ids[-1]) != self._processor.end_id:
+                lost -= 1
+            elif not ended and len(ids) > 1:
                 ids = ids[:-1]
-            found.append((encoded.prompt, ids, encoded.num_lost))
+            found.append((encoded.prompt, ids, lost))
         return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
 
     def _fit(self, prompt: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -105,7 +129,7 @@ def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places by length, the longest first, so many together that they hold `budget` tokens when padded; at least one."""
+    """Places, longest first, so many together that they hold `budget` tokens when padded; at least one."""
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:

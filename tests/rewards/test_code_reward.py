@@ -91,7 +91,7 @@ def listener() -> Iterator[tuple[int, list[str]]]:
 
 
 ESCAPES = {
-    "connect": "import socket\ns = socket.create_connection(('127.0.0.1', {port}), 1)\ns.sendall(b'GET /x HTTP/1.0\\r\\n\\r\\n')",
+    "connect": "import socket\nsocket.create_connection(('127.0.0.1', {port}), 1).sendall(b'GET /x\\r\\n\\r\\n')",
     "http": "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/y', timeout=1)",
     "udp": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
     "unix socket": "import socket\nsocket.socket(socket.AF_UNIX).connect({secret!r})",

@@ -118,7 +118,13 @@ def test_texts_beyond_the_context_are_cut_counted_and_told(bench, answered, tmp_
     rewards, said = build(bench, "reward-model", path=str(folder))
     answers = answered([" cat" * 60, " a cat", " dog" * 40])
     assert rewards.score(answers).total.isfinite().all()
-    assert f"2 of 3 texts so far are over 32 tokens; {2 * 8 + 60 + 40 - 2 * 32 + 1} tokens were cut off" in said[-1]
+    processor = load(resolve(str(folder), bench.catalog), bench).processor
+    lengths = [
+        len(processor.prompt(prompt)) + len(processor.prompt(text)) + ended
+        for prompt, text, ended in zip(answers.prompts, answers.texts, answers.ended, strict=True)
+    ]
+    lost = sum(max(0, length - 32) for length in lengths)
+    assert f"2 of 3 texts so far are over 32 tokens; {lost} tokens were cut off" in said[-1]
     rewards.score(answers.select([1]))
     assert len(said) == 1 + own  # nothing new to tell
     rewards.score(answers)
