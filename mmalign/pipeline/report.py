@@ -47,7 +47,7 @@ def make_report(
         write_rows(out / "answers.jsonl", comparison.answers)
     _write_page(out / "report.html", pipeline, config, comparison, stages, rewards, folder)
     for row in comparison.rows if comparison else ():
-        say(_line(row, comparison.against if comparison else ""))
+        say(_line(row, config.base))
     return {"against": config.base, "models": models}
 
 
