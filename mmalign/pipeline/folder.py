@@ -45,8 +45,9 @@ class PipelineFolder:
         except OSError as error:
             folder._lock.close()
             raise UsageError(f"{path} is in use by another process", hint="Wait for it, or choose --out.") from error
+        new_report = folder.state["config"][REPORT] != pipeline.as_dict()[REPORT]
         folder.state["config"] = pipeline.as_dict()
-        for name in again:
+        for name in {*again, REPORT} if new_report else again:
             folder._put_away(name)
         folder._write()
         return folder

@@ -122,6 +122,9 @@ def test_a_changed_report_is_only_made_anew(lab: Lab, whole: Path, tmp_path: Pat
     code, _, err = lab.run("pipeline", lab.write(), "--out", out, "--set", "report.limit=3")
     assert code == 0 and err.count("finished before") == len(STAGES) - 1, err
     assert len((out / "report" / "answers.jsonl").read_text().splitlines()) == 3
+    assert (out / "replaced" / "report-1" / "report.html").read_bytes() == (
+        whole / "report" / "report.html"
+    ).read_bytes()
 
 
 def test_what_is_gone_is_missed(lab: Lab, whole: Path, tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(lab: Lab, whole: Path, plac
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_once_in_each_stage_and_by_a_signal_too(lab: Lab, whole: Path) -> None:
     """Another process runs it, and dies by SIGKILL, then by SIGTERM, in every stage; the same bits in the end."""
     path, out = lab.write(), lab.root / "out"
