@@ -126,12 +126,12 @@ class ProximalPolicyOptimization(Objective):
         if self.config.whiten:
             advantages = whiten(advantages, ctx.sum_over_processes)
         # 5. Steer beta for the next batch.
-        distance = sum_rows(old - reference, offsets)
+        distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self._beta)
         self._steer(distance, ctx)
         deviations = (returns - mean_of_all(returns, ctx.sum_over_processes)[1]).square()
         columns = {"old": old, "values": values, "advantages": advantages, "returns": returns, "deviations": deviations}
         ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
-        return batch.with_columns(kl=distance.view_as(batch["score"]), **ragged)
+        return batch.with_columns(kl=distance.view_as(beta), beta=beta, **ragged)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
@@ -163,10 +163,10 @@ class ProximalPolicyOptimization(Objective):
         metrics = {
             **rollout_metrics(batch),
             "kl": (batch["kl"].sum(), batch["kl"].numel()),
-            "entropy": (-logps.detach().sum(), tokens),
+            "entropy": (outputs["entropy"].detach().sum() if config.entropy_coef else -logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),
             "explained_variance": ((deviation - error).sum(), deviation.sum()),
-            "beta": (self._beta * tokens, tokens),
+            "beta": (batch["beta"].sum(), batch["beta"].numel()),
         }
         return sums, metrics
 
@@ -207,7 +207,8 @@ class ProximalPolicyOptimization(Objective):
 
         config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
         if config.scale_scores:
-            new = torch.stack([torch.ones_like(score), score, score.square()]).double().sum((1, 2)).cpu()
+            wide = score.double()
+            new = torch.stack([torch.ones_like(wide), wide, wide.square()]).sum((1, 2)).cpu()
             added = ctx.sum_over_processes(new).tolist()
             self._moments = tuple(old + more for old, more in zip(self._moments, added, strict=True))
             number, total, squares = self._moments
@@ -239,10 +240,10 @@ class ProximalPolicyOptimization(Objective):
         return batch.with_columns(ends=ends, end_scores=scores), shaped
 
     def _steer(self, distance: "Tensor", ctx: Context) -> None:
-        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
+        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), by a fifth at most. distance: [M], n = M."""
         from mmalign.ops.rl import mean_of_all
 
         if self.config.kl_target:
             number, mean = mean_of_all(distance, ctx.sum_over_processes)
             error = min(0.2, max(-0.2, mean / self.config.kl_target - 1))
-            self._beta *= 1 + error * number / self.config.kl_horizon
+            self._beta *= min(1.2, max(0.8, 1 + error * number / self.config.kl_horizon))
