@@ -100,8 +100,8 @@ def _write_page(
         "summary": [("stages", len(stages)), ("seconds, all stages", round(seconds)), *_tiles(comparison)],
         "warnings": warnings,
         "stages": [(s["name"], f"{s['run']} {s['objective']}".strip(), _time(s), _main_figures(s)) for s in stages],
-        "models_header": ["model", *_header(judges, config.base)] if comparison else [],
-        "models": [_cells(row, comparison) for row in comparison.rows] if comparison else [],
+        "models_header": ["", *config.models],
+        "models": _models(comparison) if comparison else [],
         "against": config.base,
         "prompts": f"{len(comparison.answers):,} answers to prompts of the {config.split} part" if comparison else "",
         "curves": list(_curves(pipeline, folder)),
@@ -136,21 +136,25 @@ def _main_figures(stage: Mapping[str, Any]) -> str:
     return ", ".join(["held-out " + shown[0], *shown[1:]] if shown else [f"{stage.get('steps', 0)} steps"])
 
 
-def _header(judges: Sequence[str], against: str) -> list[str]:
-    wins = [f"{judge}: wins against {against}" for judge in judges]
-    return [*(f"{judge}, mean" for judge in judges), *wins, "KL, nats an answer", "distinct-2", "words"]
+def _models(comparison: "Comparison") -> list[list[str]]:
+    """A row a figure, a column a model."""
 
-
-def _cells(row: "ModelRow", comparison: "Comparison") -> list[Any]:
-    def win(judge: str) -> str:
+    def win(row: "ModelRow", judge: str) -> str:
         found = row.wins[judge]
         return f"{found['share']:.1%} ({found['share_low']:.1%} to {found['share_high']:.1%})"
 
-    is_base = row.name == comparison.against
-    wins = ["-" if is_base else win(judge) for judge in comparison.judges]
-    scores = [f"{row.scores[judge]:+.3f}" for judge in comparison.judges]
-    kl = "-" if row.kl is None or is_base else f"{row.kl:.2f}"
-    return [row.name, *scores, *wins, kl, f"{row.distinct_2:.3f}", f"{row.words:.1f}"]
+    found, base = [], comparison.against
+    for judge in comparison.judges:
+        found.append([f"{judge}, mean", *(f"{row.scores[judge]:+.3f}" for row in comparison.rows)])
+        wins = ["-" if row.name == base else win(row, judge) for row in comparison.rows]
+        found.append([f"{judge}: wins against {base}", *wins])
+    kls = ["-" if row.kl is None or row.name == base else f"{row.kl:.2f}" for row in comparison.rows]
+    found.append([f"KL from {base}, nats an answer", *kls])
+    found.append(["distinct-2", *(f"{row.distinct_2:.3f}" for row in comparison.rows)])
+    found.append(["words an answer", *(f"{row.words:.1f}" for row in comparison.rows)])
+    for name, words in (("empty", "empty answers"), ("without_end", "answers without an end")):
+        found.append([words, *(str(row.counts[name]) for row in comparison.rows)])
+    return found
 
 
 def _samples(comparison: "Comparison", config: "ReportConfig") -> list[list[Any]]:
@@ -186,8 +190,8 @@ def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str,
 
 
 def _interesting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Without speed and time."""
-    left_out = ("per_second", "peak_memory", "seconds_", "gradient_norm", "empty", "all_tied")
+    """Without speed, time and counts."""
+    left_out = ("per_second", "peak_memory", "seconds_", "gradient_norm", "empty", "all_tied", "count", "beta")
     return {name: value for name, value in record.items() if not any(part in name for part in left_out)}
 
 
