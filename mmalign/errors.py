@@ -4,7 +4,9 @@ raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign lis
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_NON_FINITE = 0, 1, 2, 3, 4
 
@@ -62,6 +64,12 @@ class CheckpointError(MmalignError):
 
 class PluginError(MmalignError):
     """A plugin cannot be used (exit 1)."""
+
+
+def raised_at(error: BaseException) -> str:
+    """ " (file.py:17)": the innermost place that an exception came from, or an empty text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ _EPILOG = """\b
 Examples:
   mmalign train --objective contrastive
   mmalign train --objective contrastive --dataset pairs.csv --set train.steps=500
+  mmalign train --objective ppo --backbone runs/sft/model --dataset prompts.jsonl --reward vader
   mmalign train --objective contrastive --backbone open_clip:ViT-B-32/openai --dry-run
   mmalign train --resume runs/contrastive-20260101-120000
 

@@ -78,6 +78,8 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
 
     layers = load_layers(files=configs, sets=sets, names=names)
     objective = layers["objective"].get("name")
+    if objective:
+        app.catalog.find("objectives", objective)  # first: among the packaged files there are pipelines, too
     recipe = recipe_path(objective.rpartition("/")[2]) if objective else None
     if recipe is not None:
         other = _differs(layers, load_layers(files=[recipe]))

@@ -17,14 +17,12 @@ import json
 import math
 import numbers
 import sys
-import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from mmalign.data.examples import Message, Prompt, Turns
-from mmalign.errors import MmalignError
+from mmalign.errors import MmalignError, raised_at
 from mmalign.rl.turns import Environment, Turn
 
 
@@ -62,7 +60,7 @@ class Worker:
             hint = error.hint if isinstance(error, MmalignError) else ""
             return {"error": str(error).removesuffix(f"\n{hint}"), "hint": hint}
         except Exception as error:  # a stranger's code: whatever it raises is the answer
-            return {"error": f"raised {type(error).__name__}: {error}{_place(error)}", "hint": ""}
+            return {"error": f"raised {type(error).__name__}: {error}{raised_at(error)}", "hint": ""}
         return {"ok": True}
 
 
@@ -102,12 +100,6 @@ def _checked_turn(turn: Any) -> Turn:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
-
-
-def _place(error: BaseException) -> str:
-    """Where it was raised, as " (file.py:17)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def main() -> None:

@@ -9,13 +9,14 @@ none is given; 0 only reports. The total is the weighted sum.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mmalign.catalog import Catalog
 from mmalign.config.validate import build as build_config
-from mmalign.errors import MmalignError, RewardError, UsageError
+from mmalign.errors import MmalignError, RewardError, UsageError, raised_at
 from mmalign.plugins import BUILTINS
 from mmalign.protocols import OpensModels
 from mmalign.specs import Entry
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mmalign.train.models import Models
 
 _SECTION = "rollout.rewards"
+_SEARCH_SECONDS = 5.0
 _SHOWN = 200  # characters of an answer in an error
 
 
@@ -157,15 +159,15 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
-        what = error.message if known else f"{type(error).__name__}: {error}"
+        what = error.message if known else f"{type(error).__name__}: {error}{raised_at(error)}"
         hint = error.hint if known and error.hint else _advice(chosen)
         raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
 
 
 def _culprit(reward: "Reward", answers: "Answers") -> int:
-    """The first answer with which the reward fails, by halves; 0 where it fails with no half alone."""
-    rows = range(len(answers))
-    while len(rows) > 1:
+    """The first answer with which the reward fails, by halves; 0 where it fails with no half alone, or is slow."""
+    rows, until = range(len(answers)), time.monotonic() + _SEARCH_SECONDS
+    while len(rows) > 1 and time.monotonic() < until:
         half = len(rows) // 2
         failing = next((part for part in (rows[:half], rows[half:]) if _fails(reward, answers.select(part))), None)
         if failing is None:

@@ -56,7 +56,7 @@ class Sampler:
         the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
         each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward.
         """
-        device, seeds = batch.device, [seed(row) for row in range(len(batch) * answers)]
+        device, seeds, self.counts = batch.device, [seed(row) for row in range(len(batch) * answers)], {}
         with self._clock("rollout"):
             prompts, environments = self._prompts(batch, seeds, answers)
             repeated = [prompt for prompt in prompts for _ in range(answers)]

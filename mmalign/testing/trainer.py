@@ -151,7 +151,8 @@ def build_trainer(
     policy = load(source, bench, **backbone)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
-    models = build_models(entry.spec.roles, policy, classes=CLASSES, critic=objective.critic)
+    roles = tuple(role for role in entry.spec.roles if role.name not in objective.needless)
+    models = build_models(roles, policy, classes=CLASSES, critic=objective.critic)
     objective.start(models)
     rollout = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
     objective.sampling = rollout.sampling

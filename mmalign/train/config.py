@@ -56,7 +56,7 @@ class TrainConfig(_Section):
         0, ge=0, description="steps between evaluations; 0: before the first and after the last step only"
     )
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end or on a signal")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by held-out loss is never deleted")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best on held-out data is never deleted")
     frozen_roles: Literal["auto", "cache", "copy"] = Field(
         "auto",
         description="what frozen models say of an example: worked out once, before the first step, without a second "
@@ -99,7 +99,13 @@ class RolloutConfig(_Section):
     samples: int = Field(4, ge=1, description="answers to each prompt of a batch")
     max_tokens: int = Field(64, ge=1, description="longest answer, in tokens; of an episode, all turns together")
     temperature: float = Field(1.0, gt=0, description="of sampling; log-probabilities are taken at it too")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the most probable tokens of this share; 1: among all")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities, KL and "
+        "entropy stay those of all tokens",
+    )
     rewards: tuple[dict[str, JsonValue], ...] = Field(
         (),
         description="scorers of answers, added up by `weight` (1; 0 reports only), each with its options, such as "
@@ -125,6 +131,6 @@ class RolloutConfig(_Section):
 
         return Sampling(self.max_tokens, self.temperature, self.top_p)
 
-    def answers_heldout(self, prompts: int) -> int:
-        """To each of so many prompts."""
-        return max(self.samples, -(-self.heldout_answers // max(1, prompts)))
+    def answers_heldout(self, prompts: int, fewest: int) -> int:
+        """To each of so many prompts, of which the objective needs so many at least."""
+        return max(fewest, -(-self.heldout_answers // max(1, prompts)))

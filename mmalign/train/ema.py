@@ -38,6 +38,6 @@ class MovingAverage:
         return {_PREFIX + name: average for name, average in zip(names, self._averages, strict=True)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Raises KeyError for one that is missing."""
-        for name, average in self.state().items():
-            average.copy_(state[name])
+        """Of a checkpoint made without an average, none: it then starts from the weights as they are now."""
+        for (name, average), (_, parameter) in zip(self.state().items(), self._parameters, strict=True):
+            average.copy_(state.get(name, parameter.detach()))

@@ -5,7 +5,8 @@ results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mmalign.data.loader import Sweep
 from mmalign.evaluate.parts import Part, default_part
 from mmalign.evaluate.runner import run_evaluation
 from mmalign.evaluate.runtime import Runtime
-from mmalign.objective import Context
+from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
 from mmalign.train import rng
 from mmalign.train.job import Job
@@ -43,6 +44,25 @@ def measure(job: Job, catalog: Catalog) -> dict[str, float]:
             values = run_evaluation(catalog, entry, job.models.policy, part, runtime, options)
             results |= {f"{entry.spec.name}/{name}": float(value) for name, value in values.items()}
     return results
+
+
+def main_figures(job: Job, results: Mapping[str, float]) -> dict[str, float]:
+    """What the best checkpoint is chosen by, and each evaluation's primary metric; the report has the rest."""
+    primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in job.plan.evaluations]
+    return {name: results[name] for name in (OWN + job.objective.best_by[0], *primary) if name in results}
+
+
+def best(
+    objective: Objective, so_far: dict[str, Any] | None, step: int, results: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """{"step", "value"}: that of these results, where they are better than the best `so_far`, else that."""
+    name, better = objective.best_by
+    value = results.get(OWN + name)
+    if value is None or not math.isfinite(value):
+        return so_far
+    if so_far is None or (value < so_far["value"] if better == "low" else value > so_far["value"]):
+        return {"step": step, "value": value}
+    return so_far
 
 
 @contextlib.contextmanager
@@ -94,9 +114,11 @@ def _heldout_loss(job: Job) -> dict[str, float]:
             job.plan.train.seed,
             -1 - number,
             lambda tensor: tensor,
-            job.plan.evaluation.batch_size,
+            _chunk(job),
             sampler=job.sampler,
-            answers=job.plan.rollout.answers_heldout(min(job.num_heldout, job.plan.evaluation.max_examples)),
+            answers=job.plan.rollout.answers_heldout(
+                min(job.num_heldout, job.plan.evaluation.max_examples), objective.fewest_answers
+            ),
         )
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
@@ -120,6 +142,12 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 
+def _chunk(job: Job) -> int:
+    """Examples a forward pass: of an objective that samples, each has many answers, and training knows what fits."""
+    micro = job.plan.train.micro_batch_size if job.sampler is not None else 0
+    return micro or job.plan.evaluation.batch_size
+
+
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
     objective, engine = job.objective, job.engine
 
@@ -127,7 +155,7 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
         with engine.autocast():
             return objective.forward(job.models, micro)
 
-    micros = batch.split(job.plan.evaluation.batch_size)
+    micros = batch.split(_chunk(job))
     if not objective.coupled:
         for micro in micros:
             yield *objective.loss(forward(micro), micro), objective.count(micro)

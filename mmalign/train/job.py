@@ -180,7 +180,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     objective.sampling = plan.rollout.sampling
     sampler = _sampler(plan, objective, models, processes, say) if plan.objective.spec.online else None
-    policys = [(name, parameter) for name, parameter in parameters if name.startswith("policy.")]
+    policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
     forward = StepModule(objective, models)
     if train.compile:
         if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):

@@ -5,7 +5,7 @@ outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="a
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import write_text
 from mmalign.protocols import NamesPlaces
+from mmalign.rl.rewards import check_rewards
 from mmalign.train import checkpoint
 from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
@@ -96,12 +97,15 @@ def resume(
         for line in _other_versions(run.info["versions"]):
             say(line)
         run.write_info(status="running", device=str(processes.device))
-        if drift:
-            write_text(config, changed.to_yaml())
-    return _execute(changed, catalog, processes, run, say)
+    main = processes.is_main and bool(drift)
+    # Only once the checkpoint is taken up: options that do not fit it leave the run as it was.
+    accept = (lambda: write_text(config, changed.to_yaml())) if main else lambda: None
+    return _execute(changed, catalog, processes, run, say, accept)
 
 
-def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say) -> Outcome | None:
+def _execute(
+    plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say, resumed: Callable[[], None] = lambda: None
+) -> Outcome | None:
     host, error = catalog.host, None
     talk: Say = say if processes.is_main else lambda line: None
     try:
@@ -126,7 +130,7 @@ def _execute(plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: 
             # Neither leaves a state that a resume would miss, so a signal ends them at once, and on all processes.
             interruptible(stop, processes, lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
-            loop.go(stop)
+            loop.go(stop, resumed)
             counts = processes.gather_objects((loop.truncated_texts, loop.tokens))
             return interruptible(stop, processes, lambda: finish(job, loop, counts, run, catalog, talk))
     except BaseException as exception:
@@ -168,7 +172,8 @@ def _other_versions(recorded: Mapping[str, str]) -> list[str]:
 def _starting_weights(plan: Plan) -> str | None:
     """A hash of the backbone's folder or file, where it has one, and of those that its options name: interpolation and
     reference copies read them again."""
-    options = (plan.configs[section] for section in ("backbone", "objective"))
+    options = [plan.configs[section] for section in ("backbone", "objective")]
+    options += [chosen.config for chosen in check_rewards(plan.catalog, plan.rollout.rewards, required=False)]
     named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
     return "+".join(map(folder_digest, (*plan.source.places, *named))) or None
 

@@ -10,7 +10,7 @@ all is finite, clip, update, constrain. Checkpoints stand between steps and hold
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from mmalign.capabilities import Capability
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
-from mmalign.errors import CheckpointError, NonFiniteError
+from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.job import Guard, Job
@@ -36,6 +36,7 @@ class Loop:
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
         self.job, self.run, self.catalog, self.say = job, run, catalog, say
         self.step, self._saved = 0, -1  # the second: of the newest checkpoint
+        self._mid_step = False  # the step under way has changed weights
         self.skipped_updates = 0
         self.bad_samples: dict[str, str] = {}
         self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
@@ -47,10 +48,12 @@ class Loop:
 
     # The run ----------------------------------------------------------------------------------------------------------
 
-    def go(self, stop: StopRequest) -> None:
-        """Train to the last step; raises Interrupted after saving where a signal asks to stop."""
+    def go(self, stop: StopRequest, resumed: Callable[[], None] = lambda: None) -> None:
+        """Train to the last step; raises Interrupted after saving where a signal asks to stop. resumed: called once the
+        newest checkpoint, if there is one, is taken up."""
         train = self.job.plan.train
         self.resume()
+        resumed()
         if self._evaluation_is_due():
             signum = self.evaluate(stop)
             if signum is not None:
@@ -105,16 +108,24 @@ class Loop:
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
-        """`update`; a signal during a rollout discards it and saves the state before: a resume repeats it."""
+        """`update`; a signal during a rollout, or an error before the first update of the step, discards the step and
+        saves the state before it: a resume repeats it."""
         job = self.job
         states = rng.capture(job.device), rng.capture_host()
+        self._mid_step = False
         try:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
-        except Interrupted:
+        except (Interrupted, MmalignError) as error:
+            failed = isinstance(error, MmalignError)
+            # Other processes know nothing of an error here; what does not sample may have changed running statistics.
+            if self._mid_step or (failed and (job.processes.world_size > 1 or job.sampler is None)):
+                raise
             rng.restore(states[0], job.device)
             rng.restore_host(states[1])
             if self._saved != self.step:
                 self.save()
+            if failed:
+                self.say(f"the state before step {index + 1} is saved; go on: mmalign train --resume {self.run.folder}")
             raise
 
     def _learn(self, index: int, batches: list[Batch]) -> tuple[StepResult, float]:
@@ -134,7 +145,8 @@ class Loop:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
         else:
-            check_limits(job.objective, result, f"step {index + 1}", self.run.checkpoints)
+            check_limits(job.objective, result, f"step {index + 1}")
+            self._mid_step = True
             job.optimizer.step()
             job.objective.constrain(job.models)
             if job.average is not None:
@@ -153,8 +165,10 @@ class Loop:
                 more = {"samples": written, "baselines": baselines}
                 more = {name: value for name, value in more.items() if value}
                 self.run.log({"step": self.step, "evaluation": results, **more})
-                self.say(f"step {self.step}: {describe(self._main_figures(results)) or 'nothing is held out'}")
-                self._remember_best(results)
+                figures = describe(heldout.main_figures(self.job, results))
+                self.say(f"step {self.step}: {figures or 'nothing is held out'}")
+                if self.step:
+                    self.best = heldout.best(self.job.objective, self.best, self.step, results)
             except Interrupted as interruption:
                 signum = interruption.signum
         found = self.job.processes.gather_objects((signum, self.best))
@@ -216,7 +230,13 @@ class Loop:
                 f"the checkpoint is of {len(state['host_rng'])} processes, this run has {job.processes.world_size}",
                 hint="Resume with as many processes.",
             )
-        job.models.load_state(saved.model)
+        try:
+            job.models.load_state(saved.model)
+        except KeyError as error:
+            raise CheckpointError(
+                f"the checkpoint of step {saved.step} holds no {error.args[0]}: the run's models were others",
+                hint="Resume without these changes, or start a new run.",
+            ) from error
         if job.average is not None:
             job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
@@ -267,12 +287,6 @@ class Loop:
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")
 
-    def _main_figures(self, results: Mapping[str, float]) -> dict[str, float]:
-        """What the best checkpoint is chosen by, and each evaluation's primary metric; the report has the rest."""
-        primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in self.job.plan.evaluations]
-        own = f"{heldout.OWN}{self.job.objective.best_by[0]}"
-        return {name: results[name] for name in (own, *primary) if name in results}
-
     def _improved(self) -> bool:
         return self.best is not None and self.best["step"] == self.step
 
@@ -283,11 +297,3 @@ class Loop:
             what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
             self.say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
         return found
-
-    def _remember_best(self, results: Mapping[str, float]) -> None:
-        name, better = self.job.objective.best_by
-        value, best = results.get(heldout.OWN + name), self.best
-        if not self.step or value is None or not math.isfinite(value):
-            return
-        if best is None or (value < best["value"] if better == "low" else value > best["value"]):
-            self.best = {"step": self.step, "value": value}

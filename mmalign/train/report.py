@@ -77,7 +77,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     """One small panel a metric: the raw values, thin, and their running mean."""
     from matplotlib.figure import Figure
 
-    names = [name for name in (records[-1] if records else {}) if name not in _NOT_CURVES]
+    names = [name for name in dict.fromkeys(name for record in records for name in record) if name not in _NOT_CURVES]
     columns = min(3, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(4.0 * columns, 2.5 * lines))

@@ -115,7 +115,7 @@ def build_critic(name: str, policy: Any, options: CriticOptions) -> Critic:
         if meant:
             raise UsageError(
                 f"a critic that is a head on the policy's trunk has no {option} of its own",
-                hint="Try critic.kind=copy; or critic.kind=adapter with --set backbone.lora.rank=16.",
+                hint="Try --set objective.critic.kind=copy; or adapter, with --set backbone.lora.rank=16.",
             )
     return Critic("head", policy, value_head(policy.hidden_width))
 
@@ -124,7 +124,7 @@ def _adapter(name: str, policy: Any, options: CriticOptions) -> Critic:
     if not has_fresh_adapter(policy):
         raise UsageError(
             "a critic that is an adapter needs frozen weights to lie on, and all weights of the policy train",
-            hint="Add --set backbone.lora.rank=16, or take critic.kind=copy.",
+            hint="Add --set backbone.lora.rank=16, or take --set objective.critic.kind=copy.",
         )
     if options.source:
         read = _reader(policy).scorer_adapter(Path(options.source), name, trains=True)

@@ -11,7 +11,6 @@ import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,15 +82,15 @@ def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts)
     return functools.reduce(operator.add, sums.values()) * 0.0, means
 
 
-def check_limits(objective: Objective, result: StepResult, where: str, checkpoints: Path) -> None:
-    """Raise NonFiniteError for a metric past its limit. checkpoints: the folder of good ones; for the message."""
+def check_limits(objective: Objective, result: StepResult, where: str) -> None:
+    """Raise NonFiniteError for a metric past its limit."""
     for name, limit in objective.limits.items():
         total, count = result.metrics[name]
         if float(total) > limit * float(count):
             raise NonFiniteError(
                 f"{name} {float(total / count):.4g} at {where} is past its limit of {limit:g}",
-                hint=f"The weights were not updated; checkpoints under {checkpoints} are good. Try a lower "
-                f"--set train.learning_rate, or a higher limit: --set objective.max_{name}=...",
+                hint="That update was not made. Try a lower --set train.learning_rate, or a higher limit: "
+                f"--set objective.max_{name}=...",
             )
 
 

@@ -22,6 +22,8 @@ def updates(
 
     Where there are several updates, batches have the column `update`: [N], which it is. Rows of minibatches are dealt
     by (seed, step, epoch).
+    With several processes each deals its own share, so what a minibatch holds depends on how many there are; what a
+    whole epoch holds does not.
     """
     epochs, number = objective.passes
     total = epochs * number

@@ -5,12 +5,14 @@
 
 One set, many kinds. Every sentence is an answer to the one prompt "Movie review:", so that any two can be compared:
   text                 the sentence behind that prompt, as a document
-  completion           prompt and sentence; with `stars` the prompt says how good a review: "Movie review, 4 stars:"
+  completion           prompt and sentence; with `stars` the prompt says how good a review: "Movie review, 4 stars:",
+                       with `lead` it has the first words too: "Movie review: The film starts"
   preference           two sentences whose ratings differ by `gap` or more, the better one first
   ranking              `answers` sentences; the rank is 5 - rating, so 1 is the best there could be, and ranks differ as
                        ratings do
   labelled-completion  prompt and sentence, wanted where the rating is above 0
-  prompt               that prompt alone, to sample from; with `stars` the five that ask for so many
+  prompt               that prompt alone, to sample from; with `stars` the five that ask for so many, with `lead` one a
+                       sentence
   text-label           the sentence, positive or negative; ratings nearer to 0 than half of `gap` are left out
 Train, validation and test never share a sentence (`examples/embedded_data/prepare_reviews.py`).
 """
@@ -43,6 +45,9 @@ class ReviewsConfig(BaseModel):
     )
     gap: float = Field(1.0, gt=0, description="Least difference of two ratings in a preference, in points (-4 to 4)")
     stars: bool = Field(False, description="Say the rating in the prompt, of a completion or alone, from 1 to 5 stars")
+    lead: int = Field(
+        0, ge=0, description="First words of the sentence that stand in the prompt, of a completion or alone"
+    )
     answers: int = Field(16, ge=2, description="Sentences in one ranking")
     rounds: int = Field(
         1,
@@ -75,8 +80,10 @@ class Reviews:
         config = config if split == "train" else config.model_copy(update={"rounds": 1})  # told apart once is enough
         examples = list(_MAKERS[config.kind](reviews, config))
         made = (len(reviews) // 2) * config.rounds if config.kind == "preference" else len(reviews)
-        left_out = made - len(examples) if config.kind in ("preference", "text-label") else 0
-        return cls(examples, {"ratings too close": left_out} if left_out else {})
+        by_lead = config.kind in ("prompt", "completion") and config.lead > 0
+        left_out = made - len(examples) if by_lead or config.kind in ("preference", "text-label") else 0
+        why = f"no more than {config.lead} words" if by_lead else "ratings too close"
+        return cls(examples, {why: left_out} if left_out else {})
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -85,7 +92,7 @@ class Reviews:
         return self._examples[index]
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: examples kept, and those left out because ratings are too close."""
+        """Counts: examples kept, and those left out because ratings are too close or sentences too short."""
         return {"kept": len(self), "skipped": dict(self._skipped), "source": "movie-reviews (embedded)"}
 
     def fingerprint(self) -> str:
@@ -105,7 +112,12 @@ def read(split: str) -> list[Review]:
 
 
 def _prompts(reviews: list[Review], config: ReviewsConfig) -> Iterator[Prompt]:
-    """The different ones that these sentences answer. Parts of the data differ in their sentences only."""
+    """The different ones that these sentences answer; without a lead, parts of the data have the same."""
+    if config.lead:
+        for review in reviews:
+            if prompt := _parted(review, config)[0]:
+                yield Prompt(_key("prompt", review), prompt)
+        return
     prompts = {starred(review.rating) if config.stars else PROMPT for review in reviews}
     yield from (Prompt(f"movie-reviews:prompt:{prompt}", prompt) for prompt in sorted(prompts))
 
@@ -124,6 +136,15 @@ def _answer(review: Review) -> str:
     return f" {review.text}"
 
 
+def _parted(review: Review, config: ReviewsConfig) -> tuple[str, str]:
+    """(prompt, answer), the lead in the prompt; empty where nothing would be left to answer."""
+    words = review.text.split(" ")
+    if len(words) <= config.lead:
+        return "", ""
+    prompt = " ".join([starred(review.rating) if config.stars else PROMPT, *words[: config.lead]])
+    return prompt, " " + " ".join(words[config.lead :])
+
+
 def _each(kind: str, reviews: list[Review], config: ReviewsConfig) -> Iterator[Any]:
     """One example a sentence."""
     for review in reviews:
@@ -131,7 +152,9 @@ def _each(kind: str, reviews: list[Review], config: ReviewsConfig) -> Iterator[A
         if kind == "text":
             yield Text(key, PROMPT + answer)
         elif kind == "completion":
-            yield Completion(key, starred(review.rating) if config.stars else PROMPT, answer)
+            prompt, answer = _parted(review, config)
+            if prompt:
+                yield Completion(key, prompt, answer)
         elif kind == "labelled-completion":
             yield LabelledCompletion(key, PROMPT, answer, review.rating > 0)
         elif abs(review.rating) >= config.gap / 2:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_INSTEAD = "Its trunk can be a model of its own: critic.kind=copy."
+_INSTEAD = "Its trunk can be a model of its own: --set objective.critic.kind=copy."
 _ROUNDING = 1e-5  # relative: the adapter may have been added on another device
 
 

@@ -9,10 +9,11 @@ K answers y_i to each prompt are sampled and scored; an answer's advantage is it
 How tokens are put together, and what else differs, by `variant`:
     grpo     mean over the tokens of an answer, then over answers
     dr-grpo  sum over all tokens over (answers x longest allowed answer); A is not divided by the deviation (Liu 2025)
-    dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length)
+    dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length, and without sampling again)
 
-Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from nor
-in a denominator. Use it where answers can be scored and no critic is wanted.
+Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from, the
+distance to the reference included, nor in a denominator, that of dr-grpo included. Use it where answers can be scored
+and no critic is wanted.
 """
 
 from typing import TYPE_CHECKING, Literal

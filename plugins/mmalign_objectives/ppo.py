@@ -46,9 +46,7 @@ class ProximalPolicyOptimization(Objective):
         value_clip: float = Field(0.2, ge=0, description="e_v: how far a value may move from the old one; 0: anywhere")
         value_coef: float = Field(0.1, ge=0, description="c_v: weight of the critic's loss")
         entropy_coef: float = Field(0.0, ge=0, description="c_h: weight of the entropy, in 1/nats")
-        ptx_coef: float = Field(
-            0.0, ge=0, description="g: weight of pretraining gradients (27.8 in InstructGPT); 0: no second stream"
-        )
+        ptx_coef: float = Field(0.0, ge=0, description="g: weight of pretraining gradients (InstructGPT: 27.8)")
         ptx_batch_size: int = Field(32, ge=1, description="examples of the stream ptx a step, over all processes")
         gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
         lam: float = Field(0.95, ge=0, le=1, description="lambda of the advantages; 1: no bias of the critic's")
@@ -65,7 +63,6 @@ class ProximalPolicyOptimization(Objective):
         critic: CriticOptions = Field(CriticOptions(), description="what estimates values")
 
         def places(self) -> tuple[Path, ...]:
-            """Folders that the models are made of, besides the backbone's."""
             return (Path(self.critic.source),) if self.critic.source else ()
 
         @model_validator(mode="after")
@@ -91,8 +88,7 @@ class ProximalPolicyOptimization(Objective):
 
     @property
     def weights(self) -> dict[str, float]:
-        config = self.config
-        return {"value": config.value_coef, "entropy": config.entropy_coef, "ptx": config.ptx_coef}
+        return {"value": self.config.value_coef, "entropy": self.config.entropy_coef, "ptx": self.config.ptx_coef}
 
     @property
     def critic(self) -> CriticOptions:
@@ -125,22 +121,20 @@ class ProximalPolicyOptimization(Objective):
         shaped = self._shaped(batch, ctx)
         if self.config.openai_eos:
             batch, shaped = self._behind(models, batch, ctx, shaped)
-        rewards = shaped - self._beta * kl
         # 4. Advantages.
-        advantages, returns = gae(rewards, values, offsets, self.config.gamma, self.config.lam)
+        advantages, returns = gae(shaped - self._beta * kl, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
             advantages = whiten(advantages, ctx.sum_over_processes)
         # 5. Steer beta for the next batch.
-        distance = sum_rows(old - reference, offsets)
+        distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self._beta)
         self._steer(distance, ctx)
         deviations = (returns - mean_of_all(returns, ctx.sum_over_processes)[1]).square()
         columns = {"old": old, "values": values, "advantages": advantages, "returns": returns, "deviations": deviations}
         ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
-        return batch.with_columns(kl=distance.view_as(batch["score"]), **ragged)
+        return batch.with_columns(kl=distance.view_as(beta), beta=beta, **ragged)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps, values: [P] of the action tokens; entropy: [P] where it is learnt; with `openai_eos` ends: [N, K],
-        values behind the end. Of the stream ptx, logps: [N]."""
+        """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
         if batch.stream == "ptx":
             from mmalign.data.sequences import sequences_of
             from mmalign.derive import label_sums
@@ -169,10 +163,10 @@ class ProximalPolicyOptimization(Objective):
         metrics = {
             **rollout_metrics(batch),
             "kl": (batch["kl"].sum(), batch["kl"].numel()),
-            "entropy": (-logps.detach().sum(), tokens),
+            "entropy": (outputs["entropy"].detach().sum() if config.entropy_coef else -logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),
             "explained_variance": ((deviation - error).sum(), deviation.sum()),
-            "beta": (self._beta * tokens, tokens),
+            "beta": (batch["beta"].sum(), batch["beta"].numel()),
         }
         return sums, metrics
 
@@ -213,7 +207,8 @@ class ProximalPolicyOptimization(Objective):
 
         config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
         if config.scale_scores:
-            new = torch.stack([torch.ones_like(score), score, score.square()]).double().sum((1, 2)).cpu()
+            wide = score.double()
+            new = torch.stack([torch.ones_like(wide), wide, wide.square()]).sum((1, 2)).cpu()
             added = ctx.sum_over_processes(new).tolist()
             self._moments = tuple(old + more for old, more in zip(self._moments, added, strict=True))
             number, total, squares = self._moments
@@ -241,14 +236,14 @@ class ProximalPolicyOptimization(Objective):
         last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
         scores = shaped[last].view_as(ends)
         brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
-        shaped = shaped.index_put((last[more.flatten()],), brought[more])
+        shaped = shaped.index_put((last[more.flatten()],), brought[more].to(shaped))
         return batch.with_columns(ends=ends, end_scores=scores), shaped
 
     def _steer(self, distance: "Tensor", ctx: Context) -> None:
-        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), of n answers. distance: [M], nats an answer."""
+        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), by a fifth at most. distance: [M], n = M."""
         from mmalign.ops.rl import mean_of_all
 
         if self.config.kl_target:
             number, mean = mean_of_all(distance, ctx.sum_over_processes)
             error = min(0.2, max(-0.2, mean / self.config.kl_target - 1))
-            self._beta *= 1 + error * number / self.config.kl_horizon
+            self._beta *= min(1.2, max(0.8, 1 + error * number / self.config.kl_horizon))

@@ -59,6 +59,11 @@ class FunctionConfig(BaseModel):
         description='"package.module:name", from the current folder too, or "path/to/file.py:name"'
     )
 
+    def places(self) -> tuple[Path, ...]:
+        """The file, where it is one: a resumed run compares what is in it."""
+        module = self.function.rpartition(":")[0]
+        return (Path(module),) if module.endswith(".py") else ()
+
 
 class Function:
     """Imported when the reward is made. Its code runs in this process, with all that you may do."""

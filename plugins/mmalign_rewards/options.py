@@ -37,6 +37,10 @@ class RewardModelRewardConfig(BaseModel):
         16384, ge=1, description="tokens of a forward pass, padding included; at least one text"
     )
 
+    def places(self) -> tuple[Path, ...]:
+        """The folder, where it is one: a resumed run compares what is in it."""
+        return (Path(self.path),) if Path(self.path).exists() else ()
+
 
 class ClipScoreConfig(BaseModel):
     """What to compare answers with: an image or a text, one of them."""

@@ -70,6 +70,19 @@ def test_the_prompts_are_those_that_the_sentences_answer() -> None:
     assert {data[i].prompt for i in range(len(data))} == {starred(stars) for stars in (-4, -2, 0, 2, 4)}
 
 
+def test_a_lead_moves_the_first_words_into_the_prompt() -> None:
+    texts = [review.text for review in read("validation")]
+    prompts = Reviews.build(ReviewsConfig(kind="prompt", lead=3), "validation")
+    completions = Reviews.build(ReviewsConfig(kind="completion", lead=3, stars=True), "validation")
+    assert len(prompts) == len(completions) == sum(len(text.split(" ")) > 3 for text in texts)
+    for data in (prompts, completions):
+        assert data.report()["skipped"] == {"no more than 3 words": len(texts) - len(data)}
+    first, whole = prompts[0].prompt, completions[0].prompt + completions[0].completion
+    assert first.startswith(f"{PROMPT} ") and texts[0].startswith(first.removeprefix(f"{PROMPT} "))
+    assert len(first.removeprefix(f"{PROMPT} ").split(" ")) == 3
+    assert whole.partition(": ")[2] == texts[0] and whole.startswith("Movie review, ")
+
+
 @pytest.mark.parametrize("kind", ["preference", "ranking"])
 def test_what_is_held_out_is_dealt_once(kind: str) -> None:
     def build(split: str, rounds: int) -> Reviews:

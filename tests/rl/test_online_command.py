@@ -125,3 +125,31 @@ def test_four_roles_on_one_trunk_score_as_a_reward_model_of_its_own(train, bench
 
 def _flat(values: list) -> list[float]:
     return [x for row in values for x in (row if isinstance(row, list) else [row])]
+
+
+def test_a_reward_that_fails_leaves_the_state_before_its_step(train, tmp_path: Path) -> None:
+    """Mended, the run goes on from there; a changed reward must be accepted by hand."""
+    mine, out = tmp_path / "mine.py", tmp_path / "run"
+    body = "\ndef score(answers):\n    calls.append(1)\n    {fail}\n    return [float(len(a)) for a in answers]\n"
+    mine.write_text("calls = []\n" + body.format(fail="assert len(calls) < 2, 'the service is down'"), encoding="utf-8")
+    reward = json.dumps([{"name": "function", "function": f"{mine}:score"}])
+    code, _, err = train("grpo", "--set", f"rollout.rewards={reward}", "--set", "train.save_every=0", "--out", str(out))
+    assert code == 4 and "the service is down (mine.py:5)" in err, err
+    assert f"go on: mmalign train --resume {out}" in err
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"]
+    mine.write_text("calls = []\n" + body.format(fail="pass"), encoding="utf-8")
+    assert run(["train", "--resume", str(out)]) == 1  # it is not the reward that the run began with
+    assert run(["train", "--resume", str(out), "--allow-change"]) == 0
+    assert [record["step"] for record in records(out) if "loss" in record] == [1, 2]
+
+
+@pytest.mark.parametrize("change", ["objective.critic.kind=copy", "objective.critic.kind=adapter"])
+def test_changed_options_that_do_not_fit_leave_the_run_as_it_was(train, tmp_path: Path, capsys, change: str) -> None:
+    out = tmp_path / "run"
+    assert train("ppo", "--reward", "length", "--set", "objective.critic.kind=head", "--out", str(out))[0] == 0
+    before = (out / "config.yaml").read_text()
+    more = ["--set", change, "--set", "train.steps=3", "--allow-change"]
+    assert run(["train", "--resume", str(out), *more]) in (1, 2)
+    assert "Traceback" not in (err := capsys.readouterr().err) and "internal error" not in err
+    assert (out / "config.yaml").read_text() == before
+    assert run(["train", "--resume", str(out), "--set", "train.steps=3", "--allow-change"]) == 0

@@ -19,7 +19,7 @@ from mmalign.compat import check
 from mmalign.config.load import load_layers
 from mmalign.specs import Entry
 from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import source_of
+from mmalign.testing.subjects import TEXTS, source_of
 from mmalign.train import checkpoint, launch
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.signals import Interrupted
@@ -37,8 +37,22 @@ VARIANTS = {
     "copy": ("train.micro_batch_size=2", "train.frozen_roles=copy"),
     "bf16": ("train.micro_batch_size=2", "train.precision=bf16"),
 }
+# Of objectives that sample: several updates a step, a second stream, and all that PPO keeps between steps.
+REWARD = f"{Path(__file__).with_name('even_share.py')}:even"
+ONLINE = (
+    f'rollout.rewards=[{{"name": "function", "function": "{REWARD}"}}]',
+    "rollout.samples=3", "rollout.max_tokens=4", "rollout.heldout_answers=8", "rollout.keep_experience=2",
+    "objective.epochs=2", "objective.minibatches=2",
+)  # fmt: skip
+OWN = {
+    "ppo": (
+        "objective.kl_target=0.5", "objective.scale_scores=true",
+        "objective.ptx_coef=0.5", "objective.ptx_batch_size=4",
+    ),
+}  # fmt: skip
+PROMPTS = [f"{text} {number}" for number in range(5) for text in TEXTS]
 _RANDOM = {"dropout": 0.2, "patch_dropout": 0.3, "neftune_alpha": 5}  # where a backbone has such an option
-_SPEEDS = {"examples_per_second", "tokens_per_second", "peak_memory_mb"}
+_SPEEDS = ("examples_per_second", "tokens_per_second", "peak_memory_mb")
 
 
 def quiet(line: str) -> None:
@@ -61,14 +75,19 @@ class Lab:
         self._wholes: dict[tuple[str, str], Whole] = {}
         self._copies = 0
 
-    def plan(self, objective: str, variant: str, *options: str) -> Plan:
-        """On the first tiny model that fits, with the default data of the objective's kind, and all its randomness."""
+    def plan(self, objective: str, variant: str, *options: str, dataset: str = "") -> Plan:
+        """On the first tiny model that fits, with all its randomness, and the default data of the objective's kind;
+        prompts are the kit's texts."""
         entry = self.catalog.find("objectives", objective)
         source = source_of(self._model(entry), self.bench)
         fields = self.catalog.load_config(source.entry).model_fields
         noise = tuple(f"backbone.{name}={value}" for name, value in _RANDOM.items() if name in fields)
         names = {"objective": objective, "backbone": str(source.path)}
-        return resolve(self.catalog, load_layers(sets=[*OPTIONS, *noise, *VARIANTS[variant], *options], names=names))
+        own = (*(ONLINE if entry.spec.online else ()), *OWN.get(entry.spec.name, ()))
+        if entry.spec.online or dataset:
+            names["dataset"] = dataset or write_prompts(self._root / "prompts.jsonl", *PROMPTS)
+        sets = [*OPTIONS, *noise, *VARIANTS[variant], *own, *options]
+        return resolve(self.catalog, load_layers(sets=sets, names=names))
 
     def _model(self, entry: Entry) -> str:
         for name in self.bench.model_names:
@@ -86,6 +105,7 @@ class Lab:
         run = Whole(self._new(), {})
 
         def say(line: str) -> None:
+            line = as_line(line)
             if line.startswith("step "):
                 run.moments[line.partition(" ")[2].partition(" ")[0]] = shutil.copytree(run.folder, self._new())
 
@@ -104,7 +124,7 @@ class Lab:
 
         def say(text: str) -> None:
             lines.append(text)
-            if text.startswith(line):
+            if as_line(text).startswith(line):
                 os.kill(os.getpid(), signum)
 
         try:
@@ -117,6 +137,17 @@ class Lab:
     def _new(self) -> Path:
         self._copies += 1
         return self._root / f"run-{self._copies}"
+
+
+def write_prompts(path: Path, *prompts: str) -> str:
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    return str(path)
+
+
+def as_line(text: str) -> str:
+    """A row of the table of an online objective as the line of progress that other objectives have."""
+    first = text.split()[0] if text.strip() else ""
+    return f"step {first}/{STEPS}" if first.isdigit() else text
 
 
 def harm(path: Path) -> None:
@@ -153,4 +184,5 @@ def assert_same_tensors(found: Any, expected: Any) -> None:
 
 def measurements(folder: Path) -> list[dict[str, Any]]:
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in record.items() if name not in _SPEEDS} for record in records]
+    timed = (*_SPEEDS, "seconds_")
+    return [{name: value for name, value in r.items() if not name.startswith(timed)} for r in records]

@@ -9,15 +9,19 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy
+import pyarrow.parquet as pq
 import pytest
 import torch
+from mmalign_objectives.ppo import ProximalPolicyOptimization
 from mmalign_objectives.sft import SupervisedFineTuning
 from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest
 
 from mmalign.catalog import Catalog
+from mmalign.objective import Context
 from mmalign.plugins import load_plugins
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
@@ -46,7 +50,7 @@ def test_killed_damaged_and_stopped_twice(lab, objective) -> None:
     all_ways(lab, objective, "micro-batches")
 
 
-@pytest.mark.parametrize(("objective", "variant"), [("dpo", "lora")])
+@pytest.mark.parametrize(("objective", "variant"), [("dpo", "lora"), ("ppo", "lora")])
 def test_an_adapter_goes_on_as_well(lab, objective, variant) -> None:
     pytest.importorskip("peft", reason="adapters need peft")
     all_ways(lab, objective, variant)
@@ -82,6 +86,20 @@ def test_each_part_of_a_checkpoint_is_needed(lab, part, monkeypatch) -> None:
         assert_same_tensors(*(checkpoint.load(newest(folder)).model for folder in (run, whole.folder)))
 
 
+@pytest.mark.parametrize("part", ["beta", "moments"])
+def test_what_ppo_keeps_between_steps_is_needed(lab, part, monkeypatch) -> None:
+    whole = lab.whole("ppo", "micro-batches")
+    run = lab.copy(whole.moments[KILLED])
+    load = ProximalPolicyOptimization.load_state
+    fresh = {"beta": 0.05, "moments": [0.0, 0.0, 0.0]}
+    monkeypatch.setattr(
+        ProximalPolicyOptimization, "load_state", lambda self, state: load(self, {**state, part: fresh[part]})
+    )
+    lab.resume(run)
+    with pytest.raises(AssertionError):
+        assert_same_tensors(*(checkpoint.load(newest(folder)).model for folder in (run, whole.folder)))
+
+
 def test_a_finished_run_is_extended_as_if_it_had_been_longer(lab) -> None:
     """At a constant rate: a cosine that ends later is another one. What the reference said grows with it."""
     constant = "train.schedule=constant"
@@ -107,6 +125,45 @@ def test_what_an_objective_keeps_and_draws_goes_on_as_well(lab, line, monkeypatc
     assert_same_run(run, whole.folder)
     lab.resume(killed[0])
     assert_same_run(killed[0], whole.folder)
+
+
+@pytest.mark.parametrize("unsaved", [True, False])
+def test_a_signal_in_a_rollout_discards_it_and_a_resume_repeats_it(lab, unsaved, monkeypatch) -> None:
+    """Between two tokens: the state before the step is saved within seconds, unless it was saved just then."""
+    whole = lab.whole("ppo", "micro-batches")
+    run = lab.copy(whole.moments["3/6"])  # its checkpoint is of step 2
+    index, began = 3 if unsaved else 2, list[float]()
+    rollout = Context.rollout
+
+    def interrupted(self, policy, batch):
+        if self.step == index:
+            monkeypatch.setattr("mmalign_lm.generation.draw", kill)
+        return rollout(self, policy, batch)
+
+    def kill(*arguments):
+        began.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Context, "rollout", interrupted)
+    stamp = (newest(run) / "state.json").stat().st_mtime_ns
+    with pytest.raises(Interrupted):
+        lab.resume(run)
+    assert time.perf_counter() - began[0] < 5 and len(began) == 1
+    assert newest(run).name == f"step-{index:06d}"
+    if not unsaved:
+        assert (newest(run) / "state.json").stat().st_mtime_ns == stamp, "what stands is not written again"
+    monkeypatch.undo()
+    lab.resume(run)
+    assert_same_run(run, whole.folder)
+    compare_experience(run, whole.folder)
+
+
+def compare_experience(found: Path, expected: Path) -> None:
+    names = sorted(path.name for path in (expected / "experience").iterdir())
+    assert names == ["step-00001.parquet", "step-00002.parquet", "step-00004.parquet", "step-00006.parquet"]
+    for name in names:
+        tables = [pq.read_table(folder / "experience" / name) for folder in (found, expected)]
+        assert tables[0].equals(tables[1]), name
 
 
 def make_restless(monkeypatch) -> None:

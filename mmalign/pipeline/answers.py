@@ -1,0 +1,144 @@
+"""Prompts with several answers each, in a JSONL file, and the same answers as rewards see them.
+
+    write_rows(path, (record.as_row() for record in records))
+    records = read_answers(path)                     # [Answered(key, prompt, completions, ended, solution), ...]
+    answers = as_answers(records)                    # an Answers, for a RewardList
+
+A line: {"key", "prompt", "completions": [...]}, and where they are known "ended" (whether each answer came to its end)
+and "solution". A prompt or an answer is text, a prompt may be a list of {"role", "content"}.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.data.examples import Message, Turns
+from mmalign.errors import DataError
+from mmalign.files import write_atomically
+
+if TYPE_CHECKING:
+    from mmalign.rl.answers import Answers
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt with K answers. ended: of each, whether it came to its end before the limit."""
+
+    key: str
+    prompt: Turns
+    completions: tuple[str, ...]
+    ended: tuple[bool, ...]
+    solution: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"key": self.key, "prompt": turns_as_json(self.prompt)}
+        row |= {"completions": list(self.completions), "ended": list(self.ended)}
+        return row | ({"solution": self.solution} if self.solution else {})
+
+
+def turns_as_json(turns: Turns) -> Any:
+    return turns if isinstance(turns, str) else [message._asdict() for message in turns]
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line, whole or not at all; raises MmalignError."""
+
+    def fill(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    write_atomically(path, fill)
+
+
+def read_answers(path: Path) -> list[Answered]:
+    """Raises DataError that names the first lines which are not as they must be."""
+    records: list[Answered] = []
+    mistakes, first = [], dict[str, int]()
+    for number, text in enumerate(_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        found = _record(text, f"{path.name}:{number}")
+        if not isinstance(found, str) and found.key in first:
+            found = f"key {found.key!r} is that of line {first[found.key]} too"
+        if isinstance(found, str):
+            mistakes.append(f"  line {number}: {found}")
+            continue
+        first[found.key] = number
+        records.append(found)
+    if mistakes:
+        more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
+        lines = "\n".join([*mistakes[:_SHOWN], *more])
+        raise DataError(
+            f"{path}: {len(mistakes)} lines are no answers to a prompt:\n{lines}",
+            hint='A line is {"key": "1", "prompt": "...", "completions": ["...", "..."]}; mmalign sample writes them.',
+        )
+    if not records:
+        raise DataError(f"{path}: no answers in it", hint="Make some: mmalign sample --backbone MODEL --dataset DATA")
+    return records
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise DataError(f"{path}: {reason}", hint="Give the file that mmalign sample wrote.") from error
+
+
+def _record(text: str, key: str) -> "Answered | str":
+    """A line's record, or what is wrong with it."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"broken JSON: {error}"
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    prompt, texts = _turns(row.get("prompt")), row.get("completions")
+    if prompt is None:
+        return "its prompt is neither a text nor a list of {role, content}"
+    if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
+        return "its completions are no list of texts"
+    ended = row.get("ended", [True] * len(texts))
+    if not isinstance(ended, list) or len(ended) != len(texts) or not all(isinstance(item, bool) for item in ended):
+        return f"its `ended` is no list of {len(texts)} times true or false"
+    return Answered(str(row.get("key", key)), prompt, tuple(texts), tuple(ended), str(row.get("solution", "")))
+
+
+def _turns(value: Any) -> "Turns | None":
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        return None
+    messages = []
+    for item in value:
+        if not isinstance(item, Mapping) or not all(isinstance(item.get(n), str) for n in ("role", "content")):
+            return None
+        messages.append(Message(item["role"], item["content"]))
+    return tuple(messages)
+
+
+def as_answers(records: Sequence[Answered]) -> "Answers":
+    """All answers, in their order. Their tokens are their bytes: no model wrote them that is known here."""
+    from mmalign.data.sequences import Sequences
+    from mmalign.pipeline.bytes import ByteProcessor
+    from mmalign.rl.answers import Answers
+
+    processor = ByteProcessor()
+    encoded = []
+    for record in records:
+        pairs = zip(record.completions, record.ended, strict=True)
+        encoded.append([processor.observation(text, end=ended) for text, ended in pairs])
+    prompts = [processor.prompt(record.prompt) for record in records]
+    return Answers(
+        keys=tuple(record.key for record in records for _ in record.completions),
+        prompts=tuple(record.prompt for record in records for _ in record.completions),
+        texts=tuple(text for record in records for text in record.completions),
+        solutions=tuple(record.solution for record in records for _ in record.completions),
+        ended=tuple(ended for record in records for ended in record.ended),
+        sequences=Sequences.from_lists(prompts, encoded),
+        processor=processor,
+    )

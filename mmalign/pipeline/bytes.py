@@ -1,0 +1,48 @@
+"""Texts as their bytes: the tokens of answers that come from a file, for rewards that look at tokens.
+
+ByteProcessor().observation("Fine.", end=True)       # [70, 105, 110, 101, 46, 256]
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.data.examples import Turns
+from mmalign.protocols import TokenizedAnswers, TokenizedText
+
+_END = 256
+
+
+class ByteProcessor:
+    """An AnswersProcessor without a model."""
+
+    context_length = 1 << 31
+    end_id = _END
+    num_tokens = _END + 1
+
+    def image(self, image: Any, rng: random.Random | None = None) -> Tensor:
+        raise ValueError("bytes of texts only")
+
+    def text(self, text: str) -> TokenizedText:
+        return TokenizedText(self.observation(text), 0)
+
+    def prompt(self, prompt: Turns) -> Tensor:
+        """[T]; of messages, their contents."""
+        return self.observation(prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt))
+
+    def observation(self, text: str, *, end: bool = False) -> Tensor:
+        """[T] int64; with the end token behind it where it is asked for."""
+        found = [*text.encode("utf-8", "surrogatepass"), *([_END] if end else [])]
+        return torch.tensor(found, dtype=torch.int64)
+
+    def decode(self, ids: Tensor) -> str:
+        return bytes(i for i in ids.tolist() if i != _END).decode("utf-8", "replace")
+
+    def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
+        """Nothing is ever cut."""
+        texts = [answer if isinstance(answer, str) else "\n".join(m.content for m in answer) for answer in answers]
+        ids = [self.observation(text, end=True) for text in texts]
+        return TokenizedAnswers(self.prompt(prompt), ids, [torch.ones_like(row, dtype=torch.bool) for row in ids], 0)

@@ -1,0 +1,136 @@
+"""Answers put in order by a judge, which is any reward or a weighted list of them: `mmalign rank`.
+
+    found = rank(records, scores, tie=0.1)         # Ranked: rows for a JSONL file of rankings, and counts
+
+Rows have the columns that `ranking` data are read from: prompt, completions, ranks. Ranks are places, 1 the best, and
+answers that tie share one (1, 2, 2, 4). An answer that stands twice under a prompt is ranked once; one that says
+nothing cannot be learnt from; a prompt with fewer than two others left is left out. All of it is counted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from mmalign.pipeline.answers import Answered, as_answers, turns_as_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmalign.catalog import Catalog
+
+_AT_ONCE = 2048  # answers scored together: what is held of them stays small
+
+
+class RankConfig(BaseModel):
+    """Which answers, and what or who ranks them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: str = Field(description="the file that sample wrote")
+    judge: tuple[dict[str, JsonValue], ...] = Field(
+        (), description='a reward with its options, as {"name": "vader"}, or a list of them, added up by `weight`'
+    )
+    sheet: str = Field(
+        "", description="in place of a judge, a file (.csv or .jsonl) that people fill in; made if absent"
+    )
+    tie: float = Field(0.0, ge=0, description="scores that are no more than this below the best of a place share it")
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _judge_or_people(self) -> "RankConfig":
+        if bool(self.judge) == bool(self.sheet):
+            raise ValueError("give a judge, or a sheet for people")
+        return self
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """rows: as JSON; counts: what was ranked, what tied, and what was left out."""
+
+    rows: list[dict[str, Any]]
+    counts: Mapping[str, int]
+
+
+def judge_scores(
+    catalog: "Catalog",
+    judge: Sequence[Mapping[str, Any]],
+    records: Sequence[Answered],
+    device: "torch.device",
+    say: Callable[[str], None],
+) -> list[list[float]]:
+    """The weighted sum of the judge's rewards for each answer of each record; raises UsageError and RewardError."""
+    from mmalign.rl.rewards import RewardList
+
+    rewards = RewardList.build(catalog, judge, device, say)
+    scores: list[float] = []
+    for part in _parts(records):
+        scores += rewards.score(as_answers(part)).total.tolist()
+    found, start = [], 0
+    for record in records:
+        found.append(scores[start : start + len(record.completions)])
+        start += len(record.completions)
+    return found
+
+
+def rank(records: Sequence[Answered], scores: Sequence[Sequence[float]], tie: float = 0.0) -> Ranked:
+    """scores: higher is better, of each answer of each record."""
+    rows, counts = [], dict.fromkeys(("prompts", "answers", "tied", "all_tied", "repeated", "empty", "left_out"), 0)
+    for record, values in zip(records, scores, strict=True):
+        kept = distinct(record)
+        counts["empty"] += sum(not text.strip() for text in record.completions)
+        counts["repeated"] += sum(bool(text.strip()) for text in record.completions) - len(kept)
+        if len(kept) < 2:
+            counts["left_out"] += 1
+            continue
+        chosen = [values[place] for place in kept]
+        ranks = places(chosen, tie)
+        rows.append({**ranking_row(record, kept, ranks), "scores": [round(value, 6) for value in chosen]})
+        count_ties(counts, ranks)
+    return Ranked(rows, counts)
+
+
+def distinct(record: Answered) -> list[int]:
+    """Places of answers that say something, each text once."""
+    first: dict[str, int] = {}
+    for place, text in enumerate(record.completions):
+        if text.strip():
+            first.setdefault(text, place)
+    return list(first.values())
+
+
+def ranking_row(record: Answered, kept: Sequence[int], ranks: Sequence[float]) -> dict[str, Any]:
+    texts = [record.completions[place] for place in kept]
+    return {"key": record.key, "prompt": turns_as_json(record.prompt), "completions": texts, "ranks": list(ranks)}
+
+
+def count_ties(counts: dict[str, int], ranks: Sequence[float]) -> None:
+    """Count a row: tied are answers that share their rank with another."""
+    counts["prompts"] += 1
+    counts["answers"] += len(ranks)
+    counts["tied"] += sum(ranks.count(value) > 1 for value in ranks)
+    counts["all_tied"] += len(set(ranks)) == 1
+
+
+def places(scores: Sequence[float], tie: float) -> list[int]:
+    """Places from 1, the highest score first. Those within `tie` of the best of a place share it, not of each other."""
+    found, best, current = [0] * len(scores), float("inf"), 0
+    for number, place in enumerate(sorted(range(len(scores)), key=lambda i: -scores[i]), start=1):
+        if best - scores[place] > tie:
+            best, current = scores[place], number
+        found[place] = current
+    return found
+
+
+def _parts(records: Sequence[Answered]) -> list[list[Answered]]:
+    parts: list[list[Answered]] = [[]]
+    for record in records:
+        if sum(len(r.completions) for r in parts[-1]) + len(record.completions) > _AT_ONCE and parts[-1]:
+            parts.append([])
+        parts[-1].append(record)
+    return parts

@@ -1,0 +1,221 @@
+"""One page about a pipeline: report.html and report.json, with every answer that was judged in answers.jsonl.
+
+found = make_report(catalog, pipeline, config, folder, device, say)     # what pipeline.json keeps of it
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.files import write_text
+from mmalign.pipeline.answers import write_rows
+from mmalign.pipeline.config import Pipeline
+from mmalign.pipeline.work import count_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mmalign.catalog import Catalog
+    from mmalign.pipeline.compare import Comparison, ModelRow, ReportConfig
+    from mmalign.pipeline.folder import PipelineFolder
+
+SCHEMA = 1
+_FIGURES = ("loss", "accuracy", "score", "kl")  # of a stage, the first that it has, at most three
+
+
+def make_report(
+    catalog: "Catalog",
+    pipeline: Pipeline,
+    config: "ReportConfig",
+    folder: "PipelineFolder",
+    device: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compare the models, and write the three files into the report's folder."""
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.pipeline.compare import compare
+
+    out = folder.of(pipeline.report)
+    comparison = compare(catalog, config, Runtime.choose(device), say) if config.models else None
+    rewards = _rewards(pipeline, folder)
+    stages = [_stage(pipeline, name, folder) for name in pipeline.stages]
+    models = [row.as_dict() for row in comparison.rows] if comparison else []
+    figures = {"stages": stages, "against": config.base, "models": models}
+    write_text(out / "report.json", json.dumps({"schema": SCHEMA, **figures}, indent=1, ensure_ascii=False) + "\n")
+    if comparison:
+        write_rows(out / "answers.jsonl", comparison.answers)
+    _write_page(out / "report.html", pipeline, config, comparison, stages, rewards, folder)
+    for row in comparison.rows if comparison else ():
+        say(_line(row, config.base))
+    return {"against": config.base, "models": models}
+
+
+def _stage(pipeline: Pipeline, name: str, folder: "PipelineFolder") -> dict[str, Any]:
+    stage, entry = pipeline.stages[name], folder.entry(name)
+    found = {"name": name, "run": stage.kind, "objective": _objective(stage.options)}
+    kept = ("status", "seconds", "cpu_seconds", "steps", "before", "after", "counts")
+    return found | {key: entry[key] for key in kept if key in entry}
+
+
+def _objective(options: Mapping[str, Any]) -> str:
+    objective = options.get("objective", "")
+    return objective if isinstance(objective, str) else str(objective.get("name", ""))
+
+
+def _rewards(pipeline: Pipeline, folder: "PipelineFolder") -> list[dict[str, Any]]:
+    """What some stage learnt from, with a weight: such a judge of the result is partial."""
+    found = []
+    for name in pipeline.stages:
+        rollout = pipeline.filled(name, folder.outputs(pipeline)).get("rollout") or {}
+        found += [reward for reward in rollout.get("rewards", ()) if reward.get("weight", 1)]
+    return found
+
+
+def _was_reward(judge: Mapping[str, Any], rewards: Sequence[Mapping[str, Any]]) -> bool:
+    def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in options.items() if key not in ("weight", "label")}
+
+    return any(plain(judge) == plain(reward) for reward in rewards)
+
+
+def _write_page(
+    path: Path,
+    pipeline: Pipeline,
+    config: "ReportConfig",
+    comparison: "Comparison | None",
+    stages: Sequence[Mapping[str, Any]],
+    rewards: Sequence[Mapping[str, Any]],
+    folder: "PipelineFolder",
+) -> None:
+    from mmalign.report import write_report
+
+    judges = comparison.judges if comparison else ()
+    partial = [name for name, judge in zip(judges, config.judges, strict=True) if _was_reward(judge, rewards)]
+    warnings = [f"{name} was the reward that a stage learnt from: its verdict is partial" for name in partial]
+    warnings += [f"{n:,} prompts were left out: {why}" for why, n in (comparison.lost if comparison else {}).items()]
+    seconds = sum(stage.get("seconds", 0.0) for stage in stages)
+    context = {
+        "title": f"Pipeline {pipeline.name}",
+        "summary": [("stages", len(stages)), ("seconds, all stages", round(seconds)), *_tiles(comparison)],
+        "warnings": warnings,
+        "stages": [(s["name"], f"{s['run']} {s['objective']}".strip(), _time(s), _main_figures(s)) for s in stages],
+        "models_header": ["", *config.models],
+        "models": _models(comparison) if comparison else [],
+        "against": config.base,
+        "prompts": f"{len(comparison.answers):,} answers to prompts of the {config.split} part" if comparison else "",
+        "curves": list(_curves(pipeline, folder)),
+        "samples_header": ["prompt", *config.models],
+        "samples": _samples(comparison, config) if comparison else [],
+        "config_json": json.dumps(pipeline.as_dict(), indent=2, ensure_ascii=False),
+    }
+    write_report(path, "pipeline.html", context)
+
+
+def _tiles(comparison: "Comparison | None") -> list[tuple[str, str]]:
+    """The win rate of the last model."""
+    if comparison is None or len(comparison.rows) < 2 or not comparison.judges:
+        return []
+    row, judge = comparison.rows[-1], comparison.judges[0]
+    win = row.wins[judge]
+    interval = f"{win['share']:.1%} ({win['share_low']:.1%} to {win['share_high']:.1%})"
+    return [(f"{row.name} wins against {comparison.against}, by {judge}", interval)]
+
+
+def _time(stage: Mapping[str, Any]) -> str:
+    return f"{stage.get('seconds', 0):.0f} s ({stage.get('cpu_seconds', 0):.0f} s CPU)"
+
+
+def _main_figures(stage: Mapping[str, Any]) -> str:
+    """Counts, or held-out measurements before and after."""
+    if "counts" in stage:
+        return count_line(stage["counts"])
+    before, after = stage.get("before", {}), stage.get("after", {})
+    names = [f"heldout/{name}" for name in _FIGURES if f"heldout/{name}" in after][:3]
+    shown = [f"{n.removeprefix('heldout/')} {before.get(n, float('nan')):.3g} → {after[n]:.3g}" for n in names]
+    return ", ".join(["held-out " + shown[0], *shown[1:]] if shown else [f"{stage.get('steps', 0)} steps"])
+
+
+def _models(comparison: "Comparison") -> list[list[str]]:
+    """A row a figure, a column a model."""
+
+    def win(row: "ModelRow", judge: str) -> str:
+        found = row.wins[judge]
+        return f"{found['share']:.1%} ({found['share_low']:.1%} to {found['share_high']:.1%})"
+
+    found, base = [], comparison.against
+    for judge in comparison.judges:
+        found.append([f"{judge}, mean", *(f"{row.scores[judge]:+.3f}" for row in comparison.rows)])
+        wins = ["-" if row.name == base else win(row, judge) for row in comparison.rows]
+        found.append([f"{judge}: wins against {base}", *wins])
+    kls = ["-" if row.kl is None or row.name == base else f"{row.kl:.2f}" for row in comparison.rows]
+    found.append([f"KL from {base}, nats an answer", *kls])
+    found.append(["distinct-2", *(f"{row.distinct_2:.3f}" for row in comparison.rows)])
+    found.append(["words an answer", *(f"{row.words:.1f}" for row in comparison.rows)])
+    for name, words in (("empty", "empty answers"), ("without_end", "answers without an end")):
+        found.append([words, *(str(row.counts[name]) for row in comparison.rows)])
+    return found
+
+
+def _samples(comparison: "Comparison", config: "ReportConfig") -> list[list[Any]]:
+    """Prompts, with each model's answer and its scores."""
+    rows = []
+    for row in comparison.answers[: config.show * config.k : config.k]:
+        cells = []
+        for name in config.models:
+            scores = ", ".join(f"{judge} {value:+.2f}" for judge, value in row["scores"][name].items())
+            cells.append({"text": " ".join(row["answers"][name].split()) or "(empty)", "scores": scores})
+        prompt = row["prompt"]
+        shown = prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+        rows.append([shown, cells])
+    return rows
+
+
+def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str, str]]:
+    """(caption, picture) of each stage that trains, and reward against KL where it samples."""
+    from mmalign.report import png_data_uri
+    from mmalign.train.report import draw_curves
+    from mmalign.train.rundir import Run
+
+    for name, stage in pipeline.stages.items():
+        if stage.kind != "train":
+            continue
+        run = Run.observe(folder.of(stage))
+        run.close()
+        records = [_interesting(record) for record in run.metrics() if "loss" in record]
+        yield f"{name}: {_objective(stage.options)}, every step", png_data_uri(draw_curves(records))
+        pairs = [(record["kl"], record["score"]) for record in records if {"kl", "score"} <= record.keys()]
+        if pairs:
+            yield f"{name}: reward against KL from where it began, every step", png_data_uri(_frontier(pairs))
+
+
+def _interesting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without speed, time and counts."""
+    left_out = ("per_second", "peak_memory", "seconds_", "gradient_norm", "empty", "all_tied", "count", "beta")
+    return {name: value for name, value in record.items() if not any(part in name for part in left_out)}
+
+
+def _frontier(pairs: Sequence[tuple[float, float]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6))
+    figure.subplots_adjust(left=0.13, right=0.97, top=0.97, bottom=0.14)
+    axes = figure.add_subplot(1, 1, 1)
+    x, y = zip(*pairs, strict=True)
+    axes.plot(x, y, color="#bbbbbb", linewidth=0.8, zorder=1)
+    points = axes.scatter(x, y, c=range(1, len(x) + 1), cmap="viridis", s=18, zorder=2)
+    figure.colorbar(points, ax=axes, label="step")
+    axes.set_xlabel("KL, nats an answer")
+    axes.set_ylabel("reward")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def _line(row: "ModelRow", against: str) -> str:
+    """One model's figures for the terminal."""
+    scores = "  ".join(f"{judge} {value:+.3f}" for judge, value in row.scores.items())
+    text = f"{row.name}: {scores}  distinct-2 {row.distinct_2:.3f}"
+    if row.name == against:
+        return text
+    wins = "  ".join(f"wins by {judge} {found['share']:.1%}" for judge, found in row.wins.items())
+    return f"{text}  {wins}" + ("" if row.kl is None else f"  KL {row.kl:.2f}")

@@ -1,0 +1,111 @@
+"""What `mmalign sample` and `mmalign rank` do, as commands and as stages of a pipeline.
+
+counts = sample_to(catalog, config, Path("answers.jsonl"), "auto", say)
+counts = rank_to(catalog, config, Path("rankings.jsonl"), "auto", say)
+
+A file is written at the end, as a whole.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmalign.errors import DataError
+from mmalign.pipeline.answers import read_answers, write_rows
+from mmalign.pipeline.rank import RankConfig, judge_scores, rank
+from mmalign.pipeline.sample import NEEDS, SampleConfig, asked, name_and_options, open_prompts, sample
+from mmalign.pipeline.sheet import read_sheet, write_sheet
+
+if TYPE_CHECKING:
+    from mmalign.catalog import Catalog
+
+Say = Callable[[str], None]
+_SAY_EVERY = 10.0  # seconds
+
+
+class WaitsForPeople(Exception):
+    """A sheet was written, and people are to fill it in."""
+
+    def __init__(self, sheet: Path) -> None:
+        super().__init__(str(sheet))
+        self.sheet = sheet
+
+
+def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str, say: Say) -> dict[str, int]:
+    """Sample, and write one line a prompt. Returns counts; raises UsageError, IncompatibleError, DataError."""
+    from mmalign.compat import require_needs
+    from mmalign.config.validate import build
+    from mmalign.evaluate.runtime import Runtime
+    from mmalign.sources import resolve
+
+    name, values = name_and_options(config.backbone)
+    source = resolve(name, catalog)
+    require_needs("sample", NEEDS, source.family, name, catalog)
+    part = open_prompts(catalog, config)
+    prompts = asked(part.dataset, config.limit)
+    say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
+    for reason, count in part.dataset.report()["skipped"].items():
+        say(f"{count:,} rows left out of the data: {reason}")
+    runtime = Runtime.choose(device)
+    backbone_class = catalog.load(source.entry)
+    model = backbone_class.load(source, build(backbone_class.Config, values, "backbone"))
+    model.module.to(runtime.device)
+    with runtime.evaluating(model):
+        samples = sample(model, prompts, config, config.k, _progress(len(prompts) * config.k, say))
+    for reason, count in samples.lost.items():
+        say(f"{count:,} prompts left out: {reason}")
+    if not samples.records:
+        raise DataError(
+            f"none of {len(prompts):,} prompts can be answered: {'; '.join(samples.lost)}", hint="Lower max_tokens."
+        )
+    write_rows(path, (record.as_row() for record in samples.records))
+    counts = samples.counts()
+    say(count_line(counts))
+    return counts
+
+
+def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say: Say) -> dict[str, int]:
+    """Rank by the judge or as the sheet says, and write one line a prompt. Returns counts.
+
+    Raises WaitsForPeople where the sheet was not there and is now, DataError, UsageError, RewardError.
+    """
+    from mmalign.evaluate.runtime import choose_device
+
+    records = read_answers(Path(config.answers).expanduser())
+    sheet = Path(config.sheet).expanduser()
+    if config.sheet and not sheet.exists():
+        counts = write_sheet(sheet, records)
+        say(f"{sheet}: {counts['answers']:,} answers to {counts['prompts']:,} prompts, to be ranked by people")
+        raise WaitsForPeople(sheet)
+    if config.sheet:
+        ranked = read_sheet(sheet, records)
+    else:
+        scores = judge_scores(catalog, config.judge, records, choose_device(device), say)
+        ranked = rank(records, scores, config.tie)
+    say(count_line(ranked.counts))
+    if not ranked.rows:
+        raise DataError(
+            f"{config.answers}: no prompt has two answers that are ranked and differ",
+            hint="Sample more answers to each prompt, or at a higher temperature; fill in more of the sheet.",
+        )
+    write_rows(path, ranked.rows)
+    return dict(ranked.counts)
+
+
+def count_line(counts: Mapping[str, int]) -> str:
+    """ "600 prompts, 2,400 answers, 3 empty": the first two, and what is not zero."""
+    kept = [(name, value) for place, (name, value) in enumerate(counts.items()) if value or place < 2]
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in kept)
+
+
+def _progress(total: int, say: Say) -> Callable[[int], None]:
+    told = time.perf_counter()
+
+    def step(drawn: int) -> None:
+        nonlocal told
+        if time.perf_counter() - told > _SAY_EVERY:
+            told = time.perf_counter()
+            say(f"{drawn:,} of {total:,} answers")
+
+    return step

@@ -1,0 +1,141 @@
+"""Whole runs of online objectives where something is wrong with answers, prompts, limits or streams."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from resume_cases import REWARD, Lab, newest, quiet, write_prompts
+
+from mmalign.data.examples import Prompt
+from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
+from mmalign.testing.bench import Workbench
+from mmalign.testing.subjects import single_thread
+from mmalign.train import checkpoint, finish, launch, preview
+from mmalign.train.distributed import Processes
+from mmalign.train.job import assemble
+
+SAME = f'rollout.rewards=[{{"name": "function", "function": "{REWARD.rpartition(":")[0]}:same"}}]'
+SHORT = ("train.steps=3", "train.save_every=1", "train.eval_every=0", "data.max_lost=1")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        patch.setattr(finish, "write_reports", lambda *arguments: None)
+        patch.setattr(finish, "SURVEYED", 8)
+        patch.setattr(preview, "SURVEYED", 8)
+        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
+
+
+def begin(lab: Lab, folder: Path, objective: str, *options: str, say=quiet, dataset: str = ""):
+    plan = lab.plan(objective, "micro-batches", *SHORT, *options, dataset=dataset)
+    return launch.start(plan, lab.catalog, folder=folder, device="cpu", say=say)
+
+
+def test_past_the_limit_of_kl_nothing_is_updated_and_the_checkpoint_before_stands(lab, tmp_path, monkeypatch) -> None:
+    updates, update = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (updates.append(1), update(self, *a))[1])
+    with pytest.raises(NonFiniteError, match=r"past its limit of 0\.001") as error:
+        begin(
+            lab, tmp_path / "run", "ppo", "objective.max_kl=0.001", "train.learning_rate=0.1", "objective.kl_coef=0.01"
+        )
+    assert "objective.max_kl=" in error.value.hint
+    done = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert 1 <= done < 3 and len(updates) == 4 * done, "four updates a step, none in the last"
+    saved = checkpoint.load(newest(tmp_path / "run"))
+    assert saved.step == done and all(bool(t.isfinite().all()) for t in saved.model.values())
+
+
+def test_answers_that_all_score_the_same_make_no_update(lab, tmp_path) -> None:
+    lines: list[str] = []
+    outcome = begin(
+        lab, tmp_path / "run", "grpo", SAME, "objective.epochs=1", "objective.minibatches=1", say=lines.append
+    )
+    assert outcome.summary["skipped_updates"] == 3
+    assert sum("nothing to learn from" in line for line in lines) == 3
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["no_difference"] for record in records if "no_difference" in record] == [1.0, 1.0, 1.0]
+    saved = [checkpoint.load(path).model for path in checkpoint.committed(tmp_path / "run" / "checkpoints")]
+    assert len(saved) > 1 and all(torch.equal(saved[0][name], tensor) for name, tensor in saved[-1].items())
+
+
+def test_prompts_are_cut_at_their_beginning_and_counted_and_empty_ones_are_named(lab, tmp_path) -> None:
+    long = "a red car and a blue house and a large white bird and the photo of a small black cat " * 3
+    path = write_prompts(tmp_path / "prompts.jsonl", long, long + "tree", "a dog", " ")
+    lines: list[str] = []
+    sets = ("dataset.max_bad=0.5", "dataset.holdout=0")
+    outcome = begin(lab, tmp_path / "run", "rloo", *sets, dataset=path, say=lines.append)
+    assert outcome.summary["truncated_texts"] == 8, "of 12 prompts in three steps, each read four times"
+    assert any(line.startswith("1 left out of") and line.endswith("no prompt") for line in lines)
+    job = assemble(lab.plan("rloo", "micro-batches"), Processes("cpu"))
+    with pytest.raises(BadSample, match="an empty prompt"):
+        job.encoder.encode(Prompt("p", ""), 0, 0, train=True)
+    room = job.encoder.processor.context_length - 4
+    row = job.encoder.encode(Prompt("p", long), 0, 0, train=True)
+    whole = job.encoder.processor.prompt(long)
+    assert row["sequences"].prompt.tolist() == whole[-room:].tolist()
+    assert int(row["num_lost"]) == len(whole) - room
+
+
+def test_streams_are_dealt_over_the_updates_and_go_on_in_order(lab) -> None:
+    plan = lab.plan("ppo", "micro-batches", "objective.ptx_batch_size=6")
+    job = assemble(plan, Processes("cpu"))
+    batch = next(iter(job.stream(0)))[1]
+    prepared = job.prepare(0, batch)
+    stream = job.other_streams(0)["ptx"]
+    texts = [stream.next_batch("ptx") for _ in range(2)]
+    stream.close()
+    again = job.other_streams(1)["ptx"]
+    assert again.next_batch("ptx")["key"] == texts[1]["key"] != texts[0]["key"]
+    again.close()
+    seen, keys, numbers = [], [], []
+    for main, ptx in job.updates(0, prepared, {"ptx": texts[0]}):
+        assert ptx.stream == "ptx" and 1 <= len(ptx) <= 2
+        keys += ptx["key"]
+        seen.append(main["key"])
+        numbers += main["update"].tolist()
+    assert tuple(keys) == texts[0]["key"] and numbers == [0, 0, 1, 1, 2, 2, 3, 3]
+    for epoch in (0, 2):
+        assert sorted(seen[epoch] + seen[epoch + 1]) == sorted(batch["key"]), "each row once an epoch"
+    assert seen[:2] != seen[2:], "dealt anew in each"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("objective.ptx_batch_size=3",), "do not give 4 updates"),
+        (("streams.ptx.no_such=1",), "no_such"),
+        (("streams.other.name=x",), "reads no such stream"),
+        (("streams.ptx=1",), "takes a data set's name or options"),
+        (("streams.ptx.name=no-such-data",), "no-such-data"),
+        (("objective.ptx_coef=0", "streams.ptx.name=x"), "reads no such stream"),
+        (("objective.kl_coef=0",), "0 would stay 0"),
+        (("train.batch_size=1",), "some would be empty"),
+        (("rollout.max_tokens=32",), "leaves no room for a prompt"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_first_step(lab, options, message) -> None:
+    with pytest.raises((UsageError, DataError), match=message):
+        assemble(lab.plan("ppo", "micro-batches", *options), Processes("cpu"))
+
+
+def test_what_a_batch_is_compared_with_is_rounded_as_its_passes_are(lab) -> None:
+    """In bf16 what was noted of the policy is what it finds, to the bit, and not what it finds in fp32."""
+    plain = ("backbone.dropout=0", "backbone.neftune_alpha=0")
+    job = assemble(lab.plan("ppo", "whole", "train.precision=bf16", *plain), Processes("cpu"))
+    batch = job.prepare(0, next(iter(job.stream(0)))[1])
+    with torch.no_grad():
+        rounded, exact = job.engine.run(batch), job.objective.forward(job.models, batch)
+    assert torch.equal(batch["old"].values, rounded["logps"])
+    assert not torch.equal(batch["old"].values, exact["logps"])
+    assert not batch["kl"].any(), "the reference is the starting policy"
+
+
+def test_what_happened_in_episodes_is_counted(lab, tmp_path) -> None:
+    environment = ('rollout.environment={"name": "calculator"}', "rollout.max_turns=2", "rollout.max_tokens=8")
+    begin(lab, tmp_path / "run", "rloo", *environment, "train.steps=2", dataset="arithmetic")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    assert [record["num_episodes"] for record in steps] == [12, 12]
+    assert all(record["num_turns"] >= 12 and record["num_prompt_tokens_cut"] > 0 for record in steps)
