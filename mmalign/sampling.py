@@ -76,4 +76,5 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     """[N, 1]: the first place where the sum exceeds the target; the last that adds to it, where rounding put the target
     at or above all. cumulative: [N, n]; target: [N, 1]."""
     below = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
-    return torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
+    found = torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
+    return found.clamp(max=cumulative.shape[1] - 1)  # NaN is above all

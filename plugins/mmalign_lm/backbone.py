@@ -109,7 +109,8 @@ class CausalLMBackbone(lora.Adaptable):
     ) -> Generated:
         """An answer to each prompt, in order; prompts of like length are answered together. See `mmalign.sampling`."""
         found: dict[int, list[Any]] = {}
-        for rows in batches(prompts, sampling.max_tokens):
+        padded = self._output.weight.dtype != torch.float64
+        for rows in batches(prompts, sampling.max_tokens, padded=padded):
 
             def tell(line: int, token: int, rows: list[int] = rows) -> None:
                 if on_token is not None:

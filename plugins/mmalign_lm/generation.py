@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmalign.errors import NonFiniteError
 from mmalign.sampling import Generated, Sampling, draw, uniforms
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def generate(
             rows, places, drawn = [rows[line] for line in alive], places[keep], drawn[keep]
         logits = reading.next(drawn)
     ids, found = tokens.T.cpu(), logps.T.cpu()
+    if bool(found.isnan().any()):
+        raise NonFiniteError(
+            "the model gives NaN for what comes next", hint="Take an earlier checkpoint, or float32 weights."
+        )
     return Generated(
         [row[:length].clone() for row, length in zip(ids, lengths, strict=True)],
         [row[:length].clone() for row, length in zip(found, lengths, strict=True)],
@@ -70,12 +75,17 @@ def generate(
     )
 
 
-def batches(prompts: Sequence[Tensor], max_tokens: int) -> Iterator[list[int]]:
-    """Rows to answer together: those of like length, and equal prompts side by side."""
+def batches(prompts: Sequence[Tensor], max_tokens: int, *, padded: bool = True) -> Iterator[list[int]]:
+    """Rows to answer together: those of like length, and equal prompts side by side. padded: lengths may differ.
+
+    In float64 BLOOM's softmax, which is in float32, makes NaN of a padding place that may look at nothing.
+    """
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row].tolist()))
     while order:
-        number = 1
-        while number < min(_ROWS, len(order)) and (number + 1) * (len(prompts[order[number]]) + max_tokens) <= _PLACES:
+        number, longest = 1, len(prompts[order[0]]) if not padded else max(map(len, prompts))
+        while number < min(_ROWS, len(order)) and len(prompts[order[number]]) <= longest:
+            if (number + 1) * (len(prompts[order[number]]) + max_tokens) > _PLACES:
+                break
             number += 1
         yield order[:number]
         order = order[number:]

@@ -47,7 +47,7 @@ def check(module: Any, prompts: list[torch.Tensor], sampling: Sampling) -> None:
         assert found.ids[row].tolist() == ids[:length].tolist() == said[row]
         assert found.ended[row] == (end in ids.tolist())
         torch.testing.assert_close(found.logps[row], logps[:length], rtol=1e-4, atol=1e-5)
-    assert len({len(ids) for ids in found.ids}) > 3 and not all(found.ended), "rows leave at different times"
+    assert len({len(ids) for ids in found.ids}) > 2 and not all(found.ended), "rows leave at different times"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
