@@ -1,8 +1,12 @@
-"""Keep freed memory in the process: `keep_freed_memory()`, once, before CPU work with large tensors.
+"""Keep freed memory in the process, or give it back where work of another shape follows.
+
+    keep_freed_memory()      # once, before CPU work with large tensors
+    release_freed_memory()   # between sampling and learning, whose blocks differ in size
 
 glibc gives every block above 32 MB back to the kernel when it is freed, and the kernel hands out zeroed pages again for
 the next one. A convolution's activations are such blocks: most of a forward's time then goes into page faults, not
-arithmetic (measured in BENCHMARKS.md). Told to keep what it has, the allocator reuses it.
+arithmetic (measured in BENCHMARKS.md). Told to keep what it has, the allocator reuses it. Blocks of other sizes may not
+fit where they were, and the heap grows beside what is free in it: then it is better given back.
 """
 
 import ctypes
@@ -21,3 +25,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _WHATEVER_IS_FREE))
+
+
+def release_freed_memory() -> None:
+    """Give the kernel whatever is free, and keep as before what is freed from now on. Only on glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

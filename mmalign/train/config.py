@@ -18,7 +18,9 @@ class TrainConfig(_Section):
     steps: int = Field(200, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="examples a step, over all processes")
     micro_batch_size: int = Field(
-        0, ge=0, description="examples a forward pass and process; 0: the whole batch at once"
+        0,
+        ge=0,
+        description="examples a forward pass and process; 0: the whole batch, shared out where several models learn",
     )
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")

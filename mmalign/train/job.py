@@ -136,6 +136,7 @@ class Job:
                     return objective.prepare(self.models, batch, ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
+            self.engine.release()
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
         """What each optimiser update of a step learns from, of every stream; see `mmalign.train.updates`."""
@@ -189,7 +190,16 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
                 hint="Leave train.micro_batch_size at 0 on one process, or train.compile at false.",
             )
         forward.compile()
-    engine = Engine(objective, forward, processes, processes.device, train.precision == "bf16")
+    engine = Engine(
+        objective,
+        forward,
+        processes,
+        processes.device,
+        bf16=train.precision == "bf16",
+        passes=1 if objective.coupled else models.passes,
+        mixed=sampler is not None,
+    )
+    engine.release()  # what building took
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
     return Job(
         plan,

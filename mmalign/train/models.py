@@ -110,6 +110,11 @@ class Models:
         modules = {name: backbone.module for name, backbone in self._roles.items() if name in self._trains}
         return modules | {f"{role}_head": head for role, head in self.heads.items() if role in self._trains}
 
+    @property
+    def passes(self) -> int:
+        """Through a trunk, of a batch that every trained role reads; a head on another role's trunk makes none."""
+        return len({id(getattr(self, role)) for role in self._trains})
+
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters to optimise, with names that start with their role, wherever they lie."""
         owners = self.owners()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmalign.data.batch import Batch
 from mmalign.errors import NonFiniteError, PluginError
+from mmalign.memory import release_freed_memory
 from mmalign.objective import Metrics, Objective
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
@@ -44,6 +45,8 @@ class Engine:
     processes: Processes
     device: torch.device
     bf16: bool = False
+    passes: int = 1  # through a trunk, whose activations wait for one backward pass
+    mixed: bool = False  # sampling and learning take turns
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
@@ -52,12 +55,20 @@ class Engine:
         with self.autocast():
             return self.forward(batch)
 
+    def release(self) -> None:
+        """Where sampling and learning take turns, each with blocks of its own sizes: free memory to the system."""
+        if self.mixed and self.device.type == "cpu":
+            release_freed_memory()
+
 
 def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
-    """Add one step's gradients to the parameters. `batches`: one of each stream, this process's share, prepared."""
+    """Add one step's gradients to the parameters. `batches`: one of each stream, this process's share, prepared.
+
+    micro_batch_size 0: the activations of a micro-batch in all trained models are as many as the batch's in one.
+    """
     results = []
     for batch in batches:
-        micros = batch.split(micro_batch_size or len(batch))
+        micros = batch.split(micro_batch_size or -(-len(batch) // engine.passes))
         counts = _global_counts(engine, micros)
         if engine.objective.coupled:
             results.append(_coupled(engine, micros, counts))
@@ -112,6 +123,7 @@ def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
         sums, metrics = objective.loss(engine.run(micro), micro)
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
+        engine.release()
         part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
         result = part if result is None else merge(result, part)
     assert result is not None
