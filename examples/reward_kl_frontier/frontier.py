@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--methods", nargs="+", choices=[*STRENGTHS, "best-of-n"], default=[*STRENGTHS, "best-of-n"])
-    parser.add_argument("--steps", type=int, default=50, help="of each run")
+    parser.add_argument("--steps", type=int, default=40, help="of each run")
     parser.add_argument("--reviews", type=int, default=512, help="written by each model to measure it")
     parser.add_argument("--quick", action="store_true", help="2 steps and 32 reviews: whether it runs")
     given = parser.parse_args()

@@ -5,10 +5,11 @@
 
 A Llama of SmolLM2-135M's shape and its 49,152 tokens, random weights, fp32 on the CPU; --rows rows a step, each a
 prompt of --tokens tokens and an answer of as many, which sampling seldom ends. Two steps of each variant, an update a
-step, all rows in one pass, or in two where it says so: where policy and critic are two passes through the trunk, the
-activations of both wait for the backward pass. Printed: peak resident memory less what it is after all imports, seconds
-of the second step, tokens a step, the ratios, and those that the project promises: PPO with LoRA on one trunk <= 1.3 of
-SFT with LoRA, and <= 0.4 of PPO with four full copies.
+step. Policy and critic are two passes through the trunk, whose activations wait for the backward pass; as it comes, a
+run shares the batch out between them, so that a micro-batch's in both are as many as SFT's whole batch's. "at once"
+does not, and "in quarters" makes micro-batches of a quarter. Printed: peak resident memory less what it is after all
+imports, seconds of the second step, tokens a step, the ratios, and those that the project promises: PPO with LoRA on
+one trunk <= 1.3 of SFT with LoRA, and <= 0.4 of PPO with four full copies.
 """
 
 import argparse
@@ -24,20 +25,33 @@ ONE_TRUNK, COPIES = 1.3, 0.4
 LORA = {"backbone.lora.rank": 16}
 PPO = {"objective.epochs": 1, "rollout.samples": 1}
 FUNCTION = [{"name": "function", "function": "{folder}/reward.py:score"}]
-HALVES = {"train.micro_batch_size": "{half}"}
+AT_ONCE, QUARTERS = ({"train.micro_batch_size": size} for size in ("{rows}", "{quarter}"))
 SCORER, ADAPTER = ([{"name": "reward-model", "path": f"{{folder}}/{name}"}] for name in ("scorer", "scorer-lora"))
-SFT_LORA, SFT_FULL, COPIED = "SFT, LoRA", "SFT, full", "PPO, full, four copies"
-TRUNK, TRUNK_HALVES = "PPO, LoRA, one trunk", "PPO, LoRA, one trunk, two passes"
-REWARDED, FULL = "PPO, LoRA, one trunk with a reward model, two passes", "PPO, full, head critic, reference copy"
+ONE_TRUNK_RUN = LORA | PPO | {"rollout.rewards": FUNCTION}
+COPIES_RUN = PPO | {"rollout.rewards": SCORER, "objective.critic.kind": "copy"}
+SFT_LORA, SFT_FULL = "SFT, LoRA", "SFT, full"
+TRUNK, COPIED = "PPO, LoRA, one trunk", "PPO, full, four copies"
+REWARDED, FULL = "PPO, LoRA, one trunk with a reward model", "PPO, full, head critic, reference copy"
 VARIANTS = {  # objective, options
     SFT_LORA: ("sft", LORA),
-    TRUNK: ("ppo", LORA | PPO | {"rollout.rewards": FUNCTION}),
-    TRUNK_HALVES: ("ppo", LORA | PPO | HALVES | {"rollout.rewards": FUNCTION}),
-    REWARDED: ("ppo", LORA | PPO | HALVES | {"rollout.rewards": ADAPTER}),
+    TRUNK: ("ppo", ONE_TRUNK_RUN),
+    REWARDED: ("ppo", LORA | PPO | {"rollout.rewards": ADAPTER}),
     SFT_FULL: ("sft", {}),
     FULL: ("ppo", PPO | {"rollout.rewards": FUNCTION, "objective.critic.kind": "head"}),
-    COPIED: ("ppo", PPO | {"rollout.rewards": SCORER, "objective.critic.kind": "copy"}),
+    COPIED: ("ppo", COPIES_RUN),
+    f"{TRUNK}, at once": ("ppo", ONE_TRUNK_RUN | AT_ONCE),
+    f"{COPIED}, at once": ("ppo", COPIES_RUN | AT_ONCE),
+    f"{TRUNK}, in quarters": ("ppo", ONE_TRUNK_RUN | QUARTERS),
+    f"{COPIED}, in quarters": ("ppo", COPIES_RUN | QUARTERS),
 }
+COMPARED = (  # above, below, what is promised
+    (TRUNK, SFT_LORA, ONE_TRUNK),
+    (REWARDED, SFT_LORA, ONE_TRUNK),
+    *((f"{TRUNK}{how}", f"{COPIED}{how}", COPIES) for how in ("", ", at once", ", in quarters")),
+    (REWARDED, COPIED, COPIES),
+    (FULL, SFT_FULL, None),
+    (COPIED, SFT_FULL, None),
+)
 REWARD = """def score(completions):
     return [sum(c in "aeiou" for c in text) / max(1, len(text)) for text in completions]
 """
@@ -112,7 +126,9 @@ def one(variant: str, folder: Path, given: argparse.Namespace) -> None:
     }  # fmt: skip
     if objective == "ppo":
         options |= {"rollout.max_tokens": given.tokens, "rollout.keep_experience": 0}
-    filled = json.dumps(options).replace("{folder}", str(folder)).replace('"{half}"', str(given.rows // 2))
+    filled = json.dumps(options).replace("{folder}", str(folder))
+    for word, rows in (("rows", given.rows), ("quarter", given.rows // 4)):
+        filled = filled.replace(f'"{{{word}}}"', str(rows))
     texts = {key: json.dumps(value) for key, value in json.loads(filled).items()}
     sets = [part for key, text in texts.items() for part in ("--set", f"{key}={text}")]
     out = Path(tempfile.mkdtemp(dir=folder)) / "run"
@@ -148,12 +164,7 @@ def main() -> None:
             found[variant] = result["bytes"]
             memory_gb, seconds = result["bytes"] / 1e9, result["seconds"]
             print(f"{variant}: {memory_gb:.2f} GB, {result['tokens']} tokens, {seconds:.1f} s a step", flush=True)
-    for above, below, bar in (
-        *((above, SFT_LORA, ONE_TRUNK) for above in (TRUNK, TRUNK_HALVES, REWARDED)),
-        *((above, COPIED, COPIES) for above in (TRUNK, TRUNK_HALVES, REWARDED)),
-        (FULL, SFT_FULL, None),
-        (COPIED, SFT_FULL, None),
-    ):
+    for above, below, bar in COMPARED:
         if above in found and below in found:
             ratio = found[above] / found[below]
             verdict = "" if bar is None else f" (bar {bar}) {'ok' if ratio <= bar else 'ABOVE'}"
