@@ -13,7 +13,9 @@ Whether a family's attention works on such pages is tried before the run: a fami
 gives other probabilities without an error.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -71,7 +73,7 @@ class ContinuousBatching:
             return Generated([], [], [])
         module, end = _module(policy), policy.processor.end_id
         devices = [module.device] if module.device.type == "cuda" else []
-        with quiet(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the generators that all share
+        with _silent(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the generators that all share
             manager = cast(Any, module).init_continuous_batching(
                 generation_config=_generation(sampling, end),
                 continuous_batching_config=self._paged(prompts, sampling, seeds),
@@ -114,6 +116,18 @@ class ContinuousBatching:
             use_async_batching=False,
             auto_switch_to_flash=False,  # it may fetch kernels from the hub, and takes no float32
         )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What goes wrong is raised here, and not logged by its thread too."""
+    logger = logging.getLogger("ContinuousBatchingLogger")
+    was, logger.disabled = logger.disabled, True
+    try:
+        with quiet():
+            yield
+    finally:
+        logger.disabled = was
 
 
 def _module(policy: Any) -> PreTrainedModel:
