@@ -1,5 +1,6 @@
 """Answers by transformers' continuous batching: a row that ends makes room for the next one at once, and keys and
-values lie in pages, so that long prompts and answers of very unequal length waste neither passes nor memory.
+values lie in pages, so that long prompts and answers of very unequal length waste neither passes nor memory. It is made
+for GPUs: on a CPU the policy's own generation of short answers is twice as fast.
 
     mmalign train --objective grpo --set 'rollout.engine={"name": "continuous-batching"}'
 
@@ -27,8 +28,10 @@ from transformers.generation import ContinuousBatchingConfig as PagedConfig
 from transformers.generation import ContinuousMixin
 
 from mmalign.data.order import stable_hash
+from mmalign.data.sequences import Sequences
 from mmalign.errors import UsageError
 from mmalign.pretrained import quiet
+from mmalign.protocols import CausalLM
 from mmalign.sampling import Generated, Sampling
 from mmalign_engines.options import ContinuousBatchingConfig
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 _NEEDS = {"return_logprobs", "page_size", "seed"}
 _TRIED = 8  # tokens an answer
 # Nats that a token's log-probability may differ by, by the weights' precision.
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _COARSE = 0.1
 
 
@@ -154,15 +157,14 @@ def _generation(sampling: Sampling, end: int) -> GenerationConfig:
 
 
 def _gap(policy: "Policy", prompts: Sequence[Tensor], found: Generated) -> float:
-    """The largest difference of a token's log-probability from that of one pass of the model over it."""
-    module, worst = _module(policy), 0.0
-    for prompt, ids, logps in zip(prompts, found.ids, found.logps, strict=True):
-        row = torch.cat([prompt, ids])[None].to(module.device)
-        with torch.no_grad():
-            logits: Tensor = module(input_ids=row, use_cache=False).logits[0, len(prompt) - 1 : -1]
-        own = logits.float().log_softmax(-1).gather(1, row[0, len(prompt) :, None])[:, 0].cpu()
-        worst = max(worst, float((own - logps).abs().max()))
-    return worst
+    """The largest difference of a token's log-probability from the one that training sees."""
+    backbone = cast(CausalLM, policy)  # every policy is one
+    learn = [[torch.ones(len(ids), dtype=torch.bool)] for ids in found.ids]
+    sequences = Sequences.from_lists(list(prompts), [[ids] for ids in found.ids], learn)
+    with torch.no_grad():
+        hidden = backbone.hidden_states(sequences.to(_module(policy).device))
+        own = backbone.token_logps(hidden).logps.cpu()
+    return float((own - torch.cat(found.logps).to(own)).abs().max())
 
 
 def _refusal(module: PreTrainedModel, why: str) -> UsageError:
