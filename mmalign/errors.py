@@ -58,6 +58,10 @@ class EnvironmentFailure(MmalignError):
     """An environment raised, hung, died, or answered with something else than a turn (exit 1)."""
 
 
+class EngineError(MmalignError):
+    """A sampling engine raised, or what it drew is no answer (exit 1)."""
+
+
 class CheckpointError(MmalignError):
     """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
 

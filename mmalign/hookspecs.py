@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         BackboneSpec,
         CommandSpec,
         DatasetSpec,
+        EngineSpec,
         EnvironmentSpec,
         EvaluationSpec,
         ObjectiveSpec,
@@ -57,6 +58,12 @@ def register_rewards() -> "Iterable[RewardSpec]":
 @hookspec
 def register_environments() -> "Iterable[EnvironmentSpec]":
     """Environments that answer actions."""
+    return ()
+
+
+@hookspec
+def register_engines() -> "Iterable[EngineSpec]":
+    """What draws answers in place of the policy's own `generate`."""
     return ()
 
 

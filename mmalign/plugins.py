@@ -39,6 +39,7 @@ BUILTINS = (
     "mmalign_data",
     "mmalign_evals",
     "mmalign_environments",
+    "mmalign_engines",
     "mmalign_rewards",
 )
 # pluggy marks functions by attributes, which have no other reader than hasattr.

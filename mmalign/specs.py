@@ -152,6 +152,19 @@ class EnvironmentSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineSpec(Spec):
+    """What draws the answers of an online objective (`mmalign.rl.engines.SamplingEngine`).
+
+    exact: it draws what the policy's own `generate` draws with the same seeds, so nothing is to be corrected for.
+    reproducible: the same weights, prompts and seeds give the same answers again; else a run cannot be repeated, and
+    one that is resumed goes on with other answers.
+    """
+
+    exact: bool = False
+    reproducible: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSpec(Spec):
     """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric.
 
@@ -183,6 +196,7 @@ KINDS: dict[str, type[Spec]] = {
     "datasets": DatasetSpec,
     "rewards": RewardSpec,
     "environments": EnvironmentSpec,
+    "engines": EngineSpec,
     "evaluations": EvaluationSpec,
     "commands": CommandSpec,
 }

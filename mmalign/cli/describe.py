@@ -6,6 +6,7 @@ from mmalign.capabilities import Derived
 from mmalign.specs import (
     BackboneSpec,
     DatasetSpec,
+    EngineSpec,
     Entry,
     EnvironmentSpec,
     EvaluationSpec,
@@ -42,6 +43,8 @@ def headline(entry: Entry) -> str:
         return ", ".join(spec.examples)
     if isinstance(spec, EnvironmentSpec):
         return f"prompt of {spec.dataset}" if spec.dataset else "prompt"
+    if isinstance(spec, EngineSpec):
+        return "exact" if spec.exact else "reproducible" if spec.reproducible else "not reproducible"
     return ", ".join(spec.kinds) if isinstance(spec, EvaluationSpec) else ""
 
 
@@ -72,6 +75,8 @@ def _particular(spec: Any) -> dict[str, Any]:
         return {"examples": list(spec.examples)}
     if isinstance(spec, EnvironmentSpec):
         return {"dataset": spec.dataset}
+    if isinstance(spec, EngineSpec):
+        return {"exact": spec.exact, "reproducible": spec.reproducible}
     if isinstance(spec, EvaluationSpec):
         return {
             "needs": list(spec.needs),

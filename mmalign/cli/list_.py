@@ -6,7 +6,7 @@ import click
 
 from mmalign.cli.app import App, Choice, emit_json, json_option, pass_app, quiet_option
 
-_KINDS = ("backbones", "objectives", "datasets", "rewards", "environments", "evaluations")
+_KINDS = ("backbones", "objectives", "datasets", "rewards", "environments", "engines", "evaluations")
 
 
 @click.command(
@@ -18,7 +18,7 @@ _KINDS = ("backbones", "objectives", "datasets", "rewards", "environments", "eva
 @quiet_option
 @pass_app
 def command(app: App, kind: str, as_json: bool) -> None:
-    """Print every one of a KIND: backbones, objectives, datasets, rewards, environments or evaluations."""
+    """Print every one of a KIND: backbones, objectives, datasets, rewards, environments, engines or evaluations."""
     from mmalign.cli.describe import facts, headline
     from mmalign.cli.table import table
 

@@ -16,7 +16,7 @@ from mmalign.specs import KINDS, Entry
 @quiet_option
 @pass_app
 def command(app: App, name: str, options: bool, as_json: bool) -> None:
-    """Show what NAME needs, provides and takes: a backbone, objective, dataset, reward, environment or evaluation."""
+    """Show what NAME, of whatever kind (`mmalign list KIND`), needs, provides and takes."""
     from mmalign.cli.describe import facts, text
 
     entries = find_any(app, name)

@@ -70,6 +70,12 @@ def clipped_policy_loss(
     return torch.maximum(free, held), (held > free).detach()
 
 
+def truncated_weights(log_ratio: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """min(exp(log_ratio), limit), without gradient, and where the limit holds it (Ionides 2008; Yao 2025)."""
+    ratio = log_ratio.detach().exp()
+    return ratio.clamp(max=limit), ratio > limit
+
+
 def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the larger of (V - R)^2 and (clip(V, old - clip, old + clip) - R)^2; clip 0: the first alone."""
     free = (values - returns).square()

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from mmalign.data.batch import Batch, Ragged
 from mmalign.data.sequences import Sequences
+from mmalign.ops import sum_rows
+from mmalign.ops.rl import truncated_weights
 
 if TYPE_CHECKING:
     from mmalign.objective import Context
     from mmalign.protocols import CausalLM
 
 REWARD = "reward "  # before a reward's name, in a column's
+OTHER_SAMPLER = "other sampler"  # [N] bool: answers are an engine's, whose log-probabilities are not the policy's
 _Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
 
 
@@ -58,6 +61,24 @@ def old_logps(batch: Batch, logps: Tensor) -> Tensor:
     old = batch["old"]
     first = (batch["update"] == 0).repeat_interleave(old.lengths.to(new.device), output_size=len(new))
     return torch.where(first, new, old.values)
+
+
+def sampler_weights(batch: Batch, old: Tensor, limit: float, *, whole: bool = False) -> tuple[Tensor | float, _Metrics]:
+    """What to multiply a policy loss by, because answers came from another distribution than the policy's: truncated
+    importance weights min(pi_old / pi_sampler, limit), [P] or, where a `whole` answer is one action, [M], without
+    gradient (Yao 2025, "Your efficient RL framework secretly brings you off-policy RL training"). 1.0 where the policy
+    itself drew, and with limit 0. old: [P], the policy's log-probabilities when it sampled.
+
+    Metrics, (sum, count): sampler_gap, nats between the two at a token, in size; where answers are another sampler's
+    sampler_weight, and sampler_truncated, the share of weights above the limit.
+    """
+    gap = old - batch["sampler_logps"].values.to(old)
+    metrics: _Metrics = {"sampler_gap": (gap.abs().sum(), len(gap))}
+    if OTHER_SAMPLER not in batch or not limit:
+        return 1.0, metrics
+    weights, truncated = truncated_weights(sum_rows(gap, answer_offsets(batch["sequences"])) if whole else gap, limit)
+    counted = {"sampler_weight": weights.sum(), "sampler_truncated": truncated.sum()}
+    return weights, metrics | {name: (total, len(weights)) for name, total in counted.items()}
 
 
 def rollout_metrics(batch: Batch) -> _Metrics:

@@ -10,7 +10,7 @@ what else is in the batch, nor on processes, nor on when other answers end.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +19,9 @@ from mmalign.data.batch import Batch
 from mmalign.data.examples import Prompt
 from mmalign.data.sequences import Sequences
 from mmalign.rl.answers import Answers
-from mmalign.rl.columns import REWARD, answer_offsets, per_prompt
-from mmalign.rl.environments import find
+from mmalign.rl.columns import OTHER_SAMPLER, REWARD, answer_offsets, per_prompt
+from mmalign.rl.engines import find as find_engine
+from mmalign.rl.environments import find as find_environment
 from mmalign.rl.episodes import Episode, Policy, play, tally
 from mmalign.rl.rewards import RewardList, check_rewards
 
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 
     from mmalign.catalog import Catalog
     from mmalign.protocols import AnswersProcessor
+    from mmalign.rl.engines import Engine
     from mmalign.rl.environments import EnvironmentHost, Started
     from mmalign.train.config import RolloutConfig
 
 
 class Sampler:
     """rewards score what the policy writes, in the last turn where an environment replies to it; what the environment
-    pays is added. counts: of the last batch's episodes, such as those that an environment never ended."""
+    pays is added. engine: what draws in the policy's place. counts: of the last batch's episodes, such as those that an
+    environment never ended."""
 
     def __init__(
         self,
@@ -43,9 +46,10 @@ class Sampler:
         processor: "AnswersProcessor",
         rewards: RewardList,
         environment: "EnvironmentHost | None" = None,
+        engine: "Engine | None" = None,
     ) -> None:
         self.config, self._processor, self._rewards = config, processor, rewards
-        self._environment = environment
+        self._environment, self._engine = environment, engine
         self._seconds: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
@@ -54,14 +58,16 @@ class Sampler:
 
         sequences: the prompts with K answers each; score: [N, K], what an answer earns in all; token_rewards: ragged,
         the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
-        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward.
+        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward. Where an
+        engine drew that is not exact, "other sampler": [N] bool too.
         """
         device, seeds, self.counts = batch.device, [seed(row) for row in range(len(batch) * answers)], {}
-        with self._clock("rollout"):
+        engine = self._engine
+        with self._clock("rollout"), nullcontext(policy) if engine is None else engine.on(policy) as writer:
             prompts, environments = self._prompts(batch, seeds, answers)
             repeated = [prompt for prompt in prompts for _ in range(answers)]
             turns = self.config.max_turns if environments else 1
-            episodes = play(policy, repeated, environments, self.config.sampling, seeds, turns)
+            episodes = play(writer, repeated, environments, self.config.sampling, seeds, turns)
         self.counts |= tally(episodes)
         groups = [episodes[row : row + answers] for row in range(0, len(episodes), answers)]
         sequences = Sequences.from_lists(
@@ -74,6 +80,8 @@ class Sampler:
             scores = self._rewards.score(self._answers(batch, sequences, episodes, answers))
         placed = _place(scores.total, episodes, sequences)
         shape = (len(batch), answers)
+        exact = engine is None or engine.exact
+        flag = {} if exact else {OTHER_SAMPLER: torch.ones(len(batch), dtype=torch.bool, device=device)}
         return batch.with_columns(
             sequences=sequences.to(device),
             score=(scores.total + torch.tensor([episode.paid for episode in episodes])).view(shape).to(device),
@@ -81,6 +89,7 @@ class Sampler:
             token_rewards=per_prompt(placed, sequences).to(device),
             sampler_logps=per_prompt(torch.cat([torch.zeros(0), *(e.logps for e in episodes)]), sequences).to(device),
             written=tuple(tuple(episode.text for episode in group) for group in groups),
+            **flag,
             **{f"{REWARD}{name}": part.view(shape).to(device) for name, part in scores.parts.items()},
         )
 
@@ -146,8 +155,10 @@ def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "
 
 def checked_rollout(catalog: "Catalog", config: "RolloutConfig") -> "RolloutConfig":
     """The options with those of every reward in full, paths absolute: a run is resumed from anywhere. Loads nothing
-    heavy; raises UsageError for a reward or an environment that cannot be had."""
+    heavy; raises UsageError for a reward, an environment or an engine that cannot be had."""
     if config.environment:
-        find(catalog, config.environment)
+        find_environment(catalog, config.environment)
+    if config.engine:
+        find_engine(catalog, config.engine)
     chosen = check_rewards(catalog, config.rewards, required=not config.environment)
     return config.model_copy(update={"rewards": tuple(reward.options() for reward in chosen)})

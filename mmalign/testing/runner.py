@@ -12,6 +12,7 @@ from mmalign.errors import MmalignError
 from mmalign.testing import (
     backbone_checks,
     data_checks,
+    engine_checks,
     environment_checks,
     objective_checks,
     plugin_checks,
@@ -46,6 +47,8 @@ def find_checks(name: str, bench: Workbench) -> list[Check]:
             checks += data_checks.dataset_checks(entry, bench)
         elif entry.kind == "environments":
             checks += environment_checks.checks(entry, bench)
+        elif entry.kind == "engines":
+            checks += engine_checks.checks(entry, bench)
         elif entry.kind == "evaluations":
             checks += data_checks.evaluation_checks(entry, bench)
         elif entry.kind == "rewards":

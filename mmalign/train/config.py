@@ -113,6 +113,11 @@ class RolloutConfig(_Section):
         description="scorers of answers, added up by `weight` (1; 0 reports only), each with its options, such as "
         '[{"name": "vader"}, {"name": "length", "weight": 0}]',
     )
+    engine: dict[str, JsonValue] = Field(
+        {},
+        description="what draws answers in the policy's place, with its options, such as "
+        '{"name": "continuous-batching"}; empty: the policy itself, exactly by the seed',
+    )
     environment: dict[str, JsonValue] = Field(
         {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
     )

@@ -18,6 +18,7 @@ from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
+from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environments import EnvironmentHost
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
@@ -257,7 +258,8 @@ def _sampler(plan: Plan, objective: Objective, models: Models, processes: Proces
     rewards = RewardList.build(
         plan.catalog, config.rewards, processes.device, say, required=environment is None, models=models
     )
-    return Sampler(config, processor, rewards, environment)
+    engine = SamplingEngine.build(plan.catalog, config.engine, models.policy, say)
+    return Sampler(config, processor, rewards, environment, engine)
 
 
 def _make_deterministic() -> None:

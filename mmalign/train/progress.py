@@ -27,7 +27,7 @@ from mmalign.train.step import StepResult, merge
 
 Say = Callable[[str], None]
 _HEADER_EVERY = 20  # rows
-_UNTABLED = ("loss", "empty", "beta")
+_UNTABLED = ("loss", "empty", "beta", "sampler_gap")
 
 
 class Progress:

@@ -12,16 +12,17 @@ How tokens are put together, and what else differs, by `variant`:
     dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length, and without sampling again)
 
 Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from, the
-distance to the reference included, nor in a denominator, that of dr-grpo included. Use it where answers can be scored
-and no critic is wanted.
+distance to the reference included, nor in a denominator, that of dr-grpo included. Where an engine drew that is not
+exact (`rollout.engine`), the max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`. Use it where answers
+can be scored and no critic is wanted.
 """
 
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Context, Metrics, Outputs
+from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,30 +33,20 @@ if TYPE_CHECKING:
 _DAPO_HIGH = 0.28
 
 
-class GroupRelativePolicyOptimization(Objective):
-    """Answers against their siblings, without a critic."""
+class GroupRelativePolicyOptimization(OnlineObjective):
+    """Answers against their siblings, without a critic. `forward` is the base's: logps of the action tokens, [P]."""
 
-    best_by = ("score", "high")
     fewest_answers = 2
 
-    class Config(ObjectiveConfig):
+    class Config(PolicyGradientConfig):
         variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")
-        epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
-        minibatches: int = Field(1, ge=1, description="updates in each of these times")
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
         clip_high: float = Field(0.0, ge=0, description="e', the bound above 1; 0: 0.28 for dapo, else as clip")
         beta: float = Field(
             0.04, ge=0, description="weight of the distance to the reference, k3 a token; 0: there is no reference"
         )
-        max_kl: float = Field(
-            100.0, gt=0, description="nats an answer from the reference, where there is one, at which the run stops"
-        )
 
     config: Config
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return (self.config.epochs, self.config.minibatches)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -85,14 +76,9 @@ class GroupRelativePolicyOptimization(Objective):
             return batch
         return batch.with_columns(old=action_logps(models.policy, batch, ctx, self.sampling.temperature))
 
-    def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps: [P] of the action tokens."""
-        hidden = models.policy.hidden_states(batch["sequences"])
-        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}
-
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, kl_estimate
-        from mmalign.rl.columns import old_logps, rollout_metrics, spread
+        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights, spread
 
         config, logps, sequences = self.config, outputs["logps"], batch["sequences"]
         learns = spread(batch["learns"].flatten().to(logps.dtype), sequences)
@@ -100,6 +86,8 @@ class GroupRelativePolicyOptimization(Objective):
         old = old_logps(batch, logps)
         high = config.clip_high or (_DAPO_HIGH if config.variant == "dapo" else config.clip)
         losses, clipped = clipped_policy_loss(logps, old, advantage, config.clip, high)
+        weights, drawn = sampler_weights(batch, old, config.sampler_clip)
+        losses = losses * weights
         tokens, answers, distance = len(logps), batch["score"].numel(), {}
         if config.beta:
             reference = batch["reference"].values
@@ -110,6 +98,7 @@ class GroupRelativePolicyOptimization(Objective):
             losses = losses / spread(lengths, sequences)
         metrics = {
             **rollout_metrics(batch),
+            **drawn,
             **distance,
             "entropy": (-logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),

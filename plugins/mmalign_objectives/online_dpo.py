@@ -8,15 +8,17 @@ the better (Guo 2024, "Direct language model alignment from online AI feedback",
 
 The mean over a prompt's pairs, then over prompts that have any. Answers that score the same teach nothing, and a prompt
 whose answers all do is counted (`no_difference`). The losses of a margin are those of `dpo`, IPO's of means over tokens
-too. Use it where answers can be compared, and a reward's scale should not matter.
+too. They hold for any two answers, whoever drew them: how far an engine's probabilities (`rollout.engine`) are from the
+policy's is reported, and not corrected for. Use it where answers can be compared, and a reward's scale should not
+matter.
 """
 
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Context, Metrics, Outputs
+from mmalign.rl.objective import OnlineConfig, OnlineObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,29 +27,17 @@ if TYPE_CHECKING:
     from mmalign.train.models import Models
 
 
-class OnlineDirectPreferenceOptimization(Objective):
-    """Fresh answers, the better ones preferred, against a frozen reference."""
+class OnlineDirectPreferenceOptimization(OnlineObjective):
+    """Fresh answers, the better ones preferred, against a frozen reference. `forward` is the base's: logps, [P]."""
 
-    best_by = ("score", "high")
     fewest_answers = 2
 
-    class Config(ObjectiveConfig):
+    class Config(OnlineConfig):
         loss: Literal["sigmoid", "ipo", "hinge"] = Field("sigmoid", description="loss of a pair's margin")
         beta: float = Field(0.1, gt=0, description="weight of the distance to the reference, in 1/nats")
         tie: float = Field(0.0, ge=0, description="scores that are no more than this apart are tied, and teach nothing")
-        epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
-        minibatches: int = Field(1, ge=1, description="updates in each of these times")
-        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
 
     config: Config
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return (self.config.epochs, self.config.minibatches)
-
-    @property
-    def limits(self) -> dict[str, float]:
-        return {"kl": self.config.max_kl}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds answers and scores (`ctx.rollout`), and reference: [N, K]."""
@@ -59,18 +49,13 @@ class OnlineDirectPreferenceOptimization(Objective):
         reference = sum_rows(found.values, answer_offsets(batch["sequences"])).view_as(batch["score"])
         return batch.with_columns(reference=reference)
 
-    def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps: [P] of the action tokens."""
-        hidden = models.policy.hidden_states(batch["sequences"])
-        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}
-
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         import torch
 
         from mmalign.ops import sum_rows
         from mmalign.ops.preference import PAIR_LOSSES
         from mmalign.ops.ranking import ranked_pairs
-        from mmalign.rl.columns import answer_offsets, rollout_metrics
+        from mmalign.rl.columns import answer_offsets, rollout_metrics, sampler_weights
 
         config, score, logps = self.config, batch["score"], outputs["logps"]
         ratio = sum_rows(logps, answer_offsets(batch["sequences"])).view_as(score) - batch["reference"]
@@ -85,8 +70,12 @@ class OnlineDirectPreferenceOptimization(Objective):
             lambda margin, gap: function(margin, config.beta, 0.0),
             tie=config.tie,
         )
+        # Of the policy that sampled, which after the first update nobody asks any more.
+        first = "update" not in batch or not int(batch["update"].max())
+        sampler_gap = sampler_weights(batch, logps.detach(), 0)[1] if first else {}
         metrics = {
             **rollout_metrics(batch),
+            **sampler_gap,
             "kl": (ratio.detach().sum(), score.numel()),
             "entropy": (-logps.detach().sum(), len(logps)),
             "accuracy": (found.right.sum(), found.pairs.sum()),

@@ -10,21 +10,21 @@ The policy answers a batch of prompts; rewards score the answers; the critic say
 
 (Schulman 2017, equation 9; GAE: Schulman 2016.) Means are over the action tokens of the global batch. KL_t is an
 estimate at the drawn token (k1: log pi - log ref; k2, k3: `mmalign/ops/rl.py`), beta fixed, or steered so that the KL
-of an answer comes to `kl_target` (Ziegler 2019, section 2.2). A is whitened over the global batch.
+of an answer comes to `kl_target` (Ziegler 2019, section 2.2). A is whitened over the global batch. Where an engine drew
+that is not exact (`rollout.engine`), the first max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`.
 
 Use it where answers can be scored and credit should reach single tokens. The critic is a head on the policy's trunk, an
 adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
 from collections.abc import Mapping
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Context, Metrics, Outputs
+from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 from mmalign.train.roles import CriticOptions
 
 if TYPE_CHECKING:
@@ -34,14 +34,11 @@ if TYPE_CHECKING:
     from mmalign.train.models import Models
 
 
-class ProximalPolicyOptimization(Objective):
+class ProximalPolicyOptimization(OnlineObjective):
     """Roles: policy, critic, reference."""
 
-    best_by = ("score", "high")
-
-    class Config(ObjectiveConfig):
+    class Config(PolicyGradientConfig):
         epochs: int = Field(4, ge=1, description="times that a batch of answers is learnt from")
-        minibatches: int = Field(1, ge=1, description="updates in each of these times")
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
         value_clip: float = Field(0.2, ge=0, description="e_v: how far a value may move from the old one; 0: anywhere")
         value_coef: float = Field(0.1, ge=0, description="c_v: weight of the critic's loss")
@@ -54,7 +51,6 @@ class ProximalPolicyOptimization(Objective):
         kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="of the distance at a token")
         kl_target: float = Field(0.0, ge=0, description="nats an answer to steer beta by; 0: beta stays")
         kl_horizon: float = Field(10_000.0, gt=0, description="answers in which beta can change by a fifth (kl_target)")
-        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
         whiten: bool = Field(True, description="advantages less their mean, over their deviation, of the global batch")
         scale_scores: bool = Field(False, description="divide scores by their running standard deviation")
         clip_scores: float = Field(0.0, ge=0, description="largest size of a score, after scaling; 0: any")
@@ -77,14 +73,6 @@ class ProximalPolicyOptimization(Objective):
         super().__init__(config)
         self._beta = config.kl_coef
         self._moments = (0.0, 0.0, 0.0)  # of scores: how many, their sum, the sum of their squares
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return (self.config.epochs, self.config.minibatches)
-
-    @property
-    def limits(self) -> dict[str, float]:
-        return {"kl": self.config.max_kl}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -113,14 +101,21 @@ class ProximalPolicyOptimization(Objective):
         batch = ctx.rollout(models.policy, batch)
         sequences, offsets = batch["sequences"], answer_offsets(batch["sequences"])
         # 2. The policy and the critic as they are, and the reference.
-        found = ctx.map(lambda part: torch.stack(itemgetter("logps", "values")(self._passes(models, part)), 1), batch)
-        old, values = found.unbind(1)
+        ends: list[Tensor] = []
+
+        def ask(part: "Batch") -> "Tensor":
+            found = self._passes(models, part)
+            if self.config.openai_eos:
+                ends.append(found["ends"])
+            return torch.stack((found["logps"], found["values"]), 1)
+
+        old, values = ctx.map(ask, batch).unbind(1)
         reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
         # 3. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
         shaped = self._shaped(batch, ctx)
         if self.config.openai_eos:
-            batch, shaped = self._behind(models, batch, ctx, shaped)
+            batch, shaped = self._behind(batch, torch.cat(ends), shaped)
         # 4. Advantages.
         advantages, returns = gae(shaped - self._beta * kl, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
@@ -144,7 +139,7 @@ class ProximalPolicyOptimization(Objective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
-        from mmalign.rl.columns import old_logps, rollout_metrics
+        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights
 
         if batch.stream == "ptx":
             return {"ptx": -outputs["logps"].sum()}, {}
@@ -152,7 +147,8 @@ class ProximalPolicyOptimization(Objective):
         old, returns = old_logps(batch, logps), batch["returns"].values
         losses, clipped = clipped_policy_loss(logps, old, batch["advantages"].values, config.clip, config.clip)
         errors = clipped_value_loss(values, batch["values"].values, returns, config.value_clip)
-        sums = {"policy": losses.sum(), "value": errors.sum()}
+        weights, drawn = sampler_weights(batch, old, config.sampler_clip)
+        sums = {"policy": (losses * weights).sum(), "value": errors.sum()}
         if config.openai_eos:
             errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], config.value_clip)
             sums["value"] = sums["value"] + errors[self._has_more(batch)].sum()
@@ -162,6 +158,7 @@ class ProximalPolicyOptimization(Objective):
         deviation, error = batch["deviations"].values, (returns - batch["values"].values).square()
         metrics = {
             **rollout_metrics(batch),
+            **drawn,
             "kl": (batch["kl"].sum(), batch["kl"].numel()),
             "entropy": (outputs["entropy"].detach().sum() if config.entropy_coef else -logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),
@@ -227,12 +224,11 @@ class ProximalPolicyOptimization(Objective):
         lengths = batch["sequences"].num_labels().view_as(batch["score"]).to(batch["score"].device)
         return batch["ended"] & (lengths < self.sampling.max_tokens)
 
-    def _behind(self, models: "Models", batch: "Batch", ctx: Context, shaped: "Tensor") -> "tuple[Batch, Tensor]":
+    def _behind(self, batch: "Batch", ends: "Tensor", shaped: "Tensor") -> "tuple[Batch, Tensor]":
         """The score s where the policy acts no more and the critic says V: A is s - V there, and the recursion brings
-        gamma ((1 - lambda) V + lambda s) to the end token. Adds ends, end_scores: [N, K], V and s."""
+        gamma ((1 - lambda) V + lambda s) to the end token. ends: [N, K], V. Adds ends, end_scores: [N, K], V and s."""
         from mmalign.rl.columns import answer_offsets
 
-        ends = ctx.map(lambda part: self._passes(models, part)["ends"], batch)
         last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
         scores = shaped[last].view_as(ends)
         brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)

@@ -9,15 +9,16 @@ of an answer is the mean of the others (Ahmadian 2024, equation 8):
 
 A whole answer is one action, so no critic and no credit to single tokens. In the first update of a batch rho = 1, and
 the gradient is REINFORCE's, -A_i grad log pi(y_i|x); the clip only matters where a batch is learnt from again. M:
-answers. `whiten` divides A by its standard deviation over the global batch.
+answers. `whiten` divides A by its standard deviation over the global batch. Where an engine drew that is not exact
+(`rollout.engine`), an answer's loss is weighted by min(pi_old(y_i|x) / pi_sampler(y_i|x), C), C = `sampler_clip`.
 """
 
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.objective import Context, Metrics, Outputs
+from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,29 +27,17 @@ if TYPE_CHECKING:
     from mmalign.train.models import Models
 
 
-class ReinforceLeaveOneOut(Objective):
-    """Whole answers against the mean of their siblings."""
+class ReinforceLeaveOneOut(OnlineObjective):
+    """Whole answers against the mean of their siblings. `forward` is the base's: logps of the action tokens, [P]."""
 
-    best_by = ("score", "high")
     fewest_answers = 2
 
-    class Config(ObjectiveConfig):
-        epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
-        minibatches: int = Field(1, ge=1, description="updates in each of these times")
+    class Config(PolicyGradientConfig):
         clip: float = Field(0.2, gt=0, description="e: how far the ratio of an answer's probabilities may move from 1")
         beta: float = Field(0.05, ge=0, description="what a nat of distance from the reference costs, in score")
         whiten: bool = Field(False, description="divide advantages by their standard deviation over the global batch")
-        max_kl: float = Field(100.0, gt=0, description="nats an answer from the reference at which the run stops")
 
     config: Config
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        return (self.config.epochs, self.config.minibatches)
-
-    @property
-    def limits(self) -> dict[str, float]:
-        return {"kl": self.config.max_kl}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds answers and scores (`ctx.rollout`); advantage, kl: [N, K]; old: ragged."""
@@ -70,27 +59,24 @@ class ReinforceLeaveOneOut(Objective):
             advantage = whiten(advantage.flatten(), ctx.sum_over_processes).view_as(score)
         return batch.with_columns(advantage=advantage, kl=kl, old=old)
 
-    def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps: [P] of the action tokens."""
-        hidden = models.policy.hidden_states(batch["sequences"])
-        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}
-
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops import sum_rows
         from mmalign.ops.rl import clipped_policy_loss
-        from mmalign.rl.columns import answer_offsets, old_logps, rollout_metrics
+        from mmalign.rl.columns import answer_offsets, old_logps, rollout_metrics, sampler_weights
 
         logps, offsets, answers = outputs["logps"], answer_offsets(batch["sequences"]), batch["score"].numel()
-        whole, old = (sum_rows(values, offsets) for values in (logps, old_logps(batch, logps)))
-        clip = self.config.clip
-        losses, clipped = clipped_policy_loss(whole, old, batch["advantage"].flatten(), clip, clip)
+        old, clip = old_logps(batch, logps), self.config.clip
+        whole, before = sum_rows(logps, offsets), sum_rows(old, offsets)
+        losses, clipped = clipped_policy_loss(whole, before, batch["advantage"].flatten(), clip, clip)
+        weights, drawn = sampler_weights(batch, old, self.config.sampler_clip, whole=True)
         metrics = {
             **rollout_metrics(batch),
+            **drawn,
             "kl": (batch["kl"].sum(), answers),
             "entropy": (-logps.detach().sum(), len(logps)),
             "clipped": (clipped.sum(), answers),
         }
-        return {"policy": losses.sum()}, metrics
+        return {"policy": (losses * weights).sum()}, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
         return {"policy": float(batch["score"].numel())}

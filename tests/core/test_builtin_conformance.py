@@ -21,4 +21,5 @@ test_rewards = conformance(
     },
 )
 test_environments = conformance("mmalign_environments")
+test_engines = conformance("mmalign_engines")
 test_triplet = conformance("mmalign_triplet")

@@ -14,6 +14,7 @@ from mmalign.ops.rl import (
     group_relative,
     kl_estimate,
     leave_one_out,
+    truncated_weights,
     whiten,
 )
 
@@ -120,6 +121,15 @@ def test_policy_loss_is_the_worse_of_free_and_clipped() -> None:
         held = min(max(ratio, 0.8), 1.3)
         assert float(losses[i]) == pytest.approx(max(-a * ratio, -a * held), abs=1e-12)
         assert bool(clipped[i]) == (-a * held > -a * ratio)
+
+
+def test_importance_weights_are_cut_off_and_carry_no_gradient() -> None:
+    log_ratio = torch.cat([tokens(7), torch.tensor([200.0, -200.0])]).double().requires_grad_()
+    weights, truncated = truncated_weights(log_ratio, 1.5)
+    expected = [min(math.exp(x), 1.5) for x in log_ratio.tolist()]
+    assert weights.tolist() == pytest.approx(expected) and not weights.requires_grad
+    assert truncated.tolist() == [math.exp(x) > 1.5 for x in log_ratio.tolist()]
+    assert 0 < int(truncated.sum()) < len(weights)
 
 
 def test_value_loss_is_the_worse_of_free_and_clipped() -> None:

@@ -1,0 +1,58 @@
+"""The common part of objectives that sample answers and learn from them: how often, and until where.
+
+    class Mine(OnlineObjective):
+        class Config(OnlineConfig): beta: float = Field(0.1, description="...")
+
+`prepare` begins with `ctx.rollout(models.policy, batch)`; its columns: `mmalign.rl.rollout`, and how to read them:
+`mmalign.rl.columns`.
+"""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from mmalign.objective import Objective, ObjectiveConfig, Outputs
+
+if TYPE_CHECKING:
+    from mmalign.data.batch import Batch
+    from mmalign.train.models import Models
+
+
+class OnlineConfig(ObjectiveConfig):
+    """Of every one."""
+
+    epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
+    minibatches: int = Field(1, ge=1, description="updates in each of these times")
+    max_kl: float = Field(
+        100.0, gt=0, description="nats an answer from the reference, where there is one, at which the run stops"
+    )
+
+
+class PolicyGradientConfig(OnlineConfig):
+    """Of those whose gradient is right for answers of the policy's own distribution only."""
+
+    sampler_clip: float = Field(
+        2.0,
+        ge=0,
+        description="C: where an engine drew that is not exact (`rollout.engine`), the policy loss is weighted by "
+        "min(pi_old / pi_sampler, C); 0: it is not",
+    )
+
+
+class OnlineObjective(Objective):
+    """Its Config is an `OnlineConfig`; its metric `kl` is the distance from the reference, in nats an answer."""
+
+    best_by = ("score", "high")
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return (self.config.epochs, self.config.minibatches)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        return {"kl": self.config.max_kl}
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps: [P] of the action tokens."""
+        hidden = models.policy.hidden_states(batch["sequences"])
+        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}

@@ -1,0 +1,174 @@
+"""Answers by transformers' continuous batching: a row that ends makes room for the next one at once, and keys and
+values lie in pages, so that long prompts and answers of very unequal length waste neither passes nor memory. It is made
+for GPUs: on a CPU the policy's own generation of short answers is twice as fast.
+
+    mmalign train --objective grpo --set 'rollout.engine={"name": "continuous-batching"}'
+
+It runs on the policy's own weights, so there is nothing to push. Its tokens are drawn with its own random numbers,
+seeded by the rows' seeds: the same batch draws the same answers again, but a row's answer depends on the others beside
+it. It computes in the weights' precision, autocast or not, and with the attention that the model was loaded with. Pages
+are made anew for each turn (half a second), since weights change between steps and a page of old ones must not be
+shared.
+
+Whether a family's attention works on such pages is tried before the run: a family for which it does not (ALiBi, GPT-1)
+gives other probabilities without an error.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import ContinuousBatchingConfig as PagedConfig
+from transformers.generation import ContinuousMixin
+
+from mmalign.data.order import stable_hash
+from mmalign.data.sequences import Sequences
+from mmalign.errors import UsageError
+from mmalign.pretrained import quiet
+from mmalign.protocols import CausalLM
+from mmalign.sampling import Generated, Sampling
+from mmalign_engines.options import ContinuousBatchingConfig
+
+if TYPE_CHECKING:
+    from mmalign.rl.episodes import Policy
+
+_NEEDS = {"return_logprobs", "page_size", "seed"}
+_TRIED = 8  # tokens an answer
+# Nats that a token's log-probability may differ by, by the weights' precision.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_COARSE = 0.1
+
+
+class ContinuousBatching:
+    """The engine `continuous-batching`."""
+
+    Config: ClassVar[type[BaseModel]] = ContinuousBatchingConfig
+
+    def __init__(self, config: ContinuousBatchingConfig) -> None:
+        self.config = config
+
+    def open(self, policy: "Policy") -> None:
+        """Draw a few tokens and compare their log-probabilities with the policy's own; raises UsageError."""
+        module = _module(policy)
+        count, length = policy.processor.num_tokens, min(5, policy.processor.context_length - _TRIED)
+        prompts = [torch.arange(1, 1 + n) % count for n in (length, max(1, length - 3), length)]
+        try:
+            found = self.generate(policy, prompts, Sampling(max_tokens=_TRIED), [0, 1, 2])
+        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise _refusal(module, f"{type(error).__name__}: {error}") from error
+        gap = _gap(policy, prompts, found)
+        if not gap <= _TOLERANCE.get(module.dtype, _COARSE):
+            raise _refusal(module, f"its log-probabilities differ from the model's own by {gap:.1e} nats")
+
+    def refresh(self, policy: "Policy") -> None:
+        """Nothing to do: it runs on the policy's weights."""
+
+    def generate(
+        self, policy: "Policy", prompts: Sequence[Tensor], sampling: Sampling, seeds: Sequence[int]
+    ) -> Generated:
+        if not prompts:
+            return Generated([], [], [])
+        module, end = _module(policy), policy.processor.end_id
+        devices = [module.device] if module.device.type == "cuda" else []
+        with _silent(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the generators that all share
+            manager = cast(Any, module).init_continuous_batching(
+                generation_config=_generation(sampling, end),
+                continuous_batching_config=self._paged(prompts, sampling, seeds),
+            )
+            try:
+                # All are there before it starts: otherwise their batches would depend on how fast they come in.
+                order = manager.add_requests([prompt.tolist() for prompt in prompts])
+                manager.start()
+                results: dict[str, Any] = {}
+                while len(results) < len(order):
+                    result = manager.get_result(timeout=1.0)
+                    if result is None and not manager.is_running():
+                        raise RuntimeError(f"it ended with {len(order) - len(results)} answers to go")
+                    if result is not None and result.error is not None:
+                        raise RuntimeError(result.error)
+                    if result is not None and result.is_finished():
+                        results[result.request_id] = result
+            finally:
+                manager.stop(block=True, hard_stop=True)  # gives the model its own attention back, too
+                manager.destroy()
+        found = [results[name] for name in order]
+        ids = [torch.tensor(one.generated_tokens, dtype=torch.int64) for one in found]
+        logps = [torch.tensor(one.logprobs, dtype=torch.float32) for one in found]
+        return Generated(ids, logps, [row[-1:].tolist() == [end] for row in ids])
+
+    def rest(self) -> None:
+        """Nothing to do: pages live as long as a turn."""
+
+    def _paged(self, prompts: Sequence[Tensor], sampling: Sampling, seeds: Sequence[int]) -> PagedConfig:
+        page, longest = self.config.page_tokens, max(map(len, prompts)) + sampling.max_tokens
+        pages = sum(-(-(len(prompt) + sampling.max_tokens) // page) + 1 for prompt in prompts)
+        most = max(self.config.cache_tokens, longest + 2 * page)  # a row that fits nowhere would wait for ever
+        return PagedConfig(
+            page_size=page,
+            num_blocks=min(pages, -(-most // page)) + 1,
+            max_batch_tokens=self.config.batch_tokens,
+            return_logprobs=True,
+            seed=stable_hash("continuous-batching", *seeds) >> 2,  # torch takes 63 bits
+            use_cuda_graph=False,  # they would be captured anew at every turn
+            use_async_batching=False,
+            auto_switch_to_flash=False,  # it may fetch kernels from the hub, and takes no float32
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What goes wrong is raised here, and not logged by its thread too."""
+    logger = logging.getLogger("ContinuousBatchingLogger")
+    was, logger.disabled = logger.disabled, True
+    try:
+        with quiet():
+            yield
+    finally:
+        logger.disabled = was
+
+
+def _module(policy: Any) -> PreTrainedModel:
+    """Raises UsageError for a policy that is no model of transformers, and for a transformers that is too old."""
+    module = policy.module  # every backbone has one
+    if not isinstance(module, PreTrainedModel) or not isinstance(module, ContinuousMixin):
+        raise UsageError(
+            f"engine continuous-batching draws from language models of transformers, not from {type(policy).__name__}",
+            hint="Without it the policy itself draws: leave rollout.engine out.",
+        )
+    if not _NEEDS <= {field.name for field in fields(PagedConfig)}:
+        raise UsageError(
+            "engine continuous-batching needs a newer transformers",
+            hint="python -m pip install 'transformers>=5.17'",
+        )
+    return module
+
+
+def _generation(sampling: Sampling, end: int) -> GenerationConfig:
+    drawn = {"do_sample": False}
+    if sampling.temperature:
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
+    return GenerationConfig(max_new_tokens=sampling.max_tokens, eos_token_id=end, **drawn)
+
+
+def _gap(policy: "Policy", prompts: Sequence[Tensor], found: Generated) -> float:
+    """The largest difference of a token's log-probability from the one that training sees."""
+    backbone = cast(CausalLM, policy)  # every policy is one
+    learn = [[torch.ones(len(ids), dtype=torch.bool)] for ids in found.ids]
+    sequences = Sequences.from_lists(list(prompts), [[ids] for ids in found.ids], learn)
+    with torch.no_grad():
+        hidden = backbone.hidden_states(sequences.to(_module(policy).device))
+        own = backbone.token_logps(hidden).logps.cpu()
+    return float((own - torch.cat(found.logps).to(own)).abs().max())
+
+
+def _refusal(module: PreTrainedModel, why: str) -> UsageError:
+    return UsageError(
+        f"engine continuous-batching cannot draw from a {type(module).__name__} on {module.device}: {why}",
+        hint="Leave rollout.engine out: the policy itself draws from any family.",
+    )
