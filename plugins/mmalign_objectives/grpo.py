@@ -37,6 +37,7 @@ class GroupRelativePolicyOptimization(Objective):
 
     best_by = ("score", "high")
     fewest_answers = 2
+    of_updates = frozenset({"clipped"})
 
     class Config(ObjectiveConfig):
         variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")

@@ -38,6 +38,7 @@ class ProximalPolicyOptimization(Objective):
     """Roles: policy, critic, reference."""
 
     best_by = ("score", "high")
+    of_updates = frozenset({"clipped", "beta"})
 
     class Config(ObjectiveConfig):
         epochs: int = Field(4, ge=1, description="times that a batch of answers is learnt from")

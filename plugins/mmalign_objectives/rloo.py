@@ -31,6 +31,7 @@ class ReinforceLeaveOneOut(Objective):
 
     best_by = ("score", "high")
     fewest_answers = 2
+    of_updates = frozenset({"clipped"})
 
     class Config(ObjectiveConfig):
         epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
