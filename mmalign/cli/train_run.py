@@ -61,6 +61,8 @@ def run_train(
 
             outcome = launch.start(plan, app.catalog, folder=out, device=device, say=app.say)
     except Interrupted as interruption:
+        if interruption.folder is not None:
+            app.say(f"go on: mmalign train --resume {interruption.folder}")
         return 128 + interruption.signum
     if outcome is not None:
         _print_outcome(app, outcome, as_json)
@@ -140,7 +142,9 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     )
     for line in worth_telling(summary["counts"]):
         app.say(f"  {line}")
-    _print_table([("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)])
+    rows = metric_rows(outcome.before, outcome.after, None)
+    if rows:
+        _print_table([("held-out", "before", "after"), *rows])
     if summary["comparison"]:
         click.echo()
         _print_table([HEADER, *table(summary["comparison"])])

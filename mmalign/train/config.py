@@ -130,12 +130,17 @@ class RolloutConfig(_Section):
     def _by_name(cls, value: Any) -> Any:
         """One reward may stand without a list, and any as NAME or NAME=WEIGHT."""
         rewards = value if isinstance(value, list | tuple) else [value]
+        for reward in rewards:
+            if not isinstance(reward, str | dict):
+                raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
         return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
 
     @field_validator("environment", mode="before")
     @classmethod
     def _alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, str | dict):
+            raise ValueError(f"{value!r} is no environment: a name, or options as {{'name': 'calculator'}}")
+        return {"name": value} if isinstance(value, str) and value else value or {}
 
     @property
     def sampling(self) -> "Sampling":

@@ -21,6 +21,7 @@ from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
+from mmalign.train.counts import NO_DIFFERENCE
 from mmalign.train.job import Guard, Job
 from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
@@ -119,8 +120,9 @@ class Loop:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
             failed = isinstance(error, MmalignError)
-            # Other processes know nothing of an error here; what does not sample may have changed running statistics.
-            if self._mid_step or (failed and (job.processes.world_size > 1 or job.sampler is None)):
+            alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
+            # What does not sample may have changed running statistics.
+            if self._mid_step or (failed and (alone or job.sampler is None)):
                 raise
             before.restore()
             self.skipped_updates = skipped
@@ -148,7 +150,12 @@ class Loop:
                 buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
-            self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
+            why = (
+                "all answers to a prompt score the same"
+                if NO_DIFFERENCE in result.metrics
+                else "no term counts anything"
+            )
+            self.say(f"step {index + 1} has nothing to learn from: {why}")
         else:
             check_limits(job.objective, result, f"step {index + 1}")
             self._mid_step = True
