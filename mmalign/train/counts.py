@@ -44,6 +44,11 @@ def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, in
     return {UNLEARNT: round(metrics[NO_DIFFERENCE] * prompts)} if NO_DIFFERENCE in metrics else {}
 
 
+def why_empty(metrics: Mapping[str, Any]) -> str:
+    """Of a step from which nothing can be learnt."""
+    return "all answers to a prompt score the same" if NO_DIFFERENCE in metrics else "no term counts anything"
+
+
 def total(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Over the lines of metrics.jsonl."""
     found: Counter[str] = Counter()

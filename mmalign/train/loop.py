@@ -21,7 +21,7 @@ from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
-from mmalign.train.counts import NO_DIFFERENCE
+from mmalign.train.counts import why_empty
 from mmalign.train.job import Guard, Job
 from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
@@ -44,8 +44,7 @@ class Loop:
         self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
-        self._seconds_before = 0.0
-        self._started = time.perf_counter()
+        self._seconds_before, self._started = 0.0, time.perf_counter()
         self.progress = Progress(job, run, catalog, say)
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -121,8 +120,7 @@ class Loop:
         except (Interrupted, MmalignError) as error:
             failed = isinstance(error, MmalignError)
             alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
-            # What does not sample may have changed running statistics.
-            if self._mid_step or (failed and (alone or job.sampler is None)):
+            if self._mid_step or (failed and (alone or job.sampler is None)):  # the last: statistics may have run
                 raise
             before.restore()
             self.skipped_updates = skipped
@@ -150,12 +148,7 @@ class Loop:
                 buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
-            why = (
-                "all answers to a prompt score the same"
-                if NO_DIFFERENCE in result.metrics
-                else "no term counts anything"
-            )
-            self.say(f"step {index + 1} has nothing to learn from: {why}")
+            self.say(f"step {index + 1} has nothing to learn from: {why_empty(result.metrics)}")
         else:
             check_limits(job.objective, result, f"step {index + 1}")
             self._mid_step = True

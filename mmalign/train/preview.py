@@ -33,10 +33,10 @@ def preview(job: Job) -> Iterator[str]:
     kind = EXAMPLE_KINDS[job.plan.kind]
     if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or kind.modalities != {"text"}:
         return
-    yield survey(job.data, job.encoder, job.plan.data, prompts=job.sampler is not None)
+    yield survey(job.data, job.encoder, job.plan.data)
     for name, (data, encoder) in job.others.items():
         if EXAMPLE_KINDS[encoder.kind].modalities == {"text"}:
-            yield f"stream {name}: {survey(data, encoder, job.plan.data)}"
+            yield survey(data, encoder, job.plan.data, of=f" of the stream {name}")
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
     if job.sampler is None:
         yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
@@ -46,10 +46,11 @@ def preview(job: Job) -> Iterator[str]:
         yield f"  {line}"
 
 
-def survey(data: Any, encoder: Encoder, config: DataConfig, *, prompts: bool = False) -> str:
-    """One line of counts; raises DataError past `data.max_lost`. prompts: the examples are what is answered."""
+def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> str:
+    """One line of counts; raises DataError past `data.max_lost`. of: behind "examples", whose they are."""
     sweep = Sweep(data, encoder, 8, limit=SURVEYED, max_bad=config.max_bad)
-    what = "prompts" if prompts else "examples"
+    prompts = encoder.answer_tokens > 0
+    what = "prompts" if prompts else f"examples{of}"
     examples = answers = tokens = labels = lost = cut = 0
     for batch in sweep:
         sequences = sequences_of(batch)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 class Interrupted(Exception):
-    """Raised out of `interrupts()` by a signal, and by the loop once it has saved. `signum`: which; `folder`: of the run
-    that can be gone on with, on the main process."""
+    """Raised out of `interrupts()` by a signal, and by the loop once it has saved. `signum`: which; `folder`: of the
+    run that can be gone on with, on the main process."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
