@@ -2,7 +2,7 @@
 
     counts = answer_counts(batch)                  # {"answers": 64, "answers_empty": 1, ...}, of this process
     found = total(run.metrics())                   # the same names, of all steps
-    lines = worth_telling(found)                   # ["3 answers empty", ...]: what is not zero
+    lines = worth_telling(found)                   # ["3 of 64 answers empty", ...]: what is not zero
 
 A line of metrics.jsonl has them as `num_NAME`. They are added up from there: no step counts twice in a resumed run.
 """
@@ -24,7 +24,7 @@ _TOLD = {
     "stopped_turns": "episodes ended by rollout.max_turns",
 }
 # Beside others, with environments: they say the same again, or are not of what went wrong.
-_NOT_TOLD = ("prompts", "answers", "episodes", "stopped_length")
+_NOT_TOLD = ("prompts", "answers", "episodes", "turns", "stopped_length")
 
 
 def answer_counts(batch: Batch) -> dict[str, int]:
@@ -58,6 +58,11 @@ def total(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def worth_telling(counts: Mapping[str, int]) -> list[str]:
-    """ "3 answers empty", in the order of importance; an environment's own counts last."""
+    """ "3 of 64 answers empty", in the order of importance; an environment's own counts last."""
     names = [*_TOLD, *(name for name in counts if name not in _TOLD and name not in _NOT_TOLD)]
-    return [f"{counts[name]:,} {_TOLD.get(name, name.replace('_', ' '))}" for name in names if counts.get(name)]
+    found = []
+    for name in (name for name in names if counts.get(name)):
+        text = _TOLD.get(name, name.replace("_", " "))
+        whole = counts.get(text.partition(" ")[0]) if name in _TOLD else None
+        found.append(f"{counts[name]:,} {'' if whole is None else f'of {whole:,} '}{text}")
+    return found

@@ -118,6 +118,12 @@ class Loop:
         try:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
+            if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
+                have = (
+                    f"the checkpoint of step {self._saved} stands" if self._saved >= 0 else "no checkpoint was made yet"
+                )
+                self.say(f"{have}, and this state is not saved")
+                raise
             failed = isinstance(error, MmalignError)
             alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
             if self._mid_step or (failed and (alone or job.sampler is None)):  # the last: statistics may have run

@@ -72,8 +72,8 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _counts_table(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    rows = [(line.partition(" ")[2], line.partition(" ")[0]) for line in worth_telling(counts)]
-    return [{"title": "Counted in training", "header": ["", ""], "rows": rows}] if rows else []
+    rows = [(line,) for line in worth_telling(counts)]
+    return [{"title": "Counted in training", "header": [""], "rows": rows}] if rows else []
 
 
 def _frontier(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

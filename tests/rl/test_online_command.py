@@ -113,7 +113,7 @@ def test_an_environment_by_name_takes_options_and_is_counted(train, tmp_path: Pa
     code, printed, err = train("rloo", *more, "--out", str(out))
     assert code == 0, err
     assert "critique: '?'" in (out / "config.yaml").read_text()
-    assert "8 prompts with 24 answers in " in err and " answers cut at rollout.max_tokens" in err
+    assert "8 prompts with 24 answers in " in err and " of 24 answers cut at rollout.max_tokens" in err
     assert "4 of 4 prompts looked at" in err and "to be learnt" not in err
     assert "held-out" not in printed, "nothing is held out"
     page = (out / "report.html").read_text()

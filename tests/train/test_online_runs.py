@@ -59,7 +59,7 @@ def test_answers_that_all_score_the_same_make_no_update(lab, tmp_path) -> None:
     assert outcome.summary["skipped_updates"] == 3
     counts = outcome.summary["counts"]
     assert (counts["prompts"], counts["answers"], counts["prompts_unlearnt"]) == (12, 36, 12)
-    assert "12 prompts not learnt from, as all their answers scored the same" in worth_telling(counts)
+    assert "12 of 12 prompts not learnt from, as all their answers scored the same" in worth_telling(counts)
     assert sum("nothing to learn from: all answers to a prompt score the same" in line for line in lines) == 3
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["no_difference"] for record in records if "no_difference" in record] == [1.0, 1.0, 1.0]
@@ -74,7 +74,7 @@ def test_prompts_are_cut_at_their_beginning_and_counted_and_empty_ones_are_named
     sets = ("dataset.max_bad=0.5", "dataset.holdout=0")
     outcome = begin(lab, tmp_path / "run", "rloo", *sets, dataset=path, say=lines.append)
     assert outcome.summary["truncated_texts"] == 8, "of 12 prompts in three steps, each read four times"
-    assert "8 prompts cut to fit the context" in worth_telling(outcome.summary["counts"])
+    assert "8 of 12 prompts cut to fit the context" in worth_telling(outcome.summary["counts"])
     assert any(
         re.fullmatch(r"3 of 3 prompts looked at: \d+ tokens; \d+ tokens cut from 2 prompts; .*", s) for s in lines
     )
