@@ -38,8 +38,7 @@ class Loop:
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
         self.job, self.run, self.catalog, self.say = job, run, catalog, say
         self.step, self._saved = 0, -1  # the second: of the newest checkpoint
-        self._mid_step = False  # the step under way has changed weights
-        self.skipped_updates = 0
+        self._mid_step, self.skipped_updates = False, 0  # the first: the step under way has changed weights
         self.bad_samples: dict[str, str] = {}
         self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
@@ -102,12 +101,12 @@ class Loop:
         prepared = self.job.prepare(index, batch, guard)
         before = time.perf_counter()
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
-        parts = self.job.updates(index, prepared, beside)
-        results, norms = zip(*(self._learn(index, part, guard) for part in parts), strict=True)
+        made = [self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside)]
         seconds = {"preparing": before - began, "learning": time.perf_counter() - before}
         for part in (prepared, *beside.values()):
             self.truncated_texts += int((part["num_lost"] > 0).sum()) if "num_lost" in part else 0
             self.tokens += part.cost() if self._counts_tokens else 0
+        results, norms = zip(*made, strict=True)
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
@@ -119,10 +118,8 @@ class Loop:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
             if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
-                have = (
-                    f"the checkpoint of step {self._saved} stands" if self._saved >= 0 else "no checkpoint was made yet"
-                )
-                self.say(f"{have}, and this state is not saved")
+                newest = f"the checkpoint of step {self._saved}" if self._saved >= 0 else "no checkpoint"
+                self.say(f"this state is not saved; what stands is {newest}")
                 raise
             failed = isinstance(error, MmalignError)
             alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
