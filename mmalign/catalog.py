@@ -14,7 +14,7 @@ from typing import Any
 
 from mmalign.errors import PluginError, UsageError, did_you_mean
 from mmalign.plugins import BUILTINS, PluginHost
-from mmalign.specs import Entry
+from mmalign.specs import KINDS, Entry
 
 
 class Catalog:
@@ -45,9 +45,16 @@ class Catalog:
         if same:
             names = " and ".join(entry.qualified for entry in same)
             raise UsageError(f"{kind[:-1]} {name!r} is offered by two plugins: {names}", hint="Use one of these names.")
-        known = [entry.spec.name for entry in entries] + [entry.qualified for entry in entries]
+        other = next((other for other in KINDS if other != kind and name in self._names(other)), None)
+        if other:
+            raise UsageError(f"no {kind[:-1]} {name!r}: it is one of the {other}", hint=f"Try: mmalign list {kind}")
+        known = self._names(kind)
         hint = f"{did_you_mean(name, known)} Try: mmalign list {kind}".strip()
         raise UsageError(f"unknown {kind[:-1]} {name!r}", hint=hint)
+
+    def _names(self, kind: str) -> list[str]:
+        entries = self.entries(kind)
+        return [entry.spec.name for entry in entries] + [entry.qualified for entry in entries]
 
     def default(self, kind: str, example_kind: str) -> Entry:
         """The default backbone or data set for an example kind; raises UsageError if there is none."""

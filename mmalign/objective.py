@@ -41,7 +41,7 @@ class Context:
     """What `prepare` may use besides the models.
 
     first_row: the place in the global batch of this process's first example. sampler, answers: of an online objective,
-    and how many answers to sample to each prompt. guard: runs a rollout so that a signal ends it.
+    and how many answers to sample to each prompt. guard: runs what waits for no other process so that a signal ends it.
     """
 
     def __init__(
@@ -83,10 +83,11 @@ class Context:
         return self._guard(lambda: sampler.sample(policy, batch, seed, answers))
 
     def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
-        """Apply a frozen pass in micro-batches and join its [n, ...] results."""
+        """Apply a frozen pass in micro-batches and join its [n, ...] results. A signal ends it: of several processes
+        all come here equally often, and `function` waits for none of them."""
         import torch
 
-        return torch.cat([function(part) for part in batch.split(self._chunk)])
+        return self._guard(lambda: torch.cat([function(part) for part in batch.split(self._chunk)]))
 
 
 class Objective(ABC):
@@ -103,6 +104,9 @@ class Objective(ABC):
 
     best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     """The held-out metric by which the best checkpoint is chosen."""
+
+    of_updates: ClassVar[frozenset[str]] = frozenset()
+    """Metrics of an update alone, such as a share of clipped ratios: held-out data show none of them."""
 
     sampling: "Sampling"
     """How an online objective's answers are sampled; the run sets it."""

@@ -49,7 +49,7 @@ def run(
     try:
         outcome = run_pipeline(app.catalog, pipeline, folder, start=start, until=until, device=device, say=app.say)
     except Interrupted as interruption:
-        app.say(f"pipeline {pipeline.name} stopped; go on with all of it: {again}")
+        app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
         return 128 + interruption.signum
     _say_outcome(app, outcome, again)
     if as_json:
@@ -63,7 +63,7 @@ def _path(config: str) -> Path:
     path = Path(config).expanduser()
     packaged = recipe_path(config)
     if path.is_file() or packaged is None:
-        if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        if not path.exists():
             raise UsageError(f"no pipeline {config!r}", hint="Give a YAML file, or instructgpt, which is packaged.")
         return path
     return packaged

@@ -27,7 +27,9 @@ JSON lines: {"key", "prompt", "completions", "ranks"}, as --dataset takes them:
 
 @click.command("rank", epilog=_EPILOG)
 @click.argument("answers", type=click.Path(path_type=Path), metavar="ANSWERS")
-@click.option("--judge", "judges", multiple=True, metavar="REWARD", help="A name, or JSON with options; repeatable.")
+@click.option(
+    "--judge", "judges", multiple=True, metavar="REWARD", help="NAME[=WEIGHT], or JSON with options; repeatable."
+)
 @click.option("--tie", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Scores this near are a tie.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file of rankings to write.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="SHEET", help="Write a .csv or .jsonl for people.")

@@ -1,6 +1,7 @@
 """What `mmalign sample` and `mmalign rank` do, apart from their options: `--help` imports nothing of it."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,12 @@ def _export(app: App, answers: Path, sheet: Path, seed: int, force: bool, as_jso
 
 
 def _judge(text: str) -> dict[str, Any]:
-    """A reward's name, or JSON with its options; raises UsageError."""
-    if not text.lstrip().startswith("{"):
-        return {"name": text}
+    """A reward's name with its weight, or JSON with its options; raises UsageError."""
+    from mmalign.train.config import named_reward
+
     try:
+        if not text.lstrip().startswith("{"):
+            return named_reward(text)
         found = json.loads(text)
     except ValueError as error:
         raise UsageError(
@@ -108,6 +111,10 @@ def _check_out(out: Path, force: bool) -> None:
         raise UsageError(f"{out} is there already", hint="Add --force to replace it, or name another.")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: no such folder", hint=f"mkdir -p {out.parent}")
+    try:
+        tempfile.TemporaryFile(dir=out.absolute().parent).close()  # before the work, not after it
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}", hint="Name another file.") from error
 
 
 def _run(app: App, work: Callable[[], dict[str, int]], out: Path, as_json: bool) -> int:

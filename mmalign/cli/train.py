@@ -36,6 +36,7 @@ All options of an objective: mmalign config show contrastive
     metavar="NAME[=WEIGHT]",
     help="What scores sampled answers: mmalign list rewards; repeatable.",
 )
+@click.option("--environment", metavar="NAME", help="What replies to sampled answers: mmalign list environments.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<objective>-<time>.")
 @click.option("--seed", type=click.IntRange(min=0), help="Short for --set train.seed=N.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")

@@ -25,6 +25,7 @@ def run_train(
     configs: tuple[Path, ...],
     sets: tuple[str, ...],
     rewards: tuple[str, ...],
+    environment: str | None,
     out: Path | None,
     seed: int | None,
     device: str,
@@ -39,9 +40,11 @@ def run_train(
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
     if rewards:
         sets = (f"rollout.rewards={json.dumps([_reward(text) for text in rewards])}", *sets)
+    if environment is not None:
+        sets = (f"rollout.environment={json.dumps({'name': environment})}", *sets)
     try:
         if resume is not None:
-            if given or configs or out or dry_run:
+            if given or configs or rewards or environment or out or dry_run:
                 raise UsageError(
                     "--resume takes the run's own options", hint="Change some with --set and --allow-change."
                 )
@@ -58,6 +61,8 @@ def run_train(
 
             outcome = launch.start(plan, app.catalog, folder=out, device=device, say=app.say)
     except Interrupted as interruption:
+        if interruption.folder is not None:
+            app.say(f"go on: mmalign train --resume {interruption.folder}")
         return 128 + interruption.signum
     if outcome is not None:
         _print_outcome(app, outcome, as_json)
@@ -65,12 +70,13 @@ def run_train(
 
 
 def _reward(text: str) -> dict[str, Any]:
-    """ "length=-0.1" as an entry of rollout.rewards; raises UsageError."""
-    name, equals, weight = text.partition("=")
+    """An entry of rollout.rewards; raises UsageError."""
+    from mmalign.train.config import named_reward
+
     try:
-        return {"name": name, **({"weight": float(weight)} if equals else {})}
-    except ValueError:
-        raise UsageError(f"--reward {text}: {weight!r} is no weight", hint="As --reward vader=0.5") from None
+        return named_reward(text)
+    except ValueError as error:
+        raise UsageError(f"--reward {text}: {error}", hint="As --reward vader=0.5; all: mmalign list rewards") from None
 
 
 def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:
@@ -118,7 +124,8 @@ def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
 
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     from mmalign.train.baselines import HEADER, table
-    from mmalign.train.report import metric_rows
+    from mmalign.train.counts import worth_telling
+    from mmalign.train.report import metric_rows, read
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
@@ -127,13 +134,17 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     summary = outcome.summary
     tokens = f"{summary['tokens_per_second']} tokens a second, " if "tokens" in summary else ""
     app.say(
-        f"{summary['examples']:,} examples in {summary['seconds']} s, {summary['examples_per_second']} a second, "
+        f"{read(summary)} in {summary['seconds']} s, {summary['examples_per_second']} a second, "
         f"{tokens}"
         f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
         f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
     )
-    _print_table([("held-out", "before", "after"), *metric_rows(outcome.before, outcome.after, None)])
+    for line in worth_telling(summary["counts"]):
+        app.say(f"  {line}")
+    rows = metric_rows(outcome.before, outcome.after, None)
+    if rows:
+        _print_table([("held-out", "before", "after"), *rows])
     if summary["comparison"]:
         click.echo()
         _print_table([HEADER, *table(summary["comparison"])])

@@ -43,7 +43,7 @@ class Encoder:
         self.processor = processor
         self.kind = kind
         self.seed = seed
-        self._answer_tokens = answer_tokens
+        self.answer_tokens = answer_tokens
         self._columns = columns_of(EXAMPLE_KINDS[kind])
         self._has_answers = "turns" in self._columns.values()
         if self._has_answers:
@@ -56,10 +56,10 @@ class Encoder:
         lost = None
         if self._has_answers:
             tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
-            if self._answer_tokens:
+            if self.answer_tokens:
                 if not len(tokens.prompt):
                     raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
-                tokens = _shortened(tokens, self.processor.context_length - self._answer_tokens)
+                tokens = _shortened(tokens, self.processor.context_length - self.answer_tokens)
             row["sequences"], lost = tokens, tokens.num_lost
         for name, column in self._columns.items():
             value = getattr(example, name)  # the fields of a dataclass, by their declared names

@@ -92,7 +92,7 @@ def _check_rank(catalog: "Catalog", config: RankConfig) -> None:
     if config.sheet:
         check_suffix(Path(config.sheet))
     else:
-        check_rewards(catalog, config.judge)
+        check_rewards(catalog, config.judge, section="judge")
 
 
 def _check_report(catalog: "Catalog", config: ReportConfig, where: str) -> None:
@@ -101,7 +101,8 @@ def _check_report(catalog: "Catalog", config: ReportConfig, where: str) -> None:
     for reference in config.models.values():
         _require_writer(catalog, reference, "the report")
     for judge in config.judges:
-        check_rewards(catalog, [{key: value for key, value in judge.items() if key != "label"}], required=False)
+        own = {key: value for key, value in judge.items() if key != "label"}
+        check_rewards(catalog, [own], required=False, section="judges")
     if config.models:
         _check_data(catalog, config.dataset, f"{where}.dataset")
 

@@ -67,7 +67,7 @@ def judge_scores(
     """The weighted sum of the judge's rewards for each answer of each record; raises UsageError and RewardError."""
     from mmalign.rl.rewards import RewardList
 
-    rewards = RewardList.build(catalog, judge, device, say)
+    rewards = RewardList.build(catalog, judge, device, say, section="judge")
     scores: list[float] = []
     for part in _parts(records):
         scores += rewards.score(as_answers(part)).total.tolist()

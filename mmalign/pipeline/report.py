@@ -14,8 +14,6 @@ from mmalign.pipeline.config import Pipeline
 from mmalign.pipeline.work import count_line
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mmalign.catalog import Catalog
     from mmalign.pipeline.compare import Comparison, ModelRow, ReportConfig
     from mmalign.pipeline.folder import PipelineFolder
@@ -174,7 +172,7 @@ def _samples(comparison: "Comparison", config: "ReportConfig") -> list[list[Any]
 def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str, str]]:
     """(caption, picture) of each stage that trains, and reward against KL where it samples."""
     from mmalign.report import png_data_uri
-    from mmalign.train.report import draw_curves
+    from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
     from mmalign.train.rundir import Run
 
     for name, stage in pipeline.stages.items():
@@ -184,31 +182,15 @@ def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str,
         run.close()
         records = [_interesting(record) for record in run.metrics() if "loss" in record]
         yield f"{name}: {_objective(stage.options)}, every step", png_data_uri(draw_curves(records))
-        pairs = [(record["kl"], record["score"]) for record in records if {"kl", "score"} <= record.keys()]
-        if pairs:
-            yield f"{name}: reward against KL from where it began, every step", png_data_uri(_frontier(pairs))
+        frontier = reward_against_kl(records)
+        if frontier is not None:
+            yield f"{name}: {FRONTIER.lower()}, every step", png_data_uri(frontier)
 
 
 def _interesting(record: Mapping[str, Any]) -> dict[str, Any]:
     """Without speed, time and counts."""
     left_out = ("per_second", "peak_memory", "seconds_", "gradient_norm", "empty", "all_tied", "count", "beta")
     return {name: value for name, value in record.items() if not any(part in name for part in left_out)}
-
-
-def _frontier(pairs: Sequence[tuple[float, float]]) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.6))
-    figure.subplots_adjust(left=0.13, right=0.97, top=0.97, bottom=0.14)
-    axes = figure.add_subplot(1, 1, 1)
-    x, y = zip(*pairs, strict=True)
-    axes.plot(x, y, color="#bbbbbb", linewidth=0.8, zorder=1)
-    points = axes.scatter(x, y, c=range(1, len(x) + 1), cmap="viridis", s=18, zorder=2)
-    figure.colorbar(points, ax=axes, label="step")
-    axes.set_xlabel("KL, nats an answer")
-    axes.set_ylabel("reward")
-    axes.grid(alpha=0.25)
-    return figure
 
 
 def _line(row: "ModelRow", against: str) -> str:

@@ -18,7 +18,7 @@ from mmalign.files import write_atomically
 from mmalign.protocols import AnswersProcessor
 from mmalign.rl.columns import answer_offsets
 
-_SHOWN, _WIDTH = 3, 100
+_SHOWN, _WIDTH, _NARROWEST = 3, 145, 40
 
 
 def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> None:
@@ -44,13 +44,18 @@ def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> N
     write_atomically(path, lambda partial: pq.write_table(pa.table(columns), partial))
 
 
-def show_experience(batch: Batch, processor: AnswersProcessor) -> Iterator[str]:
-    """The first answers of the batch, each with its score and the end of its prompt."""
-    sequences = batch["sequences"]
-    prompts, owner = sequences.prompts.rows(), sequences.owner.tolist()
-    written = [text for texts in batch["written"] for text in texts]
+def show_experience(batch: Batch, processor: AnswersProcessor, width: int = 0) -> Iterator[str]:
+    """Some answers of the batch, those to different prompts first, each with its score and the end of its prompt.
+
+    width: characters of a line; 0: as many as a log may have.
+    """
+    prompts, scores = batch["sequences"].prompts.rows(), batch["score"].tolist()
+    places = [(k, n) for k in range(len(scores[0])) for n in range(len(prompts))][:_SHOWN] if scores else []
+    room = max(_NARROWEST, (width or _WIDTH) - len(f"{0:8.3f}   | "))
     yield f"{'score':>8}  prompt | answer"
-    for n, text, score in list(zip(owner, written, batch["score"].flatten().tolist(), strict=True))[:_SHOWN]:
-        before = " ".join(processor.decode(prompts[n].cpu()).split())[-_WIDTH // 3 :]
-        after = " ".join(text.split())
-        yield f"{score:8.3f}  {before} | {after[:_WIDTH]}{'…' if len(after) > _WIDTH else ''}"
+    for k, n in places:
+        ids = prompts[n].cpu()
+        has_start = len(ids) > 0 and int(ids[0]) == processor.end_id  # the model's, not the user's
+        before = " ".join(processor.decode(ids[int(has_start) :]).split())[-(room // 4) :]
+        after, left = " ".join(batch["written"][n][k].split()) or "(empty)", room - len(before)
+        yield f"{scores[n][k]:8.3f}  {before} | {after if len(after) <= left else after[: left - 1] + '…'}"

@@ -8,6 +8,7 @@ options: one mapping a reward, such as {"name": "regex", "weight": 0.5, "pattern
 none is given; 0 only reports. The total is the weighted sum.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
     from mmalign.train.models import Models
 
-_SECTION = "rollout.rewards"
+SECTION = "rollout.rewards"
 _SEARCH_SECONDS = 5.0
 _SHOWN = 200  # characters of an answer in an error
 
@@ -71,26 +72,27 @@ class Chosen:
 
 
 def check_rewards(
-    catalog: Catalog, options: Sequence[Mapping[str, Any]], *, required: bool = True
+    catalog: Catalog, options: Sequence[Mapping[str, Any]], *, required: bool = True, section: str = SECTION
 ) -> tuple[Chosen, ...]:
     """Find each reward and validate its options; raises UsageError.
 
     required: an empty list, or one in which every weight is 0, is an error too. An environment has a reward of its own.
+    section: what errors call the list.
     """
     found: list[Chosen] = []
     for number, given in enumerate(options):
-        where = f"{_SECTION}[{number}]"
+        where = f"{section}[{number}]"
         if not isinstance(given.get("name"), str):
             raise UsageError(f"{where}: {dict(given)} names no reward", hint='As {"name": "vader"}. ' + _some(catalog))
-        entry = catalog.find("rewards", given["name"])
+        entry = _found(catalog, given["name"])
         own = {key: value for key, value in given.items() if key not in ("name", "weight")}
-        hint = f"All options: mmalign show {catalog.display_name(entry)} --options"
+        hint = f"All options, besides weight: mmalign show {catalog.display_name(entry)} --options"
         config = build_config(catalog.load_config(entry), own, where, hint=hint)
         name = _unused(catalog.display_name(entry), {chosen.name for chosen in found})
         found.append(Chosen(name, _weight(given.get("weight", 1.0), where), entry, config))
     if required and not any(chosen.weight for chosen in found):
         wrong = "every reward has weight 0" if found else "there is no reward to learn from"
-        raise UsageError(f"{_SECTION}: {wrong}", hint=_some(catalog))
+        raise UsageError(f"{section}: {wrong}", hint=_some(catalog))
     return tuple(found)
 
 
@@ -110,6 +112,7 @@ class RewardList:
         say: Callable[[str], None],
         *,
         required: bool = True,
+        section: str = SECTION,
         models: "Models | None" = None,
     ) -> "RewardList":
         """Make each, and let it load its models. say: what a user is to know about them; models: the run's, which a
@@ -117,7 +120,7 @@ class RewardList:
 
         Raises UsageError for wrong options, and what they raise where they can't be had, as MmalignError.
         """
-        chosen = check_rewards(catalog, options, required=required)
+        chosen = check_rewards(catalog, options, required=required, section=section)
         return cls((each, _opened(each, catalog, device, say, models)) for each in chosen)
 
     def score(self, answers: "Answers") -> Scores:
@@ -137,14 +140,16 @@ class RewardList:
 def _opened(
     chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], models: "Models | None"
 ) -> "Reward":
-    reward = catalog.load(chosen.entry)(chosen.config)
     try:
+        reward = catalog.load(chosen.entry)(chosen.config)
         if models is not None and isinstance(reward, SharesTrunk):
             reward.share(models, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
         if isinstance(reward, OpensModels):
             reward.open(catalog, device, lambda line: say(f"{chosen.name}: {line}"))
-    except (MmalignError, Interrupted):
+    except Interrupted:
         raise
+    except MmalignError as error:
+        raise type(error)(f"{chosen}: {error.message}", hint=error.hint) from error
     except Exception as error:  # a plugin's code, which may raise anything
         hint = f"Is it its plugin's fault? Try: mmalign plugins check {chosen.entry.plugin}"
         raise RewardError(f"{chosen} cannot be opened: {type(error).__name__}: {error}", hint=hint) from error
@@ -243,7 +248,19 @@ def _example(answers: "Answers", row: int) -> str:
 
 
 def _advice(chosen: Chosen) -> str:
-    return f"Mend the reward, or leave it out of {_SECTION}. Try: mmalign plugins check {chosen.entry.plugin}"
+    return f"Mend the reward, or leave it out. Try: mmalign plugins check {chosen.entry.plugin}"
+
+
+def _found(catalog: Catalog, name: str) -> Entry:
+    """Raises UsageError; where the name looks like a place, with how places are given."""
+    try:
+        return catalog.find("rewards", name)
+    except UsageError as error:
+        if not set(name) & set(":/."):
+            raise
+        place = json.dumps([{"name": "function", "function": name}])
+        hint = f"A function of yours: --set '{SECTION}={place}'; a model: with the name reward-model, and its path."
+        raise UsageError(error.message, hint=f"{error.hint}\n{hint}") from error
 
 
 def _weight(value: Any, where: str) -> float:
@@ -264,4 +281,4 @@ def _unused(name: str, taken: set[str]) -> str:
 
 def _some(catalog: Catalog) -> str:
     names = ", ".join(catalog.display_name(entry) for entry in catalog.entries("rewards")[:8])
-    return f"""Rewards: {names}. Try: --set {_SECTION}='[{{"name": "vader"}}]'"""
+    return f"""Rewards: {names}. Try: --set {SECTION}='[{{"name": "vader"}}]'"""

@@ -4,11 +4,12 @@
 
 A recipe names them, as an evaluation's options may be right for one data set alone.
 
-    found = measure_baselines(job, catalog)      # before the first step
+    found = measure_baselines(job, catalog, say)  # before the first step
     rows = compare(found, after, "classify")     # one table: accuracy, its 95% interval, how many examples
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmalign.catalog import Catalog
@@ -21,10 +22,10 @@ from mmalign.train.job import Job
 HEADER = ("held-out", "figure", "95% interval", "examples")
 
 
-def measure_baselines(job: Job, catalog: Catalog) -> list[dict[str, Any]]:
+def measure_baselines(job: Job, catalog: Catalog, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """[{"evaluation", "what", "metric", "results"}, ...] of `evaluation.baselines`, on the run's held-out data where
     they fit."""
-    config, found = job.plan.evaluation, []
+    config, found, began = job.plan.evaluation, [], time.perf_counter()
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     with undisturbed(job):
         job.models.eval()
@@ -39,6 +40,9 @@ def measure_baselines(job: Job, catalog: Catalog) -> list[dict[str, Any]]:
             found.append(
                 {"evaluation": entry.spec.name, "what": what, "metric": entry.spec.primary, "results": results}
             )
+    if found:
+        what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
+        say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
     return found
 
 

@@ -1,8 +1,8 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 if TYPE_CHECKING:
     from mmalign.sampling import Sampling
@@ -111,7 +111,7 @@ class RolloutConfig(_Section):
     rewards: tuple[dict[str, JsonValue], ...] = Field(
         (),
         description="scorers of answers, added up by `weight` (1; 0 reports only), each with its options, such as "
-        '[{"name": "vader"}, {"name": "length", "weight": 0}]',
+        '[{"name": "vader"}, {"name": "length", "weight": 0}]; or names alone, as vader, or ["vader", "length=0"]',
     )
     engine: dict[str, JsonValue] = Field(
         {},
@@ -132,6 +132,23 @@ class RolloutConfig(_Section):
         128, ge=1, description="answers to held-out prompts, all together, that a measurement samples at least"
     )
 
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """One reward may stand without a list, and any as NAME or NAME=WEIGHT."""
+        rewards = value if isinstance(value, list | tuple) else [value]
+        for reward in rewards:
+            if not isinstance(reward, str | dict):
+                raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
+        return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict):
+            raise ValueError(f"{value!r} is no environment: a name, or options as {{'name': 'calculator'}}")
+        return {"name": value} if isinstance(value, str) and value else value or {}
+
     @property
     def sampling(self) -> "Sampling":
         from mmalign.sampling import Sampling
@@ -141,3 +158,14 @@ class RolloutConfig(_Section):
     def answers_heldout(self, prompts: int, fewest: int) -> int:
         """To each of so many prompts, of which the objective needs so many at least."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
+
+
+def named_reward(text: str) -> dict[str, Any]:
+    """ "length=-0.1" as an entry of rollout.rewards; raises ValueError."""
+    name, equals, weight = text.partition("=")
+    if not name.strip():
+        raise ValueError(f"{text!r} names no reward; as vader, or vader=0.5")
+    try:
+        return {"name": name.strip(), **({"weight": float(weight)} if equals else {})}
+    except ValueError:
+        raise ValueError(f"{weight!r} is no weight; as {name}=0.5") from None

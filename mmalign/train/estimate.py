@@ -18,7 +18,7 @@ from mmalign.errors import DataError
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.plan import Plan
-from mmalign.train.progress import Say, peak_memory
+from mmalign.train.progress import Say, duration, peak_memory
 from mmalign.train.sharing import RoleFigures, in_megabytes, role_figures
 from mmalign.train.step import accumulate
 
@@ -62,7 +62,7 @@ class Estimate:
             f"{size(self.activation_bytes)}, the rest is the program",
             f"disk      {size(self.disk_bytes)} for checkpoints and the model (one checkpoint "
             f"{size(self.checkpoint_bytes)}), {size(self.disk_free_bytes)} free",
-            f"time      {self.seconds_per_step:.2f} s a step, about {_duration(self.seconds)} in all",
+            f"time      {self.seconds_per_step:.2f} s a step, about {duration(self.seconds)} in all",
         ]
 
 
@@ -127,9 +127,3 @@ def _probe(job: Job) -> float:
         for source in (stream, *others.values()):
             source.close()
     raise DataError("no batch could be made")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -21,6 +21,7 @@ from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
 from mmalign.train import rng
 from mmalign.train.baselines import compare
+from mmalign.train.counts import total
 from mmalign.train.heldout import measure
 from mmalign.train.job import Job
 from mmalign.train.loop import Loop
@@ -85,6 +86,7 @@ def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalo
         "unreadable_samples": len(loop.bad_samples),
         "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
+        "counts": total(records),
         "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
         "before": before,
         "after": after,

@@ -4,7 +4,6 @@ results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.
 """
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,8 +18,8 @@ from mmalign.evaluate.runner import run_evaluation
 from mmalign.evaluate.runtime import Runtime
 from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
-from mmalign.train import rng
 from mmalign.train.job import Job
+from mmalign.train.moment import Moment
 from mmalign.train.step import total_loss
 
 OWN = "heldout/"  # before the objective's own metrics
@@ -69,17 +68,14 @@ def best(
 def undisturbed(job: Job) -> Iterator[None]:
     """Put random state, module modes and the objective's own state back afterwards, even where a signal cuts it short:
     an evaluation that is made up for later must not count twice."""
-    torch_state, host_state = rng.capture(job.device), rng.capture_host()
-    own = json.dumps(dict(job.objective.state()))
+    before = Moment(job)
     modes = [(module, module.training) for root in job.models.modules() for module in root.modules()]
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        job.objective.load_state(json.loads(own))
-        rng.restore(torch_state, job.device)
-        rng.restore_host(host_state)
+        before.restore()
 
 
 def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
@@ -104,7 +100,7 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     metrics: dict[str, list[float]] = {}
     size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
     sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
-    examples = left_out = 0
+    examples = answers = left_out = 0
     for number, batch in enumerate(sweep):
         if objective.coupled and number and len(batch) < size:
             left_out += len(batch)
@@ -123,6 +119,7 @@ def _heldout_loss(job: Job) -> dict[str, float]:
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
+        answers += batch["score"].numel() if job.sampler is not None else 0
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -135,10 +132,13 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     if not sums:
         return {}
     loss, _ = total_loss(objective, sums, counts)
-    means = {f"{OWN}{name}": total / n for name, (total, n) in metrics.items() if n}
+    told = {name: sums for name, sums in metrics.items() if name not in objective.of_updates}
+    means = {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
     # The loss of an online objective is a direction to go, of no meaning as a number.
-    own = {} if job.plan.objective.spec.online else {HELDOUT_LOSS: float(loss)}
+    own = {HELDOUT_LOSS: float(loss)}
+    if job.sampler is not None:
+        own, used = {}, {"prompts": used.pop("examples"), "answers": answers, **used}
     return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 

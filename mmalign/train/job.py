@@ -111,7 +111,7 @@ class Job:
     def prepare(self, index: int, batch: Batch, guard: Guard = lambda work: work()) -> Batch:
         """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched.
 
-        guard: of a rollout; see `Context`.
+        guard: of its passes; see `Context`.
         """
         train, objective = self.plan.train, self.objective
         batch = batch.to(self.device)
@@ -132,7 +132,8 @@ class Job:
         self.models.eval()
         try:
             with torch.no_grad():
-                batch = self.with_frozen(batch)
+                # What is cached takes no time, and on several processes a guard is a conversation.
+                batch = self.with_frozen(batch) if self.frozen else guard(lambda: self.with_frozen(batch))
                 with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
                     return objective.prepare(self.models, batch, ctx)
         finally:

@@ -53,7 +53,14 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     processes.barrier()
     if processes.is_main:
         say(_headline(plan, chosen))
-    return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
+    try:
+        return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
+    except MmalignError:
+        if (
+            run is not None and run.is_bare()
+        ):  # what was asked for could not begin: asked for rightly, it may have the name
+            run.remove()
+        raise
 
 
 def resume(
@@ -89,6 +96,7 @@ def resume(
         outcome = finished(run) if processes.is_main else None
         if outcome is not None:
             say(f"{folder} is finished already; its model is {outcome.model}")
+            say("for more steps: --set train.steps=N --allow-change")
         processes.close()
         return outcome
     # Sums of floats depend on how many threads share them, so an exact continuation needs as many.
@@ -141,7 +149,8 @@ def _execute(
                 run.write_info(status=status, error=f"{type(exception).__name__}: {exception}")
         if isinstance(exception, Interrupted):
             state = "saved" if checkpoint.committed(run.checkpoints) else "no step was made yet"
-            talk(f"stopped by {exception}; {state}. Go on: mmalign train --resume {run.folder}")
+            talk(f"stopped by {exception}; {state}")
+            exception.folder = run.folder if processes.is_main else None
         raise
     finally:
         if processes.is_main:

@@ -21,7 +21,9 @@ from mmalign.data.batch import Batch
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
+from mmalign.train.counts import why_empty
 from mmalign.train.job import Guard, Job
+from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from mmalign.train.progress import Progress, Say, describe
 from mmalign.train.rundir import Run
@@ -36,14 +38,12 @@ class Loop:
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
         self.job, self.run, self.catalog, self.say = job, run, catalog, say
         self.step, self._saved = 0, -1  # the second: of the newest checkpoint
-        self._mid_step = False  # the step under way has changed weights
-        self.skipped_updates = 0
+        self._mid_step, self.skipped_updates = False, 0  # the first: the step under way has changed weights
         self.bad_samples: dict[str, str] = {}
         self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
-        self._seconds_before = 0.0
-        self._started = time.perf_counter()
+        self._seconds_before, self._started = 0.0, time.perf_counter()
         self.progress = Progress(job, run, catalog, say)
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -97,44 +97,52 @@ class Loop:
 
         Raises NonFiniteError before an update where the loss or a gradient is not finite.
         """
-        prepared = self.job.prepare(index, batch, guard)
         began = time.perf_counter()
+        prepared = self.job.prepare(index, batch, guard)
+        before = time.perf_counter()
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
-        results, norms = zip(*(self._learn(index, p) for p in self.job.updates(index, prepared, beside)), strict=True)
-        seconds = {"learning": time.perf_counter() - began}
+        made = [self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside)]
+        seconds = {"preparing": before - began, "learning": time.perf_counter() - before}
         for part in (prepared, *beside.values()):
             self.truncated_texts += int((part["num_lost"] > 0).sum()) if "num_lost" in part else 0
             self.tokens += part.cost() if self._counts_tokens else 0
+        results, norms = zip(*made, strict=True)
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
-        """`update`; a signal during a rollout, or an error before the first update of the step, discards the step and
-        saves the state before it: a resume repeats it."""
+        """`update`; a signal or an error before its first update discards the step and saves the state before it."""
         job = self.job
-        states = rng.capture(job.device), rng.capture_host()
+        before, skipped = Moment(job), self.skipped_updates
         self._mid_step = False
         try:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
-            failed = isinstance(error, MmalignError)
-            # Other processes know nothing of an error here; what does not sample may have changed running statistics.
-            if self._mid_step or (failed and (job.processes.world_size > 1 or job.sampler is None)):
+            if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
+                newest = f"the checkpoint of step {self._saved}" if self._saved >= 0 else "no checkpoint"
+                self.say(f"this state is not saved; what stands is {newest}")
                 raise
-            rng.restore(states[0], job.device)
-            rng.restore_host(states[1])
+            failed = isinstance(error, MmalignError)
+            alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
+            if self._mid_step or (failed and (alone or job.sampler is None)):  # the last: statistics may have run
+                raise
+            before.restore()
+            self.skipped_updates = skipped
             if self._saved != self.step:
                 self.save()
             if failed:
                 self.say(f"the state before step {index + 1} is saved; go on: mmalign train --resume {self.run.folder}")
             raise
 
-    def _learn(self, index: int, batches: list[Batch]) -> tuple[StepResult, float]:
+    def _learn(self, index: int, batches: list[Batch], guard: Guard) -> tuple[StepResult, float]:
         """One optimiser update from a prepared batch. Returns its result and the gradient norm."""
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
-        result = accumulate(job.engine, batches, train.micro_batch_size)
+        work = functools.partial(accumulate, job.engine, batches, train.micro_batch_size)
+        # A signal may end passes where nothing has changed yet, no process waits in them and no statistics run.
+        ends = not self._mid_step and job.processes.world_size == 1 and job.sampler is not None
+        result = guard(work) if ends else work()
         norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -143,7 +151,7 @@ class Loop:
                 buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
-            self.say(f"step {index + 1} has nothing to learn from: no term counts anything")
+            self.say(f"step {index + 1} has nothing to learn from: {why_empty(result.metrics)}")
         else:
             check_limits(job.objective, result, f"step {index + 1}")
             self._mid_step = True
@@ -161,10 +169,11 @@ class Loop:
                 with stop.interrupts():
                     results = heldout.measure(self.job, self.catalog)
                     written = write_samples(self.job)
-                    baselines = self._baselines() if not self.step else []
+                    baselines = measure_baselines(self.job, self.catalog, self.say) if not self.step else []
                 more = {"samples": written, "baselines": baselines}
-                more = {name: value for name, value in more.items() if value}
-                self.run.log({"step": self.step, "evaluation": results, **more})
+                self.run.log(
+                    {"step": self.step, "evaluation": results, **{n: found for n, found in more.items() if found}}
+                )
                 figures = describe(heldout.main_figures(self.job, results))
                 self.say(f"step {self.step}: {figures or 'nothing is held out'}")
                 if self.step:
@@ -248,8 +257,7 @@ class Loop:
         self.step = self._saved = saved.step
         self.best, self.skipped_updates = state["best"], state["skipped_updates"]
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
-        self.truncated_texts = state["truncated_texts"][job.processes.rank]
-        self.tokens = state["tokens"][job.processes.rank]
+        self.truncated_texts, self.tokens = (state[n][job.processes.rank] for n in ("truncated_texts", "tokens"))
         self._seconds_before = state["seconds"]
         self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
 
@@ -289,11 +297,3 @@ class Loop:
 
     def _improved(self) -> bool:
         return self.best is not None and self.best["step"] == self.step
-
-    def _baselines(self) -> list[dict[str, Any]]:
-        began = time.perf_counter()
-        found = measure_baselines(self.job, self.catalog)
-        if found:
-            what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
-            self.say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
-        return found

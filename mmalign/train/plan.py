@@ -19,7 +19,7 @@ from mmalign.data.finder import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.objective import Objective
-from mmalign.protocols import ChecksTraining
+from mmalign.protocols import ChecksTraining, NamesPlaces
 from mmalign.rl.rollout import checked_rollout
 from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
@@ -133,6 +133,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     configs = build_all(models, values)
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
+    _require_places(configs)
     if objective.spec.online:
         configs["rollout"] = checked_rollout(catalog, configs["rollout"])
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
@@ -210,6 +211,17 @@ def _streams(
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
         found[name] = StreamPlan(dataset, catalog.load(dataset), kind, config, batch_size)
     return found
+
+
+def _require_places(configs: Mapping[str, Any]) -> None:
+    """Raises UsageError before anything is loaded."""
+    for section, config in configs.items():
+        for place in config.places() if isinstance(config, NamesPlaces) else ():
+            if not place.exists():
+                raise UsageError(
+                    f"{section} names {place}, and there is no such file or folder",
+                    hint="Give the folder of a saved model, such as runs/NAME/model, or leave the option out.",
+                )
 
 
 def _default_backbone(catalog: Catalog, objective: Entry) -> str:

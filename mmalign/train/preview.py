@@ -1,5 +1,7 @@
 """Before the first step: what a language model will be shown, how much of it is cut, and one example with its labels.
 
+Of an objective that samples, examples are prompts, and nothing of them is learnt.
+
     for line in preview(job): say(line)
 
 Raises DataError where more tokens would be cut than `data.max_lost` allows: nothing is truncated in silence.
@@ -7,17 +9,19 @@ Raises DataError where more tokens would be cut than `data.max_lost` allows: not
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import click
 import torch
 
 from mmalign.capabilities import Capability
+from mmalign.data.collate import Encoder
 from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.loader import Sweep
 from mmalign.data.sequences import Sequences, sequences_of
 from mmalign.errors import DataError
 from mmalign.protocols import AnswersProcessor
+from mmalign.train.config import DataConfig
 from mmalign.train.job import Job
 
 SURVEYED = 1000  # examples looked at, or as many answers of them: a second or two
@@ -29,16 +33,24 @@ def preview(job: Job) -> Iterator[str]:
     kind = EXAMPLE_KINDS[job.plan.kind]
     if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or kind.modalities != {"text"}:
         return
-    yield survey(job)
+    yield survey(job.data, job.encoder, job.plan.data)
+    for name, (data, encoder) in job.others.items():
+        if EXAMPLE_KINDS[encoder.kind].modalities == {"text"}:
+            yield survey(data, encoder, job.plan.data, of=f" of the stream {name}")
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
-    yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
+    if job.sampler is None:
+        yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
+    else:
+        yield f"the first prompt, {batch['key'][0]}; what is learnt are answers that the policy samples to it:"
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield f"  {line}"
 
 
-def survey(job: Job) -> str:
-    """One line of counts; raises DataError past `data.max_lost`."""
-    sweep = Sweep(job.data, job.encoder, 8, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> str:
+    """One line of counts; raises DataError past `data.max_lost`. of: behind "examples", whose they are."""
+    sweep = Sweep(data, encoder, 8, limit=SURVEYED, max_bad=config.max_bad)
+    prompts = encoder.answer_tokens > 0
+    what = "prompts" if prompts else f"examples{of}"
     examples = answers = tokens = labels = lost = cut = 0
     for batch in sweep:
         sequences = sequences_of(batch)
@@ -51,16 +63,19 @@ def survey(job: Job) -> str:
         if answers >= SURVEYED:
             break
     share = lost / max(1, tokens + lost)
-    if share > job.plan.data.max_lost:
+    if share > config.max_lost:
+        room = f"the context of {encoder.processor.context_length} tokens"
+        room += f", less {encoder.answer_tokens} for an answer (rollout.max_tokens)" if prompts else ""
+        shorter = "lower rollout.max_tokens, " if prompts else ""
         raise DataError(
-            f"{cut:,} of {examples:,} examples are longer than the context of "
-            f"{job.encoder.processor.context_length} tokens: {share:.1%} of all tokens would be cut, "
-            f"data.max_lost={job.plan.data.max_lost:g} allows {job.plan.data.max_lost:.1%}",
-            hint="Shorten them, raise backbone.context_length if the model can, or --set data.max_lost=1",
+            f"{cut:,} of {examples:,} {what} are longer than {room}: {share:.1%} of all tokens would be cut, "
+            f"data.max_lost={config.max_lost:g} allows {config.max_lost:.1%}",
+            hint=f"Shorten them, {shorter}raise backbone.context_length if the model can, or --set data.max_lost=1",
         )
+    learnt = "" if prompts else f", {labels:,} of them to be learnt"
     return (
-        f"{examples:,} of {len(job.data):,} examples looked at: {tokens:,} tokens, {labels:,} of them to be learnt; "
-        f"{lost:,} tokens cut from {cut:,} examples; {len(sweep.bad):,} examples unusable"
+        f"{examples:,} of {len(data):,} {what} looked at: {tokens:,} tokens{learnt}; "
+        f"{lost:,} tokens cut from {cut:,} {what}; {len(sweep.bad):,} {what} unusable"
     )
 
 

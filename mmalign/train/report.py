@@ -4,21 +4,18 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmalign.capabilities import Capability
 from mmalign.evaluate.intervals import is_bound
 from mmalign.report import png_bytes, png_data_uri, write_report
 from mmalign.train.baselines import HEADER, table
+from mmalign.train.counts import worth_telling
+from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
 from mmalign.train.plan import Plan
 from mmalign.train.rundir import Run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_NOT_CURVES = ("step", "peak_memory_mb")
 _NOT_USED = ("heldout/left_out", "heldout/unreadable")
-_EXACT = ("learning_rate", "scale")  # no noise to average away
 
 
 def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | None) -> None:
@@ -29,27 +26,18 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
     (run.folder / "curve.png").write_bytes(curve)
     summary, names = run.info["summary"], run.info["plan"]
     commands = summary["next"]
-    rows = [
-        (name, str(summary[name])) for name in ("steps", "examples", "seconds", "examples_per_second", "peak_memory_mb")
-    ]
-    rows += [(name, str(summary[name])) for name in ("tokens", "tokens_per_second") if name in summary]
-    rows += [
-        ("unreadable samples", str(summary["unreadable_samples"])),
-        ("truncated texts", str(summary["truncated_texts"])),
-        ("skipped updates", str(summary["skipped_updates"])),
-    ]
-    rows += [(name, value) for name, value in names.items()]
     data_rows = [
         (name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()
     ]
     context = {
         "title": f"{names['objective']} on {names['backbone']}",
         "status": "finished",
-        "summary": rows,
+        "summary": [*_figures(summary), *names.items()],
         "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
         "metrics_header": metric_header(uninterpolated),
-        "figures": [("Training, every step", png_data_uri(curve))],
+        "figures": [("Training, every step", png_data_uri(curve)), *_frontier(records)],
         "tables": [
+            *_counts_table(summary["counts"]),
             *_comparison_table(summary["comparison"]),
             *_samples_table(summary["samples"]),
             {"title": "Data", "header": ["", ""], "rows": data_rows},
@@ -63,6 +51,37 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
     (run.folder / "README.md").write_text(_model_card(run.info, summary, commands), encoding="utf-8")
 
 
+def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of an online objective an example is a prompt, to which many answers are sampled."""
+    counts = summary["counts"]
+    read = "prompts" if "answers" in counts else "examples"
+    names = {
+        "steps": "steps",
+        "examples": read,
+        "seconds": "seconds",
+        "examples_per_second": f"{read} a second",
+        "peak_memory_mb": "peak memory, MB",
+        "tokens": "tokens",
+        "tokens_per_second": "tokens a second",
+        "unreadable_samples": "unreadable samples",
+        "truncated_texts": "truncated texts",
+        "skipped_updates": "skipped updates",
+    }
+    found = {shown: f"{summary[name]:,}" for name, shown in names.items() if name in summary}
+    return [*found.items(), *([("answers", f"{counts['answers']:,}")] if "answers" in counts else [])]
+
+
+def _counts_table(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    rows = [(line,) for line in worth_telling(counts)]
+    return [{"title": "Counted in training", "header": [""], "rows": rows}] if rows else []
+
+
+def _frontier(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(caption, picture) where the records have both."""
+    figure = reward_against_kl(records)
+    return [(f"{FRONTIER}, every step", png_data_uri(png_bytes(figure)))] if figure else []
+
+
 def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     title = "Beside the starting model, which was not trained"
     return [{"title": title, "header": list(HEADER), "rows": table(rows)}] if rows else []
@@ -71,41 +90,6 @@ def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def _samples_table(samples: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     rows = [(sample["prompt"], sample["before"], sample["after"]) for sample in samples]
     return [{"title": "What it writes", "header": ["prompt", "before", "after"], "rows": rows}] if rows else []
-
-
-def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
-    """One small panel a metric: the raw values, thin, and their running mean."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in dict.fromkeys(name for record in records for name in record) if name not in _NOT_CURVES]
-    columns = min(3, max(1, len(names)))
-    lines = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(4.0 * columns, 2.5 * lines))
-    # Fixed margins: a layout engine draws everything several times over.
-    figure.subplots_adjust(left=0.06, right=0.985, top=1 - 0.14 / lines, bottom=0.16 / lines, wspace=0.22, hspace=0.42)
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(lines, columns, place + 1)
-        steps = [record["step"] for record in records if name in record and record[name] is not None]
-        values = [record[name] for record in records if name in record and record[name] is not None]
-        noisy = name not in _EXACT
-        axes.plot(steps, values, color="#4477aa", linewidth=0.8 if noisy else 1.6, alpha=0.4 if noisy else 1.0)
-        if noisy:
-            axes.plot(steps, running_mean(values), color="#4477aa", linewidth=1.6)
-        axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.ticklabel_format(useOffset=False)
-        axes.locator_params(nbins=5)
-        axes.grid(alpha=0.25)
-    return figure
-
-
-def running_mean(values: Sequence[float], memory: float = 0.9) -> list[float]:
-    """Exponential mean, corrected for its start."""
-    means, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = memory * total + value, memory * weight + 1
-        means.append(total / weight)
-    return means
 
 
 def metric_header(uninterpolated: Mapping[str, float] | None) -> list[str]:
@@ -152,12 +136,18 @@ def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[
     return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {model}"]
 
 
+def read(summary: Mapping[str, Any]) -> str:
+    """ "32 examples", or how many prompts with how many answers."""
+    counts, number = summary["counts"], f"{summary['examples']:,}"
+    return f"{number} prompts with {counts['answers']:,} answers" if "answers" in counts else f"{number} examples"
+
+
 def _model_card(info: Mapping[str, Any], summary: Mapping[str, Any], commands: Sequence[str]) -> str:
     lines = [
         f"# {info['plan']['objective']} on {info['plan']['backbone']}",
         "",
         f"Trained with mmalign {info['versions']['mmalign']} on `{info['plan']['dataset']}`: {summary['steps']} steps, "
-        f"{summary['examples']} examples, {summary['seconds']} s.",
+        f"{read(summary)}, {summary['seconds']} s.",
         "",
         "| held-out | before | after |",
         "|---|---|---|",

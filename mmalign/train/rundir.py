@@ -111,6 +111,14 @@ class Run:
         lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
         write_text(self.folder / "skipped.jsonl", "".join(lines))
 
+    def is_bare(self) -> bool:
+        """Nothing was measured, sampled or trained: the folder holds what `create` put there."""
+        return {path.name for path in self.folder.iterdir()} <= {"run.json", "config.yaml", ".lock"}
+
+    def remove(self) -> None:
+        """The folder and what is in it."""
+        shutil.rmtree(self.folder)
+
     def close(self) -> None:
         self._lock.close()
 

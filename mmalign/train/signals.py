@@ -14,26 +14,32 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
+
+from mmalign.errors import MmalignError
 
 if TYPE_CHECKING:
     from mmalign.train.distributed import Processes
 
 
 class Interrupted(Exception):
-    """Raised out of `interrupts()` by a signal, and by the loop once it has saved. `signum`: which."""
+    """Raised out of `interrupts()` by a signal, and by the loop once it has saved. `signum`: which; `folder`: of the
+    run that can be gone on with, on the main process."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.folder: Path | None = None
 
 
 class StopRequest:
-    """`signal` is None until SIGINT or SIGTERM arrives."""
+    """`signal` is None until SIGINT or SIGTERM arrives. `failed_together`: all processes raise the same error."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.failed_together = False
         self._immediate = False
         self._previous: dict[int, Any] = {}
 
@@ -67,14 +73,26 @@ class StopRequest:
 
 
 def interruptible(stop: StopRequest, processes: "Processes", work: Callable[[], Any]) -> Any:
-    """What `work` returns, which waits for no other process; raises Interrupted on all where a signal came to one."""
-    signum, found = None, []
+    """What `work` returns, which waits for no other process; where a signal came to one, or one failed, all raise
+    Interrupted, or the same MmalignError."""
+    signum, failure, found = None, None, []
     try:
         with stop.interrupts():
             found.append(work())
     except Interrupted as interruption:
         signum = interruption.signum
-    signals = [s for s in processes.gather_objects(signum) if s is not None]
+    except MmalignError as error:
+        if processes.world_size == 1:
+            raise
+        failure = error
+    told = None if failure is None else (type(failure), failure.message, failure.hint)
+    states = processes.gather_objects((signum, told))
+    signals = [s for s, _ in states if s is not None]
     if signals:
         raise Interrupted(signals[0])
+    failed = [(rank, told) for rank, (_, told) in enumerate(states) if told is not None]
+    if failed:
+        stop.failed_together = True
+        rank, (kind, message, hint) = failed[0]
+        raise kind(f"process {rank}: {message}", hint=hint) from failure
     return found[0]

@@ -1,6 +1,6 @@
 """The generated `arithmetic` data: questions with a whole number for an answer, the same for the same options.
 
-    mmalign train --objective grpo --dataset arithmetic --set 'rollout.environment={"name": "calculator"}'
+    mmalign train --objective grpo --dataset arithmetic --environment calculator
 
 Each question stands once, in one part: its own text says in which, eight tenths of them in train and one each in
 validation and test, so that other sizes and seeds move none to another part. Divisions come out even.

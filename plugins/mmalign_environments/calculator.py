@@ -1,6 +1,6 @@
 """`calculator`: arithmetic questions, and a tool that the policy may call before it answers.
 
-    mmalign train --objective grpo --dataset arithmetic --set 'rollout.environment={"name": "calculator"}'
+    mmalign train --objective grpo --dataset arithmetic --environment calculator
 
 In a turn the policy may write calls such as `<<12*34>>`; each is worked out, and the results are what it reads next, a
 line each. What cannot be worked out gives "error: " and why. A turn without a call is its answer, and ends the episode:

@@ -1,6 +1,6 @@
 """`reflection`: the policy answers, says what is wrong with its answer, and answers again.
 
-    mmalign train --objective ppo --set 'rollout.environment={"name": "reflection"}' --set rollout.max_tokens=192
+    mmalign train --objective ppo --environment reflection --set rollout.max_tokens=192
 
 Three turns. It pays nothing itself: rewards of the run's list score what was written in the last turn, the revised
 answer (`Episode.last_text` of `mmalign.rl.episodes`), and their sum stands on its last token. `rollout.max_tokens` is

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 class ProximalPolicyOptimization(OnlineObjective):
     """Roles: policy, critic, reference."""
 
+    of_updates = OnlineObjective.of_updates | {"beta"}
+
     class Config(PolicyGradientConfig):
         epochs: int = Field(4, ge=1, description="times that a batch of answers is learnt from")
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")

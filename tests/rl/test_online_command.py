@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from mmalign.cli import run
+from mmalign.config.load import load_layers
 from mmalign.testing.bench import Workbench
+from mmalign.train.config import RolloutConfig
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 PROMPTS = ("a red car", "the photo of a small black cat", "tree", "two dogs")
@@ -71,6 +73,13 @@ def test_rewards_by_name_and_weight(train, tmp_path: Path) -> None:
         (("--reward", "length=much"), "'much' is no weight"),
         ((), "no reward to learn from"),
         (("--reward", "vader=0"), "every reward has weight 0"),
+        (("--reward", ""), "names no reward"),
+        (("--reward", "calculator"), "no reward 'calculator': it is one of the environments"),
+        (("--reward", "mine.py:score"), '"function": "mine.py:score"'),
+        (("--set", "rollout.rewards=vade"), "Did you mean vader?"),
+        (("--set", "rollout.rewards=[3]"), "3 is no reward: a name, or options"),
+        (("--environment", "calculater"), "Did you mean calculator?"),
+        (("--set", "rollout.environment=3"), "3 is no environment: a name, or options"),
         (("--reward", "vader", "--set", "rollout.max_tokens=4000"), "leaves no room for a prompt"),
         (("--reward", "vader", "--set", "objective.minibatches=9"), "of 4 prompts"),
         (("--reward", "vader", "--set", "streams.ptx=movie-reviews"), "reads no such stream"),
@@ -80,6 +89,35 @@ def test_mistakes_are_told_before_anything_runs(train, tmp_path: Path, arguments
     code, _, err = train("grpo", *arguments, "--out", str(tmp_path / "run"))
     assert code == 2, err
     assert expected in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ("length", [{"name": "length"}]),
+        ("length=-1", [{"name": "length", "weight": -1.0}]),
+        ('["vader", "length=0", {"name": "regex", "pattern": "a"}]',
+         [{"name": "vader"}, {"name": "length", "weight": 0.0}, {"name": "regex", "pattern": "a"}]),
+        ('{"name": "length"}', [{"name": "length"}]),
+    ],
+)  # fmt: skip
+def test_rewards_and_environments_may_stand_as_names(rewards: str, expected: list) -> None:
+    section = load_layers(sets=[f"rollout.rewards={rewards}", "rollout.environment=calculator"])["rollout"]
+    config = RolloutConfig.model_validate(dict(section))
+    assert list(config.rewards) == expected and config.environment == {"name": "calculator"}
+
+
+def test_an_environment_by_name_takes_options_and_is_counted(train, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ("--environment", "reflection", "--set", "rollout.environment.critique=?", "--reward", "length")
+    code, printed, err = train("rloo", *more, "--out", str(out))
+    assert code == 0, err
+    assert "critique: '?'" in (out / "config.yaml").read_text()
+    assert "8 prompts with 24 answers in " in err and " of 24 answers cut at rollout.max_tokens" in err
+    assert "4 of 4 prompts looked at" in err and "to be learnt" not in err
+    assert "held-out" not in printed, "nothing is held out"
+    page = (out / "report.html").read_text()
+    assert "Counted in training" in page and "Reward against KL" in page
 
 
 def test_an_objective_that_samples_nothing_takes_no_rewards(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mmalign.errors import RewardError
 from mmalign.testing.bench import Workbench
 from mmalign.testing.trainer import build_trainer
+from mmalign.train.signals import StopRequest, interruptible
 from mmalign.train.updates import updates
 
 WORLDS = (1, 2, 4)
@@ -58,8 +60,19 @@ def work(bench: Workbench, rank: int, world: int, port: int, out: Path) -> None:
         trainer.steps += 1
     tensors["beta"] = torch.tensor(trainer.objective.state()["beta"], dtype=torch.float64)
     tensors |= {name: parameter.detach() for name, parameter in trainer.models.trainable()}
+    if world == 2:  # what fails on one process stops all of them with its words
+        stop = StopRequest()
+        try:
+            interruptible(stop, trainer.engine.processes, lambda: fail() if rank else None)
+        except RewardError as error:
+            assert stop.failed_together and str(error) == "process 1: no answer\nask again", error
+            tensors["failed"] = torch.tensor(0.0)
     save_file({name: t.contiguous() for name, t in tensors.items()}, out / f"{world}-{rank}.safetensors")
     trainer.engine.processes.close()
+
+
+def fail() -> None:
+    raise RewardError("no answer", hint="ask again")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path: Path) -> None:
     assert float(alone["beta"]) != 0.2
     for world in WORLDS[1:]:
         found = [load_file(tmp_path / f"{world}-{rank}.safetensors") for rank in range(world)]
+        assert all(("failed" in tensors) == (world == 2) for tensors in found)
         for step in range(2):
             whole = torch.cat([tensors[f"advantages-{step}"] for tensors in found])
             torch.testing.assert_close(whole, alone[f"advantages-{step}"], rtol=0, atol=1e-9)

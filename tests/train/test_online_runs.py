@@ -1,8 +1,11 @@
 """Whole runs of online objectives where something is wrong with answers, prompts, limits or streams."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from resume_cases import REWARD, Lab, newest, quiet, write_prompts
@@ -11,7 +14,8 @@ from mmalign.data.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, launch, preview
+from mmalign.train import checkpoint, finish, heldout, launch, preview
+from mmalign.train.counts import worth_telling
 from mmalign.train.distributed import Processes
 from mmalign.train.job import assemble
 
@@ -34,16 +38,23 @@ def begin(lab: Lab, folder: Path, objective: str, *options: str, say=quiet, data
 
 
 def test_past_the_limit_of_kl_nothing_is_updated_and_the_checkpoint_before_stands(lab, tmp_path, monkeypatch) -> None:
-    updates, update = [], torch.optim.AdamW.step
+    updates, update, lines = [], torch.optim.AdamW.step, list[str]()
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (updates.append(1), update(self, *a))[1])
     with pytest.raises(NonFiniteError, match=r"past its limit of 0\.001") as error:
         begin(
-            lab, tmp_path / "run", "ppo", "objective.max_kl=0.001", "train.learning_rate=0.1", "objective.kl_coef=0.01"
+            lab,
+            tmp_path / "run",
+            "ppo",
+            "objective.max_kl=0.001",
+            "train.learning_rate=0.1",
+            "objective.kl_coef=0.01",
+            say=lines.append,
         )
     assert "objective.max_kl=" in error.value.hint
     done = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert 1 <= done < 3 and len(updates) == 4 * done, "four updates a step, none in the last"
     saved = checkpoint.load(newest(tmp_path / "run"))
+    assert any(f"not saved; what stands is the checkpoint of step {done}" in line for line in lines)
     assert saved.step == done and all(bool(t.isfinite().all()) for t in saved.model.values())
 
 
@@ -53,7 +64,10 @@ def test_answers_that_all_score_the_same_make_no_update(lab, tmp_path) -> None:
         lab, tmp_path / "run", "grpo", SAME, "objective.epochs=1", "objective.minibatches=1", say=lines.append
     )
     assert outcome.summary["skipped_updates"] == 3
-    assert sum("nothing to learn from" in line for line in lines) == 3
+    counts = outcome.summary["counts"]
+    assert (counts["prompts"], counts["answers"], counts["prompts_unlearnt"]) == (12, 36, 12)
+    assert "12 of 12 prompts not learnt from, as all their answers scored the same" in worth_telling(counts)
+    assert sum("nothing to learn from: all answers to a prompt score the same" in line for line in lines) == 3
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["no_difference"] for record in records if "no_difference" in record] == [1.0, 1.0, 1.0]
     saved = [checkpoint.load(path).model for path in checkpoint.committed(tmp_path / "run" / "checkpoints")]
@@ -67,6 +81,10 @@ def test_prompts_are_cut_at_their_beginning_and_counted_and_empty_ones_are_named
     sets = ("dataset.max_bad=0.5", "dataset.holdout=0")
     outcome = begin(lab, tmp_path / "run", "rloo", *sets, dataset=path, say=lines.append)
     assert outcome.summary["truncated_texts"] == 8, "of 12 prompts in three steps, each read four times"
+    assert "8 of 12 prompts cut to fit the context" in worth_telling(outcome.summary["counts"])
+    assert any(
+        re.fullmatch(r"3 of 3 prompts looked at: \d+ tokens; \d+ tokens cut from 2 prompts; .*", s) for s in lines
+    )
     assert any(line.startswith("1 left out of") and line.endswith("no prompt") for line in lines)
     job = assemble(lab.plan("rloo", "micro-batches"), Processes("cpu"))
     with pytest.raises(BadSample, match="an empty prompt"):
@@ -139,3 +157,64 @@ def test_what_happened_in_episodes_is_counted(lab, tmp_path) -> None:
     steps = [record for record in records if "loss" in record]
     assert [record["num_episodes"] for record in steps] == [12, 12]
     assert all(record["num_turns"] >= 12 and record["num_prompt_tokens_cut"] > 0 for record in steps)
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
+    assert summary["counts"]["turns"] == sum(record["num_turns"] for record in steps)
+    told = " ".join(worth_telling(summary["counts"]))
+    assert "prompt tokens cut" in told and "answers cut at rollout.max_tokens" in told, told
+
+
+def test_counts_are_those_of_the_answers_and_of_each_step_once(lab, tmp_path) -> None:
+    """Also where a run is killed behind its last checkpoint and goes on."""
+    outcome = begin(lab, tmp_path / "run", "grpo", "train.save_every=2", "rollout.keep_experience=1")
+    run = outcome.folder
+    rows = [row for path in sorted((run / "experience").iterdir()) for row in pq.read_table(path).to_pylist()]
+    counts = outcome.summary["counts"]
+    assert counts["answers"] == len(rows) == 36 and counts["prompts"] == 12
+    assert counts["answers_empty"] == sum(not row["answer"].strip() for row in rows)
+    assert counts["answers_cut"] == sum(not row["ended"] for row in rows) > 0
+    groups: dict[tuple[str, int], set[float]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault((row["key"], place // 12), set()).add(row["score"])
+    assert counts["prompts_unlearnt"] == sum(len(scores) == 1 for scores in groups.values())
+    last = checkpoint.committed(run / "checkpoints")[-1]
+    shutil.rmtree(last)
+    shutil.rmtree(run / "model")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "status": "running"}))
+    again = launch.resume(run, lab.catalog, sets=(), allow_change=False, device="cpu", say=quiet)
+    assert again.summary["counts"] == counts
+
+
+def test_held_out_rows_are_of_held_out_data(lab, tmp_path) -> None:
+    for objective in ("ppo", "grpo", "rloo"):
+        job = assemble(lab.plan(objective, "whole"), Processes("cpu"))
+        found = heldout.measure(job, lab.catalog)
+        updates = {f"heldout/{name}" for name in ("clipped", "beta", "loss", "examples")}
+        assert not updates & found.keys(), objective
+        assert found["heldout/prompts"] == min(4, job.num_heldout)
+        assert found["heldout/answers"] == 8, "rollout.heldout_answers, of all prompts together"
+        assert {"heldout/score", "heldout/kl", "heldout/length"} <= found.keys()
+
+
+def test_what_other_streams_lose_is_limited_and_told(lab, tmp_path) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text("".join(json.dumps({"text": "a red car and a blue house " * 40}) + "\n" for _ in range(8)))
+    # Rows of a table are texts of their own, and what does not fit the context is cut.
+    sets, short = (
+        (f"streams.ptx.name={long}", "data.max_lost=0.1"),
+        write_prompts(tmp_path / "short.jsonl", *"abcdefgh"),
+    )
+    with pytest.raises(DataError, match="of the stream ptx are longer than the context"):
+        list(preview.preview(assemble(lab.plan("ppo", "whole", *sets, dataset=short), Processes("cpu"))))
+    job = assemble(lab.plan("ppo", "whole", *sets, "data.max_lost=1", dataset=short), Processes("cpu"))
+    assert any("examples of the stream ptx looked at" in line for line in preview.preview(job))
+
+
+def test_what_cannot_begin_leaves_no_folder_behind(lab, tmp_path) -> None:
+    """Asked for rightly, it may have the name."""
+    nowhere = 'rollout.rewards=[{"name": "reward-model", "path": "/nowhere"}]'
+    with pytest.raises(UsageError, match=r"reward reward-model \(of mmalign_rewards\): unknown folder"):
+        begin(lab, tmp_path / "run", "rloo", nowhere)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="objective names /nowhere"):
+        lab.plan("ppo", "whole", "objective.critic.source=/nowhere")

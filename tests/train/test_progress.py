@@ -64,7 +64,7 @@ def test_shares_of_time_are_of_the_step_alone(seen) -> None:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         if "loss" in record:
-            parts = sum(record[f"seconds_{name}"] for name in ("rollout", "scoring", "learning"))
+            parts = sum(record[f"seconds_{name}"] for name in ("rollout", "scoring", "preparing", "learning"))
             assert 0 < parts <= 4 / record["examples_per_second"] * 1.001
 
 
@@ -90,11 +90,33 @@ def test_answers_are_shown_with_their_scores(seen) -> None:
     starts = [number for number, line in enumerate(lines) if line.strip() == "score  prompt | answer"]
     assert len(starts) == 4
     table = pq.read_table(folder / "experience" / "step-00001.parquet").to_pylist()
-    for place, row in enumerate(table[:3]):
+    for place, row in enumerate(table[:9:3]):  # of 3 answers each, those to different prompts first
         score, rest = lines[starts[0] + 1 + place].split(maxsplit=1)
         before, _, after = rest.partition(" | ")
         assert float(score) == pytest.approx(row["score"], abs=5e-4)
-        assert " ".join(row["answer"].split())[:20] == after[:20] and " ".join(row["prompt"].split()).endswith(before)
+        answer = " ".join(row["answer"].split()) or "(empty)"
+        assert answer[:20] == after[:20] and " ".join(row["prompt"].split()).endswith(before) and before
+
+
+def test_a_narrow_terminal_gets_the_whole_table(tmp_path, monkeypatch) -> None:
+    """In lines of 80 columns, each cell still under its name; nothing is left out."""
+    lines: list[str] = []
+    monkeypatch.setattr(finish, "write_reports", lambda *arguments: None)
+    monkeypatch.setattr(preview, "SURVEYED", 8)
+    monkeypatch.setattr(progress, "terminal_width", lambda: 80)
+    with single_thread():
+        lab = Lab(Workbench({}, {}), tmp_path)
+        launch.start(
+            lab.plan("ppo", "whole", "train.steps=2", "train.eval_every=0"), lab.catalog, folder=tmp_path / "run",
+            device="cpu", say=lines.append,
+        )  # fmt: skip
+    start = next(number for number, line in enumerate(lines) if line.startswith("step/2"))
+    answers = next(number for number, line in enumerate(lines) if line.strip() == "score  prompt | answer")
+    table = lines[start:answers]
+    header, row = table[: len(table) // 2], table[len(table) // 2 :]
+    assert len(header) == len(row) > 1 and max(map(len, lines[start:])) <= 80
+    assert all(name in " ".join(header) for name in (*COLUMNS, "preparing", "left")), header
+    assert [len(line) for line in header] == [len(line) for line in row]
 
 
 def test_only_ids_count_as_tokens(seen) -> None:

@@ -4,6 +4,7 @@ python -m pytest tests/train/test_resume_objectives.py             # all ways in
 python -m pytest -m slow tests/train/test_resume_objectives.py     # each way from each moment, in each variant
 """
 
+import importlib
 import json
 import os
 import random
@@ -156,6 +157,33 @@ def test_a_signal_in_a_rollout_discards_it_and_a_resume_repeats_it(lab, unsaved,
     lab.resume(run)
     assert_same_run(run, whole.folder)
     compare_experience(run, whole.folder)
+
+
+@pytest.mark.parametrize("place", ["mmalign.rl.columns.per_prompt", "mmalign.ops.rl.clipped_policy_loss"])
+def test_a_signal_behind_a_rollout_discards_the_step_too(lab, place, monkeypatch) -> None:
+    """In what the reference says, and in the passes of the first update, when the KL controller has moved already."""
+    whole = lab.whole("ppo", "micro-batches")
+    run = lab.copy(whole.moments["3/6"])
+    module, _, name = place.rpartition(".")
+    original, rollout = getattr(importlib.import_module(module), name), Context.rollout
+
+    def kill(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    def rolled(self, policy, batch):
+        found = rollout(self, policy, batch)
+        if self.step == 3:
+            monkeypatch.setattr(place, kill)
+        return found
+
+    monkeypatch.setattr(Context, "rollout", rolled)
+    with pytest.raises(Interrupted):
+        lab.resume(run)
+    assert newest(run).name == "step-000003"
+    monkeypatch.undo()
+    lab.resume(run)
+    assert_same_run(run, whole.folder)
 
 
 def compare_experience(found: Path, expected: Path) -> None:

@@ -1,0 +1,68 @@
+"""What went wrong with sampled answers, counted: of each step in metrics.jsonl, of a whole run in its summary.
+
+    counts = answer_counts(batch)                  # {"answers": 64, "answers_empty": 1, ...}, of this process
+    found = total(run.metrics())                   # the same names, of all steps
+    lines = worth_telling(found)                   # ["3 of 64 answers empty", ...]: what is not zero
+
+A line of metrics.jsonl has them as `num_NAME`. They are added up from there: no step counts twice in a resumed run.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmalign.data.batch import Batch
+
+LOGGED = "num_"  # before a count's name, in metrics.jsonl
+UNLEARNT = "prompts_unlearnt"
+NO_DIFFERENCE = "no_difference"  # the metric of objectives that leave such prompts out: the share of them
+_TOLD = {
+    "answers_empty": "answers empty",
+    "answers_cut": "answers cut at rollout.max_tokens",
+    UNLEARNT: "prompts not learnt from, as all their answers scored the same",
+    "prompts_cut": "prompts cut to fit the context",
+    "stopped_turns": "episodes ended by rollout.max_turns",
+}
+# Beside others, with environments: they say the same again, or are not of what went wrong.
+_NOT_TOLD = ("prompts", "answers", "episodes", "turns", "stopped_length")
+
+
+def answer_counts(batch: Batch) -> dict[str, int]:
+    """Of a prepared batch of N prompts, this process's share."""
+    written = [text for texts in batch["written"] for text in texts]
+    return {
+        "prompts": len(batch),
+        "answers": len(written),
+        "answers_empty": sum(not text.strip() for text in written),
+        "answers_cut": int((~batch["ended"]).sum()),
+        "prompts_cut": int((batch["num_lost"] > 0).sum()) if "num_lost" in batch else 0,
+    }
+
+
+def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, int]:
+    """Of a step's metrics, where the objective leaves prompts out. prompts: of all processes."""
+    return {UNLEARNT: round(metrics[NO_DIFFERENCE] * prompts)} if NO_DIFFERENCE in metrics else {}
+
+
+def why_empty(metrics: Mapping[str, Any]) -> str:
+    """Of a step from which nothing can be learnt."""
+    return "all answers to a prompt score the same" if NO_DIFFERENCE in metrics else "no term counts anything"
+
+
+def total(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Over the lines of metrics.jsonl."""
+    found: Counter[str] = Counter()
+    for record in records:
+        found.update({name.removeprefix(LOGGED): n for name, n in record.items() if name.startswith(LOGGED)})
+    return dict(found)
+
+
+def worth_telling(counts: Mapping[str, int]) -> list[str]:
+    """ "3 of 64 answers empty", in the order of importance; an environment's own counts last."""
+    names = [*_TOLD, *(name for name in counts if name not in _TOLD and name not in _NOT_TOLD)]
+    found = []
+    for name in (name for name in names if counts.get(name)):
+        text = _TOLD.get(name, name.replace("_", " "))
+        whole = counts.get(text.partition(" ")[0]) if name in _TOLD else None
+        found.append(f"{counts[name]:,} {'' if whole is None else f'of {whole:,} '}{text}")
+    return found

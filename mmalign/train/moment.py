@@ -1,0 +1,25 @@
+"""What a step or a measurement changes besides weights, to be put back where it does not count.
+
+before = Moment(job)
+...                        # drawing, dropout, an objective that steers its own coefficients
+before.restore()
+"""
+
+import json
+
+from mmalign.train import rng
+from mmalign.train.job import Job
+
+
+class Moment:
+    """The random state of this process and the objective's own state, as they are now."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._torch, self._host = rng.capture(job.device), rng.capture_host()
+        self._own = json.dumps(dict(job.objective.state()))
+
+    def restore(self) -> None:
+        self._job.objective.load_state(json.loads(self._own))
+        rng.restore(self._torch, self._job.device)
+        rng.restore_host(self._host)
