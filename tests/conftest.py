@@ -2,8 +2,10 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,3 +27,30 @@ def _own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     monkeypatch.setenv("MMALIGN_HOME", str(home))
     monkeypatch.setenv("MMALIGN_CACHE", str(home / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _real_curves() -> Iterator[Callable[..., Any] | None]:
+    """Runs leave a blank picture of their curves: drawing takes several times as long as a tiny run. Gives the real
+    drawing, None where no test of the session can train."""
+    if "torch" not in sys.modules:
+        yield None
+        return
+    from matplotlib.figure import Figure
+
+    from mmalign.train import report
+
+    real = report.draw_curves
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_curves", lambda records: Figure(figsize=(1, 1)))
+        yield real
+
+
+@pytest.fixture
+def curves(_real_curves: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Draws the curves, also in the runs of this test."""
+    from mmalign.train import report
+
+    real = _real_curves or report.draw_curves
+    monkeypatch.setattr(report, "draw_curves", real)
+    return real
