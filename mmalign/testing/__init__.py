@@ -19,6 +19,7 @@ def conformance(
     datasets: Mapping[str, Mapping[str, Any]] | None = None,
     rewards: Mapping[str, Mapping[str, Any]] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    slow: str = "",
 ) -> Callable[..., None]:
     """A parametrised pytest test, one case a check, for the plugin or module `name`.
 
@@ -26,7 +27,11 @@ def conformance(
     datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}.
     rewards: the same for rewards; a value may name a tiny model of the kit, such as {"path": "tiny-llama"}.
     expected_failures: {check name: reason}; a check that then passes is a failure.
+    slow: a regular expression; checks in whose name it is found get pytest's marker `slow`, which the test suite
+    declares and leaves out by default.
     """
+    import re
+
     import pytest
 
     from mmalign.testing.bench import Workbench
@@ -37,7 +42,12 @@ def conformance(
     reasons = dict(expected_failures or {})
     unknown = sorted(set(reasons) - {check.name for check in checks})
 
-    @pytest.mark.parametrize("check", checks, ids=[check.name for check in checks])
+    def case(check: Any) -> Any:
+        return pytest.param(
+            check, id=check.name, marks=[pytest.mark.slow] if slow and re.search(slow, check.name) else []
+        )
+
+    @pytest.mark.parametrize("check", [case(check) for check in checks])
     def test_conformance(check: Any) -> None:
         assert not unknown, f"expected_failures names no check: {unknown}"
         result = run_check(check, reasons.get(check.name, ""))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
@@ -14,19 +15,37 @@ if TYPE_CHECKING:
     from mmalign.sources import Source
 
 TOLERANCE = 1e-5  # float32, another summation order
+_DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT})
 _SPECIAL = (language_checks, scorer_checks, adapter_checks)  # for models that provide what each needs
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
-    """The methods of the class, then each check on every tiny model of its families, or on the embedded model."""
+    """The methods of the class, then each check on every tiny model of its families that provides what the check is
+    about, or on the embedded model."""
     name = entry.spec.name
     found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
+    if entry.spec.extra and entry.spec.bundled and find_spec(entry.spec.bundled.partition(":")[0]) is None:
+        return [*found, Check(f"backbone {name}: its model works", partial(_not_installed, entry))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
+        known = bench.family(reference)
+        if known and known[0].qualified != entry.qualified:
+            continue
         special = [check for module in _SPECIAL for check in module.CHECKS.items()]
         for title, function in (*_CHECKS.items(), *special):
-            label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
-            found.append(Check(label, partial(_run, function, entry, reference, bench)))
+            if known is None or _needed(function) <= known[1].provides:
+                label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
+                found.append(Check(label, partial(_run, function, entry, reference, bench)))
     return found
+
+
+def _not_installed(entry: Entry) -> None:
+    raise Skip(f"{entry.spec.extra} is not installed")
+
+
+def _needed(function: Callable[..., None]) -> frozenset[Capability]:
+    """What a model must provide for a check to be about it."""
+    special = next((module for module in _SPECIAL if function in module.CHECKS.values()), None)
+    return special.NEEDED if special else _DUAL_ENCODER
 
 
 def declared_equals_provided(entry: Entry, bench: Workbench) -> None:
@@ -162,8 +181,7 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     source = resolve_or_skip(reference, bench)
     if source.entry.qualified != entry.qualified:
         raise Skip(f"{reference} is {source.entry.spec.name}'s")
-    special = next((module for module in _SPECIAL if function in module.CHECKS.values()), None)
-    needed = special.NEEDED if special else {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}
+    needed = _needed(function)
     if not needed <= source.family.provides:
         raise Skip(f"this check is for models that provide {' and '.join(sorted(needed))}")
     backbone = load(source, bench)

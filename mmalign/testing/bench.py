@@ -13,18 +13,24 @@ from typing import Any
 
 from mmalign.catalog import Catalog
 from mmalign.plugins import PluginHost, PluginRecord, load_plugins
+from mmalign.specs import Entry, Family
 
-# The kit's own models (in mmalign.testing.models) and the prefix in whose format they are.
-TINY_MODELS = {
-    "tiny-open-clip": "open_clip",
-    "tiny-open-clip-bn": "open_clip",
-    "tiny-siglip-like": "open_clip",
-    "tiny-transformers-clip": "hf",
-    "tiny-transformers-siglip": "hf",
-    "tiny-llama": "hf",
-    "tiny-gpt2": "hf",
-    "tiny-bloom": "hf",
-    "tiny-reward-model": "hf",
+_OPEN_CLIP = ("open_clip", {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}})
+# The kit's own models (in mmalign.testing.models): the prefix in whose format they are, and as much of their config as
+# tells their family, so that what fits a check is known before one is written.
+TINY_MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "tiny-open-clip": _OPEN_CLIP,
+    "tiny-open-clip-bn": _OPEN_CLIP,
+    "tiny-siglip-like": _OPEN_CLIP,
+    "tiny-transformers-clip": ("hf", {"model_type": "clip", "architectures": ["CLIPModel"]}),
+    "tiny-transformers-siglip": ("hf", {"model_type": "siglip", "architectures": ["SiglipModel"]}),
+    "tiny-llama": ("hf", {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}),
+    "tiny-gpt2": ("hf", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}),
+    "tiny-bloom": ("hf", {"model_type": "bloom", "architectures": ["BloomForCausalLM"]}),
+    "tiny-reward-model": (
+        "hf",
+        {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+    ),
 }
 
 
@@ -70,7 +76,21 @@ class Workbench:
 
     def model_names_for(self, prefixes: Sequence[str]) -> list[str]:
         """The models that a backbone with these prefixes may read, and all that the plugin brought itself."""
-        return [*(name for name, prefix in TINY_MODELS.items() if prefix in prefixes), *self.own_models]
+        return [*(name for name, (prefix, _) in TINY_MODELS.items() if prefix in prefixes), *self.own_models]
+
+    def family(self, name: str) -> tuple[Entry, Family] | None:
+        """The backbone and the family that read a tiny model or are an embedded one, without writing or reading it;
+        None where only that tells: models that a plugin brought itself, and those that none or two claim."""
+        entries = self.catalog.entries("backbones")
+        if name in self.own_models:
+            return None
+        if name not in TINY_MODELS:
+            entry = self.catalog.find("backbones", name)
+            return (entry, entry.spec.families[0]) if len(entry.spec.families) == 1 else None
+        prefix, config = TINY_MODELS[name]
+        able = [entry for entry in entries if prefix in entry.spec.prefixes]
+        found = [(entry, family) for entry in able for family in entry.spec.families if family.matches(config)]
+        return found[0] if len(found) == 1 else None
 
     def model(self, name: str) -> Path:
         """The folder of a tiny model, written on first use."""

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmalign.compat import check_needs
 from mmalign.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
@@ -29,10 +30,13 @@ def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 
 def evaluation_checks(entry: Entry, bench: Workbench) -> list[Check]:
+    """One on each tiny model that may have what the evaluation needs."""
     name, title = entry.spec.name, "finite, with its primary metric"
     return [
         Check(f"evaluation {name} on {reference}: {title}", partial(evaluates, entry, reference, bench))
         for reference in bench.model_names
+        for known in [bench.family(reference)]
+        if known is None or check_needs(entry.spec.needs, known[1]).ok
     ]
 
 
@@ -97,7 +101,6 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     """On a few examples: all metrics finite, the primary among them, random state and modes left alone."""
     import torch
 
-    from mmalign.compat import check_needs
     from mmalign.evaluate.runner import run_evaluation
     from mmalign.evaluate.runtime import Runtime
     from mmalign.testing.subjects import load, resolve_or_skip

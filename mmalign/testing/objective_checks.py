@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmalign.compat import check
 from mmalign.specs import Entry
 from mmalign.testing import online_checks
-from mmalign.testing.bench import Check, Workbench
+from mmalign.testing.bench import Check, Skip, Workbench
 from mmalign.testing.trainer import Trainer, build_trainer
 
 if TYPE_CHECKING:
@@ -19,11 +20,25 @@ OVERFIT_STEPS = 50
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
+    """Each check on each tiny model that the objective may run on; one that says so where there is none."""
+    name, fitting = entry.spec.name, [reference for reference in bench.model_names if _may_run(entry, reference, bench)]
+    if not fitting:
+        return [Check(f"objective {name}: runs on a tiny model", partial(_runs_nowhere, entry))]
     return [
-        Check(f"objective {entry.spec.name} on {reference}: {title}", partial(_run, function, entry, reference, bench))
-        for reference in bench.model_names
+        Check(f"objective {name} on {reference}: {title}", partial(_run, function, entry, reference, bench))
+        for reference in fitting
         for title, function in {**_CHECKS, **(online_checks.CHECKS if entry.spec.online else {})}.items()
     ]
+
+
+def _may_run(entry: Entry, reference: str, bench: Workbench) -> bool:
+    known = bench.family(reference)
+    return known is None or check(entry.spec, known[1]).ok
+
+
+def _runs_nowhere(entry: Entry) -> None:
+    needs = sorted({need for role in entry.spec.roles for need in role.needs})
+    raise Skip(f"no tiny model provides {', '.join(needs)}: conformance(..., models={{...}}) brings one")
 
 
 def finite_and_complete(build: Callable[..., Trainer]) -> None:

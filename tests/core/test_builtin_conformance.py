@@ -1,20 +1,28 @@
-"""The built-in plugins and the example plugin pass the checks that every third party's must pass."""
+"""The built-in plugins and the example plugin pass the checks that every third party's must pass.
+
+python -m pytest tests/core/test_builtin_conformance.py             # PPO on all language models, its siblings on one
+python -m pytest -m slow tests/core/test_builtin_conformance.py     # its siblings on the others
+"""
 
 import sys
 from pathlib import Path
+
+from table_samples import write_datasets
 
 from mmalign.testing import conformance
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "mmalign-triplet" / "src"))
 
-test_objectives = conformance("mmalign_objectives")
-test_data = conformance("mmalign_data")
+# These sample and score with PPO's code: what differs between models shows in PPO.
+test_objectives = conformance("mmalign_objectives", slow=r"objective (grpo|rloo|online-dpo) on tiny-(llama|bloom)")
+test_data = conformance("mmalign_data", datasets=write_datasets())
 test_clip = conformance("mmalign_clip")
 test_lm = conformance("mmalign_lm")
 test_evaluations = conformance("mmalign_evals")
 test_rewards = conformance(
     "mmalign_rewards",
     rewards={
+        "regex": {"pattern": "red|blue"},
         "function": {"function": f"{Path(__file__).with_name('polite.py')}:score"},
         "reward-model": {"path": "tiny-reward-model"},
         "clip-score": {"text": "a red car", "backbone": "tiny-open-clip"},

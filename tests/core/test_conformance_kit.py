@@ -67,6 +67,24 @@ def test_each_fault_is_found_and_nothing_else(cls: str, install, shared_folder) 
         assert failed == FAULTS[cls], {name: found[name].why for name in failed}
 
 
+def test_the_family_of_each_tiny_model_is_known_before_it_is_written(shared_folder) -> None:
+    from mmalign.testing.subjects import source_of
+
+    bench = Workbench({}, {})
+    bench._written[MODEL] = shared_folder
+    for name in bench.model_names:
+        source = source_of(name, bench)
+        assert bench.family(name) == (source.entry, source.family), name
+
+
+def test_an_objective_that_fits_no_tiny_model_says_so(install) -> None:
+    install("lonely", PLUGIN.format(name="lonely", cls="Sound").replace('"encode_text"', '"score_sequences"'))
+    last = find_checks("lonely", Workbench({}, {}))[-1]
+    result = run_check(last)
+    assert (result.name, result.outcome) == ("objective lonely: runs on a tiny model", "skip")
+    assert "score_sequences" in result.why and "models=" in result.why
+
+
 def test_outcomes() -> None:
     def fails() -> None:
         raise AssertionError("too small")

@@ -35,7 +35,8 @@ def test_large_blocks_are_reused() -> None:
 
     # Where the heap's addresses run into a library's, glibc takes another way, which may give memory back: rare, so
     # the best of three processes counts.
-    assert min(faults("keep") for _ in range(3)) < faults("plain") / 10
+    plain = faults("plain")
+    assert any(faults("keep") < plain / 10 for _ in range(3))
 
 
 def test_a_tuned_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

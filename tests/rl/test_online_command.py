@@ -49,7 +49,7 @@ def records(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_rewards_by_name_and_weight(train, tmp_path: Path) -> None:
+def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, _, err = train("rloo", "--reward", "length=-0.5", "--reward", "vader=0", "--out", str(out))
     assert code == 0, err

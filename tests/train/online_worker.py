@@ -1,4 +1,5 @@
-"""Two steps of PPO on 1, 2 and 4 processes: python online_worker.py OUT. Forks, so that all is imported once.
+"""Two steps of PPO on so many processes, once each: python online_worker.py OUT 1 2. Forks, so that all is imported
+once.
 
 OUT/WORLD-RANK.safetensors: the advantages of each step in this process's share, the KL coefficient, the weights.
 """
@@ -19,15 +20,14 @@ from mmalign.testing.trainer import build_trainer
 from mmalign.train.signals import StopRequest, interruptible
 from mmalign.train.updates import updates
 
-WORLDS = (1, 2, 4)
 OPTIONS = {"epochs": 2, "minibatches": 1, "kl_target": 0.5, "kl_coef": 0.2, "scale_scores": True}
 
 
-def main(out: Path) -> None:
+def main(out: Path, worlds: list[int]) -> None:
     bench = Workbench({}, {})
     bench.model("tiny-gpt2")
     torch.set_num_threads(1)
-    for world in WORLDS:
+    for world in worlds:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -76,4 +76,4 @@ def fail() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]])

@@ -4,6 +4,7 @@ python -m pytest tests/train/test_resume_objectives.py             # all ways in
 python -m pytest -m slow tests/train/test_resume_objectives.py     # each way from each moment, in each variant
 """
 
+import functools
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mmalign_data import reviews
 from mmalign_objectives.ppo import ProximalPolicyOptimization
 from mmalign_objectives.sft import SupervisedFineTuning
 from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest
@@ -36,12 +38,14 @@ KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoi
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Reports are not drawn and few examples surveyed: neither touches what is compared, and both take most of the
-    time of a run this small."""
+    """Reports are not drawn, few examples surveyed and few film reviews read: nothing of it touches what is compared,
+    and all take most of the time of a run this small."""
+    read = reviews.read
     with pytest.MonkeyPatch.context() as patch, single_thread():
         patch.setattr(finish, "write_reports", lambda *arguments: None)
         patch.setattr(finish, "SURVEYED", 8)
         patch.setattr(preview, "SURVEYED", 8)
+        patch.setattr(reviews, "read", functools.cache(lambda split: read(split)[:200]))
         yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
 

@@ -10,6 +10,7 @@ from pictures import write_pairs
 from safetensors.torch import load_file
 
 from mmalign.cli import run
+from mmalign.report import png_bytes
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def train(tiny_folder, pairs, capsys):
     return call
 
 
-def test_a_run_leaves_everything(train, tmp_path, tiny_folder) -> None:
+def test_a_run_leaves_everything(train, tmp_path, tiny_folder, curves) -> None:
     code, out, err = train("--out", str(tmp_path / "run"), "--json")
     assert code == 0, err
     assert "the options of contrastive.yaml are for its own, and are not used" in err
@@ -52,6 +53,18 @@ def test_a_run_leaves_everything(train, tmp_path, tiny_folder) -> None:
     assert info["status"] == "finished" and info["data"]["kept"] > 0
     start, end = (load_file(f / "open_clip_model.safetensors") for f in (tiny_folder, tmp_path / "run" / "model"))
     assert any(not torch.equal(start[name].float(), end[name]) for name in end)
+
+
+@pytest.mark.parametrize("names", [(), ("loss",), ("loss", "learning_rate", "a", "b")])
+def test_curves_of_any_metrics_are_drawn(curves, names) -> None:
+    """A metric that only some steps have, and one that has no value in a step."""
+    records = [{"step": step, "peak_memory_mb": 1, **dict.fromkeys(names, 0.5 * step)} for step in range(3)]
+    records.append({"step": 3, "loss": None, "rare": 2.0} if names else {"step": 3})
+    figure = curves(records)
+    drawn = [axes.get_title() for axes in figure.axes]
+    assert drawn == ([*(name.replace("_", " ") for name in names), "rare"] if names else [])
+    assert all(len(axes.lines[0].get_xdata()) == (1 if axes.get_title() == "rare" else 3) for axes in figure.axes)
+    assert png_bytes(figure).startswith(b"\x89PNG")
 
 
 def test_training_learns(train, tmp_path) -> None:
