@@ -71,9 +71,10 @@ class AnswersProcessor(Processor, Protocol):
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
         ...
 
-    def observation(self, text: str) -> "Tensor":
-        """[T] ids of what an environment says, to go behind what the policy wrote; no special tokens, not even where
-        the text spells one."""
+    def observation(self, text: str, *, in_chat: bool = False) -> "Tensor":
+        """[T] ids of what an environment says, to go behind what the policy wrote and ended. The text gives no special
+        tokens, not even where it spells one. in_chat: as a turn of the user in a conversation, whose marks are the chat
+        template's, up to where the next answer begins. Raises BadSample for a template that has no such turn."""
         ...
 
     def decode(self, ids: "Tensor") -> str:

@@ -131,7 +131,7 @@ def as_answers(records: Sequence[Answered]) -> "Answers":
     encoded = []
     for record in records:
         pairs = zip(record.completions, record.ended, strict=True)
-        encoded.append([processor.observation(text, end=ended) for text, ended in pairs])
+        encoded.append([processor.ids(text, end=ended) for text, ended in pairs])
     prompts = [processor.prompt(record.prompt) for record in records]
     return Answers(
         keys=tuple(record.key for record in records for _ in record.completions),

@@ -1,6 +1,6 @@
 """Texts as their bytes: the tokens of answers that come from a file, for rewards that look at tokens.
 
-ByteProcessor().observation("Fine.", end=True)       # [70, 105, 110, 101, 46, 256]
+ByteProcessor().ids("Fine.", end=True)      # [70, 105, 110, 101, 46, 256]
 """
 
 import random
@@ -27,13 +27,16 @@ class ByteProcessor:
         raise ValueError("bytes of texts only")
 
     def text(self, text: str) -> TokenizedText:
-        return TokenizedText(self.observation(text), 0)
+        return TokenizedText(self.ids(text), 0)
 
     def prompt(self, prompt: Turns) -> Tensor:
         """[T]; of messages, their contents."""
-        return self.observation(prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt))
+        return self.ids(prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt))
 
-    def observation(self, text: str, *, end: bool = False) -> Tensor:
+    def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
+        return self.ids(text)
+
+    def ids(self, text: str, *, end: bool = False) -> Tensor:
         """[T] int64; with the end token behind it where it is asked for."""
         found = [*text.encode("utf-8", "surrogatepass"), *([_END] if end else [])]
         return torch.tensor(found, dtype=torch.int64)
@@ -44,5 +47,5 @@ class ByteProcessor:
     def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
         """Nothing is ever cut."""
         texts = [answer if isinstance(answer, str) else "\n".join(m.content for m in answer) for answer in answers]
-        ids = [self.observation(text, end=True) for text in texts]
+        ids = [self.ids(text, end=True) for text in texts]
         return TokenizedAnswers(self.prompt(prompt), ids, [torch.ones_like(row, dtype=torch.bool) for row in ids], 0)

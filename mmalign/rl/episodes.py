@@ -7,9 +7,9 @@
 
 An episode is one sequence behind its prompt: what the policy wrote, token by token as it was drawn, its end tokens
 included, and between that what the environment said. Nothing drawn is ever decoded and encoded again; observations are
-tokenised alone, without special tokens, and are not learnt. Token t of turn k of an episode is drawn with a number that
-depends on (its seed, k, t) alone, so company in the batch and those who leave it early change nothing; the first turn
-draws as `generate` does with the same seed.
+tokenised alone and are not learnt: as text behind a prompt that is text, as a turn of the user in a conversation. Token
+t of turn k of an episode is drawn with a number that depends on (its seed, k, t) alone, so company in the batch and
+those who leave it early change nothing; the first turn draws as `generate` does with the same seed.
 
 Without environments an episode is one answer. Rewards of the reward list score `last_text`, what the policy wrote in
 its last turn; what an environment pays stands in `turn_rewards`.
@@ -78,8 +78,10 @@ def play(
     sampling: Sampling,
     seeds: Sequence[int],
     max_turns: int = 1,
+    chats: Sequence[bool] = (),
 ) -> list[Episode]:
-    """An episode for each of M prompts [T] of ids, in order. environments: M that were reset, or none.
+    """An episode for each of M prompts [T] of ids, in order. environments: M that were reset, or none. chats: M,
+    whether a prompt is a conversation that the chat template rendered; empty: none is.
 
     All turns of an episode together, observations included, have at most `sampling.max_tokens` tokens, and fit the
     context with the prompt. Raises what `step` raises.
@@ -89,9 +91,10 @@ def play(
     context = policy.processor.context_length
     rooms = [min(sampling.max_tokens, context - len(prompt)) for prompt in prompts]
     responders = environments or [None] * len(prompts)
+    in_chat = chats or [False] * len(prompts)
     games = [
-        _Game(prompt, responder, seed, room, over=room < 1, stopped="length" if room < 1 else "")
-        for prompt, responder, seed, room in zip(prompts, responders, seeds, rooms, strict=True)
+        _Game(prompt, responder, seed, room, chat, over=room < 1, stopped="length" if room < 1 else "")
+        for prompt, responder, seed, room, chat in zip(prompts, responders, seeds, rooms, in_chat, strict=True)
     ]
     for turn in range(max_turns):
         live = [game for game in games if not game.over]
@@ -128,6 +131,7 @@ class _Game:
     environment: Responder | None
     seed: int
     room: int
+    in_chat: bool
     over: bool = False
     ended: bool = False
     stopped: Stopped = ""
@@ -163,7 +167,7 @@ class _Game:
         if is_last:
             self.stopped = "turns"
             return
-        observation = processor.observation(turn.observation)
+        observation = processor.observation(turn.observation, in_chat=self.in_chat)
         if len(observation) >= self.room:
             self.over, self.stopped = True, "length"
             return

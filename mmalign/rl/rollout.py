@@ -67,7 +67,8 @@ class Sampler:
             prompts, environments = self._prompts(batch, seeds, answers)
             repeated = [prompt for prompt in prompts for _ in range(answers)]
             turns = self.config.max_turns if environments else 1
-            episodes = play(writer, repeated, environments, self.config.sampling, seeds, turns)
+            chats = [not isinstance(environment.prompt, str) for environment in environments]
+            episodes = play(writer, repeated, environments, self.config.sampling, seeds, turns, chats)
         self.counts |= tally(episodes)
         groups = [episodes[row : row + answers] for row in range(0, len(episodes), answers)]
         sequences = Sequences.from_lists(

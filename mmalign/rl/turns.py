@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Turn(NamedTuple):
-    """What an environment says to an action. observation: appended to what the policy reads, and never learnt; reward:
-    of this action; done: the episode is over, and there is no observation. counts: what happened, to be added up over
-    a run, such as {"tool_errors": 1}."""
+    """What an environment says to an action. observation: what the policy reads next, and never learns; in a
+    conversation it is a turn of the user, without the space around it. reward: of this action; done: the episode is
+    over, and there is no observation. counts: what happened, to be added up over a run, such as {"tool_errors": 1}."""
 
     observation: str
     reward: float

@@ -86,10 +86,15 @@ class TextProcessor:
         """[T] ids of a prompt alone, uncut; raises BadSample for messages that do not render."""
         return torch.tensor(self._prompt(prompt)[1], dtype=torch.int64)
 
-    def observation(self, text: str) -> Tensor:
+    def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         """[T] ids of plain text; one that spells a special token gives its letters, so that a tool's output cannot end
-        a turn."""
+        a turn. in_chat: without the space around it, between the template's ids that close the answer before, whose end
+        token is there, and those that open the next one."""
+        text = text.strip() if in_chat else text
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        if in_chat:
+            before, behind = self._around_observation
+            ids = [*before, *ids, *behind]
         return torch.tensor(ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor) -> str:
@@ -116,6 +121,19 @@ class TextProcessor:
     def save(self, folder: Any) -> None:
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
+
+    @cached_property
+    def _around_observation(self) -> tuple[list[int], list[int]]:
+        """What the template puts before a turn of the user that follows an answer, and behind it. The answer is the
+        policy's own tokens and is never rendered, so both are cut out of a conversation about nothing."""
+        said = "(answer)", "(observation)"
+        talk = Message("user", "?"), Message("assistant", said[0]), Message("user", said[1])
+        rest = self.render(talk, add_generation_prompt=True).partition(said[0])[2]
+        before, found, behind = rest.partition(said[1])
+        if not found:
+            raise BadSample("the chat template leaves out a turn of the user that follows an answer")
+        ids = self._ids(before, special=False)
+        return ids[1:] if ids[:1] == [self.end_id] else ids, self._ids(behind, special=False)
 
     def _prompt(self, prompt: Turns) -> tuple[str, list[int]]:
         """(text, ids): a rendered prompt holds its own start token, where the template writes one."""

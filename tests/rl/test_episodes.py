@@ -1,15 +1,20 @@
 """Episodes: one turn is plain generation, several are what a slow twin plays, company changes nothing, limits hold."""
 
+import dataclasses
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from episode_samples import Counting, load_policy, naive_episode, some_prompts
 
+from mmalign.data.examples import Message
 from mmalign.data.sequences import Sequences
+from mmalign.errors import BadSample
 from mmalign.rl.episodes import Episode, play, tally
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Sampling
+from mmalign.sampling import Generated, Sampling
 
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_bloom")
 SEEDS = [11, 12, 13, 2**70 + 5, 15, 16]
@@ -173,6 +178,45 @@ def test_a_special_token_in_an_observation_is_only_its_letters(policies) -> None
     assert processor.end_id not in ids.tolist() and processor.decode(ids).strip() == "a <end> cat"
     assert processor.end_id in processor.prompt("a <end> cat").tolist(), "elsewhere it is the token"
     assert processor.observation("").shape == (0,) and processor.observation("").dtype == torch.int64
+
+
+CHATS = {
+    "": "",  # the plain one
+    "ended": "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_in_a_conversation_an_observation_is_a_turn_of_the_user(policies, name) -> None:
+    """What the policy reads before each answer is what the template makes of the conversation up to there."""
+    own = policies["tiny_llama"].processor
+    processor = dataclasses.replace(own, template=CHATS[name], context_length=400)
+    answer = processor.answers("", [" a cat and a dog"]).answers[0]  # its end token included
+    writer = SimpleNamespace(
+        processor=processor,
+        generate=lambda prompts, sampling, seeds: Generated([answer], [torch.zeros(len(answer))], [True]),
+    )
+    talk = [Message("user", "a photo")]
+    (episode,) = play(writer, [processor.prompt(tuple(talk))], [Counting(3)], Sampling(max_tokens=300), [0], 3, [True])
+    ends = [0, *(1 + episode.learn.int().diff().nonzero()[:, 0]).tolist()]
+    pieces = [episode.ids[start:stop] for start, stop in itertools.pairwise(ends)]  # an answer, what is said to it, ...
+    assert len(pieces) == 4
+    for written, heard in (pieces[:2], pieces[2:]):
+        assert torch.equal(written, answer)
+        said = processor.decode(answer[:-1])
+        talk += [Message("assistant", said), Message("user", f"{len(said)} cat")]
+        whole = processor.render(talk, add_generation_prompt=True)
+        # This tokenizer knows no capitals, and begins what is tokenised apart with a space.
+        expected = whole.rpartition(said)[2].removeprefix("<end>")
+        assert "".join(processor.decode(heard).split()) == "".join(expected.lower().split())
+        assert int((heard == processor.end_id).sum()) == ("<end>" in CHATS[name])  # that of the user's turn
+
+
+def test_a_template_without_such_a_turn_is_named(policies) -> None:
+    processor = dataclasses.replace(policies["tiny_llama"].processor, template="{{ messages[0].content }}")
+    with pytest.raises(BadSample, match="leaves out a turn of the user"):
+        processor.observation("a cat", in_chat=True)
 
 
 def test_counts_that_do_not_fit_are_our_own_mistake(policies) -> None:
