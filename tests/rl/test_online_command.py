@@ -173,7 +173,8 @@ def test_a_reward_that_fails_leaves_the_state_before_its_step(train, tmp_path: P
     reward = json.dumps([{"name": "function", "function": f"{mine}:score"}])
     code, _, err = train("grpo", "--set", f"rollout.rewards={reward}", "--set", "train.save_every=0", "--out", str(out))
     assert code == 4 and "the service is down (mine.py:5)" in err, err
-    assert f"go on: mmalign train --resume {out}" in err
+    assert err.index("the service is down") < err.index(f"go on: mmalign train --resume {out}"), "error first"
+    assert "--allow-change" in err
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"]
     mine.write_text("calls = []\n" + body.format(fail="pass"), encoding="utf-8")
     assert run(["train", "--resume", str(out)]) == 1  # it is not the reward that the run began with
