@@ -71,8 +71,8 @@ class Job:
     @property
     def freezes_batchnorm(self) -> bool:
         """Whether the batch is split in any way, so that live statistics would depend on the split."""
-        micro = self.plan.train.micro_batch_size
-        return self.processes.world_size > 1 or 0 < micro < self.local_batch_size
+        micro = self.plan.train.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
+        return self.processes.world_size > 1 or micro < self.local_batch_size
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
         """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
