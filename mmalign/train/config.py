@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from mmalign.sampling import Sampling
@@ -115,8 +115,8 @@ class RolloutConfig(_Section):
     )
     engine: dict[str, JsonValue] = Field(
         {},
-        description="what draws answers in the policy's place, with its options, such as "
-        '{"name": "continuous-batching"}; empty: the policy itself, exactly by the seed',
+        description="what draws answers in the policy's place: a name, such as continuous-batching, or options as "
+        '{"name": ..., ...}; empty: the policy itself, exactly by the seed',
     )
     environment: dict[str, JsonValue] = Field(
         {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
@@ -142,11 +142,12 @@ class RolloutConfig(_Section):
                 raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
         return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
 
-    @field_validator("environment", mode="before")
+    @field_validator("environment", "engine", mode="before")
     @classmethod
-    def _alone(cls, value: Any) -> Any:
+    def _alone(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str | dict):
-            raise ValueError(f"{value!r} is no environment: a name, or options as {{'name': 'calculator'}}")
+            such = "calculator" if info.field_name == "environment" else "continuous-batching"
+            raise ValueError(f"{value!r} is no {info.field_name}: a name, or options as {{'name': '{such}'}}")
         return {"name": value} if isinstance(value, str) and value else value or {}
 
     @property

@@ -80,6 +80,8 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--set", "rollout.rewards=[3]"), "3 is no reward: a name, or options"),
         (("--environment", "calculater"), "Did you mean calculator?"),
         (("--set", "rollout.environment=3"), "3 is no environment: a name, or options"),
+        (("--set", "rollout.engine=3"), "3 is no engine: a name, or options"),
+        (("--reward", "vader", "--set", "rollout.engine=continuous-batch"), "Did you mean continuous-batching"),
         (("--reward", "vader", "--set", "rollout.max_tokens=4000"), "leaves no room for a prompt"),
         (("--reward", "vader", "--set", "objective.minibatches=9"), "of 4 prompts"),
         (("--reward", "vader", "--set", "streams.ptx=movie-reviews"), "reads no such stream"),
@@ -101,10 +103,12 @@ def test_mistakes_are_told_before_anything_runs(train, tmp_path: Path, arguments
         ('{"name": "length"}', [{"name": "length"}]),
     ],
 )  # fmt: skip
-def test_rewards_and_environments_may_stand_as_names(rewards: str, expected: list) -> None:
-    section = load_layers(sets=[f"rollout.rewards={rewards}", "rollout.environment=calculator"])["rollout"]
+def test_rewards_environments_and_engines_may_stand_as_names(rewards: str, expected: list) -> None:
+    sets = [f"rollout.rewards={rewards}", "rollout.environment=calculator", "rollout.engine=policy"]
+    section = load_layers(sets=sets)["rollout"]
     config = RolloutConfig.model_validate(dict(section))
-    assert list(config.rewards) == expected and config.environment == {"name": "calculator"}
+    assert list(config.rewards) == expected
+    assert (config.environment, config.engine) == ({"name": "calculator"}, {"name": "policy"})
 
 
 def test_an_environment_by_name_takes_options_and_is_counted(train, tmp_path: Path) -> None:
