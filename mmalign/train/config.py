@@ -1,5 +1,7 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
+import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
@@ -148,7 +150,10 @@ class RolloutConfig(_Section):
         if not isinstance(value, str | dict):
             such = "calculator" if info.field_name == "environment" else "continuous-batching"
             raise ValueError(f"{value!r} is no {info.field_name}: a name, or options as {{'name': '{such}'}}")
-        return {"name": value} if isinstance(value, str) and value else value or {}
+        if isinstance(value, str):
+            _require_name(value, str(info.field_name))
+            return {"name": value} if value else {}
+        return value
 
     @property
     def sampling(self) -> "Sampling":
@@ -166,7 +171,15 @@ def named_reward(text: str) -> dict[str, Any]:
     name, equals, weight = text.partition("=")
     if not name.strip():
         raise ValueError(f"{text!r} names no reward; as vader, or vader=0.5")
-    try:
-        return {"name": name.strip(), **({"weight": float(weight)} if equals else {})}
-    except ValueError:
-        raise ValueError(f"{weight!r} is no weight; as {name}=0.5") from None
+    _require_name(text, "reward")
+    with contextlib.suppress(ValueError):
+        number = float(weight) if equals else 1.0
+        if math.isfinite(number):
+            return {"name": name.strip(), **({"weight": number} if equals else {})}
+    raise ValueError(f"{weight!r} is no weight; as {name}=0.5")
+
+
+def _require_name(text: str, what: str) -> None:
+    """Raises ValueError for options that were meant as JSON."""
+    if text.lstrip()[:1] in ("[", "{"):
+        raise ValueError(f"{text!r} names no {what}, and cannot be read as JSON")

@@ -71,6 +71,10 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
     [
         (("--reward", "vade"), "Did you mean vader?"),
         (("--reward", "length=much"), "'much' is no weight"),
+        (("--reward", "length=nan"), "'nan' is no weight"),
+        (("--set", 'rollout.rewards=[{"name": "length"]'), "cannot be read as JSON"),
+        (("--reward", "vader", "--set", 'rollout.engine={"name": "policy"'), "cannot be read as JSON"),
+        (("--set", "rollout.engine=policy", "--set", "rollout.engine.x=1"), "--set rollout.engine.name=..."),
         ((), "no reward to learn from"),
         (("--reward", "vader=0"), "every reward has weight 0"),
         (("--reward", ""), "names no reward"),
