@@ -72,6 +72,8 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--reward", "vade"), "Did you mean vader?"),
         (("--reward", "length=much"), "'much' is no weight"),
         (("--reward", "length=nan"), "'nan' is no weight"),
+        (("--reward", "vader", "--set", "rollout.rewards=length"), "--reward and --set rollout.rewards are both given"),
+        (("--environment", "calculator", "--set", "rollout.environment=reflection"), "are both given"),
         (("--set", 'rollout.rewards=[{"name": "length"]'), "cannot be read as JSON"),
         (("--reward", "vader", "--set", 'rollout.engine={"name": "policy"'), "cannot be read as JSON"),
         (("--set", "rollout.engine=policy", "--set", "rollout.engine.x=1"), "--set rollout.engine.name=..."),
