@@ -38,6 +38,7 @@ def run_train(
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
+    _require_once(sets, {"--reward": bool(rewards), "--environment": environment is not None})
     if rewards:
         sets = (f"rollout.rewards={json.dumps([_reward(text) for text in rewards])}", *sets)
     if environment is not None:
@@ -67,6 +68,14 @@ def run_train(
     if outcome is not None:
         _print_outcome(app, outcome, as_json)
     return 0
+
+
+def _require_once(sets: tuple[str, ...], given: Mapping[str, bool]) -> None:
+    """Raises UsageError where an option and --set both name rewards, or an environment: one would be lost."""
+    keys = {text.partition("=")[0].strip() for text in sets}
+    for option, key in (("--reward", "rollout.rewards"), ("--environment", "rollout.environment")):
+        if given[option] and keys & {key, f"{key}.name"}:
+            raise UsageError(f"{option} and --set {key} are both given", hint="Leave one of them out.")
 
 
 def _reward(text: str) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[
         for part in path[1:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise UsageError(f"--set {text}: {part} is already set to a value")
+                hint = f"Either that value or keys below it, its name as --set {'.'.join(path[:-1])}.name=..."
+                raise UsageError(f"--set {text}: {part} is already set to a value", hint=hint)
         target[path[-1]] = value
     for section, name in names.items():
         set_to = layer.setdefault(section, {}).setdefault("name", name)

@@ -57,7 +57,10 @@ def run_pipeline(
     say: Say,
 ) -> Outcome:
     """Check everything, then run what is to do; raises Interrupted, and what stages raise."""
+    from mmalign.evaluate.runtime import choose_device
+
     wanted, again = stages_between(pipeline, start, until)
+    choose_device(device)
     check_pipeline(catalog, pipeline)
     before = PipelineFolder.look(path, pipeline, again)
     for name in pipeline.names[: pipeline.names.index(start)] if start else ():

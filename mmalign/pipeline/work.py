@@ -45,6 +45,8 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     part = open_prompts(catalog, config)
     prompts = asked(part.dataset, config.limit)
     say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
+    if config.k > 1 and not config.temperature:
+        say(f"at temperature 0 all {config.k} answers to a prompt are the same, and there is nothing to rank")
     for reason, count in part.dataset.report()["skipped"].items():
         say(f"{count:,} rows left out of the data: {reason}")
     runtime = Runtime.choose(device)

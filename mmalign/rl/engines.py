@@ -86,7 +86,7 @@ def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseMo
     """The engine that `rollout.engine` names, and its validated options; raises UsageError, PluginError."""
     name = options.get("name")
     if not isinstance(name, str):
-        hint = 'Such as --set rollout.engine={"name":"continuous-batching"}; all: mmalign list engines'
+        hint = "Such as --set rollout.engine.name=continuous-batching; all: mmalign list engines"
         raise UsageError("rollout.engine names no engine", hint=hint)
     entry = catalog.find("engines", name)
     own = {key: value for key, value in options.items() if key != "name"}

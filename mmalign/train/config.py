@@ -1,8 +1,10 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
+import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from mmalign.sampling import Sampling
@@ -115,8 +117,8 @@ class RolloutConfig(_Section):
     )
     engine: dict[str, JsonValue] = Field(
         {},
-        description="what draws answers in the policy's place, with its options, such as "
-        '{"name": "continuous-batching"}; empty: the policy itself, exactly by the seed',
+        description="what draws answers in the policy's place: a name, such as continuous-batching, or options as "
+        '{"name": ..., ...}; empty: the policy itself, exactly by the seed',
     )
     environment: dict[str, JsonValue] = Field(
         {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
@@ -142,12 +144,16 @@ class RolloutConfig(_Section):
                 raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
         return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
 
-    @field_validator("environment", mode="before")
+    @field_validator("environment", "engine", mode="before")
     @classmethod
-    def _alone(cls, value: Any) -> Any:
+    def _alone(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str | dict):
-            raise ValueError(f"{value!r} is no environment: a name, or options as {{'name': 'calculator'}}")
-        return {"name": value} if isinstance(value, str) and value else value or {}
+            such = "calculator" if info.field_name == "environment" else "continuous-batching"
+            raise ValueError(f"{value!r} is no {info.field_name}: a name, or options as {{'name': '{such}'}}")
+        if isinstance(value, str):
+            _require_name(value, str(info.field_name))
+            return {"name": value} if value else {}
+        return value
 
     @property
     def sampling(self) -> "Sampling":
@@ -165,7 +171,15 @@ def named_reward(text: str) -> dict[str, Any]:
     name, equals, weight = text.partition("=")
     if not name.strip():
         raise ValueError(f"{text!r} names no reward; as vader, or vader=0.5")
-    try:
-        return {"name": name.strip(), **({"weight": float(weight)} if equals else {})}
-    except ValueError:
-        raise ValueError(f"{weight!r} is no weight; as {name}=0.5") from None
+    _require_name(text, "reward")
+    with contextlib.suppress(ValueError):
+        number = float(weight) if equals else 1.0
+        if math.isfinite(number):
+            return {"name": name.strip(), **({"weight": number} if equals else {})}
+    raise ValueError(f"{weight!r} is no weight; as {name}=0.5")
+
+
+def _require_name(text: str, what: str) -> None:
+    """Raises ValueError for options that were meant as JSON."""
+    if text.lstrip()[:1] in ("[", "{"):
+        raise ValueError(f"{text!r} names no {what}, and cannot be read as JSON")

@@ -47,7 +47,7 @@ class Outcome:
 
 def finished(run: Run) -> Outcome:
     """What a run that is over left."""
-    summary = run.info["summary"]
+    summary = {"counts": {}, **run.info["summary"]}  # earlier versions counted nothing
     run.close()
     return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
 

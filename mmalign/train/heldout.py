@@ -135,9 +135,8 @@ def _heldout_loss(job: Job) -> dict[str, float]:
     told = {name: sums for name, sums in metrics.items() if name not in objective.of_updates}
     means = {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    # The loss of an online objective is a direction to go, of no meaning as a number.
     own = {HELDOUT_LOSS: float(loss)}
-    if job.sampler is not None:
+    if job.sampler is not None:  # the loss is a direction to go, of no meaning as a number
         own, used = {}, {"prompts": used.pop("examples"), "answers": answers, **used}
     return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
 

@@ -20,6 +20,7 @@ from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
 from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environments import EnvironmentHost
+from mmalign.rl.objective import PolicyGradientConfig
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
@@ -71,8 +72,8 @@ class Job:
     @property
     def freezes_batchnorm(self) -> bool:
         """Whether the batch is split in any way, so that live statistics would depend on the split."""
-        micro = self.plan.train.micro_batch_size
-        return self.processes.world_size > 1 or 0 < micro < self.local_batch_size
+        micro = self.plan.train.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
+        return self.processes.world_size > 1 or micro < self.local_batch_size
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
         """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
@@ -260,6 +261,12 @@ def _sampler(plan: Plan, objective: Objective, models: Models, processes: Proces
         plan.catalog, config.rewards, processes.device, say, required=environment is None, models=models
     )
     engine = SamplingEngine.build(plan.catalog, config.engine, models.policy, say)
+    weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
+    if weighs and engine is not None and not engine.exact and config.top_p < 1:
+        say(
+            f"rollout.top_p={config.top_p:g} weakens learning: importance weights count what it leaves out, too; they "
+            "are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
+        )
     return Sampler(config, processor, rewards, environment, engine)
 
 

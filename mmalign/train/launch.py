@@ -56,9 +56,8 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     try:
         return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
     except MmalignError:
-        if (
-            run is not None and run.is_bare()
-        ):  # what was asked for could not begin: asked for rightly, it may have the name
+        # What was asked for could not begin: asked for rightly, it may have the name.
+        if run is not None and run.is_bare():
             run.remove()
         raise
 

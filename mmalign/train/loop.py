@@ -129,8 +129,8 @@ class Loop:
             self.skipped_updates = skipped
             if self._saved != self.step:
                 self.save()
-            if failed:
-                self.say(f"the state before step {index + 1} is saved; go on: mmalign train --resume {self.run.folder}")
+            if isinstance(error, MmalignError):
+                error.hint = f"{error.hint}\n{self.run.way_on(index + 1)}".lstrip()
             raise
 
     def _learn(self, index: int, batches: list[Batch], guard: Guard) -> tuple[StepResult, float]:

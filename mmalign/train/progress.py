@@ -113,7 +113,9 @@ class Progress:
         job = self._job
         if job.sampler is None:
             return {}
-        own = answer_counts(batch) | (job.sampler.counts if job.plan.rollout.environment else {})
+        own = answer_counts(batch)
+        if job.plan.rollout.environment:  # whose limit of turns leaves answers without an end, too
+            own |= job.sampler.counts | {"answers_cut": job.sampler.counts["stopped_length"]}
         found: Counter[str] = Counter()
         for part in job.processes.gather_objects(own):
             found.update(part)

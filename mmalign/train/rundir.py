@@ -111,6 +111,13 @@ class Run:
         lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
         write_text(self.folder / "skipped.jsonl", "".join(lines))
 
+    def way_on(self, step: int) -> str:
+        """How a user goes on from the state before a step that failed."""
+        return (
+            f"The state before step {step} is saved; mended, go on: mmalign train --resume {self.folder}\n"
+            "with --allow-change where a file that the run names, such as a reward's, is another now."
+        )
+
     def is_bare(self) -> bool:
         """Nothing was measured, sampled or trained: the folder holds what `create` put there."""
         return {path.name for path in self.folder.iterdir()} <= {"run.json", "config.yaml", ".lock"}

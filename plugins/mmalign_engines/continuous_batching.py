@@ -2,7 +2,7 @@
 values lie in pages, so that long prompts and answers of very unequal length waste neither passes nor memory. It is made
 for GPUs: on a CPU the policy's own generation of short answers is twice as fast.
 
-    mmalign train --objective grpo --set 'rollout.engine={"name": "continuous-batching"}'
+    mmalign train --objective grpo --set rollout.engine=continuous-batching
 
 It runs on the policy's own weights, so there is nothing to push. Its tokens are drawn with its own random numbers,
 seeded by the rows' seeds: the same batch draws the same answers again, but a row's answer depends on the others beside

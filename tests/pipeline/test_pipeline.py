@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pipeline_samples import STAGES, Lab, cut, hit_in, results, state
 
 from mmalign.pipeline import run as running
@@ -98,6 +99,8 @@ def test_until_and_from(lab: Lab, whole: Path) -> None:
         (("--from", "reward", "--until", "sft"), ["behind --until"]),
         (("--from", "judge"), ["stage sft before it is not finished"]),
         (("--until", "rewards"), ["no stage 'rewards'", "Did you mean reward"]),
+        (("--device", "nowhere"), ["unknown device 'nowhere'"]),
+        (("--device", "mps" if torch.cuda.is_available() else "cuda"), ["is not available", "Available: "]),
     ],
 )
 def test_parts_that_cannot_be(lab: Lab, arguments: tuple[str, ...], told: list[str]) -> None:

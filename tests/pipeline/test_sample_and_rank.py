@@ -49,6 +49,15 @@ def test_an_answer_depends_on_its_prompt_number_and_seed_alone(sample) -> None:
     assert all(row["completions"][0] == row["completions"][1] for row in best)
 
 
+def test_equal_answers_are_told(lab: Lab) -> None:
+    """Not of one answer, and not where they are drawn."""
+    for number, (k, temperature, told) in enumerate([(4, 0, True), (1, 0, False), (2, 0.5, False)]):
+        named = ["--backbone", lab.words.model, "--dataset", lab.words.prompts, "--max-tokens", 2, "--limit", 2]
+        how = ["--k", k, "--temperature", temperature, "--out", lab.root / f"{number}.jsonl"]
+        code, _, err = lab.run("sample", *named, *how)
+        assert code == 0 and ("all 4 answers to a prompt are the same" in err) == told, err
+
+
 def test_what_is_held_out_is_asked_by_its_name(sample) -> None:
     parts = {split: sample("--split", split, "--set", "dataset.holdout=0.3") for split in ("train", "validation")}
     assert len(parts["train"]) + len(parts["validation"]) == 40 and parts["validation"]

@@ -175,13 +175,16 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train(bench: Workbench, prompts: Path, out: Path, engine: dict[str, Any], objective: str = "grpo") -> int:
+def train(
+    bench: Workbench, prompts: Path, out: Path, engine: dict[str, Any], objective: str = "grpo", *more: str
+) -> int:
     options = {
         "train.steps": 2, "train.batch_size": 4, "data.num_workers": 0, "rollout.max_tokens": 6, "rollout.samples": 3,
         "rollout.heldout_answers": 4, "evaluation.samples": 0, "dataset.holdout": 0,
         "rollout.engine": json.dumps(engine),
     }  # fmt: skip
-    sets = [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
+    texts = [*(f"{key}={value}" for key, value in options.items()), *more]
+    sets = [part for text in texts for part in ("--set", text)]
     model = ["--backbone", str(bench.model("tiny-llama")), "--dataset", str(prompts), "--reward", "length"]
     return run(["train", "--objective", objective, *model, *sets, "--out", str(out)])
 
@@ -213,6 +216,33 @@ def test_the_engine_policy_is_what_none_is(
         assert train(bench, prompts, tmp_path / name, engine, "rloo") == 0, capsys.readouterr().err
     none, policy = weights(tmp_path / "none"), weights(tmp_path / "policy")
     assert all(torch.equal(none[name], policy[name]) for name in none)
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "told"),
+    [
+        (BATCHING, ("rollout.top_p=0.5",), True),
+        (BATCHING, ("rollout.top_p=0.5", "objective.sampler_clip=0"), False),
+        (BATCHING, (), False),
+        ({"name": "policy"}, ("rollout.top_p=0.5",), False),
+    ],
+)
+def test_weights_of_what_top_p_leaves_out_are_told(
+    bench: Workbench,
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    engine: Any,
+    more: Any,
+    told: bool,
+) -> None:
+    """Drawn from half of the probability, each token weighs half, and answers of several tokens next to nothing."""
+    out = tmp_path / "run"
+    assert train(bench, prompts, out, engine, "rloo", *more) == 0
+    assert ("weakens learning" in capsys.readouterr().err) == told
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = [step["sampler_weight"] for step in steps if "sampler_weight" in step]
+    assert all((weight < 0.5) == told for weight in found) and bool(found) == (engine == BATCHING and len(more) < 2)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
     [
         (("--reward", "vade"), "Did you mean vader?"),
         (("--reward", "length=much"), "'much' is no weight"),
+        (("--reward", "length=nan"), "'nan' is no weight"),
+        (("--reward", "vader", "--set", "rollout.rewards=length"), "--reward and --set rollout.rewards are both given"),
+        (("--environment", "calculator", "--set", "rollout.environment=reflection"), "are both given"),
+        (("--set", 'rollout.rewards=[{"name": "length"]'), "cannot be read as JSON"),
+        (("--reward", "vader", "--set", 'rollout.engine={"name": "policy"'), "cannot be read as JSON"),
+        (("--set", "rollout.engine=policy", "--set", "rollout.engine.x=1"), "--set rollout.engine.name=..."),
         ((), "no reward to learn from"),
         (("--reward", "vader=0"), "every reward has weight 0"),
         (("--reward", ""), "names no reward"),
@@ -80,6 +86,8 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--set", "rollout.rewards=[3]"), "3 is no reward: a name, or options"),
         (("--environment", "calculater"), "Did you mean calculator?"),
         (("--set", "rollout.environment=3"), "3 is no environment: a name, or options"),
+        (("--set", "rollout.engine=3"), "3 is no engine: a name, or options"),
+        (("--reward", "vader", "--set", "rollout.engine=continuous-batch"), "Did you mean continuous-batching"),
         (("--reward", "vader", "--set", "rollout.max_tokens=4000"), "leaves no room for a prompt"),
         (("--reward", "vader", "--set", "objective.minibatches=9"), "of 4 prompts"),
         (("--reward", "vader", "--set", "streams.ptx=movie-reviews"), "reads no such stream"),
@@ -101,10 +109,12 @@ def test_mistakes_are_told_before_anything_runs(train, tmp_path: Path, arguments
         ('{"name": "length"}', [{"name": "length"}]),
     ],
 )  # fmt: skip
-def test_rewards_and_environments_may_stand_as_names(rewards: str, expected: list) -> None:
-    section = load_layers(sets=[f"rollout.rewards={rewards}", "rollout.environment=calculator"])["rollout"]
+def test_rewards_environments_and_engines_may_stand_as_names(rewards: str, expected: list) -> None:
+    sets = [f"rollout.rewards={rewards}", "rollout.environment=calculator", "rollout.engine=policy"]
+    section = load_layers(sets=sets)["rollout"]
     config = RolloutConfig.model_validate(dict(section))
-    assert list(config.rewards) == expected and config.environment == {"name": "calculator"}
+    assert list(config.rewards) == expected
+    assert (config.environment, config.engine) == ({"name": "calculator"}, {"name": "policy"})
 
 
 def test_an_environment_by_name_takes_options_and_is_counted(train, tmp_path: Path) -> None:
@@ -173,7 +183,8 @@ def test_a_reward_that_fails_leaves_the_state_before_its_step(train, tmp_path: P
     reward = json.dumps([{"name": "function", "function": f"{mine}:score"}])
     code, _, err = train("grpo", "--set", f"rollout.rewards={reward}", "--set", "train.save_every=0", "--out", str(out))
     assert code == 4 and "the service is down (mine.py:5)" in err, err
-    assert f"go on: mmalign train --resume {out}" in err
+    assert err.index("the service is down") < err.index(f"go on: mmalign train --resume {out}"), "error first"
+    assert "--allow-change" in err
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"]
     mine.write_text("calls = []\n" + body.format(fail="pass"), encoding="utf-8")
     assert run(["train", "--resume", str(out)]) == 1  # it is not the reward that the run began with

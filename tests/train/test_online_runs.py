@@ -12,6 +12,7 @@ from resume_cases import REWARD, Lab, newest, quiet, write_prompts
 
 from mmalign.data.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
+from mmalign.sampling import Generated
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
 from mmalign.train import checkpoint, finish, heldout, launch, preview
@@ -163,6 +164,20 @@ def test_what_happened_in_episodes_is_counted(lab, tmp_path) -> None:
     assert "prompt tokens cut" in told and "answers cut at rollout.max_tokens" in told, told
 
 
+def test_an_episode_without_turns_left_is_not_cut_at_its_tokens(lab, tmp_path, monkeypatch) -> None:
+    """Each is counted as what it is: such an episode has no end, and room for tokens all the same."""
+
+    def ends_at_once(self, prompts, sampling, seeds, on_token=None) -> Generated:
+        rows, end = range(len(prompts)), torch.tensor([self.processor.end_id])
+        return Generated([end for _ in rows], [torch.zeros(1) for _ in rows], [True for _ in rows])
+
+    options = ("rollout.environment=reflection", "rollout.max_turns=1", "train.steps=1")
+    monkeypatch.setattr(lab.plan("rloo", "micro-batches").backbone_class, "generate", ends_at_once)
+    counts = begin(lab, tmp_path / "run", "rloo", *options).summary["counts"]
+    assert counts["stopped_turns"] == counts["answers"] == 12
+    assert counts["answers_cut"] == counts["stopped_length"] == 0
+
+
 def test_counts_are_those_of_the_answers_and_of_each_step_once(lab, tmp_path) -> None:
     """Also where a run is killed behind its last checkpoint and goes on."""
     outcome = begin(lab, tmp_path / "run", "grpo", "train.save_every=2", "rollout.keep_experience=1")
@@ -183,6 +198,13 @@ def test_counts_are_those_of_the_answers_and_of_each_step_once(lab, tmp_path) ->
     (run / "run.json").write_text(json.dumps({**info, "status": "running"}))
     again = launch.resume(run, lab.catalog, sets=(), allow_change=False, device="cpu", say=quiet)
     assert again.summary["counts"] == counts
+
+
+def test_a_batch_shared_out_between_trained_models_is_a_split_one(lab) -> None:
+    """Live running statistics would depend on how many models learn."""
+    for kind, options, passes in (("ppo", ("objective.critic.kind=copy",), 2), ("grpo", (), 1)):
+        job = assemble(lab.plan(kind, "whole", *options), Processes("cpu"))
+        assert job.engine.passes == passes and job.freezes_batchnorm == (passes > 1)
 
 
 def test_held_out_rows_are_of_held_out_data(lab, tmp_path) -> None:

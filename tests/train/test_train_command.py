@@ -55,6 +55,16 @@ def test_a_run_leaves_everything(train, tmp_path, tiny_folder, curves) -> None:
     assert any(not torch.equal(start[name].float(), end[name]) for name in end)
 
 
+def test_a_finished_run_of_a_version_that_counted_nothing_is_shown(train, tmp_path, capsys) -> None:
+    assert train("--out", str(tmp_path / "run"), "--set", "train.steps=1")[0] == 0
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    assert info["summary"].pop("counts") == {}
+    path.write_text(json.dumps(info))
+    assert run(["train", "--resume", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    assert "8 examples in " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", [(), ("loss",), ("loss", "learning_rate", "a", "b")])
 def test_curves_of_any_metrics_are_drawn(curves, names) -> None:
     """A metric that only some steps have, and one that has no value in a step."""

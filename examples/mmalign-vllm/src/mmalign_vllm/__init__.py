@@ -1,4 +1,4 @@
-"""vLLM as a sampling engine: `mmalign train --objective grpo --set 'rollout.engine={"name": "vllm"}'`."""
+"""vLLM as a sampling engine: `mmalign train --objective grpo --set rollout.engine=vllm`."""
 
 from mmalign import EngineSpec, hookimpl
 
