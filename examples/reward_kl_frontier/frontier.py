@@ -10,7 +10,7 @@ dpo     beta, on the starting model's own reviews, 32 at a time, ranked by VADER
 best-of-n  the best of n reviews of the starting model, whose KL is at most log n - (n - 1)/n
 
 Writes work/frontier.csv and work/frontier.png; runs that are there are not made again. All models write the same number
-of reviews with the same random numbers. About an hour on two cores; --methods and --quick take less.
+of reviews with the same random numbers. An hour or two on two cores; --methods and --quick take less.
 """
 
 import argparse
