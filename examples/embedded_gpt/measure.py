@@ -6,7 +6,7 @@ sentiment  mean VADER score (-1 to 1) of 200 reviews that each model writes behi
 distinct-2 different pairs of words over all pairs of words in these reviews
 KL         mean of log after(y) - log before(y) over the reviews that `after` writes, in nats a review
 
-Needs `pip install vaderSentiment`. BEFORE and AFTER are references as `--backbone` takes them.
+BEFORE and AFTER are references as `--backbone` takes them.
 """
 
 import argparse

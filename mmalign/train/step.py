@@ -123,7 +123,8 @@ def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
         sums, metrics = objective.loss(engine.run(micro), micro)
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
-        engine.release()
+        if len(micros) > 1:
+            engine.release()  # its activations, which another's seldom fit
         part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
         result = part if result is None else merge(result, part)
     assert result is not None
