@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mmalign.data.layout import states_at
 from mmalign.ops import sum_rows
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def token_values(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
 
     In the order of `token_logps`, whichever trunk the states are from.
     """
-    return _on_states(head, hidden.states[hidden.layout.predict])[:, 0]
+    return _on_states(head, states_at(hidden.states, hidden.layout.predict))[:, 0]
 
 
 def last_token_scores(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
     """[M, rows]: a linear head on the last token of each answer, in the head's own precision also under autocast."""
-    return _on_states(head, hidden.states[hidden.layout.last])
+    return _on_states(head, states_at(hidden.states, hidden.layout.last))
 
 
 def _on_states(head: "nn.Linear", states: "Tensor") -> "Tensor":

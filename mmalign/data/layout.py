@@ -3,7 +3,7 @@
     layout = packed(sequences, capacity=512)         # needs a trunk that takes a 4-D mask and positions
     layout = bucketed(sequences)                     # any causal trunk: right-padded rows of like length
     states = run each layout.grids ..., flattened and joined
-    states[layout.predict]                           # [P, H]: what predicts layout.labels
+    states_at(states, layout.predict)                # [P, H]: what predicts layout.labels
 
 R rows of T tokens a grid; P labels; M answers. "Flat" counts positions through all grids, row after row.
 """
@@ -82,6 +82,12 @@ class Cost:
 
     attention: float
     call: float
+
+
+def states_at(states: Tensor, places: Tensor) -> Tensor:
+    """states: [L, H] -> [n, H]. Answers share the state that predicts their first token: on a CPU, `states[places]`
+    would add up its gradients in the order in which threads come to them, and a run would not repeat to the bit."""
+    return states.index_select(0, places)
 
 
 def packed(sequences: Sequences, capacity: int, cost: Cost | None = None) -> Layout:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmalign import adapters, lora
-from mmalign.data.layout import Cost, Layout, bucketed, packed
+from mmalign.data.layout import Cost, Layout, bucketed, packed, states_at
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
@@ -98,7 +98,7 @@ class CausalLMBackbone(lora.Adaptable):
         """[P] each; see `mmalign.ops.token_logps`."""
         layout = hidden.layout
         options = {"temperature": temperature, "entropy": entropy, "uniform": uniform}
-        return token_logps(hidden.states[layout.predict], self._head(), layout.labels, **options)
+        return token_logps(states_at(hidden.states, layout.predict), self._head(), layout.labels, **options)
 
     def generate(
         self,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmalign.data.layout import Cost, Layout, bucketed, packed
+from mmalign.data.layout import Cost, Layout, bucketed, packed, states_at
 from mmalign.data.sequences import Sequences
 
 ids = st.lists(st.integers(1, 99), max_size=9)
@@ -161,3 +161,21 @@ def test_rows_are_shortened_only_where_that_is_cheaper_and_read_the_same(drawn, 
         seen = [seen_by(layout, int(place)) for place in layout.predict]
         expected = [seen_by(plain, int(place)) for place in plain.predict]
         assert seen == expected
+
+
+def test_gradients_of_shared_states_repeat_to_the_bit_on_two_threads() -> None:
+    """128 answers to one prompt: the state behind it has 128 gradients, in whatever order threads work."""
+    prompt, answers = torch.arange(1, 5), [torch.arange(1, 24) for _ in range(128)]
+    layout = packed(Sequences.from_lists([prompt], [answers]), 512)
+    size = sum(grid.ids.numel() for grid in layout.grids)
+    states, slope = torch.randn(size, 256), torch.randn(len(layout.predict), 256)
+    threads, found = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(60):
+            leaf = states.clone().requires_grad_()
+            states_at(leaf, layout.predict).backward(slope)
+            found.add(leaf.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
