@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mmalign.config.validate import build
-from mmalign.errors import EngineError, MmalignError, UsageError, raised_at
+from mmalign.errors import EngineError, MmalignError, raised_at
+from mmalign.rl.named import find_named
 from mmalign.sampling import Generated
 from mmalign.specs import Entry
 from mmalign.train.signals import Interrupted
@@ -84,14 +84,7 @@ class OwnGeneration:
 
 def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseModel]":
     """The engine that `rollout.engine` names, and its validated options; raises UsageError, PluginError."""
-    name = options.get("name")
-    if not isinstance(name, str):
-        hint = "Such as --set rollout.engine.name=continuous-batching; all: mmalign list engines"
-        raise UsageError("rollout.engine names no engine", hint=hint)
-    entry = catalog.find("engines", name)
-    own = {key: value for key, value in options.items() if key != "name"}
-    hint = f"Its options: mmalign show {name} --options"
-    return entry, build(catalog.load_config(entry), own, "rollout.engine", hint=hint)
+    return find_named(catalog, "engine", options, such="rollout.engine.name=continuous-batching")
 
 
 class Engine:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Self
 
-from mmalign.config.validate import build
 from mmalign.data.examples import Prompt, Turns
-from mmalign.errors import EnvironmentFailure, UsageError
+from mmalign.errors import EnvironmentFailure
 from mmalign.rl.environment_worker import as_json, turns_of
+from mmalign.rl.named import find_named
 from mmalign.rl.turns import Turn
 from mmalign.specs import Entry
 
@@ -45,14 +45,7 @@ _GRACE = 5.0  # until the process, left alone, ends itself
 
 def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseModel]":
     """The environment that `rollout.environment` names, and its validated options; raises UsageError, PluginError."""
-    name = options.get("name")
-    if not isinstance(name, str):
-        hint = 'Such as --set rollout.environment={"name":"calculator"}; all: mmalign list environments'
-        raise UsageError("rollout.environment names no environment", hint=hint)
-    entry = catalog.find("environments", name)
-    own = {key: value for key, value in options.items() if key != "name"}
-    hint = f"Its options: mmalign show {name} --options"
-    return entry, build(catalog.load_config(entry), own, "rollout.environment", hint=hint)
+    return find_named(catalog, "environment", options, such='rollout.environment={"name":"calculator"}')
 
 
 class EnvironmentHost:
