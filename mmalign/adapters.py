@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import read_json, unreadable
+from mmalign.pretrained import read_json, unreadable, without_weights
 from mmalign.safety import refuse_code
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def read_base(folder: Path) -> str:
     if odd:
         raise CheckpointError(f"{path} sets {odd[0]} = {settings[odd[0]]!r}, which is not known here", hint=_MERGE)
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        pickled = sorted(file.name for pattern in ("*.bin", "*.pt") for file in folder.glob(pattern))
-        what = f"has its weights only as a pickle ({pickled[0]})" if pickled else f"has no {ADAPTER_WEIGHTS}"
+        what = without_weights(folder, ADAPTER_WEIGHTS)
         raise CheckpointError(f"{folder} {what}", hint="Save the adapter again with peft, which writes safetensors.")
     base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:

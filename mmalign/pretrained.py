@@ -16,6 +16,8 @@ from mmalign.errors import CheckpointError
 from mmalign.safety import offline
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 
 
 def unreadable() -> tuple[type[BaseException], ...]:
@@ -37,6 +39,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def pickled_weights(folder: Path) -> list[str]:
+    """Names of the files that may hold pickled weights, sorted; what trainers leave beside weights is none of them."""
+    return sorted(
+        path.name for path in folder.glob("*") if path.suffix in _PICKLED and not path.name.startswith(_NO_WEIGHTS)
+    )
+
+
+def without_weights(folder: Path, expected: str) -> str:
+    """What is wrong with a folder without the expected file, for an error: its weights are pickled, or gone."""
+    pickled = pickled_weights(folder)
+    if pickled:
+        return f"has its weights only as a pickle ({pickled[0]}), which can run code when it is read"
+    return f"has no {expected}"
+
+
 def check_weights(folder: Path) -> None:
     """Only safetensors, and an index that names only files beside it; raises CheckpointError."""
     index = folder / "model.safetensors.index.json"
@@ -46,13 +63,10 @@ def check_weights(folder: Path) -> None:
         if strange:
             raise CheckpointError(f"{index} names {strange[0]!r}, which is not a safetensors file beside it")
     elif not (folder / "model.safetensors").is_file():
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         hint = "Save the model again with save_pretrained, which writes safetensors."
-        if pickled:
-            raise CheckpointError(f"{folder} has its weights only as a pickle ({pickled[0]})", hint=hint)
-        raise CheckpointError(
-            f"{folder} has no model.safetensors", hint=hint + " Or: --set backbone.random_weights=true"
-        )
+        if not pickled_weights(folder):
+            hint += " Or: --set backbone.random_weights=true"
+        raise CheckpointError(f"{folder} {without_weights(folder, 'model.safetensors')}", hint=hint)
 
 
 def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any) -> Any:

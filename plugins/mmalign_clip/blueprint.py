@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
+from mmalign.pretrained import pickled_weights, without_weights
 from mmalign.safety import refuse_code
 from mmalign.sources import OPEN_CLIP_CONFIG, read_config
 from mmalign_clip.downloads import WEIGHTS, fetch_repository, fetch_tag, hub_tokenizer
@@ -23,8 +24,6 @@ from mmalign_clip.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from mmalign.sources import Source
-
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -221,11 +220,11 @@ def _folder_weights(folder: Path) -> Path:
     for name in (WEIGHTS, "open_clip_pytorch_model.safetensors", "model.safetensors"):
         if (folder / name).is_file():
             return folder / name
-    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    pickled = pickled_weights(folder)
+    hint = "Save the model again, or copy its weights there."
     if pickled:
-        raise CheckpointError(
-            f"{folder} has its weights only as a pickle ({pickled[0]}), which can run code when it is read",
-            hint=f"Convert it where you trust it: safetensors.torch.save_file(torch.load({pickled[0]!r}, "
-            f'map_location="cpu", weights_only=True), {WEIGHTS!r})',
+        hint = (
+            f"Convert it where you trust it: safetensors.torch.save_file(torch.load({pickled[0]!r}, "
+            f'map_location="cpu", weights_only=True), {WEIGHTS!r})'
         )
-    raise CheckpointError(f"{folder} has no {WEIGHTS}", hint="Save the model again, or copy its weights there.")
+    raise CheckpointError(f"{folder} {without_weights(folder, WEIGHTS)}", hint=hint)
