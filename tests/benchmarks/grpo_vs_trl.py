@@ -17,13 +17,12 @@ import json
 import math
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from beside import alternate, clock
 from language_vs_trl import make_model, make_rows
 
 BAR = 1.5
@@ -120,26 +119,18 @@ def run_trl(model: Path, folder: Path, steps: int, beta: float, rows: int) -> di
     assert spec is not None and spec.loader is not None
     reward = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reward)
-    found: dict[str, list[float]] = {"step": [], "cpu": [], "sampling": [], "length": []}
+    steps_of, sampling, length = clock(), [], []
 
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *arguments: Any, **options: Any) -> None:
-            found["step"].append(-time.perf_counter())
-            found["cpu"].append(-time.process_time())
-
-        def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            found["step"][-1] += time.perf_counter()
-            found["cpu"][-1] += time.process_time()
-
+    class Lengths(TrainerCallback):
         def on_log(self, *arguments: Any, logs: dict[str, float], **options: Any) -> None:
             if "completions/mean_length" in logs:
-                found["length"].append(logs["completions/mean_length"])
+                length.append(logs["completions/mean_length"])
 
     class Timed(GRPOTrainer):
         def _generate(self, *arguments: Any, **options: Any) -> Any:
             began = time.perf_counter()
             generated = super()._generate(*arguments, **options)
-            found["sampling"].append(time.perf_counter() - began)
+            sampling.append(time.perf_counter() - began)
             return generated
 
     examples = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
@@ -156,9 +147,9 @@ def run_trl(model: Path, folder: Path, steps: int, beta: float, rows: int) -> di
         args=settings,
         train_dataset=Dataset.from_list(examples),
         processing_class=AutoTokenizer.from_pretrained(model),
-        callbacks=[Clock()],
+        callbacks=[steps_of, Lengths()],
     ).train()
-    return found
+    return {"step": steps_of.wall, "cpu": steps_of.cpu, "sampling": sampling, "length": length}
 
 
 def one(side: str, case: str, folder: Path, steps: int, threads: int, rows: int) -> None:
@@ -195,21 +186,11 @@ def main() -> None:
         make_ending(folder / "running", folder / "plain", 0.0)
         options = ["--steps", str(given.steps), "--threads", str(given.threads), "--trl-rows", str(given.trl_rows)]
         for case in given.cases:
-            found: dict[str, list[dict[str, float]]] = {"mmalign": [], "trl": []}
-            for _ in range(given.repeats):
-                for side, results in found.items():
-                    command = [sys.executable, __file__, *options, "--one", side, case, str(folder)]
-                    done = subprocess.run(command, capture_output=True, text=True)
-                    assert done.returncode == 0, done.stderr[-3000:]
-                    results.append(json.loads(done.stdout.splitlines()[-1]))
-            print(line(case, found), flush=True)
+            command = [__file__, *options, "--one", "{side}", case, str(folder)]
+            print(line(case, alternate(command, given.repeats)), flush=True)
 
 
-def line(case: str, found: dict[str, list[dict[str, float]]]) -> str:
-    means = {
-        side: {name: statistics.median(result[name] for result in results) for name in results[0]}
-        for side, results in found.items()
-    }
+def line(case: str, means: dict[str, dict[str, float]]) -> str:
     speed, cpu = (means["trl"][name] / means["mmalign"][name] for name in ("step", "cpu"))
     sides = "  ".join(
         f"{side} {PROMPTS * ANSWERS / m['step']:.1f}/s (step {m['step']:.2f} s, sampling {m['sampling']:.2f} s, "

@@ -19,12 +19,12 @@ import json
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from beside import alternate, clock
 
 BARS = {"sft": (4.0, 0.4), "dpo": (5.0, 0.4), "reward": (1.5, 1.0)}
 DATA = {"sft": "sft.jsonl", "dpo": "dpo.jsonl", "reward": "dpo.jsonl"}
@@ -104,18 +104,8 @@ def run_trl(kind: str, folder: Path, steps: int, batch_size: int) -> list[float]
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
         AutoTokenizer,
-        TrainerCallback,
     )
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-
-    seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *arguments: Any, **options: Any) -> None:
-            seconds.append(-time.perf_counter())
-
-        def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            seconds[-1] += time.perf_counter()
 
     rows = [json.loads(line) for line in (folder / DATA[kind]).read_text().splitlines()]
     config, trainer = {
@@ -127,6 +117,7 @@ def run_trl(kind: str, folder: Path, steps: int, batch_size: int) -> list[float]
         model = AutoModelForSequenceClassification.from_pretrained(folder / "model", **options)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    steps_of = clock()
     settings = config(
         output_dir=str(folder / "trl"), per_device_train_batch_size=batch_size, max_steps=steps, report_to=[],
         save_strategy="no", use_cpu=True, bf16=False, learning_rate=1e-5, gradient_checkpointing=False,
@@ -137,9 +128,9 @@ def run_trl(kind: str, folder: Path, steps: int, batch_size: int) -> list[float]
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        callbacks=[Clock()],
+        callbacks=[steps_of],
     ).train()
-    return seconds
+    return steps_of.wall
 
 
 def one(side: str, kind: str, folder: Path, steps: int, batch_size: int, threads: int) -> None:
@@ -171,17 +162,8 @@ def main() -> None:
         make_rows(folder)
         options = ["--steps", str(given.steps), "--batch-size", str(given.batch_size), "--threads", str(given.threads)]
         for kind in given.kinds:
-            found: dict[str, list[dict[str, float]]] = {"mmalign": [], "trl": []}
-            for _ in range(given.repeats):
-                for side, results in found.items():
-                    command = [sys.executable, __file__, *options, "--one", side, kind, str(folder)]
-                    done = subprocess.run(command, capture_output=True, text=True)
-                    assert done.returncode == 0, done.stderr[-3000:]
-                    results.append(json.loads(done.stdout.splitlines()[-1]))
-            means = {
-                side: {name: statistics.median(result[name] for result in results) for name in results[0]}
-                for side, results in found.items()
-            }
+            command = [__file__, *options, "--one", "{side}", kind, str(folder)]
+            means = alternate(command, given.repeats)
             speed = means["trl"]["seconds"] / means["mmalign"]["seconds"]
             memory = means["mmalign"]["peak_gb"] / means["trl"]["peak_gb"]
             faster, leaner = BARS[kind]
