@@ -7,6 +7,7 @@ Shapes: P action tokens of M answers, those of one together; offsets: [M + 1] in
 answers each. Log-probabilities are in nats.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -65,7 +66,9 @@ def clipped_policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), ratio = exp(logps - old), and where the clip holds it: like
     `logps` each (Schulman 2017, equation 7; Yu 2025 for a higher upper bound)."""
-    ratio = (logps - old).exp()
+    gap = logps - old
+    # A gain is held from 1 + high on. Where a ratio would be infinite, the gradient of what is held is 0, and not NaN.
+    ratio = torch.where(advantages < 0, gap, gap.clamp(max=1 + math.log1p(high))).exp()
     free, held = -advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high)
     return torch.maximum(free, held), (held > free).detach()
 

@@ -123,6 +123,17 @@ def test_policy_loss_is_the_worse_of_free_and_clipped() -> None:
         assert bool(clipped[i]) == (-a * held > -a * ratio)
 
 
+@pytest.mark.parametrize("gap", [0.5, 60.0, 95.0, 4000.0])
+def test_a_gain_that_is_held_has_no_gradient_however_far_it_went(gap: float) -> None:
+    """A whole answer's ratio may be past the largest float32: what the clip holds is finite all the same."""
+    logps = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    old, advantages = torch.tensor([-1.0 - gap, -1.0 - gap, -1.0]), torch.tensor([2.0, 0.0, 2.0])
+    losses, clipped = clipped_policy_loss(logps, old, advantages, 0.2, 0.3)
+    assert losses.tolist() == pytest.approx([-2.6, 0.0, -2.0]) and clipped.tolist() == [True, False, False]
+    (grad,) = torch.autograd.grad(losses.sum(), logps)
+    assert grad.tolist() == [0.0, 0.0, -2.0]
+
+
 def test_importance_weights_are_cut_off_and_carry_no_gradient() -> None:
     log_ratio = torch.cat([tokens(7), torch.tensor([200.0, -200.0])]).double().requires_grad_()
     weights, truncated = truncated_weights(log_ratio, 1.5)
