@@ -107,8 +107,8 @@ class RolloutConfig(_Section):
         1.0,
         gt=0,
         le=1,
-        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities, KL and "
-        "entropy stay those of all tokens",
+        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities stay those of "
+        "all tokens; KL and entropy are means over tokens drawn, and know nothing of what is never drawn",
     )
     rewards: tuple[dict[str, JsonValue], ...] = Field(
         (),
