@@ -58,9 +58,8 @@ def test_dropout_is_off_unless_asked_for(load_lm, lm_folders) -> None:
 
 def test_every_name_of_dropout_is_known() -> None:
     """BioGPT's layers and BERT's as a decoder, OPT's whole layers left out: off, or first ratios of PPO are not 1."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from mmalign_lm.folder import set_dropout
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
     named: dict[str, dict[str, Any]] = {
