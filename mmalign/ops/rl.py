@@ -89,12 +89,18 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float
 
 def leave_one_out(scores: Tensor) -> Tensor:
     """scores: [N, K] -> each less the mean of the others of its prompt (Ahmadian 2024, equation 8). K >= 2."""
-    others = scores.shape[1] - 1
+    scores, others = _beside_the_first(scores), scores.shape[1] - 1
     return scores - (scores.sum(1, keepdim=True) - scores) / others
 
 
 def group_relative(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tensor:
     """scores: [N, K] -> each less its prompt's mean, over its standard deviation (unbiased) with `scale` (Shao 2024,
     section 4.1.2; without, Liu 2025)."""
+    scores = _beside_the_first(scores)
     centred = scores - scores.mean(1, keepdim=True)
     return centred / (scores.std(1, keepdim=True) + eps) if scale else centred
+
+
+def _beside_the_first(scores: Tensor) -> Tensor:
+    """Differences are what counts, and those of equal scores are then 0 to the bit, whatever a mean would round."""
+    return scores - scores[:, :1]

@@ -165,3 +165,13 @@ def test_siblings() -> None:
             assert float(others[n, k]) == pytest.approx(row[k] - sum(rest) / 3, abs=1e-12)
             assert float(relative[n, k]) == pytest.approx((row[k] - mean) / (deviation + 1e-4), abs=1e-12)
     assert torch.allclose(others, group_relative(scores, scale=False) * 4 / 3, atol=1e-12)
+
+
+def test_siblings_that_score_the_same_have_no_advantage_at_all() -> None:
+    """To the bit: rounding that is left over, whitened or scaled by Adam, would be learnt from. Nor does a large mean
+    drown differences."""
+    tied = torch.tensor([[0.1] * 3, [0.7] * 3, [1e7] * 3])
+    apart = torch.tensor([[4097.0, 4096.5, 4096.0, 4096.25, 4098.0]])
+    for function in (leave_one_out, lambda scores: group_relative(scores, scale=True)):
+        assert not function(tied).any()
+        assert torch.allclose(function(apart), function(apart.double()).float(), rtol=1e-6, atol=0)
