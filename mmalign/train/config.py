@@ -17,7 +17,12 @@ class _Section(BaseModel):
 class TrainConfig(_Section):
     """How to optimise, whatever the objective."""
 
-    steps: int = Field(200, ge=1, description="optimiser steps")
+    steps: int = Field(
+        200,
+        ge=1,
+        description="optimiser steps; of an objective that samples: batches of prompts, whose updates (epochs x "
+        "minibatches) all have the learning rate of their step",
+    )
     batch_size: int = Field(64, ge=1, description="examples a step, over all processes")
     micro_batch_size: int = Field(
         0,
