@@ -7,6 +7,7 @@ Shapes: P action tokens of M answers, those of one together; offsets: [M + 1] in
 answers each. Log-probabilities are in nats.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -65,7 +66,9 @@ def clipped_policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), ratio = exp(logps - old), and where the clip holds it: like
     `logps` each (Schulman 2017, equation 7; Yu 2025 for a higher upper bound)."""
-    ratio = (logps - old).exp()
+    gap = logps - old
+    # A gain is held from 1 + high on. Where a ratio would be infinite, the gradient of what is held is 0, and not NaN.
+    ratio = torch.where(advantages < 0, gap, gap.clamp(max=1 + math.log1p(high))).exp()
     free, held = -advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high)
     return torch.maximum(free, held), (held > free).detach()
 
@@ -86,12 +89,18 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float
 
 def leave_one_out(scores: Tensor) -> Tensor:
     """scores: [N, K] -> each less the mean of the others of its prompt (Ahmadian 2024, equation 8). K >= 2."""
-    others = scores.shape[1] - 1
+    scores, others = _beside_the_first(scores), scores.shape[1] - 1
     return scores - (scores.sum(1, keepdim=True) - scores) / others
 
 
 def group_relative(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tensor:
     """scores: [N, K] -> each less its prompt's mean, over its standard deviation (unbiased) with `scale` (Shao 2024,
     section 4.1.2; without, Liu 2025)."""
+    scores = _beside_the_first(scores)
     centred = scores - scores.mean(1, keepdim=True)
     return centred / (scores.std(1, keepdim=True) + eps) if scale else centred
+
+
+def _beside_the_first(scores: Tensor) -> Tensor:
+    """Differences are what counts, and those of equal scores are then 0 to the bit, whatever a mean would round."""
+    return scores - scores[:, :1]

@@ -17,7 +17,12 @@ class _Section(BaseModel):
 class TrainConfig(_Section):
     """How to optimise, whatever the objective."""
 
-    steps: int = Field(200, ge=1, description="optimiser steps")
+    steps: int = Field(
+        200,
+        ge=1,
+        description="optimiser steps; of an objective that samples: batches of prompts, whose updates (epochs x "
+        "minibatches) all have the learning rate of their step",
+    )
     batch_size: int = Field(64, ge=1, description="examples a step, over all processes")
     micro_batch_size: int = Field(
         0,
@@ -107,8 +112,8 @@ class RolloutConfig(_Section):
         1.0,
         gt=0,
         le=1,
-        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities, KL and "
-        "entropy stay those of all tokens",
+        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities stay those of "
+        "all tokens; KL and entropy are means over tokens drawn, and know nothing of what is never drawn",
     )
     rewards: tuple[dict[str, JsonValue], ...] = Field(
         (),

@@ -98,9 +98,11 @@ def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -
 
 
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
-    """Set every dropout of a config, whatever the family calls it."""
+    """Set every dropout of a config, whatever the family calls it; no layer is left out as a whole."""
     for name, value in config.to_dict().items():
-        if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop")):
+        if isinstance(value, float) and name.endswith("layerdrop"):
+            setattr(config, name, 0.0)
+        elif isinstance(value, float) and name.endswith(("dropout", "_pdrop", "_drop", "dropout_prob")):
             setattr(config, name, dropout)
 
 

@@ -10,6 +10,7 @@ How tokens are put together, and what else differs, by `variant`:
     grpo     mean over the tokens of an answer, then over answers
     dr-grpo  sum over all tokens over (answers x longest allowed answer); A is not divided by the deviation (Liu 2025)
     dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length, and without sampling again)
+Both papers leave the distance to the reference out: set beta to 0 for what they did.
 
 Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from, the
 distance to the reference included, nor in a denominator, that of dr-grpo included. Where an engine drew that is not

@@ -123,6 +123,17 @@ def test_policy_loss_is_the_worse_of_free_and_clipped() -> None:
         assert bool(clipped[i]) == (-a * held > -a * ratio)
 
 
+@pytest.mark.parametrize("gap", [0.5, 60.0, 95.0, 4000.0])
+def test_a_gain_that_is_held_has_no_gradient_however_far_it_went(gap: float) -> None:
+    """A whole answer's ratio may be past the largest float32: what the clip holds is finite all the same."""
+    logps = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
+    old, advantages = torch.tensor([-1.0 - gap, -1.0 - gap, -1.0]), torch.tensor([2.0, 0.0, 2.0])
+    losses, clipped = clipped_policy_loss(logps, old, advantages, 0.2, 0.3)
+    assert losses.tolist() == pytest.approx([-2.6, 0.0, -2.0]) and clipped.tolist() == [True, False, False]
+    (grad,) = torch.autograd.grad(losses.sum(), logps)
+    assert grad.tolist() == [0.0, 0.0, -2.0]
+
+
 def test_importance_weights_are_cut_off_and_carry_no_gradient() -> None:
     log_ratio = torch.cat([tokens(7), torch.tensor([200.0, -200.0])]).double().requires_grad_()
     weights, truncated = truncated_weights(log_ratio, 1.5)
@@ -154,3 +165,13 @@ def test_siblings() -> None:
             assert float(others[n, k]) == pytest.approx(row[k] - sum(rest) / 3, abs=1e-12)
             assert float(relative[n, k]) == pytest.approx((row[k] - mean) / (deviation + 1e-4), abs=1e-12)
     assert torch.allclose(others, group_relative(scores, scale=False) * 4 / 3, atol=1e-12)
+
+
+def test_siblings_that_score_the_same_have_no_advantage_at_all() -> None:
+    """To the bit: rounding that is left over, whitened or scaled by Adam, would be learnt from. Nor does a large mean
+    drown differences."""
+    tied = torch.tensor([[0.1] * 3, [0.7] * 3, [1e7] * 3])
+    apart = torch.tensor([[4097.0, 4096.5, 4096.0, 4096.25, 4098.0]])
+    for function in (leave_one_out, lambda scores: group_relative(scores, scale=True)):
+        assert not function(tied).any()
+        assert torch.allclose(function(apart), function(apart.double()).float(), rtol=1e-6, atol=0)

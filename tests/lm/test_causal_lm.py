@@ -56,6 +56,28 @@ def test_dropout_is_off_unless_asked_for(load_lm, lm_folders) -> None:
         assert torch.equal(*runs) == alike
 
 
+def test_every_name_of_dropout_is_known() -> None:
+    """BioGPT's layers and BERT's as a decoder, OPT's whole layers left out: off, or first ratios of PPO are not 1."""
+    from mmalign_lm.folder import set_dropout
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    named: dict[str, dict[str, Any]] = {
+        "biogpt": {"intermediate_size": 8, "hidden_dropout_prob": 0.5, "layerdrop": 0.5},
+        "bert": {"intermediate_size": 8, "is_decoder": True, "attention_probs_dropout_prob": 0.5},
+        "opt": {"ffn_dim": 8, "word_embed_proj_dim": 8, "dropout": 0.5, "layerdrop": 0.5},
+    }
+    ids = torch.arange(1, 17)[None]
+    for family, options in named.items():
+        for dropout, alike in ((0.0, True), (0.5, False)):
+            config = AutoConfig.for_model(family, **sizes, **options)
+            set_dropout(config, dropout)
+            module = AutoModelForCausalLM.from_config(config).train()
+            with torch.no_grad():
+                runs = [module(ids).logits for _ in range(4)]
+            assert all(torch.equal(runs[0], run) for run in runs) == alike, family
+
+
 def test_bf16_autocast_is_close(load_lm, lm_folders) -> None:
     backbone = load_lm(lm_folders["tiny_llama"])
     sequences = some_sequences()

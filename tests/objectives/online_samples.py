@@ -98,3 +98,13 @@ def total(trainer: Trainer, batch: Batch) -> Tensor:
 def metric(trainer: Trainer, batch: Batch, name: str) -> float:
     sums = trainer.objective.loss(trainer.objective.forward(trainer.models, batch), batch)[1][name]
     return float(sums[0]) / float(sums[1])
+
+
+def assert_gradients(trainer: Trainer, batch: Batch, loss: Tensor) -> None:
+    """Of one update, in uneven micro-batches, are those of `loss`."""
+    named = trainer.models.trainable()
+    expected = torch.autograd.grad(loss, [parameter for _, parameter in named])
+    _, found = trainer.gradients_of([batch], 3)
+    for (name, _), gradient in zip(named, expected, strict=True):
+        ours = found[name]
+        assert ours is not None and torch.allclose(ours, gradient, rtol=0, atol=1e-7), name

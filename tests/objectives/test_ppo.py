@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from online_samples import Talk, metric, move, naive, prepared_batch, total, trainer_of, writes
+from online_samples import Talk, assert_gradients, metric, move, naive, prepared_batch, total, trainer_of, writes
 
 from mmalign.data.batch import Ragged
 from mmalign.sampling import Sampling
@@ -135,6 +135,27 @@ def test_losses_are_the_loops(bench) -> None:
     assert 0 < clipped < len(logps)
     assert metric(trainer, batch, "clipped") == pytest.approx(clipped / len(logps))
     assert float(total(trainer, batch)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("update", [0, 1])
+def test_gradients_are_autograds_on_the_formula(bench, update) -> None:
+    """At a temperature; nothing but new log-probabilities and values carries a gradient."""
+    trainer = trainer_of(bench, "ppo", {"value_coef": 0.3, "value_clip": 0.05, "clip": 0.02})
+    trainer.objective.sampling = Sampling(ANSWER_TOKENS, 0.7)
+    writes(trainer, *ANSWERED)
+    batch = prepared_batch(trainer)
+    if update:
+        move(trainer, 0.02, seed=1)
+    batch = batch.with_columns(update=torch.full((4,), update))
+    found = naive(trainer.models.policy, batch, 0.7, trainer.models.heads["critic"])
+    logps, values = torch.cat([row[0] for row in found]), torch.cat([row[1][:-1] for row in found])
+    noted, a, r, o = (batch[name].values for name in ("old", "advantages", "returns", "values"))
+    ratio = (logps - (noted if update else logps.detach())).exp()
+    policy = torch.where(a > 0, -a * ratio.clamp(max=1.02), -a * ratio.clamp(min=0.98)).mean()
+    near = o + (values - o).clamp(-0.05, 0.05)
+    assert bool((near != values).any()) == bool((ratio - 1).abs().max() > 0.02) == bool(update)
+    value = torch.maximum((values - r).square(), (near - r).square()).mean() / 2
+    assert_gradients(trainer, batch, policy + 0.3 * value)
 
 
 def test_the_value_behind_an_end_is_learnt_with_openai_eos(bench) -> None:

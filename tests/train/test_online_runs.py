@@ -1,6 +1,7 @@
 """Whole runs of online objectives where something is wrong with answers, prompts, limits or streams."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -118,6 +119,46 @@ def test_streams_are_dealt_over_the_updates_and_go_on_in_order(lab) -> None:
     for epoch in (0, 2):
         assert sorted(seen[epoch] + seen[epoch + 1]) == sorted(batch["key"]), "each row once an epoch"
     assert seen[:2] != seen[2:], "dealt anew in each"
+
+
+def test_each_update_is_adamws_at_its_steps_rate_clipped_and_averaged(lab, tmp_path) -> None:
+    """Three steps of four updates against AdamW by its formula: moments count updates, and the rate counts steps."""
+    options = ("backbone.dropout=0", "backbone.neftune_alpha=0", "train.clip_norm=0.05", "train.ema_decay=0.8")
+    begin(lab, tmp_path / "run", "ppo", *options)
+    saved = checkpoint.load(newest(tmp_path / "run")).model
+    job = assemble(lab.plan("ppo", "micro-batches", *SHORT, *options), Processes("cpu"))
+    trained = job.models.trainable()
+    first, second = ([torch.zeros_like(p) for _, p in trained] for _ in range(2))
+    averages = {name: p.detach().clone() for name, p in trained if name.startswith("policy.")}
+    other, count, clipped = job.other_streams(0)["ptx"], 0, 0
+    for index, batch in job.stream(0):
+        rate = 0.003 * (0.5 * (1 + math.cos(math.pi * (index - 1) / 2)) if index else 1.0)
+        for parts in job.updates(index, job.prepare(index, batch), {"ptx": other.next_batch("ptx")}):
+            loss, count = torch.zeros(()), count + 1
+            for part in parts:
+                sums, _ = job.objective.loss(job.objective.forward(job.models, part), part)
+                counts, weights = job.objective.count(part), job.objective.weights
+                loss = loss + torch.stack([weights.get(n, 1.0) * s / counts[n] for n, s in sums.items()]).sum()
+            grads = torch.autograd.grad(loss, [p for _, p in trained])
+            norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+            clipped += norm > 0.05
+            for (name, p), m, v, grad in zip(trained, first, second, grads, strict=True):
+                g = grad * min(1.0, 0.05 / (norm + 1e-6))
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.98).add_(0.02 * g * g)
+                step = m / (1 - 0.9**count) / ((v / (1 - 0.98**count)).sqrt() + 1e-6)
+                with torch.no_grad():
+                    p -= rate * (step + (0.1 * p if p.ndim > 1 else 0.0))
+                    if name in averages:
+                        averages[name] = 0.8 * averages[name] + 0.2 * p
+        if index == 2:
+            break
+    other.close()
+    assert count == 12 and clipped > 6
+    expected = {name: p.detach() for name, p in trained} | {f"average/{n}": a for n, a in averages.items()}
+    assert set(expected) == set(saved) and "average/critic_head.weight" not in saved
+    for name, tensor in expected.items():
+        torch.testing.assert_close(saved[name], tensor, rtol=0, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize(
