@@ -1,6 +1,7 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
 import contextlib
+import json
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -164,6 +165,13 @@ class RolloutConfig(_Section):
     def answers_heldout(self, prompts: int, fewest: int) -> int:
         """To each of so many prompts, of which the objective needs so many at least."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
+
+
+def reward_option(text: str) -> dict[str, Any]:
+    """What a user types for one reward: NAME, NAME=WEIGHT, or JSON with its options. Raises ValueError."""
+    if text.lstrip()[:1] == "[":
+        raise ValueError("a list, where one reward is meant; repeat the option for several")
+    return json.loads(text) if text.lstrip()[:1] == "{" else named_reward(text)
 
 
 def named_reward(text: str) -> dict[str, Any]:
