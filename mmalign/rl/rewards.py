@@ -70,8 +70,8 @@ class Chosen:
         return {"name": name, "weight": self.weight, **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
-        """With the options that were given: of two functions, which."""
-        given = self.config.model_dump(mode="json", exclude_unset=True)
+        """With the options that are not the default ones: of two functions, which."""
+        given = self.config.model_dump(mode="json", exclude_defaults=True)
         options = "".join(f", {key}={_short(str(value))}" for key, value in given.items())
         return f"reward {self.name} (of {self.entry.plugin}{options})"
 

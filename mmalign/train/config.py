@@ -138,12 +138,7 @@ class RolloutConfig(_Section):
     @field_validator("rewards", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        """One reward may stand without a list, and any as NAME or NAME=WEIGHT."""
-        rewards = value if isinstance(value, list | tuple) else [value]
-        for reward in rewards:
-            if not isinstance(reward, str | dict):
-                raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
-        return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
+        return reward_list(value)
 
     @field_validator("environment", "engine", mode="before")
     @classmethod
@@ -165,6 +160,15 @@ class RolloutConfig(_Section):
     def answers_heldout(self, prompts: int, fewest: int) -> int:
         """To each of so many prompts, of which the objective needs so many at least."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
+
+
+def reward_list(value: Any) -> list[dict[str, Any]]:
+    """Of a config's field: one reward may stand without a list, and any as NAME or NAME=WEIGHT. Raises ValueError."""
+    rewards = value if isinstance(value, list | tuple) else [value]
+    for reward in rewards:
+        if not isinstance(reward, str | dict):
+            raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
+    return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
 
 
 def reward_option(text: str) -> dict[str, Any]:

@@ -288,7 +288,8 @@ class Loop:
         if self.job.plan.train.on_nonfinite == "stop":
             raise NonFiniteError(
                 f"not finite: {what}",
-                hint="The weights were not updated. Try a lower --set train.learning_rate, or --set train.on_nonfinite=skip.",
+                hint="The weights were not updated. Try a lower --set train.learning_rate, "
+                "or --set train.on_nonfinite=skip.",
             )
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")

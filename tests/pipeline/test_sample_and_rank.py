@@ -211,7 +211,7 @@ def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
     from mmalign.errors import DataError, UsageError
 
     (tmp_path / "sheet.csv").write_text("key,answer\na,b\n")
-    with pytest.raises(DataError, match="no column id and rank"):
+    with pytest.raises(DataError, match=r"no column id or rank.*\n.*--export"):
         read_sheet(tmp_path / "sheet.csv", RECORDS)
     with pytest.raises(UsageError, match=r"a \.csv or a \.jsonl"):
         write_sheet(tmp_path / "sheet.txt", RECORDS)

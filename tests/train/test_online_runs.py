@@ -235,8 +235,8 @@ def test_what_other_streams_lose_is_limited_and_told(lab, tmp_path) -> None:
 def test_what_cannot_begin_leaves_no_folder_behind(lab, tmp_path) -> None:
     """Asked for rightly, it may have the name."""
     nowhere = 'rollout.rewards=[{"name": "reward-model", "path": "/nowhere"}]'
-    with pytest.raises(UsageError, match=r"reward reward-model \(of mmalign_rewards\): unknown folder"):
+    with pytest.raises(UsageError, match=r"reward reward-model \(of mmalign_rewards, path=/nowhere\): unknown folder"):
         begin(lab, tmp_path / "run", "rloo", nowhere)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="objective names /nowhere"):
+    with pytest.raises(UsageError, match=r"objective\.critic\.source names /nowhere"):
         lab.plan("ppo", "whole", "objective.critic.source=/nowhere")
