@@ -227,7 +227,7 @@ def test_bad_rows_of_a_sheet_are_named_by_line(lab: Lab, suffix: str) -> None:
     assert f"line {first + 4}: the answer of line {first + 3} once more" in err
     _write(sheet, [{**good, "rank": ""}, {**bad, "rank": 1}])
     code, _, err = lab.run("rank", answers, "--import", sheet, "--out", out)
-    assert code == 3 and "no prompt has two answers" in err and "1 without rank" in err, err
+    assert code == 3 and f"{sheet}: no prompt has two answers with a rank" in err and "1 without rank" in err, err
 
 
 def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
