@@ -144,9 +144,18 @@ def read_configs(folder: Path) -> list[dict[str, Any]]:
             configs.append(read_json(path))
     if configs:
         return configs
-    raise CheckpointError(
+    raise no_model_in(folder)
+
+
+def no_model_in(folder: Path) -> CheckpointError:
+    """To raise: such a folder has no config, and perhaps one in it does, as the folder of a run has `model`."""
+    inside = sorted(
+        path.parent for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG) for path in folder.glob(f"*/{name}")
+    )
+    near = f"Did you mean {inside[0]}? " if inside else ""
+    return CheckpointError(
         f"{folder} holds neither {OPEN_CLIP_CONFIG} nor {TRANSFORMERS_CONFIG}, and no GGUF file",
-        hint="Give a folder saved by mmalign, by transformers' save_pretrained or by open_clip.",
+        hint=f"{near}Give a folder saved by mmalign, by transformers' save_pretrained or by open_clip.",
     )
 
 

@@ -51,6 +51,9 @@ def run(
     except Interrupted as interruption:
         app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
         return 128 + interruption.signum
+    except KeyboardInterrupt:  # between stages, and while a stage reads its models
+        app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
+        return 130
     _say_outcome(app, outcome, again)
     if as_json:
         state = PipelineFolder.look(folder, pipeline, pipeline.names)

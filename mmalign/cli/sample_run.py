@@ -1,6 +1,5 @@
 """What `mmalign sample` and `mmalign rank` do, apart from their options: `--help` imports nothing of it."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,17 +92,14 @@ def _export(app: App, answers: Path, sheet: Path, seed: int, force: bool, as_jso
 
 def _judge(text: str) -> dict[str, Any]:
     """A reward's name with its weight, or JSON with its options; raises UsageError."""
-    from mmalign.train.config import named_reward
+    from mmalign.train.config import reward_option
 
     try:
-        if not text.lstrip().startswith("{"):
-            return named_reward(text)
-        found = json.loads(text)
+        return reward_option(text)
     except ValueError as error:
         raise UsageError(
             f"--judge {text}: {error}", hint="""As --judge '{"name": "length", "target": 20}'"""
         ) from error
-    return found
 
 
 def _check_out(out: Path, force: bool) -> None:

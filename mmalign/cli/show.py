@@ -1,5 +1,6 @@
 """`mmalign show contrastive`: one entry of the catalog, whatever its kind."""
 
+import json
 from typing import Any
 
 import click
@@ -54,13 +55,16 @@ def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
     return field_rows(app.catalog.load_config(entry))
 
 
+def _default(row: dict[str, Any]) -> Any:
+    """Text with line breaks as JSON writes it: a table has a line a row."""
+    value = "required" if row["required"] else row["default"]
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else value
+
+
 def _options_text(rows: list[dict[str, Any]]) -> str:
     from mmalign.cli.table import table
 
     if not rows:
         return "\n  no options"
-    cells = [
-        ["  " + row["key"], row["type"], "required" if row["required"] else row["default"], row["description"]]
-        for row in rows
-    ]
+    cells = [["  " + row["key"], row["type"], _default(row), row["description"]] for row in rows]
     return "\n" + table(["  option", "type", "default", "meaning"], cells)

@@ -12,10 +12,12 @@ Examples:
   mmalign train --objective contrastive
   mmalign train --objective contrastive --dataset pairs.csv --set train.steps=500
   mmalign train --objective ppo --backbone runs/sft/model --dataset prompts.jsonl --reward vader
+  mmalign train --objective grpo --reward '{"name": "function", "function": "mine.py:score"}'
   mmalign train --objective contrastive --backbone open_clip:ViT-B-32/openai --dry-run
   mmalign train --resume runs/contrastive-20260101-120000
 
 All options of an objective: mmalign config show contrastive
+Rewards and their options: mmalign list rewards; mmalign show regex --options
 """
 
 
@@ -33,8 +35,8 @@ All options of an objective: mmalign config show contrastive
     "--reward",
     "rewards",
     multiple=True,
-    metavar="NAME[=WEIGHT]",
-    help="What scores sampled answers: mmalign list rewards; repeatable.",
+    metavar="REWARD",
+    help="What scores sampled answers: NAME[=WEIGHT], or JSON with options; repeatable.",
 )
 @click.option("--environment", metavar="NAME", help="What replies to sampled answers: mmalign list environments.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<objective>-<time>.")

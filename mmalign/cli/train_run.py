@@ -37,8 +37,10 @@ def run_train(
     """Resolve, then plan, resume or start. Returns the exit code."""
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
+    _require_once(
+        sets, {"--reward": bool(rewards), "--environment": environment is not None, "--seed": seed is not None}
+    )
     sets = (*sets, *(() if seed is None else (f"train.seed={seed}",)))
-    _require_once(sets, {"--reward": bool(rewards), "--environment": environment is not None})
     if rewards:
         sets = (f"rollout.rewards={json.dumps([_reward(text) for text in rewards])}", *sets)
     if environment is not None:
@@ -71,21 +73,31 @@ def run_train(
 
 
 def _require_once(sets: tuple[str, ...], given: Mapping[str, bool]) -> None:
-    """Raises UsageError where an option and --set both name rewards, or an environment: one would be lost."""
-    keys = {text.partition("=")[0].strip() for text in sets}
-    for option, key in (("--reward", "rollout.rewards"), ("--environment", "rollout.environment")):
-        if given[option] and keys & {key, f"{key}.name"}:
+    """Raises UsageError where an option and --set both say the same thing: one would be lost."""
+    layers = load_layers(sets=sets)
+    environment = layers["rollout"].get("environment", {})
+    set_too = {
+        "--reward": ("rollout.rewards", "rewards" in layers["rollout"]),
+        "--environment": (
+            "rollout.environment",
+            "name" in environment if isinstance(environment, dict) else bool(environment),
+        ),
+        "--seed": ("train.seed", "seed" in layers["train"]),
+    }
+    for option, (key, there) in set_too.items():
+        if given[option] and there:
             raise UsageError(f"{option} and --set {key} are both given", hint="Leave one of them out.")
 
 
 def _reward(text: str) -> dict[str, Any]:
     """An entry of rollout.rewards; raises UsageError."""
-    from mmalign.train.config import named_reward
+    from mmalign.train.config import reward_option
 
     try:
-        return named_reward(text)
+        return reward_option(text)
     except ValueError as error:
-        raise UsageError(f"--reward {text}: {error}", hint="As --reward vader=0.5; all: mmalign list rewards") from None
+        hint = """As --reward vader=0.5, or --reward '{"name": "length", "target": 20}'; all: mmalign list rewards"""
+        raise UsageError(f"--reward {text}: {error}", hint=hint) from None
 
 
 def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:

@@ -76,7 +76,10 @@ def read_file(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
         raise UsageError(f"{path}: holds {_type_name(data)}, not sections", hint=f"Sections: {', '.join(SECTIONS)}.")
     unknown = [f"{path}:{lines[(name,)]}: {_unknown_section(name)}" for name in data if name not in SECTIONS]
     if unknown:
-        raise UsageError("\n".join(unknown), hint=f"Sections: {', '.join(SECTIONS)}.")
+        hint = f"Sections: {', '.join(SECTIONS)}."
+        if "stages" in data:
+            hint = f"It holds the stages of a pipeline: mmalign pipeline {path}"
+        raise UsageError("\n".join(unknown), hint=hint)
     sections = {}
     for name, value in data.items():
         values = _as_section(name, value, f"{path}:{lines[(name,)]}")

@@ -62,7 +62,9 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
         text = "is required and missing"
     else:
         allowed = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-        text = f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+        text = error["msg"].removeprefix("Value error, ")
+        if not (error["type"] == "value_error" and isinstance(error["input"], Mapping)):  # of options as a whole
+            text = f"{text}, got {error['input']!r}"
         near = did_you_mean(str(error["input"]), allowed)
         text = f"{text}. {near}" if near else text
     origin = next((origins[key] for key in _prefixes(path) if key in origins), "")

@@ -29,6 +29,7 @@ from mmalign.pipeline.sample import (
     sample,
 )
 from mmalign.pipeline.sample import open_prompts as open_sampled
+from mmalign.train.config import reward_list
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog
@@ -51,10 +52,11 @@ class ReportConfig(Drawing):
     split: str = Field("validation", description="part of the data: one that no stage learns from")
     limit: int = Field(200, ge=0, description="the first so many prompts; 0: all")
     k: int = Field(1, ge=1, description="answers to each prompt")
-    judges: tuple[dict[str, JsonValue], ...] = Field((), description="rewards with their options; each judges alone")
+    judges: tuple[dict[str, JsonValue], ...] = Field((), description="rewards, such as vader; each judges alone")
     show: int = Field(8, ge=0, description="prompts whose answers stand in the report")
 
     _named = field_validator("dataset")(check_named)
+    _by_name = field_validator("judges", mode="before")(reward_list)
 
     @model_validator(mode="after")
     def _complete(self) -> "ReportConfig":

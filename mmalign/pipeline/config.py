@@ -124,7 +124,10 @@ def read_pipeline(path: Path, sets: Sequence[str] = ()) -> Pipeline:
         return f"{path}:{lines[key]}" if key in lines else str(path)
 
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict) or not data["stages"]:
-        raise UsageError(f"{path}: holds no stages", hint="mmalign pipeline --help shows what a file looks like.")
+        hint = "mmalign pipeline --help shows what a file looks like."
+        if isinstance(data, dict) and data.keys() & set(SECTIONS):
+            hint = f"It holds the options of one run: mmalign train -c {path}"
+        raise UsageError(f"{path}: holds no stages", hint=hint)
     for key in data:
         if key not in _TOP:
             raise UsageError(f"{at(key)}: unknown key {key!r}. {did_you_mean(key, _TOP)}".strip(), hint=_expected(_TOP))
@@ -204,7 +207,8 @@ def _set(pipeline: Pipeline, text: str) -> None:
         value = json.loads(raw)
     except ValueError:
         value = raw
-    target: Any = pipeline.stage(stage_name).options
+    stage = pipeline.stage(stage_name)
+    target: Any = stage.options
     for part in path[:-1]:
         if isinstance(target.get(part), str):
             target[part] = {"name": target[part]}
@@ -212,6 +216,8 @@ def _set(pipeline: Pipeline, text: str) -> None:
         if not isinstance(target, dict):
             raise UsageError(f"--set {text}: {part} is already set to a value")
     target[path[-1]] = value
+    origins: Any = stage.origins
+    origins |= dict.fromkeys(flat(value, ".".join(path)), "command line")
 
 
 def _check_references(pipeline: Pipeline) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from mmalign.pipeline.answers import Answered, as_answers, turns_as_json
+from mmalign.train.config import reward_list
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +31,15 @@ class RankConfig(BaseModel):
 
     answers: str = Field(description="the file that sample wrote")
     judge: tuple[dict[str, JsonValue], ...] = Field(
-        (), description='a reward with its options, as {"name": "vader"}, or a list of them, added up by `weight`'
+        (),
+        description='a reward, as vader or {"name": "length", "target": 20}, or a list, added up by `weight`',
     )
     sheet: str = Field(
         "", description="in place of a judge, a file (.csv or .jsonl) that people fill in; made if absent"
     )
     tie: float = Field(0.0, ge=0, description="scores that are no more than this below the best of a place share it")
 
-    @field_validator("judge", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, dict) else value
+    _by_name = field_validator("judge", mode="before")(reward_list)
 
     @model_validator(mode="after")
     def _judge_or_people(self) -> "RankConfig":

@@ -150,7 +150,10 @@ def _read(path: Path) -> "Iterator[tuple[int, Mapping[str, Any] | str]]":
         header = next(reader, [])
         missing = [column for column in ("key", "id", "rank") if column not in header]
         if missing:
-            raise DataError(f"{path}: no column {' and '.join(missing)}; it has {', '.join(header) or 'none'}")
+            raise DataError(
+                f"{path}: no column {' or '.join(missing)}; it has {', '.join(header) or 'none'}",
+                hint="A sheet is what mmalign rank ANSWERS --export SHEET writes, with ranks filled in.",
+            )
         for cells in reader:
             if cells:
                 whole = len(cells) == len(header)

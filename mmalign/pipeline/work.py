@@ -86,10 +86,14 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
         scores = judge_scores(catalog, config.judge, records, choose_device(device), say)
         ranked = rank(records, scores, config.tie)
     say(count_line(ranked.counts))
+    if not ranked.rows and config.sheet:
+        raise DataError(
+            f"{sheet}: no prompt has two answers with a rank", hint="Fill in `rank`, 1 for the best; then go on."
+        )
     if not ranked.rows:
         raise DataError(
-            f"{config.answers}: no prompt has two answers that are ranked and differ",
-            hint="Sample more answers to each prompt, or at a higher temperature; fill in more of the sheet.",
+            f"{config.answers}: no prompt has two answers that differ",
+            hint="Sample more answers to each prompt, or at a higher temperature.",
         )
     write_rows(path, ranked.rows)
     return dict(ranked.counts)

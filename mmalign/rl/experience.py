@@ -56,6 +56,7 @@ def show_experience(batch: Batch, processor: AnswersProcessor, width: int = 0) -
     for k, n in places:
         ids = prompts[n].cpu()
         has_start = len(ids) > 0 and int(ids[0]) == processor.end_id  # the model's, not the user's
-        before = " ".join(processor.decode(ids[int(has_start) :]).split())[-(room // 4) :]
+        before = " ".join(processor.decode(ids[int(has_start) :]).split())
+        before = before if len(before) <= room // 4 else "…" + before[1 - room // 4 :]
         after, left = " ".join(batch["written"][n][k].split()) or "(empty)", room - len(before)
         yield f"{scores[n][k]:8.3f}  {before} | {after if len(after) <= left else after[: left - 1] + '…'}"

@@ -8,8 +8,10 @@ options: one mapping a reward, such as {"name": "regex", "weight": 0.5, "pattern
 none is given; 0 only reports. The total is the weighted sum.
 """
 
+import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 SECTION = "rollout.rewards"
 _SEARCH_SECONDS = 5.0
-_SHOWN = 200  # characters of an answer in an error
+_SHOWN = 200  # characters of an answer or an option in an error
 
 
 @runtime_checkable
@@ -68,7 +70,10 @@ class Chosen:
         return {"name": name, "weight": self.weight, **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
-        return f"reward {self.name} (of {self.entry.plugin})"
+        """With the options that are not the default ones: of two functions, which."""
+        given = self.config.model_dump(mode="json", exclude_defaults=True)
+        options = "".join(f", {key}={_short(str(value))}" for key, value in given.items())
+        return f"reward {self.name} (of {self.entry.plugin}{options})"
 
 
 def check_rewards(
@@ -141,7 +146,8 @@ def _opened(
     chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], models: "Models | None"
 ) -> "Reward":
     try:
-        reward = catalog.load(chosen.entry)(chosen.config)
+        with contextlib.redirect_stdout(sys.stderr):  # a user's file may print as it is imported
+            reward = catalog.load(chosen.entry)(chosen.config)
         if models is not None and isinstance(reward, SharesTrunk):
             reward.share(models, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
         if isinstance(reward, OpensModels):
@@ -158,7 +164,7 @@ def _opened(
 
 def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     try:
-        return reward.score(answers)
+        return _score(reward, answers)
     except Interrupted:
         raise  # a signal, not the reward's doing
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
@@ -167,6 +173,12 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
         what = error.message if known else f"{type(error).__name__}: {error}{raised_at(error)}"
         hint = error.hint if known and error.hint else _advice(chosen)
         raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
+
+
+def _score(reward: "Reward", answers: "Answers") -> Any:
+    """What it prints goes where talk goes: stdout is for data, and may be one JSON document."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return reward.score(answers)
 
 
 def _culprit(reward: "Reward", answers: "Answers") -> int:
@@ -183,7 +195,7 @@ def _culprit(reward: "Reward", answers: "Answers") -> int:
 
 def _fails(reward: "Reward", answers: "Answers") -> bool:
     try:
-        reward.score(answers)
+        _score(reward, answers)
     except Interrupted:
         raise
     except (Exception, SystemExit):
@@ -242,13 +254,16 @@ def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
 def _example(answers: "Answers", row: int) -> str:
     if not len(answers):
         return "There was no answer to score."
-    text = answers.texts[row]
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
-    return f"First at example {answers.keys[row]}, answer {shown!r}"
+    return f"First at example {answers.keys[row]}, answer {_short(answers.texts[row])!r}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def _advice(chosen: Chosen) -> str:
-    return f"Mend the reward, or leave it out. Try: mmalign plugins check {chosen.entry.plugin}"
+    check = "" if chosen.entry.plugin in BUILTINS else f" Try: mmalign plugins check {chosen.entry.plugin}"
+    return f"Mend the reward, or leave it out.{check}"
 
 
 def _found(catalog: Catalog, name: str) -> Entry:

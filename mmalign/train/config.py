@@ -1,6 +1,7 @@
 """The `train`, `data` and `evaluation` sections of a run's configuration."""
 
 import contextlib
+import json
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,12 +143,7 @@ class RolloutConfig(_Section):
     @field_validator("rewards", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        """One reward may stand without a list, and any as NAME or NAME=WEIGHT."""
-        rewards = value if isinstance(value, list | tuple) else [value]
-        for reward in rewards:
-            if not isinstance(reward, str | dict):
-                raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
-        return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
+        return reward_list(value)
 
     @field_validator("environment", "engine", mode="before")
     @classmethod
@@ -169,6 +165,22 @@ class RolloutConfig(_Section):
     def answers_heldout(self, prompts: int, fewest: int) -> int:
         """To each of so many prompts, of which the objective needs so many at least."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
+
+
+def reward_list(value: Any) -> list[dict[str, Any]]:
+    """Of a config's field: one reward may stand without a list, and any as NAME or NAME=WEIGHT. Raises ValueError."""
+    rewards = value if isinstance(value, list | tuple) else [value]
+    for reward in rewards:
+        if not isinstance(reward, str | dict):
+            raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
+    return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
+
+
+def reward_option(text: str) -> dict[str, Any]:
+    """What a user types for one reward: NAME, NAME=WEIGHT, or JSON with its options. Raises ValueError."""
+    if text.lstrip()[:1] == "[":
+        raise ValueError("a list, where one reward is meant; repeat the option for several")
+    return json.loads(text) if text.lstrip()[:1] == "{" else named_reward(text)
 
 
 def named_reward(text: str) -> dict[str, Any]:

@@ -251,8 +251,8 @@ def _sampler(plan: Plan, objective: Objective, models: Models, processes: Proces
     if objective.passes[1] > plan.train.batch_size // processes.world_size:
         raise UsageError(
             f"objective.minibatches={objective.passes[1]} of {plan.train.batch_size} prompts on {processes.world_size} "
-            "processes: some would be empty",
-            hint="Raise train.batch_size.",
+            f"process{'es' if processes.world_size > 1 else ''}: some would be empty",
+            hint="Raise train.batch_size, or lower objective.minibatches.",
         )
     environment = None
     if config.environment:

@@ -118,8 +118,7 @@ class Loop:
             self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
             if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
-                newest = f"the checkpoint of step {self._saved}" if self._saved >= 0 else "no checkpoint"
-                self.say(f"this state is not saved; what stands is {newest}")
+                error.hint = f"{error.hint}\n{self.run.way_back(self._saved)}"
                 raise
             failed = isinstance(error, MmalignError)
             alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
@@ -289,8 +288,8 @@ class Loop:
         if self.job.plan.train.on_nonfinite == "stop":
             raise NonFiniteError(
                 f"not finite: {what}",
-                hint=f"The weights were not updated; checkpoints under {self.run.checkpoints} are good. "
-                "Try a lower --set train.learning_rate, or --set train.on_nonfinite=skip.",
+                hint="The weights were not updated. Try a lower --set train.learning_rate, "
+                "or --set train.on_nonfinite=skip.",
             )
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")

@@ -218,10 +218,23 @@ def _require_places(configs: Mapping[str, Any]) -> None:
     for section, config in configs.items():
         for place in config.places() if isinstance(config, NamesPlaces) else ():
             if not place.exists():
+                option = _option_of(config.model_dump(mode="json"), str(place))
                 raise UsageError(
-                    f"{section} names {place}, and there is no such file or folder",
-                    hint="Give the folder of a saved model, such as runs/NAME/model, or leave the option out.",
+                    f"{'.'.join((section, *option))} names {place}, and there is no such file or folder",
+                    hint="It takes a path, such as runs/NAME/model, and no name of mmalign list backbones or of the "
+                    "hub. Give one, or leave the option out.",
                 )
+
+
+def _option_of(options: Mapping[str, Any], value: str) -> tuple[str, ...]:
+    """The keys that lead to it; none where it stands nowhere as it is."""
+    for key, found in options.items():
+        if found == value:
+            return (key,)
+        inner = _option_of(found, value) if isinstance(found, Mapping) else ()
+        if inner:
+            return (key, *inner)
+    return ()
 
 
 def _default_backbone(catalog: Catalog, objective: Entry) -> str:

@@ -41,7 +41,9 @@ def preview(job: Job) -> Iterator[str]:
     if job.sampler is None:
         yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
     else:
-        yield f"the first prompt, {batch['key'][0]}; what is learnt are answers that the policy samples to it:"
+        world = job.plan.rollout.environment.get("name")
+        before = f", before {world} puts it" if world else ""  # which may write more around it
+        yield f"the first prompt, {batch['key'][0]}{before}; what is learnt are answers that the policy samples to it:"
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield f"  {line}"
 

@@ -118,6 +118,15 @@ class Run:
             "with --allow-change where a file that the run names, such as a reward's, is another now."
         )
 
+    def way_back(self, saved: int) -> str:
+        """How a user goes on where the weights themselves led astray. saved: step of the last checkpoint, or -1."""
+        if saved < 0:
+            return "This state is not saved, and no checkpoint is before it: start anew (--set train.save_every=1)."
+        return (
+            f"This state is not saved; what stands is the checkpoint of step {saved}. From it, with other options:\n"
+            f"mmalign train --resume {self.folder} --allow-change --set KEY=VALUE"
+        )
+
     def is_bare(self) -> bool:
         """Nothing was measured, sampled or trained: the folder holds what `create` put there."""
         return {path.name for path in self.folder.iterdir()} <= {"run.json", "config.yaml", ".lock"}

@@ -128,8 +128,8 @@ def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
         return _why(*given)
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
         return "an empty answer"
-    kinds = {type(text) for text in (prompt, *texts)}
-    if len(kinds) > 1:
+    # Text behind messages is the assistant's turn word for word, as mmalign sample writes it.
+    if len({type(text) for text in texts}) > 1 or (isinstance(prompt, str) and not isinstance(texts[0], str)):
         return "prompt and answers mix text and messages"
     return {"prompt": prompt, "answers": texts}
 

@@ -25,7 +25,7 @@ from mmalign.protocols import Hidden
 from mmalign.safety import offline, refuse_code
 from mmalign.scorers import ReadScorer
 from mmalign.selection import adapted_layers
-from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign.sources import TRANSFORMERS_CONFIG, no_model_in
 from mmalign_lm.families import REWARD_MEAN, is_reward_model
 from mmalign_lm.folder import read_config, read_tokenizer
 from mmalign_lm.scorer import HEAD_FILE, load_scorer, parts_of
@@ -89,6 +89,8 @@ def read_scorer_adapter(
 def _read_stated(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """The config of a reward model that reads the policy's tokens; raises CheckpointError."""
     path = folder / TRANSFORMERS_CONFIG
+    if not path.is_file():
+        raise no_model_in(folder)
     stated = read_json(path)
     refuse_code(stated, path)
     if not is_reward_model(stated):

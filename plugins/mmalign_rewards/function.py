@@ -93,8 +93,10 @@ def _load(place: str) -> Callable[..., Any]:
     if name not in members:
         near = did_you_mean(name, [key for key, value in members.items() if callable(value)])
         raise UsageError(f"{where} has no {name!r}", hint=f"{near} {_HINT}".strip())
-    if not callable(members[name]) or inspect.iscoroutinefunction(members[name]):
-        raise UsageError(f"{place} is no plain function, but {type(members[name]).__name__}", hint=_HINT)
+    if not callable(members[name]):
+        raise UsageError(f"{place} is no function, but {type(members[name]).__name__}", hint=_HINT)
+    if inspect.iscoroutinefunction(members[name]):
+        raise UsageError(f"{place} is an async function", hint="Give a plain one, which calls asyncio.run.")
     return members[name]
 
 

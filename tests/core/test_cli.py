@@ -98,6 +98,12 @@ def register_objectives():
     assert of_texts < verdicts and {verdict for _, verdict in verdicts - of_texts} == {"yes"}
 
 
+def test_defaults_with_line_breaks_keep_to_their_row(capsys: Capture) -> None:
+    assert run(["show", "reflection", "--options"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  revise")]
+    assert r'"\nA better answer:\n"' in row and row.endswith("critique")
+
+
 def test_config_show_prints_a_file_that_train_accepts(capsys: Capture, tmp_path: Path) -> None:
     from mmalign.config.load import SECTIONS, load_layers
 

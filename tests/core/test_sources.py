@@ -79,6 +79,13 @@ def test_folders_that_are_no_model(tmp_path: Path, catalog: Catalog, name: str, 
     assert part in str(caught.value)
 
 
+def test_the_folder_of_a_run_leads_to_its_model(tmp_path: Path, catalog: Catalog) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(CheckpointError, match=r"Did you mean .*/model\?"):
+        resolve(str(tmp_path), catalog)
+
+
 CLAIMS_ALL = """
 from mmalign import BackboneSpec, Family, hookimpl
 

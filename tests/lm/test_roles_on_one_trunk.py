@@ -214,8 +214,14 @@ def test_who_is_refused(load_lm, lm_folders, tmp_path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             build(load_lm, folder, lora=False, **options)
-    with pytest.raises(CheckpointError, match=r"config\.json: not readable"):
-        build(load_lm, folder, "copy", lora=False, source=str(tmp_path))
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{")
+    for source, words in (
+        ("run", r"holds neither .*\nDid you mean .*run/model\?"),
+        ("run/model", "not readable as JSON"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            build(load_lm, folder, "copy", lora=False, source=str(tmp_path / source))
     with pytest.raises(CheckpointError, match=r"holds no reward model\nTrain one"):
         build(load_lm, folder, "copy", lora=False, source=str(folder))
     with pytest.raises(UsageError, match=r"train.gradient_checkpointing: Embedding \(policy\)"):

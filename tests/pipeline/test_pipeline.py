@@ -172,6 +172,15 @@ def test_a_signal_stops_and_the_same_command_goes_on(lab: Lab, whole: Path, plac
     assert found == {name: content for name, content in results(whole).items() if name in found}
 
 
+def test_ctrl_c_while_a_stage_loads_says_how_to_go_on(lab: Lab, monkeypatch) -> None:
+    def loading(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmalign.train.launch.start", loading)
+    code, _, err = lab.run("pipeline", lab.write(), "--out", lab.root / "out")
+    assert code == 130 and f"stopped; go on: mmalign pipeline {lab.write()} --out {lab.root / 'out'}" in err
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_once_in_each_stage_and_by_a_signal_too(lab: Lab, whole: Path) -> None:

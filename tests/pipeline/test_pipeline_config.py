@@ -8,7 +8,9 @@ from pipeline_samples import Lab
 
 from mmalign.cli import run
 from mmalign.config.load import recipe_path
+from mmalign.pipeline.compare import ReportConfig
 from mmalign.pipeline.config import read_pipeline
+from mmalign.pipeline.rank import RankConfig
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -58,6 +60,9 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
         ["stage ppo", "rollout.rewards[0].path: is required"],
     ),
     "unknown judge": (_set("stages", "rankings", "judge", value={"name": "vdaer"}), ["stage rankings", "'vdaer'"]),
+    "unknown judge by name": (_set("stages", "rankings", "judge", value="vdaer"), ["stage rankings", "'vdaer'"]),
+    "no judge": (_set("stages", "rankings", "judge", value=3), ["3 is no reward: a name, or options"]),
+    "unknown judge of the report": (_set("report", "judges", value="vdaer"), ["stage report", "'vdaer'"]),
     "judge and people": (_set("stages", "rankings", "sheet", value="x.csv"), ["give a judge, or a sheet"]),
     "no answers": (_set("stages", "rankings", "answers", value="none.jsonl"), ["stage rankings", "no file none.jsonl"]),
     "report of a reward model": (
@@ -95,6 +100,23 @@ def test_set_reaches_any_option(lab: Lab) -> None:
     for wrong, told in (("ppo", "not stage.section.key=value"), ("pp.train.steps=1", "no stage 'pp'")):
         code, _, err = lab.run("pipeline", lab.write(), "--set", wrong, "--out", lab.root / "out")
         assert code == 2 and told in err
+    code, _, err = lab.run("pipeline", lab.write(), "--set", "samples.k=0", "--out", lab.root / "out")
+    assert code == 2 and "samples.k: Input should be greater than or equal to 1, got 0 (command line)" in err
+
+
+def test_judges_may_stand_as_names() -> None:
+    rank = RankConfig.model_validate({"answers": "a", "judge": "vader"})
+    report = ReportConfig.model_validate({"judges": ["vader", "length=0"]})
+    assert list(rank.judge) == [{"name": "vader"}]
+    assert list(report.judges) == [{"name": "vader"}, {"name": "length", "weight": 0}]
+
+
+def test_a_runs_file_and_a_pipelines_point_at_each_other(lab: Lab) -> None:
+    code, _, err = lab.run("pipeline", "ppo", "--out", lab.root / "out")
+    assert code == 2 and "holds no stages" in err and "mmalign train -c " in err
+    path = lab.write()
+    code, _, err = lab.run("train", "-c", path)
+    assert code == 2 and f"mmalign pipeline {path}" in err
 
 
 def test_references_are_replaced_wherever_they_stand(lab: Lab) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pipeline_samples import Lab
 
+from mmalign.data.examples import Message
 from mmalign.pipeline.answers import Answered, as_answers, read_answers, write_rows
 from mmalign.pipeline.rank import places, rank
 from mmalign.pipeline.sheet import answer_id, read_sheet, write_sheet
@@ -149,6 +150,28 @@ def test_rank_writes_what_reward_reads(lab: Lab) -> None:
     assert data[1].completions == RECORDS[1].completions and data[1].ranks[0] < data[1].ranks[1]
 
 
+def test_answers_to_messages_are_ranked_and_learnt_from(lab: Lab) -> None:
+    """The reward model reads the tokens that were sampled, behind the rendered conversation."""
+    from mmalign_data.options import TextFilesConfig
+    from mmalign_data.texts import RankingFiles
+
+    prompts, answers, rankings = (lab.root / name for name in ("chat.jsonl", "answers.jsonl", "rankings.jsonl"))
+    turns = [[{"role": "user", "content": f"a {word}"}] for word in ("dog", "cat", "tree")]
+    write_rows(prompts, ({"prompt": turn} for turn in turns))
+    named = ["--backbone", lab.words.model, "--dataset", prompts, "--set", "dataset.holdout=0"]
+    assert lab.run("sample", *named, "--k", 3, "--max-tokens", 5, "--out", answers)[0] == 0
+    code, _, err = lab.run("rank", answers, "--judge", "length", "--out", rankings)
+    assert code == 0, err
+    data = RankingFiles.build(TextFilesConfig(path=str(rankings), holdout=0), "train")
+    assert data is not None and len(data) == 3 and not data.report()["skipped"]
+    assert data[0].prompt == (Message("user", "a dog"),) and all(isinstance(text, str) for text in data[0].completions)
+    sets = ("train.steps=1", "train.batch_size=3", "data.num_workers=0", "dataset.holdout=0")
+    more = [part for text in sets for part in ("--set", text)]
+    model = ("--backbone", lab.words.model, "--out", lab.root / "reward")
+    code, _, err = lab.run("train", "--objective", "reward", "--dataset", rankings, *model, *more)
+    assert code == 0 and "user: a dog" in err.lower(), err
+
+
 def test_rewards_see_texts_ends_and_bytes() -> None:
     answers = as_answers(RECORDS)
     assert answers.texts == tuple(text for record in RECORDS for text in record.completions)
@@ -204,14 +227,14 @@ def test_bad_rows_of_a_sheet_are_named_by_line(lab: Lab, suffix: str) -> None:
     assert f"line {first + 4}: the answer of line {first + 3} once more" in err
     _write(sheet, [{**good, "rank": ""}, {**bad, "rank": 1}])
     code, _, err = lab.run("rank", answers, "--import", sheet, "--out", out)
-    assert code == 3 and "no prompt has two answers" in err and "1 without rank" in err, err
+    assert code == 3 and f"{sheet}: no prompt has two answers with a rank" in err and "1 without rank" in err, err
 
 
 def test_a_table_without_the_columns_is_refused(tmp_path: Path) -> None:
     from mmalign.errors import DataError, UsageError
 
     (tmp_path / "sheet.csv").write_text("key,answer\na,b\n")
-    with pytest.raises(DataError, match="no column id and rank"):
+    with pytest.raises(DataError, match=r"no column id or rank.*\n.*--export"):
         read_sheet(tmp_path / "sheet.csv", RECORDS)
     with pytest.raises(UsageError, match=r"a \.csv or a \.jsonl"):
         write_sheet(tmp_path / "sheet.txt", RECORDS)

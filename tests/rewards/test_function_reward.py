@@ -96,8 +96,8 @@ def test_messages_reach_functions_of_trl_as_messages(bench, answered, folder) ->
         ("my_functions.py:al_three", "has no 'al_three'\nDid you mean all_three"),
         ("my_functions.py:greedy", "has a parameter 'how'\nParameters that are filled: prompts, answers"),
         ("my_functions.py:nothing", "takes no answers"),
-        ("my_functions.py:later", "is no plain function"),
-        ("my_functions.py:constant", "is no plain function, but int"),
+        ("my_functions.py:later", "is an async function"),
+        ("my_functions.py:constant", "is no function, but int"),
         ("broken.py:score", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
     ],
 )

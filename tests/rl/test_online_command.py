@@ -73,7 +73,12 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--reward", "length=much"), "'much' is no weight"),
         (("--reward", "length=nan"), "'nan' is no weight"),
         (("--reward", "vader", "--set", "rollout.rewards=length"), "--reward and --set rollout.rewards are both given"),
+        (("--reward", "vader", "--set", 'rollout={"rewards": "length"}'), "are both given"),
         (("--environment", "calculator", "--set", "rollout.environment=reflection"), "are both given"),
+        (("--seed", "1", "--set", "train.seed=2"), "--seed and --set train.seed are both given"),
+        (("--reward", '{"name": "length"'), "delimiter: line 1"),
+        (("--reward", '["vader"]'), "repeat the option for several"),
+        (("--reward", '{"name": "regex"}'), "pattern: is required and missing"),
         (("--set", 'rollout.rewards=[{"name": "length"]'), "cannot be read as JSON"),
         (("--reward", "vader", "--set", 'rollout.engine={"name": "policy"'), "cannot be read as JSON"),
         (("--set", "rollout.engine=policy", "--set", "rollout.engine.x=1"), "--set rollout.engine.name=..."),
@@ -115,6 +120,16 @@ def test_rewards_environments_and_engines_may_stand_as_names(rewards: str, expec
     config = RolloutConfig.model_validate(dict(section))
     assert list(config.rewards) == expected
     assert (config.environment, config.engine) == ({"name": "calculator"}, {"name": "policy"})
+
+
+def test_a_reward_with_options_may_print(train, tmp_path: Path) -> None:
+    """What a function prints stands beside the document on stdout, not in it."""
+    (tmp_path / "mine.py").write_text("def score(answers):\n    print('scoring')\n    return [0.5 for _ in answers]\n")
+    reward = json.dumps({"name": "function", "function": f"{tmp_path / 'mine.py'}:score", "weight": 2})
+    code, printed, err = train("rloo", "--reward", reward, "--json", "--out", str(tmp_path / "run"))
+    assert code == 0, err
+    assert json.loads(printed)["steps"] == 2 and "scoring" in err
+    assert records(tmp_path / "run")[1]["score"] == 1.0
 
 
 def test_an_environment_by_name_takes_options_and_is_counted(train, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def test_a_run_keeps_the_options_with_paths_from_anywhere(bench, tmp_path: Path,
 def test_what_is_no_score_stops_with_the_culprit(bench, answered, tmp_path, body, expected, row) -> None:
     answers = answered(TEXTS)
     rewards = build(bench, {"name": "vader"}, function(tmp_path, body))
-    with pytest.raises(RewardError, match=f"(?s)reward function .of mmalign_rewards. {expected}") as caught:
+    whose = r"reward function \(of mmalign_rewards, function=[^ ]+\)"
+    with pytest.raises(RewardError, match=f"(?s){whose} {expected}") as caught:
         rewards.score(answers)
     assert f"First at example {answers.keys[row]}, answer {TEXTS[row]!r}" in caught.value.message
     assert caught.value.hint and caught.value.exit_code == 4
