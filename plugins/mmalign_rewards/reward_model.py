@@ -74,7 +74,7 @@ class RewardModelReward:
         if self._same is None:
             self._same = same_tokenizer(self._processor, answers)
             if not self._same:
-                self._say("another tokenizer than that of the answers: prompts and answers are tokenised anew for it")
+                self._say("another tokenizer's answers, or text: prompts and answers are tokenised anew for it")
         rows, lost = self._policy_rows(answers) if self._same else self._own_rows(answers)
         self._cut.add(lost)
         scores = torch.zeros(len(rows))
