@@ -9,11 +9,13 @@ contiguous slice of the same global batch), nor on where the run was resumed. An
 replaced by another, which (seed, epoch, index) determines. torch's global random state is never touched.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -71,7 +73,7 @@ class Stream:
 
     def __next__(self) -> tuple[int, Batch]:
         if self._batches is None:
-            self._batches = iter(_loader(self._rows, _Batches(*self._place, self._step), *self._workers))
+            self._batches = _load(self._rows, _Batches(*self._place, self._step), *self._workers)
         try:
             loaded = next(self._batches)
         except BaseException:
@@ -131,7 +133,7 @@ class Sweep:
         indices = [(0, index) for index in self._range]
         batches = [indices[i : i + self._batch_size] for i in range(0, len(indices), self._batch_size)]
         drawn = 0
-        for wanted, loaded in zip(batches, _loader(self._rows, batches, *self._workers), strict=True):
+        for wanted, loaded in zip(batches, _load(self._rows, batches, *self._workers), strict=True):
             self.bad.update(loaded.bad)
             drawn += len(wanted)
             self._limit.check(self.bad, drawn, exhausted=False)
@@ -154,7 +156,7 @@ class Draws:
         self._batches = [list(positions[i : i + batch_size]) for i in range(0, len(positions), batch_size)]
 
     def __iter__(self) -> Iterator[Batch]:
-        for loaded in _loader(self._rows, self._batches, num_workers=0, prefetch=0):
+        for loaded in _load(self._rows, self._batches, num_workers=0, prefetch=0):
             self.bad.update(loaded.bad)
             if loaded.batch is not None:
                 yield loaded.batch
@@ -250,8 +252,8 @@ class _Join:
         return _Loaded(None if self._whole and len(good) < len(rows) else collate(good), bad)
 
 
-def _loader(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> DataLoader[Any]:
-    return DataLoader(
+def _load(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> Iterator[_Loaded]:
+    loader: DataLoader[Any] = DataLoader(
         rows,  # type: ignore[arg-type]  # only indexed, never measured: a batch sampler is given
         batch_sampler=batches,
         num_workers=num_workers,
@@ -260,10 +262,28 @@ def _loader(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> DataL
         prefetch_factor=prefetch if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its base seed from the global one
     )
+    # A signal between a worker's birth and `_start_worker` would end it: born with both blocked, it never sees one.
+    with _blocked(signal.SIGINT, signal.SIGTERM) if num_workers else nullcontext():
+        return iter(loader)
+
+
+@contextmanager
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    if sys.platform != "linux":  # as in `_start_worker`
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(worker_id: int) -> None:
     """Workers leave Ctrl-C and a batch system's SIGTERM to the main process, which saves, and end when it does."""
+    parent = multiprocessing.parent_process()
+    if multiprocessing.get_start_method() != "forkserver" and parent is not None and os.getppid() != parent.pid:
+        os._exit(0)  # it was killed before this one had begun, and torch's watchdog would look for its heir
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere nothing tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

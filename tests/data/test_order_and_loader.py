@@ -239,13 +239,16 @@ def test_stable_hash_is_stable() -> None:
 
 
 _RUN = """
-import signal, sys, time
+import os, signal, sys, time
 sys.path[:0] = [{tests!r}]
 import torch; torch.set_num_threads(1)
 from data_samples import Pictures, TinyProcessor
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Stream
 from mmalign.data.order import Order
+if {late}:  # the second worker has not got anywhere yet when the signal comes
+    forks = []
+    os.register_at_fork(before=lambda: forks.append(1), after_in_child=lambda: time.sleep(len(forks) == 2))
 stream = Stream(Pictures(50), Encoder(TinyProcessor(), "image-text", 0), Order(50, 0), 4, num_workers=2)
 step, _ = next(stream)
 stop = []
@@ -266,9 +269,10 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(("how", "tidy"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)])
-def test_workers_leave_signals_to_the_main_process_and_end_with_it(how: signal.Signals, tidy: bool) -> None:
-    code = _RUN.format(tests=os.path.dirname(__file__), tidy=tidy)
+def test_workers_leave_signals_to_the_main_process_and_end_with_it(how: signal.Signals, tidy: bool, late: bool) -> None:
+    code = _RUN.format(tests=os.path.dirname(__file__), tidy=tidy, late=late)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -280,7 +284,7 @@ def test_workers_leave_signals_to_the_main_process_and_end_with_it(how: signal.S
     else:
         os.killpg(process.pid, how)  # as a terminal or a batch system does, to the whole group
     out, err = process.communicate(timeout=30)
-    assert how == signal.SIGKILL or ("went on to" in out and err == "" and process.returncode == 0)
+    assert how == signal.SIGKILL or ("went on to" in out and err == "" and process.returncode == 0), err
     deadline = time.monotonic() + 15
     while any(map(_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
