@@ -3,7 +3,8 @@
     for line, row in csv_rows(path, separator=""): ...     # row: a mapping, or the reason why there is none
     column = choose(path, list(row), asked="", usual=("caption", "text"), option="caption_column")
 
-What cannot be read at all (broken JSON, a cell too many quotes, bytes that are not UTF-8) is a DataError with the line.
+A broken line of JSON is a row that cannot be used, and counted as one. What makes the rest doubtful (a first line that
+is no JSON, a cell with too many quotes, bytes that are not UTF-8) is a DataError with the line.
 """
 
 import csv
@@ -68,13 +69,21 @@ def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """(line, row, or the reason why there is none). A file whose first line is broken holds no JSON lines: DataError."""
+    known = False
     for number, text in lines(path):
         if not text.strip():
             continue
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: broken JSON: {error}", hint="Write one JSON object a line.") from error
+            if not known:
+                raise DataError(
+                    f"{path}:{number}: broken JSON: {error}", hint="Write one JSON object a line."
+                ) from error
+            yield number, "broken JSON (not one JSON object a line)"
+            continue
+        known = True
         yield number, row if isinstance(row, dict) else "not a JSON object"
 
 

@@ -133,8 +133,13 @@ def test_bad_rows_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 6 + "{broken\n")
-    with pytest.raises(DataError, match=r"a.jsonl:7: broken JSON"):
+    with pytest.raises(DataError, match=r"1 of 7 rows cannot be used.*\n  a.jsonl:7: broken JSON"):
         read(TextDocuments, tmp_path / "a.jsonl")
+    ((reason, count),) = read(TextDocuments, tmp_path / "a.jsonl", max_bad=0.2).report()["skipped"].items()
+    assert count == 1 and reason.startswith("broken JSON"), reason
+    (tmp_path / "d.json").write_text('[\n{"text": "a"},\n' + '{"text": "a"}\n' * 999)
+    with pytest.raises(DataError, match=r"d.json:1: broken JSON"):  # no JSON lines at all, whatever may be bad
+        read(TextDocuments, tmp_path / "d.json", max_bad=0.9)
     (tmp_path / "b.txt").write_bytes(b"fine\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"b.txt:2: not UTF-8"):
         read(TextDocuments, tmp_path / "b.txt")

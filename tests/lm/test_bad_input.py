@@ -63,7 +63,7 @@ FULL = {"prompt": "cat " * 60, "completion": "a dog"}
             ["data.jsonl:1: unknown role 'robot'; known roles: system, user, assistant, tool"],
         ),
         (lines(*[GOOD] * 3) + b'{"prompt": "caf\xe9"}\n', ["data.jsonl:4: not UTF-8 (byte 0xe9)", "iconv"]),
-        (lines(*[GOOD] * 6) + b"{broken\n", ["data.jsonl:7: broken JSON", "one JSON object a line"]),
+        (lines(*[GOOD] * 6) + b"{broken\n", ["data.jsonl:7: broken JSON", "not one JSON object a line"]),
     ],
     ids=["empty", "blank", "columns", "kind", "answer", "long answer", "full", "role", "utf-8", "json"],
 )
