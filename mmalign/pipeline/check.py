@@ -19,7 +19,7 @@ from mmalign.data.finder import find_dataset
 from mmalign.errors import DataError, IncompatibleError, MmalignError, UsageError
 from mmalign.pipeline.compare import ReportConfig
 from mmalign.pipeline.config import REPORT, Pipeline, Stage, outputs_of
-from mmalign.pipeline.rank import RankConfig
+from mmalign.pipeline.rank import RankConfig, to_rank
 from mmalign.pipeline.sample import KINDS, NEEDS, SampleConfig, name_and_options
 from mmalign.pipeline.sheet import check_suffix
 from mmalign.sources import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG
@@ -74,7 +74,8 @@ def _check(catalog: "Catalog", stage: Stage, options: Mapping[str, Any], folder:
         source = _require_writer(catalog, name, "sample")
         build(catalog.load_config(source.entry), values, f"{stage.name}.backbone")
         _check_data(catalog, config.dataset, f"{stage.name}.dataset")
-        _write_row(folder / "answers.jsonl", {**_ROW, "ended": [True, True]})
+        texts = [f"Answer {number}." if config.temperature else "Answer." for number in range(config.k)]
+        _write_row(folder / "answers.jsonl", {**_ROW, "completions": texts, "ended": [True] * config.k})
     elif stage.kind == "rank":
         _check_rank(catalog, rank_config(stage, options))
         _write_row(folder / "rankings.jsonl", {**_ROW, "ranks": [1, 2]})
@@ -89,6 +90,7 @@ def _check_rank(catalog: "Catalog", config: RankConfig) -> None:
         raise DataError(
             f"no file {config.answers}", hint="`answers` is a file, or ${STAGE.answers} of one that samples."
         )
+    to_rank(config)
     if config.sheet:
         check_suffix(Path(config.sheet))
     else:

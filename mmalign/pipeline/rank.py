@@ -9,11 +9,13 @@ nothing cannot be learnt from; a prompt with fewer than two others left is left 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from mmalign.pipeline.answers import Answered, as_answers, turns_as_json
+from mmalign.errors import DataError
+from mmalign.pipeline.answers import Answered, as_answers, read_answers, turns_as_json
 from mmalign.train.config import reward_list
 
 if TYPE_CHECKING:
@@ -75,6 +77,17 @@ def judge_scores(
         found.append(scores[start : start + len(record.completions)])
         start += len(record.completions)
     return found
+
+
+def to_rank(config: RankConfig) -> list[Answered]:
+    """The answers of its file; raises DataError where it cannot be read, or no prompt has two that differ."""
+    records = read_answers(Path(config.answers).expanduser())
+    if all(len(distinct(record)) < 2 for record in records):
+        raise DataError(
+            f"{config.answers}: no prompt has two answers that differ",
+            hint="Sample more answers to each prompt, or at a higher temperature.",
+        )
+    return records
 
 
 def rank(records: Sequence[Answered], scores: Sequence[Sequence[float]], tie: float = 0.0) -> Ranked:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign.errors import DataError
-from mmalign.pipeline.answers import read_answers, write_rows
-from mmalign.pipeline.rank import RankConfig, judge_scores, rank
+from mmalign.pipeline.answers import write_rows
+from mmalign.pipeline.rank import RankConfig, judge_scores, rank, to_rank
 from mmalign.pipeline.sample import NEEDS, SampleConfig, asked, name_and_options, open_prompts, sample
 from mmalign.pipeline.sheet import read_sheet, write_sheet
 
@@ -74,7 +74,7 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
     """
     from mmalign.evaluate.runtime import choose_device
 
-    records = read_answers(Path(config.answers).expanduser())
+    records = to_rank(config)
     sheet = Path(config.sheet).expanduser()
     if config.sheet and not sheet.exists():
         counts = write_sheet(sheet, records)
@@ -86,14 +86,9 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
         scores = judge_scores(catalog, config.judge, records, choose_device(device), say)
         ranked = rank(records, scores, config.tie)
     say(count_line(ranked.counts))
-    if not ranked.rows and config.sheet:
-        raise DataError(
-            f"{sheet}: no prompt has two answers with a rank", hint="Fill in `rank`, 1 for the best; then go on."
-        )
     if not ranked.rows:
         raise DataError(
-            f"{config.answers}: no prompt has two answers that differ",
-            hint="Sample more answers to each prompt, or at a higher temperature.",
+            f"{sheet}: no prompt has two answers with a rank", hint="Fill in `rank`, 1 for the best; then go on."
         )
     write_rows(path, ranked.rows)
     return dict(ranked.counts)

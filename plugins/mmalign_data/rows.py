@@ -69,7 +69,7 @@ def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(line, row, or the reason why there is none). A file whose first line is broken holds no JSON lines: DataError."""
+    """(line, row, or the reason why there is none). A broken first line is a DataError: these are no JSON lines."""
     known = False
     for number, text in lines(path):
         if not text.strip():
