@@ -16,6 +16,7 @@ from mmalign.data.batch import Batch
 LOGGED = "num_"  # before a count's name, in metrics.jsonl
 UNLEARNT = "prompts_unlearnt"
 NO_DIFFERENCE = "no_difference"  # the metric of objectives that leave such prompts out: the share of them
+ALL_TIED = "all_tied"  # the same, where people or a judge ranked the answers
 _TOLD = {
     "answers_empty": "answers empty",
     "answers_cut": "answers cut at rollout.max_tokens",
@@ -46,6 +47,8 @@ def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, in
 
 def why_empty(metrics: Mapping[str, Any]) -> str:
     """Of a step from which nothing can be learnt."""
+    if ALL_TIED in metrics:
+        return "all answers to a prompt are ranked the same"
     return "all answers to a prompt score the same" if NO_DIFFERENCE in metrics else "no term counts anything"
 
 

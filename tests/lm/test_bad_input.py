@@ -81,6 +81,13 @@ def test_equal_answers_are_counted(train) -> None:
     assert code == 0 and "1 left out of" in err and "chosen equals rejected" in err, err
 
 
+def test_rankings_that_all_tie_say_why_nothing_is_learnt(train) -> None:
+    row = {"prompt": "the cat", "completions": [" on the tree", " with a fish"], "ranks": [1, 1]}
+    code, err = train(lines(*[row] * 20), "dataset.holdout=0", "train.steps=2", objective="reward")
+    assert code == 0 and "step 1 has nothing to learn from: all answers to a prompt are ranked the same" in err, err
+    assert "2 skipped updates" in err, err
+
+
 @pytest.mark.parametrize("row", [LONG, FULL], ids=["long answer", "full"])
 def test_what_is_cut_where_that_is_allowed_still_teaches(train, row: dict[str, str]) -> None:
     code, err = train(lines(*[row] * 20), "data.max_lost=1", "dataset.holdout=0")
