@@ -283,7 +283,7 @@ def _start_worker(worker_id: int) -> None:
     """Workers leave Ctrl-C and a batch system's SIGTERM to the main process, which saves, and end when it does."""
     parent = multiprocessing.parent_process()
     if multiprocessing.get_start_method() != "forkserver" and parent is not None and os.getppid() != parent.pid:
-        os._exit(0)  # it was killed before this one had begun, and torch's watchdog would look for its heir
+        os._exit(0)  # killed already: torch's watchdog, which asks only now who the parent is, would never miss it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere nothing tells who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
