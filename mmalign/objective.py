@@ -145,6 +145,11 @@ class Objective(ABC):
         """The weight of each term in the total; terms not named weigh 1."""
         return {}
 
+    def turns(self, models: "Models") -> tuple[str, ...]:
+        """Streams in place of "main", one after the other: `forward`, `loss` and `count` of each are of terms of its
+        own, and the activations of one are gone when the next begins. None: all of "main" at once."""
+        return ()
+
     def start(self, models: "Models") -> None:
         """On the models as built, at a start and at a resume: check what no spec can say; raises IncompatibleError."""
         return None

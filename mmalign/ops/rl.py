@@ -61,6 +61,12 @@ def kl_estimate(logps: Tensor, reference: Tensor, kind: KLEstimator) -> Tensor:
     return ratio.square() / 2 if kind == "k2" else ratio.exp() - 1 - ratio
 
 
+def steered(kl: float, answers: float, target: float, horizon: float) -> float:
+    """By what to multiply the cost of distance after a batch of so many answers, of mean distance `kl`, so that it
+    comes to `target`: 1 + answers/horizon clip(kl/target - 1, -0.2, 0.2), 0.8 to 1.2 (Ziegler 2019, section 2.2)."""
+    return min(1.2, max(0.8, 1 + min(0.2, max(-0.2, kl / target - 1)) * answers / horizon))
+
+
 def clipped_policy_loss(
     logps: Tensor, old: Tensor, advantages: Tensor, low: float, high: float
 ) -> tuple[Tensor, Tensor]:

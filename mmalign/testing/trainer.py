@@ -162,7 +162,9 @@ def build_trainer(
     models.eval()
     batches = _batches(entry, objective, policy.processor, size, exact, bench)
     processes = Processes("cpu")
-    engine = Engine(objective, StepModule(objective, models), processes, processes.device)
+    engine = Engine(
+        objective, StepModule(objective, models), processes, processes.device, turns=objective.turns(models)
+    )
     sampler = _sampler(rollout, policy.processor) if entry.spec.online else None
     return Trainer(entry, objective, models, engine, batches, sampler)
 

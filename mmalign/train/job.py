@@ -200,6 +200,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         processes.device,
         bf16=train.precision == "bf16",
         passes=1 if objective.coupled else models.passes,
+        turns=objective.turns(models),
         mixed=sampler is not None,
     )
     engine.release()  # what building took

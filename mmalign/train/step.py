@@ -8,6 +8,7 @@ of the gradient down. Terms are sums divided by global counts: 1 x 8, 4 x 2 and 
 
 import contextlib
 import functools
+import itertools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class Engine:
     processes: Processes
     device: torch.device
     bf16: bool = False
-    passes: int = 1  # through a trunk, whose activations wait for one backward pass
+    passes: int = 1  # through a trunk, of the roles that learn
+    turns: tuple[str, ...] = ()  # streams that a batch of the main one is learnt from as; see `Objective.turns`
     mixed: bool = False  # sampling and learning take turns
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -64,11 +66,12 @@ class Engine:
 def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
     """Add one step's gradients to the parameters. `batches`: one of each stream, this process's share, prepared.
 
-    micro_batch_size 0: the activations of a micro-batch in all trained models are as many as the batch's in one.
+    micro_batch_size 0: the activations of a micro-batch in all trained models are as many as the batch's in one, and
+    those of one model alone where they take turns.
     """
     results = []
-    for batch in batches:
-        micros = batch.split(micro_batch_size or -(-len(batch) // engine.passes))
+    for turn in itertools.chain.from_iterable(_turns(engine, batch) for batch in batches):
+        micros = turn.split(micro_batch_size or -(-len(turn) // engine.passes))
         counts = _global_counts(engine, micros)
         if engine.objective.coupled:
             results.append(_coupled(engine, micros, counts))
@@ -76,6 +79,10 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
             results.append(_separate(engine, micros, counts))
     engine.processes.sum_gradients(engine.forward.parameters())
     return functools.reduce(merge, results)
+
+
+def _turns(engine: Engine, batch: Batch) -> list[Batch]:
+    return [batch.of_stream(name) for name in engine.turns] if engine.turns and batch.stream == "main" else [batch]
 
 
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:

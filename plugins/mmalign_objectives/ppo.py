@@ -88,13 +88,17 @@ class ProximalPolicyOptimization(OnlineObjective):
     def streams(self) -> dict[str, int]:
         return {"ptx": self.config.ptx_batch_size} if self.config.ptx_coef else {}
 
+    def turns(self, models: "Models") -> tuple[str, ...]:
+        """The critic's pass behind the policy's, where it has one."""
+        return () if models.critic is models.policy else ("policy", "critic")
+
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Answers become experience. Adds `ctx.rollout`'s columns, kl: [N, K] and, of each action token, old, values,
         advantages, returns and deviations, squared, of returns from their mean."""
         import torch
 
         from mmalign.ops import sum_rows
-        from mmalign.ops.rl import gae, kl_estimate, mean_of_all, whiten
+        from mmalign.ops.rl import gae, kl_estimate, mean_of_all, steered, whiten
         from mmalign.rl.columns import action_logps, answer_offsets, per_prompt
 
         if batch.stream == "ptx":
@@ -106,7 +110,7 @@ class ProximalPolicyOptimization(OnlineObjective):
         ends: list[Tensor] = []
 
         def ask(part: "Batch") -> "Tensor":
-            found = self._passes(models, part)
+            found = self.forward(models, part)
             if self.config.openai_eos:
                 ends.append(found["ends"])
             return torch.stack((found["logps"], found["values"]), 1)
@@ -124,7 +128,9 @@ class ProximalPolicyOptimization(OnlineObjective):
             advantages = whiten(advantages, ctx.sum_over_processes)
         # 5. Steer beta for the next batch.
         distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self._beta)
-        self._steer(distance, ctx)
+        if self.config.kl_target:
+            answers, mean = mean_of_all(distance, ctx.sum_over_processes)
+            self._beta *= steered(mean, answers, self.config.kl_target, self.config.kl_horizon)
         deviations = (returns - mean_of_all(returns, ctx.sum_over_processes)[1]).square()
         columns = {"old": old, "values": values, "advantages": advantages, "returns": returns, "deviations": deviations}
         ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
@@ -132,12 +138,24 @@ class ProximalPolicyOptimization(OnlineObjective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
-        if batch.stream == "ptx":
-            from mmalign.data.sequences import sequences_of
-            from mmalign.derive import label_sums
+        from mmalign.data.sequences import sequences_of
+        from mmalign.derive import label_sums, last_token_scores, token_values
 
+        if batch.stream == "ptx":
             return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
-        return self._passes(models, batch)
+        outputs: dict[str, Tensor] = {}
+        hidden = (models.critic if batch.stream == "critic" else models.policy).hidden_states(batch["sequences"])
+        if batch.stream != "critic":
+            entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
+            found = models.policy.token_logps(hidden, temperature=temperature, entropy=entropy)
+            outputs = {"logps": found.logps} | ({} if found.entropy is None else {"entropy": found.entropy})
+        if batch.stream == "main" and models.critic is not models.policy:
+            hidden = models.critic.hidden_states(batch["sequences"])
+        if batch.stream != "policy":
+            outputs["values"] = token_values(models.heads["critic"], hidden)
+            if self.config.openai_eos:
+                outputs["ends"] = last_token_scores(models.heads["critic"], hidden).view_as(batch["score"])
+        return outputs
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
@@ -145,18 +163,21 @@ class ProximalPolicyOptimization(OnlineObjective):
 
         if batch.stream == "ptx":
             return {"ptx": -outputs["logps"].sum()}, {}
-        config, logps, values = self.config, outputs["logps"], outputs["values"]
-        old, returns = old_logps(batch, logps), batch["returns"].values
+        config, sums, returns = self.config, dict[str, Any](), batch["returns"].values
+        if "values" in outputs:
+            errors = clipped_value_loss(outputs["values"], batch["values"].values, returns, config.value_clip)
+            sums["value"] = errors.sum()
+            if config.openai_eos:
+                errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], config.value_clip)
+                sums["value"] = sums["value"] + errors[self._has_more(batch)].sum()
+        if "logps" not in outputs:
+            return sums, {}
+        logps = outputs["logps"]
+        old, tokens = old_logps(batch, logps), len(logps)
         losses, clipped = clipped_policy_loss(logps, old, batch["advantages"].values, config.clip, config.clip)
-        errors = clipped_value_loss(values, batch["values"].values, returns, config.value_clip)
         weights, drawn = sampler_weights(batch, old, config.sampler_clip)
-        sums = {"policy": (losses * weights).sum(), "value": errors.sum()}
-        if config.openai_eos:
-            errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], config.value_clip)
-            sums["value"] = sums["value"] + errors[self._has_more(batch)].sum()
-        if config.entropy_coef:
-            sums["entropy"] = -outputs["entropy"].sum()
-        tokens = len(logps)
+        sums["policy"] = (losses * weights).sum()
+        sums |= {"entropy": -outputs["entropy"].sum()} if config.entropy_coef else {}
         deviation, error = batch["deviations"].values, (returns - batch["values"].values).square()
         metrics = {
             **rollout_metrics(batch),
@@ -176,27 +197,17 @@ class ProximalPolicyOptimization(OnlineObjective):
         if batch.stream == "ptx":
             return {"ptx": tokens}
         values = tokens + (float(self._has_more(batch).sum()) if self.config.openai_eos else 0.0)
-        return {"policy": tokens, "value": values, **({"entropy": tokens} if self.config.entropy_coef else {})}
+        found = {"policy": tokens, **({"entropy": tokens} if self.config.entropy_coef else {})}
+        return {
+            **({} if batch.stream == "critic" else found),
+            **({} if batch.stream == "policy" else {"value": values}),
+        }
 
     def state(self) -> Mapping[str, Any]:
         return {"beta": self._beta, "moments": list(self._moments)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._beta, self._moments = state["beta"], tuple(state["moments"])
-
-    def _passes(self, models: "Models", batch: "Batch") -> "dict[str, Tensor]":
-        """Outputs of `forward`: one pass where the critic is a head on the policy's trunk."""
-        from mmalign.derive import last_token_scores, token_values
-
-        hidden = models.policy.hidden_states(batch["sequences"])
-        entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
-        found = models.policy.token_logps(hidden, temperature=temperature, entropy=entropy)
-        seen = hidden if models.critic is models.policy else models.critic.hidden_states(batch["sequences"])
-        outputs = {"logps": found.logps, "values": token_values(models.heads["critic"], seen)}
-        outputs |= {} if found.entropy is None else {"entropy": found.entropy}
-        if self.config.openai_eos:
-            outputs["ends"] = last_token_scores(models.heads["critic"], seen).view_as(batch["score"])
-        return outputs
 
     def _shaped(self, batch: "Batch", ctx: Context) -> "Tensor":
         """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
@@ -236,12 +247,3 @@ class ProximalPolicyOptimization(OnlineObjective):
         brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
         shaped = shaped.index_put((last[more.flatten()],), brought[more].to(shaped))
         return batch.with_columns(ends=ends, end_scores=scores), shaped
-
-    def _steer(self, distance: "Tensor", ctx: Context) -> None:
-        """beta <- beta (1 + n/horizon clip(KL/target - 1, -0.2, 0.2)), by a fifth at most. distance: [M], n = M."""
-        from mmalign.ops.rl import mean_of_all
-
-        if self.config.kl_target:
-            number, mean = mean_of_all(distance, ctx.sum_over_processes)
-            error = min(0.2, max(-0.2, mean / self.config.kl_target - 1))
-            self._beta *= min(1.2, max(0.8, 1 + error * number / self.config.kl_horizon))

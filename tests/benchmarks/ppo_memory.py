@@ -5,11 +5,11 @@
 
 A Llama of SmolLM2-135M's shape and its 49,152 tokens, random weights, fp32 on the CPU; --rows rows a step, each a
 prompt of --tokens tokens and an answer of as many, which sampling seldom ends. Two steps of each variant, an update a
-step. Policy and critic are two passes through the trunk, whose activations wait for the backward pass; as it comes, a
-run shares the batch out between them, so that a micro-batch's in both are as many as SFT's whole batch's. "at once"
-does not, and "in quarters" makes micro-batches of a quarter. Printed: peak resident memory less what it is after all
-imports, seconds of the second step, tokens a step, the ratios, and those that the project promises: PPO with LoRA on
-one trunk <= 1.3 of SFT with LoRA, and <= 0.4 of PPO with four full copies.
+step. Policy and critic are two passes through the trunk; they take turns, so that the activations of one are gone when
+the other begins, and as it comes a run learns from the batch in halves. "at once" does not halve it, and "in quarters"
+makes micro-batches of a quarter. Printed: peak resident memory less what it is after all imports, seconds of the second
+step, tokens a step, the ratios, and those that the project promises: PPO with LoRA on one trunk <= 1.3 of SFT with
+LoRA, and <= 0.4 of PPO with four full copies.
 """
 
 import argparse

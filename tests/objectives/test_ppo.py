@@ -1,5 +1,6 @@
 """PPO's experience and losses against a slow twin, token by token from the formula."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -172,6 +173,31 @@ def test_the_value_behind_an_end_is_learnt_with_openai_eos(bench) -> None:
         sums, _ = trainer.objective.loss(trainer.objective.forward(trainer.models, batch), batch)
     assert 0 < len(more) < sum(ended) and trainer.objective.count(batch)["value"] == len(errors)
     assert float(sums["value"]) == pytest.approx(sum(errors) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"openai_eos": True, "entropy_coef": 0.01}, {"ptx_coef": 0.5}])
+def test_a_critic_with_a_pass_of_its_own_learns_when_the_policy_has(bench, options) -> None:
+    """The same gradients to the bit as of one loss, and no activation of the policy's is kept for the critic's pass."""
+    trainer = trainer_of(bench, "ppo", {"critic": {"kind": "copy"}, **options})
+    main, *others = trainer.prepare(trainer.batches)
+    move(trainer, 0.02, seed=1)
+    batches = [main.with_columns(update=torch.ones(len(main), dtype=torch.int64)), *others]
+    learnt: list[bool] = []
+    policy, critic = (list(getattr(trainer.models, role).module.parameters()) for role in ("policy", "critic"))
+    watch = trainer.models.critic.module.get_input_embeddings().register_forward_pre_hook(
+        lambda *_: learnt.append(all(p.grad is not None for p in policy) and critic[0].grad is None)
+    )
+    assert trainer.engine.turns == ("policy", "critic")
+    apart, found = trainer.gradients_of(batches, len(main))
+    assert learnt == [True]
+    watch.remove()
+    trainer.engine = dataclasses.replace(trainer.engine, turns=())
+    together, expected = trainer.gradients_of(batches, len(main))
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items() if gradient is not None)
+    assert all(found[name] is None for name, gradient in expected.items() if gradient is None)
+    assert apart.terms == together.terms and apart.metrics == together.metrics
+    assert float(apart.loss) == pytest.approx(float(together.loss), abs=1e-7)
 
 
 def test_explained_variance_is_of_the_global_batch_however_it_is_split(bench) -> None:
