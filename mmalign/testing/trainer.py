@@ -109,13 +109,15 @@ class Trainer:
         for _ in range(steps):
             main, *others = self.prepare(self.batches)
             beside = {batch.stream: batch for batch in others}
+            loss = 0.0  # of the last update
             for batches in updates(self.objective, _SEED, self.steps, main, beside):
                 optimizer.zero_grad(set_to_none=True)
                 result, _ = self.gradients_of(batches)
+                loss = float(result.loss)
                 optimizer.step()
                 self.objective.constrain(self.models)
             self.steps += 1
-            found.append(float(main["score"].mean()) if self.sampler else float(result.loss))
+            found.append(float(main["score"].mean()) if self.sampler else loss)
         return found
 
     def optimizer(self, learning_rate: float) -> Any:

@@ -42,7 +42,7 @@ def fetch(name: str, subset: str) -> dict[str, list[Path]]:
             hint="Check the name at https://huggingface.co/datasets; one of several configurations: "
             "--set dataset.subset=NAME",
         ) from error
-    return {split: [Path(file["filename"]) for file in data.cache_files] for split, data in loaded.items()}
+    return {str(split): [Path(file["filename"]) for file in data.cache_files] for split, data in loaded.items()}
 
 
 def _first_line(error: Exception) -> str:
