@@ -2,6 +2,7 @@
 
     check_weights(folder)
     module = load_exactly(LlamaForCausalLM, folder)         # float32, on the CPU
+    module = draw_weights(AutoModelForCausalLM, config)     # the same, from random weights
 
 Plugins for different model families share this; what a folder must hold besides is theirs to say.
 """
@@ -102,6 +103,18 @@ def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any)
             hint="Is it the config of other weights?",
         )
     return module
+
+
+def draw_weights(cls: Any, config: Any) -> Any:
+    """`cls.from_config` in float32 on the CPU, with weights from torch's global generator.
+
+    A config names the precision in which its weights were saved, often float16; left to itself, transformers would
+    draw and train the weights in that.
+    """
+    import torch
+
+    with quiet():
+        return cls.from_config(config, dtype=torch.float32)
 
 
 @contextmanager

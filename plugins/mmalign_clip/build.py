@@ -61,7 +61,8 @@ def _construct(model_cfg: Mapping[str, Any]) -> "OpenClipModule":
     cls = open_clip.CoCa if coca else open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     try:
         with offline():
-            return cast("OpenClipModule", cls(**model_cfg))
+            # A text tower of transformers comes in the precision that its config names.
+            return cast("OpenClipModule", cls(**model_cfg).float())
     except OSError as error:
         raise CheckpointError(
             f"the text tower is {model_cfg['text_cfg'].get('hf_model_name')}, whose config is not on this machine",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
-from mmalign.pretrained import load_exactly, read_json, unreadable
+from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_clip.images import Preprocess
@@ -86,12 +86,11 @@ def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
 
 def _random_module(parts: Parts) -> "TransformersModule":
     from torch.nn.init import constant_
-    from transformers import CLIPModel, SiglipModel
+    from transformers import AutoModel
 
-    config = _config_class(parts.config).from_dict(parts.config)
+    module = draw_weights(AutoModel, _config_class(parts.config).from_dict(parts.config))
     if parts.model_type == "clip":
-        return CLIPModel(config)
-    module = SiglipModel(config)
+        return module
     # transformers starts both at 0, where every pair scores alike; the paper starts at ln 10 and -10
     constant_(module.logit_scale, math.log(10))
     constant_(module.logit_bias, -10.0)

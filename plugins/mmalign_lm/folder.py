@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
-from mmalign.pretrained import load_exactly, read_json, unreadable
+from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_lm import four_bit
@@ -79,7 +79,7 @@ def load_module(parts: Parts) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     if not parts.has_weights:
-        return AutoModelForCausalLM.from_config(parts.config)
+        return draw_weights(AutoModelForCausalLM, parts.config)
     return load_exactly(AutoModelForCausalLM, parts.folder, config=parts.config)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import UsageError
 from mmalign.lora import merged_state
-from mmalign.pretrained import load_exactly
+from mmalign.pretrained import draw_weights, load_exactly
 from mmalign_lm.options import CausalLMConfig
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def unquantised(module: "PreTrainedModel", config: "PreTrainedConfig") -> "PreTr
             wide = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
             state[f"{name}.weight"] = wide.cpu().float()  # all of them would not fit beside the model on its GPU
     with torch.random.fork_rng(devices=[]):  # its values are replaced
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain = draw_weights(AutoModelForCausalLM, config)
     merged = merged_state(module, state)
     for name, layer in plain.named_modules():
         if isinstance(layer, Conv1D):  # transposed when it was quantised

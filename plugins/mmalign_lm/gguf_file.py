@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import load_exactly, quiet, read_json, unreadable
+from mmalign.pretrained import draw_weights, load_exactly, quiet, read_json, unreadable
 from mmalign.safety import offline
 from mmalign_lm.folder import Parts, load_module, own_tokenizer, read_config, read_processor
 from mmalign_lm.options import CausalLMConfig
@@ -55,7 +55,7 @@ def _dequantised(file: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
 
     marked = load_exactly(AutoModelForCausalLM, file.parent, gguf_file=file.name, config=copy.deepcopy(config))
     with torch.random.fork_rng(devices=[]):  # its values are replaced
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        module = draw_weights(AutoModelForCausalLM, config)
     module.load_state_dict(marked.state_dict())
     return module
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from mmalign.errors import CheckpointError
 from mmalign.lora import merged_state
-from mmalign.pretrained import load_exactly, quiet, unreadable
+from mmalign.pretrained import draw_weights, load_exactly, quiet, unreadable
 from mmalign_lm.families import REWARD_MEAN
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
         setattr(config, name, value)
     try:
         with torch.random.fork_rng(devices=[]):
-            classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            classifier = draw_weights(AutoModelForSequenceClassification, config)
     except ValueError:  # transformers has none for this family
         return None
     classifier.base_model.load_state_dict(merged_state(module.base_model))
