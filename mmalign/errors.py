@@ -43,13 +43,17 @@ class BadSample(DataError):
 
 
 class NonFiniteError(MmalignError):
-    """A loss, gradient or reward became NaN or infinite (exit 4)."""
+    """A loss, gradient or measurement became NaN or infinite (exit 4)."""
 
     exit_code = EXIT_NON_FINITE
 
 
 class RewardError(MmalignError):
-    """A reward failed, or what it gave is no score (exit 4)."""
+    """A reward failed, or what it gave is no score (exit 1)."""
+
+
+class NonFiniteRewardError(RewardError):
+    """A reward gave NaN or infinity (exit 4)."""
 
     exit_code = EXIT_NON_FINITE
 

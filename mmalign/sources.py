@@ -8,6 +8,7 @@ hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
 ./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
 model.gguf, hf:./model.gguf        a file in llama.cpp's format, or a folder with one such file and no config
 ./run/model/adapter                a folder with an adapter of peft, on the model that its config names
+./run                              a run folder: the model that it trained, which is ./run/model
 """
 
 import importlib.util
@@ -28,7 +29,8 @@ from mmalign.pretrained import read_json
 from mmalign.specs import Entry, Family
 
 _HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
-OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
+CONFIGS = OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
+RUN_FILE, RUN_MODEL = "run.json", "model"  # in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Source:
     file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
     size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
     adapters: folders of peft's, to be merged into that model one after the other.
+    run: set when the reference is a run's folder, whose model it is.
     """
 
     reference: str
@@ -50,6 +53,12 @@ class Source:
     file: Path | None = None
     size: str = ""
     adapters: tuple[Path, ...] = ()
+    run: Path | None = None
+
+    @property
+    def note(self) -> str:
+        """What to say where the model is another place than the reference; else an empty text."""
+        return "" if self.run is None else f"{self.run} is a run; its model is {self.path}"
 
     @property
     def path(self) -> Path | None:
@@ -173,6 +182,8 @@ def _from_path(reference: str, path: Path, entries: list[Entry], above: frozense
 
     above: adapters that led here.
     """
+    if (path / RUN_FILE).is_file() and not any((path / name).is_file() for name in CONFIGS):
+        return replace(_from_path(reference, _model_of_run(path), entries, above), run=path)
     if is_adapter(path):
         return _from_adapter(reference, path, entries, above)
     file = path if path.is_file() else _only_gguf(path)
@@ -182,6 +193,14 @@ def _from_path(reference: str, path: Path, entries: list[Entry], above: frozense
     config = {"gguf_architecture": read_architecture(file)}
     entry, family = _match(reference, config, entries)
     return Source(reference, file.name, file.parent, config, entry, family, file)
+
+
+def _model_of_run(folder: Path) -> Path:
+    """The folder of its model; raises CheckpointError where the run has saved none."""
+    if not (folder / RUN_MODEL).is_dir():
+        hint = f"A run saves its model at its end. Go on with it: mmalign train --resume {folder}"
+        raise CheckpointError(f"{folder} is a run that has saved no model yet", hint=hint)
+    return folder / RUN_MODEL
 
 
 def _from_adapter(reference: str, folder: Path, entries: list[Entry], above: frozenset[Path]) -> Source:

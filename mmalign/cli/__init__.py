@@ -1,5 +1,6 @@
 """The command line: `mmalign COMMAND`, or `run(["list", "objectives"])` in a program. Every command loads on use."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from mmalign.errors import EXIT_FAILED, MmalignError
+from mmalign.printable import printable
 
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
@@ -18,7 +20,9 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _tell(shown.getvalue().removesuffix("\n"))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -58,17 +62,22 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, MmalignError):
-        click.echo(f"error: {error.message}", err=True)
+        _tell(f"error: {error.message}")
         if error.hint:
-            click.echo(error.hint, err=True)
+            _tell(error.hint)
         return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror}", err=True)
+        _tell(f"error: {where}{error.strerror}")
         return EXIT_FAILED
-    click.echo(f"internal error: {type(error).__name__}: {error}", err=True)
+    _tell(f"internal error: {type(error).__name__}: {error}")
     click.echo(
         "This is a fault of mmalign or of a plugin. MMALIGN_DEBUG=1 shows where; mmalign doctor says what runs.",
         err=True,
     )
     return EXIT_FAILED
+
+
+def _tell(text: str) -> None:
+    """On stderr; an error may quote data, a file name or a plugin."""
+    click.echo(printable(text, lines=True), err=True)

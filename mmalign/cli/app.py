@@ -11,6 +11,8 @@
 Data goes to stdout, talk to stderr. A command returns None (exit 0) or its exit code, and raises MmalignError.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.errors import did_you_mean
+from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -62,11 +65,11 @@ class App:
     def say(self, text: str) -> None:
         """One line of talk on stderr; nothing with --quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(printable(text, lines=True), err=True, color=False if "NO_COLOR" in os.environ else None)
 
     def warn(self, text: str) -> None:
         """A warning on stderr; shown with --quiet too, since something was left out."""
-        click.echo(f"warning: {text}", err=True)
+        click.echo(f"warning: {printable(text, lines=True)}", err=True)
 
 
 pass_app = click.make_pass_decorator(App, ensure=True)
@@ -91,9 +94,17 @@ def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def emit_json(document: dict[str, Any]) -> None:
     """Print one document, with its schema version, on stdout."""
-    import json
+    click.echo(json_text({"schema": 1, **document}, indent=2))
 
-    click.echo(json.dumps({"schema": 1, **document}, indent=2, default=str))
+
+def emit(text: str = "") -> None:
+    """Print text for people on stdout; whatever terminal commands it holds are shown and not sent."""
+    click.echo(printable(text, lines=True))
+
+
+def emit_data(text: str) -> None:
+    """Print what was asked for on stdout: exactly in a file or a pipe, like `emit` on a terminal."""
+    click.echo(printable(text, lines=True) if sys.stdout.isatty() else text)
 
 
 def first_line(text: str) -> str:

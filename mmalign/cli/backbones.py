@@ -32,7 +32,7 @@ def load_backbone(app: "App", source: "Source", settings: Mapping[str, Any], run
     hint = f"All options: mmalign show {source.entry.spec.name} --options"
     backbone = backbone_class.load(source, build(backbone_class.Config, settings, "backbone", hint=hint))
     backbone.module.to(runtime.device)
-    if note := backbone.describe().get("note"):
+    for note in filter(None, (source.note, backbone.describe().get("note"))):
         app.say(note)
     return backbone
 

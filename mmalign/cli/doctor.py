@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mmalign.cli.app import App, emit_json, json_option, pass_app, quiet_option
+from mmalign.cli.app import App, emit, emit_json, json_option, pass_app, quiet_option
 from mmalign.errors import EXIT_FAILED
 
 
@@ -31,10 +31,10 @@ def command(app: App, security: bool, as_json: bool) -> int:
     else:
         for title, values in redact(sections).items():
             if isinstance(values, dict):
-                click.echo(f"{title}\n{table(['  what', 'value'], [['  ' + k, v] for k, v in values.items()])}\n")
+                emit(f"{title}\n{table(['  what', 'value'], [['  ' + k, v] for k, v in values.items()])}\n")
         rows = [[f.package, f.installed or "-", f.floor, "below" if f.below else "ok"] for f in findings]
-        click.echo(table(["package", "installed", "floor", "state"], rows))
-        click.echo("\n" + "\n".join(redact([f"problem: {text}" for text in problems]) or ["No problem found."]))
+        emit(table(["package", "installed", "floor", "state"], rows))
+        emit("\n" + "\n".join(redact([f"problem: {text}" for text in problems]) or ["No problem found."]))
     if problems:
         app.say(f"To upgrade: {sys.executable} -m pip install --upgrade PACKAGE")
     return EXIT_FAILED if problems else 0

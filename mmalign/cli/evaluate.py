@@ -19,7 +19,7 @@ Without NAME: all that fit the model; the others are named with the reason.
 Without --dataset: the default data of each evaluation's kind of example.
 Without --split: of a data set what it holds out, of a file everything in it.
 Options of an evaluation: mmalign show NAME --options
-Exit codes: 0 ok, 2 wrong usage, 3 no usable data, 4 NaN or infinite."""
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no usable data, 4 NaN or infinite."""
 
 
 @click.command("evaluate", epilog=_EPILOG)
@@ -29,8 +29,9 @@ Exit codes: 0 ok, 2 wrong usage, 3 no usable data, 4 NaN or infinite."""
 @click.option("--split", default="", metavar="PART", help="validation, test or train.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Examples at once.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as .json or .csv.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report, in one file.")
-@click.option("--force", is_flag=True, help="Let --html replace a file.")
+@click.option("--force", is_flag=True, help="Let --out and --html replace files.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As evaluation.max_examples=500; repeatable.")
 @json_option
 @quiet_option

@@ -3,16 +3,18 @@
 A metric `x` that comes with `x_low` and `x_high` is shown with that 95% interval.
 """
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from mmalign.cli.app import emit_json
+from mmalign.cli.app import emit, emit_json
 from mmalign.cli.table import table
 from mmalign.evaluate.intervals import is_bound
+from mmalign.files import write_text
+from mmalign.printable import json_text
 from mmalign.specs import EvaluationSpec
 
 if TYPE_CHECKING:
@@ -80,12 +82,29 @@ def number(value: float) -> str:
 
 def print_report(report: Report, as_json: bool) -> None:
     if as_json:
-        facts = {"backbone": report.backbone, "family": report.family, "device": report.device}
-        results = [result.as_dict() for result in report.results]
-        emit_json({**facts, "results": results, "left_out": dict(report.left_out)})
+        emit_json(_document(report))
         return
-    rows = [[result.name, *row] for result in report.results for row in result.rows()]
-    click.echo(table(HEADER, rows))
+    emit(table(HEADER, _rows(report)))
+
+
+def write_out(path: Path, report: Report) -> None:
+    """The document of --json as .json, or the table as .csv; raises MmalignError where it cannot be written."""
+    if path.suffix == ".json":
+        write_text(path, json_text({"schema": 1, **_document(report)}, indent=2) + "\n")
+        return
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([HEADER, *_rows(report)])
+    write_text(path, lines.getvalue())
+
+
+def _document(report: Report) -> dict[str, Any]:
+    facts = {"backbone": report.backbone, "family": report.family, "device": report.device}
+    results = [result.as_dict() for result in report.results]
+    return {**facts, "results": results, "left_out": dict(report.left_out)}
+
+
+def _rows(report: Report) -> list[list[str]]:
+    return [[result.name, *row] for result in report.results for row in result.rows()]
 
 
 def write_html(path: Path, report: Report) -> None:

@@ -29,6 +29,7 @@ class Options:
     split: str
     batch_size: int
     device: str
+    out: Path | None
     html: Path | None
     force: bool
     sets: tuple[str, ...]
@@ -38,10 +39,11 @@ class Options:
 def run_evaluate(app: App, options: Options) -> int:
     """Returns the exit code. Everything that can be refused is refused before a model loads."""
     settings = settings_of(options.sets, "evaluate", _SECTIONS)
-    if options.html is not None:
-        from mmalign.evaluate.results import check_out
+    for path, suffixes in ((options.out, (".json", ".csv")), (options.html, (".html", ".htm"))):
+        if path is not None:
+            from mmalign.evaluate.results import check_out
 
-        check_out(options.html, options.force, (".html", ".htm"))
+            check_out(path, options.force, suffixes)
     from mmalign.evaluate.selection import select
 
     source = require_source(app.catalog, options.backbone, (), "evaluate")
@@ -69,6 +71,9 @@ def run_evaluate(app: App, options: Options) -> int:
     if not results:
         raise DataError("nothing could be measured", hint="The reasons are above.")
     run = output.Report(source.reference, source.family.name, str(runtime.device), facts, results, left_out)
+    if options.out is not None:
+        output.write_out(options.out, run)
+        app.say(f"results: {options.out}")
     if options.html is not None:
         output.write_html(options.html, run)
         app.say(f"report: {options.html}")

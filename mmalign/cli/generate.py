@@ -1,5 +1,6 @@
 """`mmalign generate`: let a language model answer."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +34,8 @@ JSON lines: {"prompt", "text", "tokens", "ended", "logp"}, of a data set "key" t
 @click.option("--chat", is_flag=True, help="Each prompt is a user's message: render it with the chat template.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As backbone.key=value, dataset.key=value.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the JSON lines to a .jsonl file.")
+@click.option("--force", is_flag=True, help="Let --out replace a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a prompt on stdout.")
 @quiet_option
 @pass_app

@@ -1,17 +1,19 @@
 """The body of `mmalign generate`, apart from its options so that `--help` imports nothing of it."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App
+from mmalign.cli.app import App, emit_data
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.data.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
+from mmalign.files import write_atomically
+from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +40,16 @@ def run_generate(
     chat: bool,
     device: str,
     sets: tuple[str, ...],
+    out: Path | None,
+    force: bool,
     as_json: bool,
 ) -> int:
     """Read prompts, load, answer. Returns the exit code: 3 if no prompt could be used."""
     settings = settings_of(sets, "generate", ("backbone", "dataset"))
+    if out is not None:
+        from mmalign.evaluate.results import check_out
+
+        check_out(out, force, (".jsonl",))
     source = require_source(app.catalog, backbone, NEEDS, "generate")
     asked = _asked(app, prompts, dataset, split, limit, settings["dataset"])
     texts = [prompt for prompt, _ in asked]
@@ -61,27 +69,34 @@ def run_generate(
         [ids[place] for place in good], sampling, [stable_hash(seed, place) for place in good], show
     )
     answers = dict(zip(good, zip(*generated, strict=True), strict=True))
+    lines = []
     for place, (text, name) in enumerate(asked):
         told = text if isinstance(text, str) else [message._asdict() for message in text]
         if place in problems:
             app.warn(f"prompt {place + 1}: {problems[place]}")
             record = {**name, "prompt": told, "error": problems[place]}
         else:
-            tokens, logps, ended = answers[place]
-            answer = model.processor.decode(tokens[: len(tokens) - ended])
-            record = {**name, "prompt": told, "text": answer, "tokens": len(tokens), "ended": ended}
-            record["logp"] = round(float(logps.sum()), 4)
+            record = {**name, "prompt": told, **_answer(model.processor, *answers[place])}
+        lines.append(json_text({"schema": SCHEMA, **record}))
         if as_json:
-            click.echo(json.dumps({"schema": SCHEMA, **record}, ensure_ascii=False))
+            click.echo(lines[-1])
         elif streams:
             click.echo()
         elif "text" in record:
             shown = text if isinstance(text, str) else f"{one_line(text)}\n"
-            click.echo(record["text"] if len(texts) == 1 else f"{shown}{record['text']}\n")
+            emit_data(str(record["text"]) if len(texts) == 1 else f"{shown}{record['text']}\n")
+    if out is not None:
+        write_atomically(out, lambda temporary: temporary.write_text("\n".join([*lines, ""]), encoding="utf-8"))
+        app.say(f"answers: {out}")
     unended = sum(not ended for _, _, ended in answers.values())
     if unended:
         app.say(f"{unended} of {len(answers)} answers reached --max-tokens {max_tokens} without an end")
     return 0 if good else DataError.exit_code
+
+
+def _answer(processor: Any, tokens: "Tensor", logps: "Tensor", ended: bool) -> dict[str, Any]:
+    text = processor.decode(tokens[: len(tokens) - ended])
+    return {"text": text, "tokens": len(tokens), "ended": ended, "logp": round(float(logps.sum()), 4)}
 
 
 def _asked(
@@ -141,7 +156,7 @@ def _streamer(processor: Any) -> Callable[[int, int], None]:
             return
         drawn.append(token)
         text = processor.decode(torch.tensor(drawn)).rstrip("\ufffd")
-        sys.stdout.write(text[len(written) :])
+        sys.stdout.write(printable(text[len(written) :], lines=True))
         sys.stdout.flush()
         written = text
 

@@ -2,7 +2,7 @@
 
 import click
 
-from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass_app, quiet_option
 
 
 @click.command("matrix", epilog="\b\nExamples:\n  mmalign matrix\n  mmalign matrix contrastive --json")
@@ -45,7 +45,7 @@ def command(app: App, objective: str | None, as_json: bool) -> None:
             ]
             for backbone, family, _, verdict in cells
         ]
-        click.echo(table(["backbone", "family", "runs", "why"], rows))
+        emit(table(["backbone", "family", "runs", "why"], rows))
     else:
         objectives = list(dict.fromkeys(catalog.display_name(cell[2]) for cell in cells))
         words = {(cell[0].qualified, cell[1].name, catalog.display_name(cell[2])): cell[3].word for cell in cells}
@@ -54,5 +54,5 @@ def command(app: App, objective: str | None, as_json: bool) -> None:
             [catalog.display_name(entry), key[1], *(words[*key, name] for name in objectives)]
             for key, entry in pairs.items()
         ]
-        click.echo(table(["backbone", "family", *objectives], rows))
+        emit(table(["backbone", "family", *objectives], rows))
         app.say("Reasons: mmalign matrix OBJECTIVE")

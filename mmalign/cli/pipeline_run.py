@@ -5,9 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import click
-
-from mmalign.cli.app import App, emit_json
+from mmalign.cli.app import App, emit, emit_json
 from mmalign.cli.table import table
 from mmalign.config.load import recipe_path
 from mmalign.errors import UsageError
@@ -109,4 +107,4 @@ def _show(app: App, pipeline: Pipeline, folder: Path, start: str, until: str, as
         emit_json({"pipeline": pipeline.name, "folder": str(folder), "stages": rows})
         return
     lines = [(r["stage"], r["run"], ", ".join(r["reads"]) or "-", r["writes"][0], r["status"]) for r in rows]
-    click.echo(table(("stage", "runs", "reads", "writes", "status"), lines))
+    emit(table(("stage", "runs", "reads", "writes", "status"), lines))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mmalign.cli.app import App, emit_json, first_line, json_option, pass_app, quiet_option
+from mmalign.cli.app import App, emit, emit_json, first_line, json_option, pass_app, quiet_option
 from mmalign.errors import EXIT_FAILED, UsageError, did_you_mean
 from mmalign.plugins import BUILTINS, ENTRY_POINT_GROUP, disabled_plugins, set_disabled
 
@@ -37,7 +37,7 @@ def list_(app: App, as_json: bool) -> None:
         notes = "; ".join(note for note in (offers, first_line(record.why), *record.warnings) if note)
         took = f"{record.import_seconds * 1000:.0f} ms"
         rows.append([record.name, record.version or "-", record.status, took, record.source, notes])
-    click.echo(table(["name", "version", "status", "import", "source", "offers or fails with"], rows))
+    emit(table(["name", "version", "status", "import", "source", "offers or fails with"], rows))
 
 
 @command.command("show", epilog="\b\nExample:\n  mmalign plugins show mmalign_clip")
@@ -51,12 +51,12 @@ def show(app: App, name: str, as_json: bool) -> None:
     if as_json:
         emit_json({"plugin": record.as_dict()})
         return
-    click.echo(f"{record.name} {record.version}".rstrip())
-    click.echo(f"  source: {record.source}\n  status: {record.status}{f', {record.why}' if record.why else ''}")
+    emit(f"{record.name} {record.version}".rstrip())
+    emit(f"  source: {record.source}\n  status: {record.status}{f', {record.why}' if record.why else ''}")
     for warning in record.warnings:
-        click.echo(f"  warning: {warning}")
+        emit(f"  warning: {warning}")
     for entry in record.entries:
-        click.echo(f"  {entry.kind[:-1]} {entry.spec.name}: {entry.spec.summary}")
+        emit(f"  {entry.kind[:-1]} {entry.spec.name}: {entry.spec.summary}")
 
 
 @command.command("check", epilog="\b\nExample:\n  mmalign plugins check my-plugin")
@@ -80,8 +80,8 @@ def check(app: App, name: str, as_json: bool) -> int:
     if as_json:
         emit_json({"plugin": name, "counts": counts, "checks": [vars(result) for result in results]})
     else:
-        click.echo(table(["check", "result", "why"], [[r.name, r.outcome, first_line(r.why)] for r in results]))
-        click.echo(", ".join(f"{count} {word}" for word, count in counts.items() if count))
+        emit(table(["check", "result", "why"], [[r.name, r.outcome, first_line(r.why)] for r in results]))
+        emit(", ".join(f"{count} {word}" for word, count in counts.items() if count))
     return EXIT_FAILED if counts["fail"] else 0
 
 
@@ -119,6 +119,6 @@ def _switch(app: App, name: str, off: bool, as_json: bool) -> None:
         state: dict[str, Any] = {"plugin": name, "disabled": still_off}
         emit_json(state)
     else:
-        click.echo(f"{name} is {'disabled' if still_off else 'enabled'}")
+        emit(f"{name} is {'disabled' if still_off else 'enabled'}")
     if still_off and not off:
         app.warn("MMALIGN_DISABLE_PLUGINS in the environment still disables it")

@@ -45,8 +45,8 @@ Examples:
   mmalign matrix contrastive
 
 \b
-Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no usable data,
-  4 a loss became NaN or infinite, 130 or 143 interrupted.
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no usable data, 4 a loss, reward or
+  figure became NaN or infinite, 130 stopped by Ctrl-C, 143 by SIGTERM.
 Environment: MMALIGN_LOAD_PLUGINS, MMALIGN_DISABLE_PLUGINS (names, by comma),
   MMALIGN_DEBUG=1 (tracebacks), NO_COLOR."""
 

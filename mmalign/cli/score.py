@@ -11,7 +11,7 @@ _EPILOG = """\b
 Examples:
   mmalign score --backbone runs/reward/model --prompt "Movie review:" " Superb." " Dull."
   mmalign score --backbone runs/reward/model --prompt "Question?" @answers.txt
-  mmalign score --backbone runs/reward/model --dataset pairs.jsonl --csv scores.csv
+  mmalign score --backbone runs/reward/model --dataset pairs.jsonl --out scores.csv
   mmalign generate --backbone ./model "Once" | mmalign score --backbone ./rm -
 
 \b
@@ -31,8 +31,9 @@ JSON lines, best first: {"rank", "score", "prompt", "text", "key"}, then
 @click.option("--split", default="", metavar="PART", help="With --dataset: validation, test or train.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as CSV.")
-@click.option("--force", is_flag=True, help="Let --csv replace a file.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as .csv or .jsonl.")
+@click.option("--csv", "old_out", type=click.Path(path_type=Path), hidden=True)
+@click.option("--force", is_flag=True, help="Let --out replace a file.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As backbone.context_length=512; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a text on stdout.")
 @quiet_option

@@ -1,7 +1,6 @@
 """The body of `mmalign score`, apart from its options so that `--help` imports nothing of it."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App
+from mmalign.cli.app import App, emit
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically
+from mmalign.printable import json_text
 
 if TYPE_CHECKING:
     from mmalign.evaluate.scoring import Answer, Scored
@@ -34,7 +34,8 @@ def run_score(
     split: str,
     batch_size: int,
     device: str,
-    csv_path: Path | None,
+    out: Path | None,
+    old_out: Path | None,
     force: bool,
     sets: tuple[str, ...],
     as_json: bool,
@@ -45,10 +46,15 @@ def run_score(
         raise UsageError("--split and --set dataset... go with --dataset", hint="Name a data set or a file.")
     if dataset is not None and (texts or prompt):
         raise UsageError("a data set has its own texts and prompts", hint="Give TEXTS, or --dataset.")
-    if csv_path is not None:
+    if old_out is not None:
+        if out is not None:
+            raise UsageError("--csv is the old name of --out, and both are given", hint="Leave --csv out.")
+        app.warn("--csv is called --out now")
+        out = old_out
+    if out is not None:
         from mmalign.evaluate.results import check_out
 
-        check_out(csv_path, force, (".csv",))
+        check_out(out, force, (".csv", ".jsonl"))
     source = require_source(app.catalog, backbone, NEEDS, "score")
 
     from mmalign.evaluate.runtime import Runtime
@@ -65,14 +71,15 @@ def run_score(
     scored = rank(score(model, answers, runtime))
     _check(app, scored, model.processor.context_length)
     rows = [_row(place, item) for place, item in enumerate(scored, start=1)]
-    if csv_path is not None:
-        write_atomically(csv_path, lambda temporary: _write_csv(temporary, rows))
-        app.say(f"results: {csv_path}")
+    if out is not None:
+        write = _write_csv if out.suffix == ".csv" else _write_lines
+        write_atomically(out, lambda temporary: write(temporary, rows))
+        app.say(f"results: {out}")
     for row in rows:
         if as_json:
-            click.echo(json.dumps({"schema": SCHEMA, **row}, ensure_ascii=False))
+            click.echo(_json_line(row))
         elif "score" in row:
-            click.echo(f"{row['score']:+9.4f}  {one_line(row['text'])}")
+            emit(f"{row['score']:+9.4f}  {one_line(row['text'])}")
     return EXIT_OK if "score" in rows[0] else EXIT_DATA
 
 
@@ -108,6 +115,14 @@ def _row(place: int, item: "Scored") -> dict[str, Any]:
     if item.error:
         return {**answer, "error": item.error}
     return {"rank": place, "score": round(item.score, 6), **answer}
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    return json_text({"schema": SCHEMA, **row})
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(f"{_json_line(row)}\n" for row in rows), encoding="utf-8")
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass_app, quiet_option
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.specs import KINDS, Entry
 
@@ -27,9 +27,9 @@ def command(app: App, name: str, options: bool, as_json: bool) -> None:
         emit_json({"name": name, "items": [facts(e) | ({} if r is None else {"options": r}) for e, r in pairs]})
         return
     for entry, found in zip(entries, rows, strict=True):
-        click.echo(text(entry))
+        emit(text(entry))
         if found is not None:
-            click.echo(_options_text(found))
+            emit(_options_text(found))
     if not options:
         app.say(f"Options: mmalign show {name} --options")
 

@@ -1,6 +1,6 @@
 """Aligned plain text: the same on a terminal, in a pipe and in a log.
 
-click.echo(table(["name", "summary"], [["contrastive", "Pull matching pairs together"]]))
+emit(table(["name", "summary"], [["contrastive", "Pull matching pairs together"]]))
 """
 
 import shutil
@@ -8,10 +8,12 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from mmalign.printable import printable
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns two spaces apart. The last column wraps to a terminal's width; elsewhere nothing is cut or wrapped."""
-    cells = [[name.upper() for name in header], *([str(value) for value in row] for row in rows)]
+    cells = [[name.upper() for name in header], *([printable(str(value)) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     indent = sum(widths[:-1]) + 2 * (len(widths) - 1)
     room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0

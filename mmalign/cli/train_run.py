@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from mmalign.cli.app import App
+from mmalign.cli.app import App, emit
 from mmalign.config.load import load_layers, recipe_path
 from mmalign.errors import UsageError
+from mmalign.printable import json_text
 from mmalign.train.signals import Interrupted
 
 SCHEMA = 1
@@ -135,11 +136,11 @@ def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
     figures = estimate(plan, device, app.say)
     if as_json:
         document = {"schema": SCHEMA, "plan": plan.to_dict(), "estimate": figures.as_dict()}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json_text(document, indent=2))
         return 0
-    click.echo(plan.to_yaml())
+    emit(plan.to_yaml())
     for line in figures.lines():
-        click.echo(line)
+        emit(line)
     return 0
 
 
@@ -150,7 +151,7 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json_text(document, indent=2))
         return
     summary = outcome.summary
     tokens = f"{summary['tokens_per_second']} tokens a second, " if "tokens" in summary else ""
@@ -167,10 +168,10 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     if rows:
         _print_table([("held-out", "before", "after"), *rows])
     if summary["comparison"]:
-        click.echo()
+        emit()
         _print_table([HEADER, *table(summary["comparison"])])
     for sample in summary["samples"][:_SHOWN_SAMPLES]:
-        click.echo(f"\n{sample['prompt']}\n  before: {_line(sample['before'])}\n  after:  {_line(sample['after'])}")
+        emit(f"\n{sample['prompt']}\n  before: {_line(sample['before'])}\n  after:  {_line(sample['after'])}")
     app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
     for command in summary["next"][:1]:
         app.say(f"next: {command}")
@@ -181,7 +182,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        click.echo("  ".join([f"{first:<{widths[0]}}", *cells]))
+        emit("  ".join([f"{first:<{widths[0]}}", *cells]))
 
 
 def _line(text: str) -> str:

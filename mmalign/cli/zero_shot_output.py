@@ -1,6 +1,5 @@
 """What `mmalign zero-shot` prints and writes: lines for people, JSON lines, the confusion matrix, the HTML report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmalign.evaluate.inputs import Inputs, plain
 from mmalign.evaluate.labels import Label
 from mmalign.evaluate.results import ImageResult
 from mmalign.files import write_atomically
+from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from mmalign.evaluate.accuracy import Accuracy, Mistake
@@ -63,16 +63,11 @@ def short_names(result: ImageResult) -> list[str]:
     return [*labels[:1], *(objects if len(set(objects)) == len(objects) else labels)[1:]]
 
 
-def printable(text: str) -> str:
-    """File names may hold line breaks and terminal commands: show such characters as their code."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def print_accuracy(accuracy: "Accuracy", labels: Sequence[Label], as_json: bool) -> None:
     """The measured shares with their intervals, the weakest classes and the worst examples."""
     summary = accuracy.summary()
     if as_json:
-        click.echo(json.dumps({"evaluation": summary | {"by_class": by_class(accuracy, labels)}}, ensure_ascii=False))
+        click.echo(json_text({"evaluation": summary | {"by_class": by_class(accuracy, labels)}}))
         return
     click.echo("")
     for k in (1, 5):

@@ -157,6 +157,8 @@ def _load(
     from mmalign.evaluate.zero_shot import Classifier, cached_classifier
 
     runtime = Runtime.choose(options.device, options.batch_size)
+    if source.note:
+        app.say(source.note)
     backbone_class = app.catalog.load(source.entry)
     config = build(backbone_class.Config, settings, "backbone")
     backbone = backbone_class.load(source, config)

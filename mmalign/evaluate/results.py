@@ -10,13 +10,13 @@ empty.
 """
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmalign.errors import UsageError
 from mmalign.files import write_atomically
+from mmalign.printable import json_text
 
 NONE_OF_THESE = "none of these"
 COLUMNS = ("image", "rank", "label", "object", "score", "truth", "error")
@@ -50,9 +50,8 @@ class ImageResult:
         return {"image": self.image, **known, "predictions": [prediction.as_dict() for prediction in self.predictions]}
 
     def as_json(self) -> str:
-        """One line. A file name that is no valid Unicode is escaped."""
-        line = json.dumps(self.as_dict(), ensure_ascii=False)
-        return line if line.isprintable() else json.dumps(self.as_dict())
+        """One line. What is no valid Unicode in a file name, and what a terminal would obey, is escaped."""
+        return json_text(self.as_dict())
 
     def rows(self) -> Iterator[tuple[object, ...]]:
         if self.error:

@@ -44,6 +44,8 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     require_needs("sample", NEEDS, source.family, name, catalog)
     part = open_prompts(catalog, config)
     prompts = asked(part.dataset, config.limit)
+    if source.note:
+        say(source.note)
     say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
     if config.k > 1 and not config.temperature:
         say(f"at temperature 0 all {config.k} answers to a prompt are the same, and there is nothing to rank")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mmalign.catalog import Catalog
 from mmalign.config.validate import build as build_config
-from mmalign.errors import MmalignError, RewardError, UsageError, raised_at
+from mmalign.errors import MmalignError, NonFiniteRewardError, RewardError, UsageError, raised_at
 from mmalign.plugins import BUILTINS
 from mmalign.protocols import OpensModels
 from mmalign.specs import Entry
@@ -204,7 +204,8 @@ def _fails(reward: "Reward", answers: "Answers") -> bool:
 
 
 def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
-    """[M] float32 on the CPU; raises RewardError for another shape or type, and for NaN or infinity."""
+    """[M] float32 on the CPU; raises RewardError for another shape or type, NonFiniteRewardError for NaN or
+    infinity."""
     import numpy as np
     import torch
 
@@ -223,7 +224,7 @@ def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
     part = value.detach().to("cpu", torch.float32)
     wrong = (~part.isfinite()).nonzero()[:, 0].tolist()
     if wrong:
-        raise RewardError(
+        raise NonFiniteRewardError(
             f"{chosen} gave {float(value[wrong[0]])} ({len(wrong)} of {len(answers)} scores are not finite)\n"
             + _example(answers, wrong[0]),
             hint=_advice(chosen),

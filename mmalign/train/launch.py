@@ -35,7 +35,8 @@ _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may rou
 
 
 def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say: Say) -> Outcome | None:
-    """Begin a new run in `folder` (None: runs/<objective>-<time>); raises UsageError if something is there.
+    """Begin a new run in `folder` (None: runs/<objective>-<time>); raises UsageError if something is there
+    that a step made.
 
     Returns None on every process but the main one, as `resume` does.
     """
@@ -52,7 +53,11 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
         run = Run.create(chosen, plan.to_yaml(), {**info, "starting_weights": _starting_weights(plan)})
     processes.barrier()
     if processes.is_main:
+        if run is not None and run.took_over:
+            say(f"{chosen} held a run that made no step; this run takes its place")
         say(_headline(plan, chosen))
+        if plan.source.note:
+            say(plan.source.note)
     try:
         return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
     except MmalignError:

@@ -20,6 +20,7 @@ from mmalign.data.examples import EXAMPLE_KINDS
 from mmalign.data.loader import Sweep
 from mmalign.data.sequences import Sequences, sequences_of
 from mmalign.errors import DataError
+from mmalign.printable import Printable, printable
 from mmalign.protocols import AnswersProcessor
 from mmalign.train.config import DataConfig
 from mmalign.train.job import Job
@@ -45,7 +46,7 @@ def preview(job: Job) -> Iterator[str]:
         before = f", before {world} puts it" if world else ""  # which may write more around it
         yield f"the first prompt, {batch['key'][0]}{before}; what is learnt are answers that the policy samples to it:"
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
-        yield f"  {line}"
+        yield Printable(f"  {line}")
 
 
 def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> str:
@@ -82,16 +83,17 @@ def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> 
 
 
 def show(sequences: Sequences, processor: AnswersProcessor) -> list[str]:
-    """The first prompt and its answers as text, one paragraph each, labels between « and » (green on a terminal)."""
+    """The first prompt and its answers as printable text, one paragraph each, labels between « and » (green on a
+    terminal)."""
     answers = sequences.select([0])
-    prompt = processor.decode(answers.prompts.values)
+    prompt = printable(processor.decode(answers.prompts.values), lines=True)
     paragraphs = [prompt] if prompt else []
     labels = answers.is_label.split(answers.answers.lengths.tolist())
     for ids, learn in zip(answers.answers.rows(), labels, strict=True):
         cuts = [0, *(torch.nonzero(learn[1:] != learn[:-1])[:, 0] + 1).tolist(), len(ids)]
         text = ""
         for start, stop in pairwise(cuts):
-            piece = processor.decode(ids[start:stop])
+            piece = printable(processor.decode(ids[start:stop]), lines=True)
             text += click.style(f"«{piece}»", fg="green") if stop > start and bool(learn[start]) else piece
         paragraphs.append(text)
     lines = [line for paragraph in paragraphs for line in paragraph.splitlines() or [""]]

@@ -21,6 +21,7 @@ from mmalign.errors import UsageError
 from mmalign.files import write_text
 
 SCHEMA = 1
+_BEFORE_A_STEP = {"run.json", "config.yaml", "metrics.jsonl", "checkpoints", "skipped.jsonl"}  # and caches
 
 
 class Run:
@@ -29,6 +30,7 @@ class Run:
     def __init__(self, folder: Path, info: dict[str, Any], *, lock: bool = True) -> None:
         self.folder = folder
         self.info = info
+        self.took_over = False
         self._lock = (folder / ".lock").open("a")
         if not lock:
             return
@@ -40,11 +42,18 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config_yaml: str, info: Mapping[str, Any]) -> "Run":
-        """Start a run in a new or empty folder; raises UsageError if something is there."""
+        """Start a run in a new or empty folder, or in place of a run that never made a step (`took_over` is then True).
+
+        Raises UsageError if anything else is there.
+        """
+        took_over = False
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            resumable = (folder / "run.json").is_file()
-            hint = f"Go on with it: mmalign train --resume {folder}. Or choose another --out."
-            raise UsageError(f"{folder} is not empty", hint=hint if resumable else "Choose another --out.")
+            resumable = folder.is_dir() and (folder / "run.json").is_file()
+            if not (resumable and _without_step(folder)):
+                hint = f"Go on with it: mmalign train --resume {folder}. Or choose another --out."
+                raise UsageError(f"{folder} is not empty", hint=hint if resumable else "Choose another --out.")
+            cls.reopen(folder).remove()  # raises UsageError where another process is in it
+            took_over = True
         partial = folder.with_name(f".{folder.name}.partial")
         content = {"schema": SCHEMA, **_provenance(), **info, "status": "running"}
         try:
@@ -56,7 +65,9 @@ class Run:
             os.rename(partial, folder)
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error}", hint="Choose another --out.") from error
-        return cls(folder, content)
+        run = cls(folder, content)
+        run.took_over = took_over
+        return run
 
     @classmethod
     def reopen(cls, folder: Path) -> "Run":
@@ -93,13 +104,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut short by a kill is left out."""
-        path, records = self.folder / "metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
-        return records
+        return _records(self.folder / "metrics.jsonl")
 
     def rewind(self, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step`, and final ones: they are about to be made again."""
@@ -132,11 +137,33 @@ class Run:
         return {path.name for path in self.folder.iterdir()} <= {"run.json", "config.yaml", ".lock"}
 
     def remove(self) -> None:
-        """The folder and what is in it."""
+        """The folder and what is in it; the lock with it."""
         shutil.rmtree(self.folder)
+        self.close()
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _without_step(folder: Path) -> bool:
+    """Whether a run's folder holds nothing that a step made: no checkpoint, no step in its records, no foreign file."""
+    names = {path.name for path in folder.iterdir()}
+    foreign = {name for name in names - _BEFORE_A_STEP if not name.startswith(("frozen-", "."))}
+    made = {path.name for path in (folder / "checkpoints").glob("*") if not path.name.startswith(".")}
+    if foreign or not made <= {"step-000000"}:  # which a failing first step leaves
+        return False
+    return all(record["step"] == 0 for record in _records(folder / "metrics.jsonl"))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; one cut short by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
 
 
 def default_folder(objective: str, root: Path = Path("runs")) -> Path:

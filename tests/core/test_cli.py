@@ -48,7 +48,9 @@ def test_every_command_has_json(words: list[str], capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "keys"),
     [
+        (["list"], {"kinds"}),
         (["list", "objectives"], {"kind", "items"}),
+        (["list", "objective"], {"kind", "items"}),
         (["list", "rewards"], {"kind", "items"}),
         (["show", "contrastive", "--options"], {"name", "items"}),
         (["show", "clip-lite"], {"name", "items"}),
@@ -74,6 +76,24 @@ def test_lists_have_names_and_summaries(capsys: Capture) -> None:
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["NAME", "PLUGIN", "TAKES", "SUMMARY"]
     assert any(row.split()[:3] == ["contrastive", "mmalign_objectives", "image-text"] for row in rows)
+
+
+def test_lists_without_a_kind_name_all(capsys: Capture) -> None:
+    from mmalign.catalog import Catalog
+    from mmalign.plugins import load_plugins
+
+    catalog = Catalog(load_plugins())
+    assert run(["list"]) == 0
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    for kind in ("backbones", "objectives", "datasets", "rewards", "environments", "engines", "evaluations"):
+        names = [entry.spec.name for entry in catalog.entries(kind)]
+        assert rows[kind] == [str(len(names)), ", ".join(names)]
+    assert run(["list", "objective"]) == 0
+    singular = capsys.readouterr().out
+    assert run(["list", "objectives"]) == 0
+    assert capsys.readouterr().out == singular
+    assert run(["list", "objectve"]) == 2
+    assert "Did you mean objectives?" in capsys.readouterr().err
 
 
 def test_matrix_of_one_objective_gives_reasons(capsys: Capture, install) -> None:

@@ -44,9 +44,9 @@ TYPOS: list[tuple[str, str]] = [
     ("--versoin", "--version"),
     # words from a list
     ("list objectivs", "objectives"),
-    ("list backbone", "backbones"),
-    ("list dataset", "datasets"),
-    ("list evaluation", "evaluations"),
+    ("list backbon", "backbones"),
+    ("list datset", "datasets"),
+    ("list evalution", "evaluations"),
     ("completion bsh", "bash"),
     ("completion fsh", "fish"),
     # names in the catalog

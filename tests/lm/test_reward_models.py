@@ -134,7 +134,7 @@ def test_the_best_text_comes_first(capsys, load_lm, trained, tmp_path, monkeypat
         tokens = backbone.processor.answers("a photo of", [text])
         with torch.no_grad():
             expected[text] = float(backbone.score_sequences(Sequences.from_lists([tokens.prompt], [tokens.answers]))[0])
-    code, out, err = call(capsys, *named, *TEXTS, "--json", "--csv", str(tmp_path / "scores.csv"))
+    code, out, err = call(capsys, *named, *TEXTS, "--json", "--out", str(tmp_path / "scores.csv"))
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0, err
     assert [row["text"] for row in rows] == sorted(TEXTS, key=lambda text: -expected[text])
@@ -146,7 +146,12 @@ def test_the_best_text_comes_first(capsys, load_lm, trained, tmp_path, monkeypat
     assert code == 0 and [line.split(maxsplit=1)[1] for line in plain.splitlines()] == [row["text"] for row in rows]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
     assert call(capsys, *named, "-")[1] == plain
-    assert call(capsys, *named, "x", "--csv", str(tmp_path / "scores.csv"))[0] == 2
+    assert call(capsys, *named, "x", "--out", str(tmp_path / "scores.csv"))[0] == 2
+    code, _, err = call(capsys, *named, *TEXTS, "--csv", str(tmp_path / "old.csv"))
+    assert code == 0 and "--csv is called --out now" in err
+    assert (tmp_path / "old.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+    assert call(capsys, *named, *TEXTS, "--out", str(tmp_path / "scores.jsonl"))[0] == 0
+    assert (tmp_path / "scores.jsonl").read_text() == out
 
 
 def test_a_data_set_and_what_cannot_be_scored(capsys, trained, tmp_path) -> None:
@@ -189,7 +194,7 @@ def test_a_policy_and_a_reward_model_are_told_apart(capsys, lm_folders, trained)
         (["--dataset", "emoji"], 2, ["emoji yields image-text"]),
         (["--dataset", "movie-reviews", "--set", "dataset.kind=text"], 2, ["movie-reviews yields text"]),
         (["a", "--set", "backbone.contex_length=3"], 2, ["Did you mean context_length", "mmalign show reward-model"]),
-        (["a", "--csv", "scores.txt"], 2, ["unknown kind of file"]),
+        (["a", "--out", "scores.txt"], 2, ["unknown kind of file"]),
     ],
 )
 def test_mistakes_are_named(capsys, trained, arguments, code, words) -> None:

@@ -130,7 +130,7 @@ def test_what_is_no_score_stops_with_the_culprit(bench, answered, tmp_path, body
     with pytest.raises(RewardError, match=f"(?s){whose} {expected}") as caught:
         rewards.score(answers)
     assert f"First at example {answers.keys[row]}, answer {TEXTS[row]!r}" in caught.value.message
-    assert caught.value.hint and caught.value.exit_code == 4
+    assert caught.value.hint and caught.value.exit_code == (4 if "not finite" in caught.value.message else 1)
 
 
 def test_lists_arrays_and_tensors_of_any_real_type_are_scores(bench, answered, tmp_path) -> None:

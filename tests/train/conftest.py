@@ -1,1 +1,2 @@
+from answer_fixtures import bench  # noqa: F401  (fixtures)
 from conftest_train import catalog, load, tiny_bn_folder, tiny_folder  # noqa: F401  (fixtures)

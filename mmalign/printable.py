@@ -1,0 +1,41 @@
+"""Text of data, models, files and plugins, safe to write to a terminal: a caption may hold terminal commands.
+
+    printable("a\\x1b[31mb\\nc")                 # "a\\\\x1b[31mb\\\\nc": for one line, such as a file name
+    printable(text, lines=True)                # the same, line breaks and tabs kept
+    json_text({"text": text})                  # JSON whose content is untouched: such characters are \\uXXXX
+
+Escaped are control characters (C0, DEL and C1, with which terminals are told to colour, move, retitle and paste),
+explicit bidirectional formatting (CVE-2021-42574: text that is shown in another order than it is stored), line and
+paragraph separators, and lone surrogates, which no terminal can be sent. All else is shown as it is, the joiners of
+emoji and of Arabic included.
+"""
+
+import json
+import re
+from typing import Any
+
+_UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_LINES, _IN_ONE_LINE = re.compile(f"[{_UNSAFE}]"), re.compile(f"[{_UNSAFE}\t\n]")
+
+
+class Printable(str):
+    """Text that is printable already, colours included: `printable` leaves it as it is."""
+
+    __slots__ = ()
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with unsafe characters as their codes. lines: line breaks and tabs stay."""
+    if isinstance(text, Printable):
+        return text
+    return (_IN_LINES if lines else _IN_ONE_LINE).sub(_code, text)
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """The document as JSON in readable Unicode, without a character that is unsafe on a terminal."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, default=str)
+    return _IN_LINES.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def _code(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()

@@ -1,0 +1,99 @@
+"""Folders of runs on the command line: one that made no step gives way, and one that is finished is its model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hostile_text import EVIL, obeyed
+
+from mmalign.cli import run
+from mmalign.testing.bench import Workbench
+
+ROWS = [{"prompt": f"the cat {n}", "completion": f" {EVIL} {n}"} for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def train(bench: Workbench, data: Path, capfd: pytest.CaptureFixture[str]):
+    """train(*arguments) -> (exit code, stdout, stderr): two steps of sft, or of the objective given, on the tiny Llama;
+    a missing objective is sft."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        options = ("train.steps=2", "train.batch_size=4", "data.num_workers=0", "data.max_lost=1",
+                   "evaluation.samples=1", "evaluation.sample_tokens=4")  # fmt: skip
+        sets = [part for text in options for part in ("--set", text)]
+        named = [] if "--objective" in arguments else ["--objective", "sft"]
+        model = [] if "--backbone" in arguments else ["--backbone", str(bench.model("tiny-llama"))]
+        capfd.readouterr()  # of writing the model
+        code = run(["train", *named, *model, "--dataset", str(data), *sets, *arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def raw_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Click sends escapes, as to a terminal."""
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *arguments: False)
+
+
+def test_a_run_is_its_model_and_its_data_command_nothing(train, raw_terminal, tmp_path, capfd) -> None:
+    out = tmp_path / "run"
+    code, told, err = train("--out", str(out))
+    assert code == 0, err
+    ours = "\x1b[32m«", "»\x1b[0m"
+    for mark in ours:
+        assert mark in err, "what is learnt is green"
+        err = err.replace(mark, "")
+    assert "[31mred" in err and not obeyed(told + err), sorted(obeyed(told + err))
+    code, _, err = train("--backbone", str(out), "--out", str(tmp_path / "next"))
+    assert code == 0 and f"{out} is a run; its model is {out / 'model'}" in err, err
+    assert f"name: {out / 'model'}\n" in (tmp_path / "next" / "config.yaml").read_text()
+    for name in (out, out / "model"):
+        assert run(["generate", "--backbone", str(name), "the cat", "--max-tokens", "4", "--temperature", "0"]) == 0
+    direct, by_run = (text for text in [capfd.readouterr().out.splitlines()] for text in (text[0], text[-1]))
+    assert direct == by_run
+
+
+def test_a_run_without_a_model_says_so(train, tmp_path) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    code, _, err = train("--backbone", str(folder), "--out", str(tmp_path / "run"))
+    assert code == 1 and "has saved no model yet" in err and f"--resume {folder}" in err, err
+
+
+def test_a_run_that_made_no_step_gives_way(train, tmp_path) -> None:
+    """One whose reward fails in its first step has measured, and saved the state before that step."""
+    mine, out = tmp_path / "mine.py", tmp_path / "run"
+    mine.write_text("calls = []\ndef score(answers):\n    calls.append(1)\n    assert len(calls) < 3, 'down'\n"
+                    "    return [0.0 for a in answers]\n", encoding="utf-8")  # fmt: skip
+    reward = json.dumps({"name": "function", "function": f"{mine}:score"})
+    named = ("--objective", "grpo", "--reward", reward, "--set", "rollout.max_tokens=3", "--set", "rollout.samples=2",
+             "--set", "dataset.holdout=0.1", "--set", "rollout.heldout_answers=2", "--out", str(out))  # fmt: skip
+    code, _, err = train(*named)
+    assert code == 1 and "down" in err, err
+    assert (out / "metrics.jsonl").is_file() and (out / "checkpoints" / "step-000000").is_dir(), "it had begun"
+    code, _, err = train("--out", str(out))
+    assert code == 0 and f"{out} held a run that made no step; this run takes its place" in err, err
+    assert json.loads((out / "run.json").read_text())["plan"]["objective"] == "sft"
+    code, _, err = train("--out", str(out))
+    assert code == 2 and "is not empty" in err and "--resume" in err, "this one has made steps"
+
+
+def test_foreign_files_are_never_removed(train, tmp_path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    (out / "config.yaml").write_text("")
+    (out / "thesis.txt").write_text("years of work")
+    code, _, err = train("--out", str(out))
+    assert code == 2 and "is not empty" in err, err
+    assert (out / "thesis.txt").read_text() == "years of work"
