@@ -11,6 +11,7 @@ from mmalign.cli.app import App, emit_data
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.data.examples import Message
+from mmalign.data.messages import as_rows
 from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.printable import json_text, printable
@@ -71,7 +72,7 @@ def run_generate(
     answers = dict(zip(good, zip(*generated, strict=True), strict=True))
     lines = []
     for place, (text, name) in enumerate(asked):
-        told = text if isinstance(text, str) else [message._asdict() for message in text]
+        told = as_rows(text)
         if place in problems:
             app.warn(f"prompt {place + 1}: {problems[place]}")
             record = {**name, "prompt": told, "error": problems[place]}

@@ -33,5 +33,5 @@ def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
 
 def one_line(turns: "Turns") -> str:
     """Text as it is, messages with their roles, on one line."""
-    text = turns if isinstance(turns, str) else " ".join(f"{role}: {content}" for role, content in turns)
+    text = turns if isinstance(turns, str) else " ".join(f"{m.role}: {m.content}" for m in turns)
     return " ".join(text.split())

@@ -4,6 +4,7 @@ A plugin may declare another kind: a frozen dataclass with `kind` and `modalitie
 Every example carries `key`, which names it in errors and reports ("pairs.csv:17", "shard-003.tar:000412").
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -76,11 +77,21 @@ class TextPair:
     other: str
 
 
+_NO_FIELDS: Mapping[str, Any] = {}
+
+
 class Message(NamedTuple):
-    """One turn of a conversation. role: "system", "user", "assistant" or "tool"."""
+    """One turn of a conversation. role: "system", "developer", "user", "assistant" or "tool".
+
+    learn: false for a turn of the assistant that is read and not learnt from (`weight: 0`). fields: what else a chat
+    template reads, by its key: "tool_calls", "tool_call_id", "name", "reasoning_content" (the thinking before an
+    answer), and on the first message of a conversation the "tools" that it may call. JSON values.
+    """
 
     role: str
     content: str
+    learn: bool = True
+    fields: Mapping[str, Any] = _NO_FIELDS
 
 
 Turns = str | tuple[Message, ...]

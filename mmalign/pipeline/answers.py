@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.data.examples import Message, Turns
+from mmalign.data.examples import Turns
+from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, with_tools
 from mmalign.errors import DataError
 from mmalign.files import write_atomically
 
@@ -35,13 +36,15 @@ class Answered:
     solution: str = ""
 
     def as_row(self) -> dict[str, Any]:
-        row: dict[str, Any] = {"key": self.key, "prompt": turns_as_json(self.prompt)}
+        row: dict[str, Any] = {"key": self.key, **prompt_columns(self.prompt)}
         row |= {"completions": list(self.completions), "ended": list(self.ended)}
         return row | ({"solution": self.solution} if self.solution else {})
 
 
-def turns_as_json(turns: Turns) -> Any:
-    return turns if isinstance(turns, str) else [message._asdict() for message in turns]
+def prompt_columns(prompt: Turns) -> dict[str, Any]:
+    """`prompt` and, where its conversation may call some, `tools`, as tables have them."""
+    tools = tools_of(prompt)
+    return {"prompt": as_rows(prompt), **({"tools": tools} if tools else {})}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -97,7 +100,7 @@ def _record(text: str, key: str) -> "Answered | str":
         return f"broken JSON: {error}"
     if not isinstance(row, dict):
         return "not a JSON object"
-    prompt, texts = _turns(row.get("prompt")), row.get("completions")
+    prompt, texts = _turns(row.get("prompt"), row.get("tools")), row.get("completions")
     if prompt is None:
         return "its prompt is neither a text nor a list of {role, content}"
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
@@ -108,17 +111,12 @@ def _record(text: str, key: str) -> "Answered | str":
     return Answered(str(row.get("key", key)), prompt, tuple(texts), tuple(ended), str(row.get("solution", "")))
 
 
-def _turns(value: Any) -> "Turns | None":
+def _turns(value: Any, tools: Any) -> "Turns | None":
     if isinstance(value, str):
         return value
-    if not isinstance(value, list) or not value:
-        return None
-    messages = []
-    for item in value:
-        if not isinstance(item, Mapping) or not all(isinstance(item.get(n), str) for n in ("role", "content")):
-            return None
-        messages.append(Message(item["role"], item["content"]))
-    return tuple(messages)
+    messages = read_messages(value)
+    messages = messages if isinstance(messages, str) else with_tools(messages, tools)
+    return None if isinstance(messages, str) or not messages else as_turns(messages)
 
 
 def as_answers(records: Sequence[Answered]) -> "Answers":

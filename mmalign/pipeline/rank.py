@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from mmalign.errors import DataError
-from mmalign.pipeline.answers import Answered, as_answers, read_answers, turns_as_json
+from mmalign.pipeline.answers import Answered, as_answers, prompt_columns, read_answers
 from mmalign.train.config import reward_list
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def distinct(record: Answered) -> list[int]:
 
 def ranking_row(record: Answered, kept: Sequence[int], ranks: Sequence[float]) -> dict[str, Any]:
     texts = [record.completions[place] for place in kept]
-    return {"key": record.key, "prompt": turns_as_json(record.prompt), "completions": texts, "ranks": list(ranks)}
+    return {"key": record.key, **prompt_columns(record.prompt), "completions": texts, "ranks": list(ranks)}
 
 
 def count_ties(counts: dict[str, int], ranks: Sequence[float]) -> None:

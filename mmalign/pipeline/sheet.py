@@ -107,7 +107,7 @@ def _rows(record: Answered, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _shown(prompt: Turns) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(f"{role}: {content}" for role, content in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}" for m in prompt)
 
 
 def _cell(row: Mapping[str, Any], known: Mapping[str, Mapping[str, int]]) -> "tuple[str, str, float | None] | str":

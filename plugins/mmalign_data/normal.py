@@ -13,18 +13,16 @@ from typing import Any
 from mmalign.data.examples import (
     Completion,
     LabelledCompletion,
-    Message,
     Preference,
     Prompt,
     Ranking,
     Text,
     TextLabel,
-    Turns,
 )
+from mmalign.data.messages import as_turns, read_messages, with_tools
 
 Normal = dict[str, Any]
 _SOLUTIONS = ("solution", "answer", "ground_truth")
-_ROLES = ("system", "user", "assistant", "tool")
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -135,34 +133,16 @@ def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
 
 
 def _turns(value: Any) -> Any:
-    """A string or a list of {role, content} as it is; None for anything else."""
+    """A string as it is, a conversation in the form of `read_messages`; None for anything else."""
     if isinstance(value, str):
         return value
-    if not isinstance(value, list):
-        return None
-    messages = []
-    for item in value:
-        if not isinstance(item, Mapping) or item.get("role") not in _ROLES or not isinstance(item.get("content"), str):
-            return None
-        messages.append({"role": item["role"], "content": item["content"]})
-    return messages
+    messages = read_messages(value)
+    return None if isinstance(messages, str) else messages
 
 
 def _why(*values: Any) -> str:
     """What is wrong with the first value that `_turns` does not take."""
-    value = next(value for value in values if _turns(value) is None)
-    if not isinstance(value, list):
-        found = "missing" if value is None else f"a {type(value).__name__}"
-        return f"a text is {found}, neither a string nor a list of {{role, content}}"
-    roles = [item.get("role") for item in value if isinstance(item, Mapping)]
-    unknown = next((role for role in roles if role not in _ROLES), None)
-    if unknown is not None:
-        return f"unknown role {str(unknown)[:40]!r}; known roles: {', '.join(_ROLES)}"
-    return "a message is not {role, content} with a text as its content"
-
-
-def _as_turns(value: Any) -> Turns:
-    return value if isinstance(value, str) else tuple(Message(**message) for message in value)
+    return str(read_messages(next(value for value in values if _turns(value) is None)))
 
 
 FORMATS: dict[str, Format] = {
@@ -170,22 +150,22 @@ FORMATS: dict[str, Format] = {
     "prompt": Format(
         (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
         _prompt,
-        lambda key, row: Prompt(key, _as_turns(row["prompt"]), row.get("solution", "")),
+        lambda key, row: Prompt(key, as_turns(row["prompt"]), row.get("solution", "")),
     ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),
         _completion,
-        lambda key, row: Completion(key, _as_turns(row["prompt"]), _as_turns(row["answers"][0])),
+        lambda key, row: Completion(key, as_turns(row["prompt"]), as_turns(row["answers"][0])),
     ),
     "preference": Format(
         (frozenset({"chosen", "rejected"}),),
         _preference,
-        lambda key, row: Preference(key, _as_turns(row["prompt"]), *map(_as_turns, row["answers"])),
+        lambda key, row: Preference(key, as_turns(row["prompt"]), *map(as_turns, row["answers"])),
     ),
     "labelled-completion": Format(
         (frozenset({"prompt", "completion", "label"}),),
         _labelled_completion,
-        lambda key, row: LabelledCompletion(key, _as_turns(row["prompt"]), _as_turns(row["answers"][0]), row["label"]),
+        lambda key, row: LabelledCompletion(key, as_turns(row["prompt"]), as_turns(row["answers"][0]), row["label"]),
     ),
     "text-label": Format(
         (frozenset({"text", "label"}),),
@@ -196,10 +176,26 @@ FORMATS: dict[str, Format] = {
         (frozenset({"prompt", "completions", "ranks"}),),
         _ranking,
         lambda key, row: Ranking(
-            key, _as_turns(row["prompt"]), tuple(map(_as_turns, row["answers"])), tuple(row["ranks"])
+            key, as_turns(row["prompt"]), tuple(map(as_turns, row["answers"])), tuple(row["ranks"])
         ),
     ),
 }
+
+
+def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
+    """A row in the normal form of a kind, with the tools that its conversation may call, or why it cannot be used."""
+    normal = FORMATS[kind].normalise(row)
+    if isinstance(normal, str) or row.get("tools") in (None, "", []) or "prompt" not in normal:
+        return normal
+    # Before an empty prompt the answers are the conversation.
+    prompt, answers = normal["prompt"], normal["answers"]
+    if isinstance(prompt, str):
+        return "tools beside a prompt that is text; give the prompt as messages, which a chat template renders"
+    given = [with_tools(turns, row["tools"]) for turns in ([prompt] if prompt else answers)]
+    wrong = next((turns for turns in given if isinstance(turns, str)), None)
+    if wrong is not None:
+        return wrong
+    return {**normal, "prompt": given[0]} if prompt else {**normal, "answers": given}
 
 
 def looks_like(columns: list[str]) -> str:

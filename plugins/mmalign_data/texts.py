@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from mmalign.data.examples import TextLabel
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
-from mmalign_data.normal import FORMATS, Normal, looks_like
+from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.rows import lines, table_rows
 from mmalign_data.splits import Part, choose, find_splits
@@ -191,7 +191,7 @@ def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[i
             _check_columns(file, kind, list(row), list(renamed))
             checked = True
         try:
-            yield line, FORMATS[kind].normalise(renamed)
+            yield line, normalise(kind, renamed)
         except KeyError as error:
             yield line, f"no column {error.args[0]}"
 

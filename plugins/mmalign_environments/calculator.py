@@ -102,5 +102,5 @@ def _worked_out(call: str) -> Fraction | str:
 def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
     first: Any = messages[0]
     if first.role == "system":
-        return Message("system", f"{first.content}\n{instruction.strip()}"), *messages[1:]
+        return first._replace(content=f"{first.content}\n{instruction.strip()}"), *messages[1:]
     return Message("system", instruction.strip()), *messages

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from mmalign.data.examples import Message, Turns
+from mmalign.data.messages import ROLES, tools_of
 from mmalign.errors import BadSample, CheckpointError
 from mmalign.protocols import TokenizedAnswers, TokenizedText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROLES = ("system", "user", "assistant", "tool")
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
@@ -109,7 +109,8 @@ class TextProcessor:
         template = self.template or (None if self.tokenizer.chat_template else PLAIN_TEMPLATE)
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [message._asdict() for message in messages],
+                [{"role": message.role, "content": message.content, **message.fields} for message in messages],
+                tools=tools_of(messages) or None,
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
@@ -150,7 +151,7 @@ class TextProcessor:
             return ids, [True] * len(ids)
         if isinstance(prompt, str):
             raise BadSample("the prompt is text and the answer is messages: give both as one or the other")
-        if not any(message.role == "assistant" for message in answer):
+        if not any(message.role == "assistant" and message.learn for message in answer):
             raise BadSample("no turn of the assistant to learn from")
         ids, learn, done = [], [], head
         for place, message in enumerate(answer):
@@ -160,7 +161,7 @@ class TextProcessor:
                 raise BadSample("the chat template changes earlier turns when later ones are added; give one turn each")
             piece = self._ids(whole[len(done) :], special=False)
             ids += piece
-            learn += [message.role == "assistant"] * len(piece)
+            learn += [message.role == "assistant" and message.learn] * len(piece)
             done = whole
         if ids and ids[-1] != self.end_id and learn[-1] and self.end_id not in ids[-2:]:
             ids, learn = [*ids, self.end_id], [*learn, True]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Turns
+from mmalign.data.messages import as_rows
 from mmalign.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _values(answers: "Answers") -> dict[str, list[Any]]:
     """By keyword; lists of their own for each call, which the function may change."""
     texts = zip(answers.prompts, answers.texts, strict=True)
     values = {
-        "prompts": [_plain(prompt) for prompt in answers.prompts],
+        "prompts": [as_rows(prompt) for prompt in answers.prompts],
         "answers": list(answers.texts),
         "keys": list(answers.keys),
         "ended": list(answers.ended),
@@ -158,7 +158,3 @@ def _values(answers: "Answers") -> dict[str, list[Any]]:
         "completion_ids": [row.tolist() for row in answers.sequences.answers.rows()],
     }
     return values | {name: list(answers.solutions) for name in ("solutions", "solution", "answer", "ground_truth")}
-
-
-def _plain(prompt: Turns) -> Any:
-    return prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]

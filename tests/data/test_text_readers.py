@@ -104,7 +104,11 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
         ("completion", {"messages": [{"role": "user", "content": "Q"}]}, "no turn of the assistant"),
         ("completion", {"messages": "Q"}, "messages are text"),
         ("completion", {"messages": {"role": "user"}}, "a dict, neither"),
-        ("completion", {"messages": [{"role": "user", "content": None}]}, "text as its content"),
+        (
+            "completion",
+            {"messages": [{"role": "user", "content": None}]},
+            "content is null in a message of role 'user'",
+        ),
         ("completion", {"messages": ["Q"]}, "a message is not"),
         ("completion", {"messages": [{"role": "robot", "content": "Q"}]}, "known roles"),
         ("prompt", {"prompt": " "}, "no prompt"),

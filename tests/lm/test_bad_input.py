@@ -60,7 +60,7 @@ FULL = {"prompt": "cat " * 60, "completion": "a dog"}
         (lines(*[FULL] * 20), ["20 of 20 examples are longer than the context of 32 tokens", "data.max_lost=1"]),
         (
             lines({"messages": [{"role": "robot", "content": "Q"}]}),
-            ["data.jsonl:1: unknown role 'robot'; known roles: system, user, assistant, tool"],
+            ["data.jsonl:1: unknown role 'robot'; known roles: system, developer, user, assistant, tool"],
         ),
         (lines(*[GOOD] * 3) + b'{"prompt": "caf\xe9"}\n', ["data.jsonl:4: not UTF-8 (byte 0xe9)", "iconv"]),
         (lines(*[GOOD] * 6) + b"{broken\n", ["data.jsonl:7: broken JSON", "not one JSON object a line"]),
@@ -147,7 +147,7 @@ def test_messages_of_a_processor_name_the_unknown_role(load_lm, lm_folders) -> N
     from mmalign.errors import BadSample
 
     processor = load_lm(lm_folders["tiny_llama"]).processor
-    with pytest.raises(BadSample, match="unknown role 'robot'; known: system, user, assistant, tool"):
+    with pytest.raises(BadSample, match="unknown role 'robot'; known: system, developer, user, assistant, tool"):
         processor.prompt((Message("robot", "x"),))
 
 
