@@ -249,7 +249,8 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def report(self) -> Mapping[str, Any]:
-        """Counts for the summary: at least {"kept": int, "skipped": {reason: int}}, and {"source": str}."""
+        """Counts for the summary: at least {"kept": int, "skipped": {reason: int}}, and {"source": str}. "notes":
+        sentences that commands print, such as which column was taken for what."""
         ...
 
     def fingerprint(self) -> str:
@@ -270,8 +271,8 @@ class Reward(Protocol):
 
     def __init__(self, config: Any) -> None: ...
 
-    def score(self, answers: "Answers") -> "Tensor | Sequence[float]":
-        """[M], finite. What it raises stops the run, with its name."""
+    def score(self, answers: "Answers") -> "Tensor | Sequence[float | None]":
+        """[M], finite; None in a list: no score for that answer. What it raises stops the run, with its name."""
         ...
 
 

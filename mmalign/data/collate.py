@@ -6,9 +6,9 @@
 A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
 ragged, except `key`, `group` and `solution`, which stay strings; a number or truth value -> a tensor [N]; anything else
 -> a tuple of N objects. A kind with prompts and answers (`completion`, `preference`, `ranking`) gives them all as one
-column `sequences`; those of a `prompt` have no answers, and it stays beside them as it is. Texts also give `num_lost`
-[N], the tokens cut off to fit. An `image-text` batch keeps its texts as `caption`, and a `group` that is empty becomes
-the key.
+column `sequences`; those of a `prompt` have no answers, and it stays beside them as it is, as do its `columns`. Texts
+also give `num_lost` [N], the tokens cut off to fit. An `image-text` batch keeps its texts as `caption`, and a
+`group` that is empty becomes the key.
 """
 
 import random

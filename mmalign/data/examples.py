@@ -102,7 +102,9 @@ Turns = str | tuple[Message, ...]
 class Prompt:
     """What a model is to answer, without an answer: what reinforcement learning samples from.
 
-    solution: what a right answer holds, for rewards that verify it; empty where nobody says.
+    solution: what a right answer holds, for rewards that verify it; empty where nobody says. columns: what else the row
+    of a table says, by its own names and with its own values (JSON values), for rewards that read them; every prompt of
+    a data set has the same names.
     """
 
     kind: ClassVar[str] = "prompt"
@@ -110,6 +112,7 @@ class Prompt:
     key: str
     prompt: Turns
     solution: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def answers(self) -> tuple[Turns, ...]:
         return ()

@@ -93,15 +93,32 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float
     return torch.maximum(free, (values.clamp(old - clip, old + clip) - returns).square()) / 2
 
 
-def leave_one_out(scores: Tensor) -> Tensor:
-    """scores: [N, K] -> each less the mean of the others of its prompt (Ahmadian 2024, equation 8). K >= 2."""
+def leave_one_out(scores: Tensor, scored: Tensor | None = None) -> Tensor:
+    """scores: [N, K] -> each less the mean of the others of its prompt (Ahmadian 2024, equation 8). K >= 2.
+
+    scored: [N, K] bool; the others are no siblings, and get 0, as does one that has no sibling.
+    """
+    if scored is not None and not bool(scored.all()):
+        count = scored.sum(1, keepdim=True)
+        held = scores.masked_fill(~scored, 0.0)
+        others = (held.sum(1, keepdim=True) - held) / (count - 1).clamp(min=1)
+        return (held - others).masked_fill(~scored | (count < 2), 0.0)
     scores, others = _beside_the_first(scores), scores.shape[1] - 1
     return scores - (scores.sum(1, keepdim=True) - scores) / others
 
 
-def group_relative(scores: Tensor, *, scale: bool, eps: float = 1e-4) -> Tensor:
+def group_relative(scores: Tensor, *, scale: bool, eps: float = 1e-4, scored: Tensor | None = None) -> Tensor:
     """scores: [N, K] -> each less its prompt's mean, over its standard deviation (unbiased) with `scale` (Shao 2024,
-    section 4.1.2; without, Liu 2025)."""
+    section 4.1.2; without, Liu 2025).
+
+    scored: [N, K] bool; the others count in neither, and get 0, as in TRL.
+    """
+    if scored is not None and not bool(scored.all()):
+        count = scored.sum(1, keepdim=True)
+        held = scores.masked_fill(~scored, 0.0)
+        centred = (held - held.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~scored, 0.0)
+        deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        return centred / (deviation + eps) if scale else centred
     scores = _beside_the_first(scores)
     centred = scores - scores.mean(1, keepdim=True)
     return centred / (scores.std(1, keepdim=True) + eps) if scale else centred

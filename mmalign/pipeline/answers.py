@@ -1,16 +1,17 @@
 """Prompts with several answers each, in a JSONL file, and the same answers as rewards see them.
 
     write_rows(path, (record.as_row() for record in records))
-    records = read_answers(path)                     # [Answered(key, prompt, completions, ended, solution), ...]
+    records = read_answers(path)                     # [Answered(key, prompt, completions, ended, ...), ...]
     answers = as_answers(records)                    # an Answers, for a RewardList
 
 A line: {"key", "prompt", "completions": [...]}, and where they are known "ended" (whether each answer came to its end)
-and "solution". A prompt or an answer is text, a prompt may be a list of {"role", "content"}.
+"solution" and the other "columns" of the prompt's row, for rewards that read them. A prompt or an answer is text, a
+prompt may be a list of {"role", "content"}.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,13 @@ class Answered:
     completions: tuple[str, ...]
     ended: tuple[bool, ...]
     solution: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def as_row(self) -> dict[str, Any]:
         row: dict[str, Any] = {"key": self.key, **prompt_columns(self.prompt)}
         row |= {"completions": list(self.completions), "ended": list(self.ended)}
-        return row | ({"solution": self.solution} if self.solution else {})
+        row |= {"solution": self.solution} if self.solution else {}
+        return row | ({"columns": dict(self.columns)} if self.columns else {})
 
 
 def prompt_columns(prompt: Turns) -> dict[str, Any]:
@@ -108,7 +111,11 @@ def _record(text: str, key: str) -> "Answered | str":
     ended = row.get("ended", [True] * len(texts))
     if not isinstance(ended, list) or len(ended) != len(texts) or not all(isinstance(item, bool) for item in ended):
         return f"its `ended` is no list of {len(texts)} times true or false"
-    return Answered(str(row.get("key", key)), prompt, tuple(texts), tuple(ended), str(row.get("solution", "")))
+    columns = row.get("columns", {})
+    if not isinstance(columns, dict):
+        return "its columns are no JSON object"
+    solution = str(row.get("solution", ""))
+    return Answered(str(row.get("key", key)), prompt, tuple(texts), tuple(ended), solution, columns)
 
 
 def _turns(value: Any, tools: Any) -> "Turns | None":
@@ -139,4 +146,5 @@ def as_answers(records: Sequence[Answered]) -> "Answers":
         ended=tuple(ended for record in records for ended in record.ended),
         sequences=Sequences.from_lists(prompts, encoded),
         processor=processor,
+        columns=tuple(record.columns for record in records for _ in record.completions),
     )

@@ -7,6 +7,7 @@ answers that tie share one (1, 2, 2, 4). An answer that stands twice under a pro
 nothing cannot be learnt from; a prompt with fewer than two others left is left out. All of it is counted.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,18 +66,21 @@ def judge_scores(
     device: "torch.device",
     say: Callable[[str], None],
 ) -> list[list[float]]:
-    """The weighted sum of the judge's rewards for each answer of each record; raises UsageError and RewardError."""
+    """The weighted sum of the judge's rewards for each answer of each record, NaN where every one gave None; raises
+    UsageError and RewardError."""
     from mmalign.rl.rewards import RewardList
 
     rewards = RewardList.build(catalog, judge, device, say, section="judge")
+    rewards.check_columns(tuple(dict.fromkeys(name for record in records for name in record.columns)))
     scores: list[float] = []
     for part in _parts(records):
-        scores += rewards.score(as_answers(part)).total.tolist()
-    found, start = [], 0
+        found = rewards.score(as_answers(part))
+        scores += found.total.masked_fill(found.unscored, math.nan).tolist()
+    by_record, start = [], 0
     for record in records:
-        found.append(scores[start : start + len(record.completions)])
+        by_record.append(scores[start : start + len(record.completions)])
         start += len(record.completions)
-    return found
+    return by_record
 
 
 def to_rank(config: RankConfig) -> list[Answered]:
@@ -91,12 +95,15 @@ def to_rank(config: RankConfig) -> list[Answered]:
 
 
 def rank(records: Sequence[Answered], scores: Sequence[Sequence[float]], tie: float = 0.0) -> Ranked:
-    """scores: higher is better, of each answer of each record."""
-    rows, counts = [], dict.fromkeys(("prompts", "answers", "tied", "all_tied", "repeated", "empty", "left_out"), 0)
+    """scores: higher is better, of each answer of each record; an answer whose score is NaN is not ranked."""
+    names = ("prompts", "answers", "tied", "all_tied", "repeated", "empty", "without_score", "left_out")
+    rows, counts = [], dict.fromkeys(names, 0)
     for record, values in zip(records, scores, strict=True):
         kept = distinct(record)
         counts["empty"] += sum(not text.strip() for text in record.completions)
         counts["repeated"] += sum(bool(text.strip()) for text in record.completions) - len(kept)
+        counts["without_score"] += sum(math.isnan(values[place]) for place in kept)
+        kept = [place for place in kept if not math.isnan(values[place])]
         if len(kept) < 2:
             counts["left_out"] += 1
             continue

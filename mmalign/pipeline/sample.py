@@ -86,6 +86,7 @@ class Asked:
     key: str
     prompt: Turns
     solution: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,11 @@ def asked(dataset: Any, limit: int) -> list[Asked]:
     """The first `limit` prompts, 0 for all."""
     number = min(limit or len(dataset), len(dataset))
     examples = (dataset[place] for place in range(number))
-    # A prompt alone may come with its solution; other kinds have none.
-    return [Asked(n, e.key, e.prompt, e.solution if e.kind == "prompt" else "") for n, e in enumerate(examples)]
+    # A prompt alone may come with its solution and other columns; other kinds have none.
+    return [
+        Asked(n, e.key, e.prompt, *((e.solution, e.columns) if e.kind == "prompt" else ()))
+        for n, e in enumerate(examples)
+    ]
 
 
 def sample(
@@ -150,7 +154,7 @@ def sample(
     for n in sorted(encoded):
         answers, question = [drawn[n, answer] for answer in range(k)], prompts[n]
         texts, ended = tuple(a.last_text for a in answers), tuple(a.ended for a in answers)
-        records.append(Answered(question.key, question.prompt, texts, ended, question.solution))
+        records.append(Answered(question.key, question.prompt, texts, ended, question.solution, question.columns))
         sequences.append((encoded[n].cpu(), [answer.ids for answer in answers]))
     return Samples(records, lost, sequences)
 

@@ -1,13 +1,15 @@
 """What rewards see: answers as text and as tokens, with the example that each belongs to.
 
     answers = Answers.of(examples, sequences, ended, processor)
-    answers.texts[0], answers.solutions[0]
+    answers.texts[0], answers.solutions[0], answers.column("difficulty")[0]
 
 N prompts, M answers in all, those of one prompt together and in the order of the batch.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Any
 
 from mmalign.data.examples import Turns
 from mmalign.data.sequences import Sequences
@@ -18,6 +20,7 @@ from mmalign.protocols import AnswersProcessor
 class Answers:
     """M of each. keys: of the examples; prompts: as the data set gave them; texts: what the model wrote, without the
     end token; solutions: what the example says is right, or ""; ended: whether the end token came before the limit.
+    columns: the other columns of the example, by name; () where the examples have none.
 
     sequences: the N prompts with their M answers in tokens of `processor`, the policy's.
     """
@@ -29,6 +32,15 @@ class Answers:
     ended: tuple[bool, ...]
     sequences: Sequences
     processor: AnswersProcessor
+    columns: tuple[Mapping[str, Any], ...] = ()
+
+    def column_names(self) -> tuple[str, ...]:
+        """In the order of the data; those that any example has."""
+        return tuple(dict.fromkeys(name for row in self.columns for name in row))
+
+    def column(self, name: str) -> list[Any]:
+        """M values, None where an example has none."""
+        return [row.get(name) for row in self.columns] if self.columns else [None] * len(self)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,4 +61,5 @@ class Answers:
                 [prompts[owner[row]] for row in rows], [[answers[row]] for row in rows], [[learn[row]] for row in rows]
             ),
             processor=self.processor,
+            columns=tuple(self.columns[row] for row in rows) if self.columns else (),
         )

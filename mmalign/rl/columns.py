@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 REWARD = "reward "  # before a reward's name, in a column's
 OTHER_SAMPLER = "other sampler"  # [N] bool: answers are an engine's, whose log-probabilities are not the policy's
+UNSCORED = "unscored"  # [N, K] bool: no reward had a score for the answer; there where any has none
 _Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
 
 
@@ -81,16 +82,25 @@ def sampler_weights(batch: Batch, old: Tensor, limit: float, *, whole: bool = Fa
     return weights, metrics | {name: (total, len(weights)) for name, total in counted.items()}
 
 
+def scored(batch: Batch) -> Tensor:
+    """[N, K] bool: answers that any reward scored. The others have neither a score nor siblings to be better than."""
+    return ~batch[UNSCORED] if UNSCORED in batch else torch.ones_like(batch["score"], dtype=torch.bool)
+
+
 def rollout_metrics(batch: Batch) -> _Metrics:
-    """(sum, count) each. score: the weighted sum of rewards; length: in action tokens; ended: the share of answers that
-    ended by themselves; empty: of those that say nothing."""
+    """(sum, count) each. score: the weighted sum of rewards, of the answers that have one; length: in action tokens;
+    ended: the share of answers that ended by themselves; empty: of those that say nothing."""
     sequences, score = batch["sequences"], batch["score"]
     answers = score.numel()
     lengths = sequences.num_labels()
-    found: _Metrics = {"score": (score.sum(), answers)}
+    found: _Metrics = {"score": (score.sum(), scored(batch).sum())}
     parts = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
     if len(parts) > 1:
-        found |= {name: (column.sum(), answers) for name, column in parts.items() if isinstance(column, Tensor)}
+        found |= {
+            name: (column.nansum(), (~column.isnan()).sum())
+            for name, column in parts.items()
+            if isinstance(column, Tensor)
+        }
     return found | {
         "length": (float(lengths.sum()), answers),
         "ended": (batch["ended"].sum(), answers),

@@ -50,8 +50,8 @@ class Worker:
             elif request["do"] == "reset":
                 environment = self._class(self._config)
                 self._environments[request["number"]] = environment
-                key, prompt, solution = request["example"]
-                example = Prompt(key, turns_of(prompt), solution)
+                key, prompt, solution, columns = request["example"]
+                example = Prompt(key, turns_of(prompt), solution, columns)
                 return {"prompt": as_json(_checked_prompt(environment.reset(example, request["seed"])))}
             else:
                 turn = _checked_turn(self._environments[request["number"]].step(request["action"]))

@@ -72,10 +72,10 @@ class EnvironmentHost:
         started, prompts = [], {}
         for example, seed in zip(examples, seeds, strict=True):
             number, self._num_started = self._num_started, self._num_started + 1
-            content = [example.key, as_json(example.prompt), example.solution]
+            content = [example.key, as_json(example.prompt), example.solution, dict(example.columns)]
             request = {"do": "reset", "number": number, "example": content, "seed": seed}
             prompt = turns_of(self._ask(example.key, "reset", request)["prompt"])
-            if prompts.setdefault((example, seed), prompt) != prompt:
+            if prompts.setdefault(json.dumps([content, seed]), prompt) != prompt:
                 raise self._failure(example.key, f"reset gives different prompts for the same seed, {seed}")
             started.append(Started(self, number, example.key, prompt))
         return started

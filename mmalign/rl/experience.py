@@ -5,6 +5,7 @@ for line in show_experience(batch, processor): say(line)
 """
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ _SHOWN, _WIDTH, _NARROWEST = 3, 145, 40
 
 
 def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> None:
-    """One row an answer: key, prompt, answer, what is said of it (score, rewards, ...), and lists of what is said of
-    its action tokens (log-probabilities, values, advantages, ...). A file that is there gives way."""
+    """One row an answer: key, prompt, answer, what is said of it (score, rewards, ..., null where a reward gave None),
+    lists of what is said of its action tokens (log-probabilities, values, advantages, ...), and the other columns of
+    its example, `columns`, as JSON. A file that is there gives way."""
     sequences = batch["sequences"]
     owner, offsets = sequences.owner.tolist(), answer_offsets(sequences).tolist()
     prompts = [processor.decode(ids.cpu()) for ids in sequences.prompts.rows()]
@@ -36,10 +38,12 @@ def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> N
     }
     for name, column in batch.columns.items():
         if isinstance(column, Tensor) and column.shape[1:] == batch["score"].shape[1:]:
-            columns[name] = column.flatten().tolist()
+            columns[name] = [None if value != value else value for value in column.flatten().tolist()]
         elif isinstance(column, Ragged) and len(column.values) == offsets[-1]:
             flat = column.values.tolist()
             columns[name] = [flat[start:stop] for start, stop in itertools.pairwise(offsets)]
+    if any(batch["columns"]):
+        columns["columns"] = [json.dumps(dict(batch["columns"][n]), ensure_ascii=False) for n in owner]
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda partial: pq.write_table(pa.table(columns), partial))
 

@@ -5,7 +5,8 @@
     rewards.score(answers).total                 # [M]: what the policy is to make large
 
 options: one mapping a reward, such as {"name": "regex", "weight": 0.5, "pattern": "Answer: .+"}. The weight is 1 where
-none is given; 0 only reports. The total is the weighted sum.
+none is given; 0 only reports. The total is the weighted sum of the scores that there are: an answer for which a reward
+gives None gets nothing of it, as in TRL.
 """
 
 import contextlib
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mmalign.catalog import Catalog
 from mmalign.config.validate import build as build_config
-from mmalign.errors import MmalignError, NonFiniteRewardError, RewardError, UsageError, raised_at
+from mmalign.errors import MmalignError, RewardError, UsageError, raised_at
 from mmalign.plugins import BUILTINS
 from mmalign.protocols import OpensModels
+from mmalign.rl.scores import advice, checked, example, short
 from mmalign.specs import Entry
 from mmalign.train.signals import Interrupted
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 SECTION = "rollout.rewards"
 _SEARCH_SECONDS = 5.0
-_SHOWN = 200  # characters of an answer or an option in an error
 
 
 @runtime_checkable
@@ -47,12 +48,24 @@ class SharesTrunk(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsColumns(Protocol):
+    """A reward that reads columns of the data by their names (`answers.column(name)`)."""
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """columns: of every prompt of the data. Raise UsageError where one that it needs is missing: before training
+        starts."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scores:
-    """total: [M] float32 on the CPU, the weighted sum; parts: the same of each reward by itself, unweighted."""
+    """total: [M] float32 on the CPU, the weighted sum; parts: the same of each reward by itself, unweighted, NaN where
+    it gave None. unscored: [M] bool, answers for which every reward gave None; their total is 0."""
 
     total: "Tensor"
     parts: "dict[str, Tensor]"
+    unscored: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Chosen:
     def __str__(self) -> str:
         """With the options that are not the default ones: of two functions, which."""
         given = self.config.model_dump(mode="json", exclude_defaults=True)
-        options = "".join(f", {key}={_short(str(value))}" for key, value in given.items())
+        options = "".join(f", {key}={short(str(value))}" for key, value in given.items())
         return f"reward {self.name} (of {self.entry.plugin}{options})"
 
 
@@ -128,18 +141,29 @@ class RewardList:
         chosen = check_rewards(catalog, options, required=required, section=section)
         return cls((each, _opened(each, catalog, device, say, models)) for each in chosen)
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """columns: of the data's prompts. Raises UsageError that names the reward which needs another."""
+        for chosen, reward in self._rewards:
+            if isinstance(reward, ReadsColumns):
+                try:
+                    reward.check_columns(columns)
+                except UsageError as error:
+                    raise UsageError(f"{chosen}: {error.message}", hint=error.hint) from error
+
     def score(self, answers: "Answers") -> Scores:
         """Raises RewardError that names the reward and the example where one fails, or gives what is no score."""
         import torch
 
         parts: dict[str, Tensor] = {}
         total = torch.zeros(len(answers), dtype=torch.float64)
+        unscored = torch.full((len(answers),), bool(self._rewards))
         with torch.no_grad():
             for chosen, reward in self._rewards:
-                part = _checked(_call(chosen, reward, answers), chosen, answers)
-                total += chosen.weight * part.double()
+                part = checked(_call(chosen, reward, answers), chosen, answers)
+                total += chosen.weight * part.double().nan_to_num(0.0)
+                unscored &= part.isnan()
                 parts[chosen.name] = part
-        return Scores(total.float(), parts)
+        return Scores(total.float(), parts, unscored)
 
 
 def _opened(
@@ -171,8 +195,8 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
         what = error.message if known else f"{type(error).__name__}: {error}{raised_at(error)}"
-        hint = error.hint if known and error.hint else _advice(chosen)
-        raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
+        hint = error.hint if known and error.hint else advice(chosen)
+        raise RewardError(f"{chosen} failed: {what}\n{example(answers, row)}", hint=hint) from error
 
 
 def _score(reward: "Reward", answers: "Answers") -> Any:
@@ -201,70 +225,6 @@ def _fails(reward: "Reward", answers: "Answers") -> bool:
     except (Exception, SystemExit):
         return True
     return False
-
-
-def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
-    """[M] float32 on the CPU; raises RewardError for another shape or type, NonFiniteRewardError for NaN or
-    infinity."""
-    import numpy as np
-    import torch
-
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value) if value.dtype.kind in "biuf" else value.tolist()
-    if not isinstance(value, torch.Tensor):
-        value = _from_list(value, chosen, answers)
-    if value.shape != (len(answers),):
-        raise RewardError(
-            f"{chosen} gave the shape {list(value.shape)} for {len(answers)} answers, not [{len(answers)}]\n"
-            + _example(answers, 0),
-            hint=f"It must give one number for each answer. {_advice(chosen)}",
-        )
-    if value.is_complex():
-        raise RewardError(f"{chosen} gave complex numbers\n{_example(answers, 0)}", hint=_advice(chosen))
-    part = value.detach().to("cpu", torch.float32)
-    wrong = (~part.isfinite()).nonzero()[:, 0].tolist()
-    if wrong:
-        raise NonFiniteRewardError(
-            f"{chosen} gave {float(value[wrong[0]])} ({len(wrong)} of {len(answers)} scores are not finite)\n"
-            + _example(answers, wrong[0]),
-            hint=_advice(chosen),
-        )
-    return part
-
-
-def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
-    import torch
-
-    if not isinstance(value, list | tuple):
-        raise RewardError(
-            f"{chosen} gave {type(value).__name__}, not a list or tensor of numbers\n{_example(answers, 0)}",
-            hint=_advice(chosen),
-        )
-    numbers = []
-    for row, item in enumerate(value):
-        try:
-            numbers.append(float(item))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise RewardError(
-                f"{chosen} gave {item!r}, which is no number\n{_example(answers, min(row, len(answers) - 1))}",
-                hint=f"It must give a number for every answer, 0.0 where it has nothing to say. {_advice(chosen)}",
-            ) from error
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def _example(answers: "Answers", row: int) -> str:
-    if not len(answers):
-        return "There was no answer to score."
-    return f"First at example {answers.keys[row]}, answer {_short(answers.texts[row])!r}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
-
-
-def _advice(chosen: Chosen) -> str:
-    check = "" if chosen.entry.plugin in BUILTINS else f" Try: mmalign plugins check {chosen.entry.plugin}"
-    return f"Mend the reward, or leave it out.{check}"
 
 
 def _found(catalog: Catalog, name: str) -> Entry:

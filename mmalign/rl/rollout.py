@@ -19,7 +19,7 @@ from mmalign.data.batch import Batch
 from mmalign.data.examples import Prompt
 from mmalign.data.sequences import Sequences
 from mmalign.rl.answers import Answers
-from mmalign.rl.columns import OTHER_SAMPLER, REWARD, answer_offsets, per_prompt
+from mmalign.rl.columns import OTHER_SAMPLER, REWARD, UNSCORED, answer_offsets, per_prompt
 from mmalign.rl.engines import find as find_engine
 from mmalign.rl.environments import find as find_environment
 from mmalign.rl.episodes import Episode, Policy, play, tally
@@ -58,8 +58,9 @@ class Sampler:
 
         sequences: the prompts with K answers each; score: [N, K], what an answer earns in all; token_rewards: ragged,
         the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
-        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward. Where an
-        engine drew that is not exact, "other sampler": [N] bool too.
+        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward, NaN where
+        it gave None. Where an engine drew that is not exact, "other sampler": [N] bool too; where every reward gave
+        None for an answer and no environment paid, "unscored": [N, K] bool.
         """
         device, seeds, self.counts = batch.device, [seed(row) for row in range(len(batch) * answers)], {}
         engine = self._engine
@@ -83,6 +84,8 @@ class Sampler:
         shape = (len(batch), answers)
         exact = engine is None or engine.exact
         flag = {} if exact else {OTHER_SAMPLER: torch.ones(len(batch), dtype=torch.bool, device=device)}
+        if not environments and bool(scores.unscored.any()):
+            flag[UNSCORED] = scores.unscored.view(shape).to(device)
         return batch.with_columns(
             sequences=sequences.to(device),
             score=(scores.total + torch.tensor([episode.paid for episode in episodes])).view(shape).to(device),
@@ -103,7 +106,7 @@ class Sampler:
         """The ids that the policy reads first, of each prompt, and the environments of each answer, reset."""
         if self._environment is None:
             return batch["sequences"].prompts.rows(), []
-        rows = zip(batch["key"], batch["prompt"], batch["solution"], strict=True)
+        rows = zip(batch["key"], batch["prompt"], batch["solution"], batch["columns"], strict=True)
         examples = [Prompt(*row) for row in rows]
         # All answers to a prompt are episodes of the same task.
         started = self._environment.begin(
@@ -127,6 +130,7 @@ class Sampler:
             ended=tuple(map(_ended, episodes)),
             sequences=sequences,
             processor=self._processor,
+            columns=repeat("columns"),
         )
 
     @contextmanager

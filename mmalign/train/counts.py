@@ -11,13 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mmalign.data.batch import Batch
+from mmalign.rl.columns import REWARD, scored
 
 LOGGED = "num_"  # before a count's name, in metrics.jsonl
 UNLEARNT = "prompts_unlearnt"
 NO_DIFFERENCE = "no_difference"  # the metric of objectives that leave such prompts out: the share of them
 ALL_TIED = "all_tied"  # the same, where people or a judge ranked the answers
+WITHOUT = "answers_without_"  # before a reward's name
+_UNSCORED = "answers_unscored"
 _TOLD = {
+    _UNSCORED: "answers without any score: no reward had one for them",
     "answers_empty": "answers empty",
     "answers_cut": "answers cut at rollout.max_tokens",
     UNLEARNT: "prompts not learnt from, as all their answers scored the same",
@@ -37,7 +43,19 @@ def answer_counts(batch: Batch) -> dict[str, int]:
         "answers_empty": sum(not text.strip() for text in written),
         "answers_cut": int((~batch["ended"]).sum()),
         "prompts_cut": int((batch["num_lost"] > 0).sum()) if "num_lost" in batch else 0,
+        **_without_scores(batch),
     }
+
+
+def _without_scores(batch: Batch) -> dict[str, int]:
+    """Answers for which a reward gave None, by reward, and those for which every one did; nothing where none did."""
+    parts = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
+    found = {
+        f"{WITHOUT}{name.removeprefix(REWARD)}": int(column.isnan().sum())
+        for name, column in parts.items()
+        if isinstance(column, Tensor)
+    }
+    return {name: count for name, count in {**found, _UNSCORED: int((~scored(batch)).sum())}.items() if count}
 
 
 def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, int]:
@@ -66,6 +84,8 @@ def worth_telling(counts: Mapping[str, int]) -> list[str]:
     found = []
     for name in (name for name in names if counts.get(name)):
         text = _TOLD.get(name, name.replace("_", " "))
-        whole = counts.get(text.partition(" ")[0]) if name in _TOLD else None
+        if name.startswith(WITHOUT):
+            text = f"answers for which the reward {name.removeprefix(WITHOUT)} had no score"
+        whole = counts.get(text.partition(" ")[0]) if name in _TOLD or name.startswith(WITHOUT) else None
         found.append(f"{counts[name]:,} {'' if whole is None else f'of {whole:,} '}{text}")
     return found

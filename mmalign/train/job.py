@@ -183,7 +183,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     objective.sampling = plan.rollout.sampling
-    sampler = _sampler(plan, objective, models, processes, say) if plan.objective.spec.online else None
+    columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
+    sampler = _sampler(plan, objective, models, columns, processes, say) if plan.objective.spec.online else None
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
     forward = StepModule(objective, models)
     if train.compile:
@@ -240,8 +241,11 @@ def _others(
     return found
 
 
-def _sampler(plan: Plan, objective: Objective, models: Models, processes: Processes, say: Say) -> Sampler:
-    """Raises UsageError for answers that leave no room for a prompt, or fewer prompts than updates."""
+def _sampler(
+    plan: Plan, objective: Objective, models: Models, columns: tuple[str, ...], processes: Processes, say: Say
+) -> Sampler:
+    """columns: of the prompts, besides. Raises UsageError for answers that leave no room for a prompt, for fewer
+    prompts than updates, and for a column that a reward needs and the data lack."""
     config, processor = plan.rollout, models.policy.processor
     context = processor.context_length
     if config.max_tokens >= context:
@@ -261,6 +265,7 @@ def _sampler(plan: Plan, objective: Objective, models: Models, processes: Proces
     rewards = RewardList.build(
         plan.catalog, config.rewards, processes.device, say, required=environment is None, models=models
     )
+    rewards.check_columns(columns)
     engine = SamplingEngine.build(plan.catalog, config.engine, models.policy, say)
     weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
     if weighs and engine is not None and not engine.exact and config.top_p < 1:

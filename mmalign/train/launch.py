@@ -130,6 +130,8 @@ def _execute(
                     talk(facts["note"])
                 for reason, count in report["skipped"].items():
                     talk(f"{count:,} left out of {report['source']}: {reason}")
+                for note in report.get("notes", ()):
+                    talk(note)
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
             for note in job.models.notes:

@@ -73,7 +73,8 @@ class Arithmetic:
 
 def _prompt(config: ArithmeticConfig, question: str, answer: int) -> Prompt:
     text = config.template.replace("{question}", question)
-    return Prompt(f"arithmetic:{question.replace(' ', '')}", text, str(answer))
+    columns = {"question": question, "solution": str(answer)}
+    return Prompt(f"arithmetic:{question.replace(' ', '')}", text, str(answer), columns)
 
 
 def _question(draws: random.Random, largest: int, operator: Operator) -> tuple[str, int]:

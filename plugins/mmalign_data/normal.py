@@ -6,7 +6,7 @@
 Texts are strings; a conversation is a list of {"role", "content"}. Fields are JSON values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from mmalign.data.examples import (
 from mmalign.data.messages import as_turns, read_messages, with_tools
 
 Normal = dict[str, Any]
-_SOLUTIONS = ("solution", "answer", "ground_truth")
+_NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -60,8 +60,8 @@ def _prompt(row: Mapping[str, Any]) -> Normal | str:
     prompt = normal["prompt"]
     if not (prompt.strip() if isinstance(prompt, str) else prompt):
         return "no prompt"
-    solution = next((row[name] for name in _SOLUTIONS if isinstance(row.get(name), str | int | float)), None)
-    return {"prompt": prompt, "answers": [], **({} if solution is None else {"solution": str(solution)})}
+    columns = {name: value for name, value in row.items() if name not in _NOT_HANDED_ON}
+    return {"prompt": prompt, "answers": [], "columns": columns}
 
 
 def _completion(row: Mapping[str, Any]) -> Normal | str:
@@ -80,14 +80,32 @@ def _preference(row: Mapping[str, Any]) -> Normal | str:
     chosen, rejected = _turns(row["chosen"]), _turns(row["rejected"])
     if chosen is not None and chosen == rejected:
         return "chosen equals rejected"
-    if row.get("prompt") is None and isinstance(chosen, list) and isinstance(rejected, list):
-        # TRL's implicit prompt: what both conversations begin with
-        shared = next((i for i, pair in enumerate(zip(chosen, rejected, strict=False)) if pair[0] != pair[1]), None)
-        shared = min(len(chosen), len(rejected)) if shared is None else shared
-        if not shared:
+    prompt, are_lists = row.get("prompt"), isinstance(chosen, list) and isinstance(rejected, list)
+    # A prompt that is given as text beside conversations is their beginning, too (UltraFeedback); TRL reads both so.
+    if are_lists and (prompt is None or isinstance(prompt, str)):
+        shared = _num_shared(chosen, rejected)
+        if not shared and prompt is None:
             return "chosen and rejected share no prompt"
+        if shared:
+            return _with_answers({"prompt": chosen[:shared]}, [chosen[shared:], rejected[shared:]])
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        shared = _num_shared_text(chosen, rejected)
         return _with_answers({"prompt": chosen[:shared]}, [chosen[shared:], rejected[shared:]])
     return _with_answers(row, [row["chosen"], row["rejected"]])
+
+
+def _num_shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """Messages, or characters, that both begin with."""
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
+
+
+def _num_shared_text(chosen: str, rejected: str) -> int:
+    """Characters that both texts begin with, up to the last white space among them; one space there belongs to the
+    answers, as in TRL's `extract_prompt`. TRL cuts inside a word where the answers begin with the same letters."""
+    shared = chosen[: _num_shared(chosen, rejected)]
+    start = next((i for i in range(len(shared), 0, -1) if shared[i - 1].isspace()), 0)
+    return start - 1 if start and shared[start - 1] == " " else start
 
 
 def _ranking(row: Mapping[str, Any]) -> Normal | str:
@@ -122,6 +140,8 @@ def _text_label(row: Mapping[str, Any]) -> Normal | str:
 def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
     given = ["" if row.get("prompt") is None else row["prompt"], *answers]
     prompt, *texts = (_turns(value) for value in given)
+    if isinstance(prompt, list) and prompt and all(isinstance(t, list) and t[: len(prompt)] == prompt for t in texts):
+        texts = [text[len(prompt) :] for text in texts]  # whole conversations, prompt included
     if prompt is None or any(text is None for text in texts):
         return _why(*given)
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
@@ -150,7 +170,7 @@ FORMATS: dict[str, Format] = {
     "prompt": Format(
         (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
         _prompt,
-        lambda key, row: Prompt(key, as_turns(row["prompt"]), row.get("solution", "")),
+        lambda key, row: Prompt(key, as_turns(row["prompt"]), row["solution"], row["columns"]),
     ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),

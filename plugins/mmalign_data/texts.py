@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from mmalign.data.examples import TextLabel
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
+from mmalign_data.columns import Columns
 from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.rows import lines, table_rows
@@ -39,9 +40,10 @@ class _TextFiles:
     Config: ClassVar[type[BaseModel]] = TextFilesConfig
     kind: ClassVar[str]
 
-    def __init__(self, rows: pa.Array, keys: pa.Array, chosen: np.ndarray, source: str, skipped: Counter[str]) -> None:
-        self._rows, self._keys, self._chosen = rows, keys, chosen
-        self._source, self._skipped = source, skipped
+    def __init__(self, table: "_Table", chosen: np.ndarray, source: str) -> None:
+        self._rows, self._keys = pa.array(table.rows, pa.large_string()), pa.array(table.keys, pa.large_string())
+        self._chosen, self._source = chosen, source
+        self._skipped, self._columns = table.skipped, table.columns
 
     @classmethod
     def build(cls, config: TextFilesConfig, split: str) -> Self | None:
@@ -49,29 +51,39 @@ class _TextFiles:
         part = choose(config, cls.kind, split)
         if part is None or (part.dealt and split == "validation" and not config.holdout):
             return None
-        rows, keys, skipped = _read(part, cls.kind, config)
-        held_out = np.full(len(rows), split == "validation")
+        table = _read(part, cls.kind, config)
+        held_out = np.full(len(table.rows), split == "validation")
         if part.dealt:
             # By the prompt, so that all that is said about one is on the same side.
-            shares = (stable_hash("holdout", _stem(json.loads(row))) / 2**64 for row in rows)
-            held_out = np.fromiter(shares, float, len(rows)) < config.holdout
+            shares = (stable_hash("holdout", _stem(json.loads(row))) / 2**64 for row in table.rows)
+            held_out = np.fromiter(shares, float, len(table.rows)) < config.holdout
         chosen = np.flatnonzero(held_out == (split == "validation"))
         if not len(chosen):
             if split == "validation":
                 return None
-            raise DataError(f"{part.where}: all {len(rows)} examples are held out", hint="--set dataset.holdout=0")
-        return cls(pa.array(rows, pa.large_string()), pa.array(keys, pa.large_string()), chosen, part.where, skipped)
+            every = len(table.rows)
+            raise DataError(f"{part.where}: all {every} examples are held out", hint="--set dataset.holdout=0")
+        return cls(table, chosen, part.where)
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Any:
-        row = int(self._chosen[index])
-        return FORMATS[self.kind].build(self._keys[row].as_py(), json.loads(self._rows[row].as_py()))
+        place = int(self._chosen[index])
+        row = json.loads(self._rows[place].as_py())
+        if "columns" in row:
+            row = {
+                **row,
+                "columns": self._columns.of(row["columns"]),
+                "solution": self._columns.solution(row["columns"]),
+            }
+        return FORMATS[self.kind].build(self._keys[place].as_py(), row)
 
     def report(self) -> Mapping[str, Any]:
         """Counts: kept in this part, and skipped in the whole source by reason."""
-        return {"kept": len(self), "skipped": dict(self._skipped), "source": self._source}
+        counts = {"kept": len(self), "skipped": dict(self._skipped), "source": self._source}
+        notes = self._columns.notes()
+        return {**counts, "notes": notes} if notes else counts
 
     def fingerprint(self) -> str:
         """A hash of the texts and of the part that this is."""
@@ -151,9 +163,19 @@ def kind_of(path: str, options: Mapping[str, Any]) -> str:
     return ""
 
 
-def _read(part: Part, kind: str, config: TextFilesConfig) -> tuple[list[str], list[str], Counter[str]]:
-    """(rows as JSON, keys, skipped by reason) of all files."""
+class _Table(NamedTuple):
+    """Rows as JSON, their keys, how many were skipped by reason, and what is known of the columns of prompts."""
+
+    rows: list[str]
+    keys: list[str]
+    skipped: Counter[str]
+    columns: Columns
+
+
+def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
+    """All files."""
     rows, keys, skipped, examples = [], [], Counter[str](), []
+    columns = Columns("solution" if "solution" in config.columns else "")
     for file in part.files:
         # Files of different splits are often called alike; a key belongs to one of them.
         name = file.name if part.split in file.name else f"{part.split}/{file.name}"
@@ -162,6 +184,8 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> tuple[list[str], li
                 skipped[found] += 1
                 examples += [f"{name}:{line}: {found}"] * (len(examples) < _SHOWN)
             else:
+                if "columns" in found:
+                    found["columns"] = columns.add(found["columns"])
                 rows.append(json.dumps(found, ensure_ascii=False))
                 keys.append(f"{name}:{line}")
     bad = sum(skipped.values())
@@ -174,7 +198,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> tuple[list[str], li
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
-    return rows, keys, skipped
+    return _Table(rows, keys, skipped, columns)
 
 
 def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[int, Normal | str]]:

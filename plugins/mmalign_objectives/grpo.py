@@ -13,7 +13,8 @@ How tokens are put together, and what else differs, by `variant`:
 Both papers leave the distance to the reference out: set beta to 0 for what they did.
 
 Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from, the
-distance to the reference included, nor in a denominator, that of dr-grpo included. Where an engine drew that is not
+distance to the reference included, nor in a denominator, that of dr-grpo included. The same holds for an answer for
+which every reward gave None, and siblings are compared without it. Where an engine drew that is not
 exact (`rollout.engine`), the max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`. Use it where answers
 can be scored and no critic is wanted.
 """
@@ -60,14 +61,15 @@ class GroupRelativePolicyOptimization(OnlineObjective):
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds answers and scores (`ctx.rollout`), advantage and learns: [N, K], reference and old: ragged."""
         from mmalign.ops.rl import group_relative
-        from mmalign.rl.columns import action_logps
+        from mmalign.rl.columns import action_logps, scored
 
         # 1. Sample and score.
         batch = ctx.rollout(models.policy, batch)
-        score = batch["score"]
+        score, has_score = batch["score"], scored(batch)
         # 2. Compare with the siblings.
-        advantage = group_relative(score, scale=self.config.variant != "dr-grpo")
-        learns = (score != score[:, :1]).any(1, keepdim=True).expand_as(score)
+        advantage = group_relative(score, scale=self.config.variant != "dr-grpo", scored=has_score)
+        differ = (score[:, :, None] != score[:, None, :]) & has_score[:, :, None] & has_score[:, None, :]
+        learns = differ.flatten(1).any(1, keepdim=True) & has_score
         # 3. What the reference says and, where more than one update follows, the policy as it is.
         batch = batch.with_columns(advantage=advantage, learns=learns)
         if self.config.beta:
@@ -79,7 +81,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.rl import clipped_policy_loss, kl_estimate
-        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights, spread
+        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights, scored, spread
 
         config, logps, sequences = self.config, outputs["logps"], batch["sequences"]
         learns = spread(batch["learns"].flatten().to(logps.dtype), sequences)
@@ -103,7 +105,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
             **distance,
             "entropy": (-logps.detach().sum(), tokens),
             "clipped": (clipped.sum(), tokens),
-            "no_difference": ((~batch["learns"]).sum(), answers),
+            "no_difference": ((~batch["learns"] & scored(batch)).sum(), answers),
         }
         return {"policy": (losses * learns).sum()}, metrics
 

@@ -13,6 +13,7 @@ policy's is reported, and not corrected for. Use it where answers can be compare
 matter.
 """
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -50,12 +51,10 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
         return batch.with_columns(reference=reference)
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        import torch
-
         from mmalign.ops import sum_rows
         from mmalign.ops.preference import PAIR_LOSSES
         from mmalign.ops.ranking import ranked_pairs
-        from mmalign.rl.columns import answer_offsets, rollout_metrics, sampler_weights
+        from mmalign.rl.columns import answer_offsets, rollout_metrics, sampler_weights, scored
 
         config, score, logps = self.config, batch["score"], outputs["logps"]
         ratio = sum_rows(logps, answer_offsets(batch["sequences"])).view_as(score) - batch["reference"]
@@ -66,7 +65,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
         found = ranked_pairs(
             compared,
             -score,
-            torch.ones_like(score, dtype=torch.bool),
+            scored(batch),
             lambda margin, gap: function(margin, config.beta, 0.0),
             tie=config.tie,
         )
@@ -85,6 +84,9 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that score differently."""
-        score = batch["score"]
-        spans = score.max(1).values - score.min(1).values
+        from mmalign.rl.columns import scored
+
+        score, has_score = batch["score"], scored(batch)
+        spans = score.masked_fill(~has_score, -math.inf).max(1).values
+        spans = spans - score.masked_fill(~has_score, math.inf).min(1).values
         return {"preference": float((spans > self.config.tie).sum())}

@@ -11,6 +11,7 @@ A whole answer is one action, so no critic and no credit to single tokens. In th
 the gradient is REINFORCE's, -A_i grad log pi(y_i|x); the clip only matters where a batch is learnt from again. M:
 answers. `whiten` divides A by its standard deviation over the global batch. Where an engine drew that is not exact
 (`rollout.engine`), an answer's loss is weighted by min(pi_old(y_i|x) / pi_sampler(y_i|x), C), C = `sampler_clip`.
+An answer for which every reward gave None has A = 0, and is in no baseline.
 """
 
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
         """Adds answers and scores (`ctx.rollout`); advantage, kl: [N, K]; old: ragged."""
         from mmalign.ops import sum_rows
         from mmalign.ops.rl import leave_one_out, whiten
-        from mmalign.rl.columns import action_logps, answer_offsets
+        from mmalign.rl.columns import action_logps, answer_offsets, scored
 
         # 1. Sample and score.
         batch = ctx.rollout(models.policy, batch)
@@ -54,7 +55,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
         )
         kl = sum_rows(old.values - reference.values, offsets).view_as(score)
         # 3. Compare with the siblings.
-        advantage = leave_one_out(score - self.config.beta * kl)
+        advantage = leave_one_out(score - self.config.beta * kl, scored(batch))
         if self.config.whiten:
             advantage = whiten(advantage.flatten(), ctx.sum_over_processes).view_as(score)
         return batch.with_columns(advantage=advantage, kl=kl, old=old)

@@ -7,16 +7,20 @@
 
 It is called with keywords, as many of these as it has parameters: `prompts` (texts, or messages as lists of {"role",
 "content"}), `answers` (texts), `solutions` (texts, empty where an example has none), `keys` of the examples, `ended`
-(whether the end token came). TRL's reward functions run as they are: `completions` are the answers (to messages, as
-messages), `completion_ids` their tokens, and `solution`, `answer` and `ground_truth` the column of that name.
+(whether the end token came). Any other parameter is a column of the data, under its own name and with its own values,
+None where a row has none; `**kwargs` takes them all. TRL's reward functions run as they are: `completions` are the
+answers (to messages, as messages), `completion_ids` their tokens; where a function takes these, a column of the data
+wins over a keyword that only mmalign has, such as `answers`. None in place of a number: no score for that answer.
 '''
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -29,10 +33,9 @@ if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
 
 _HINT = 'As "package.module:name" or "path/to/file.py:name".'
-KEYWORDS = (
-    "prompts", "answers", "solutions", "keys", "ended",
-    "completions", "completion_ids", "solution", "answer", "ground_truth",
-)  # fmt: skip
+_TRLS = ("prompts", "completions", "completion_ids")
+_ALWAYS = ("solution",)  # by the examples' solutions, where no column is called so
+KEYWORDS = ("prompts", "answers", "solutions", "keys", "ended", "completions", "completion_ids")
 
 
 def _place(value: str) -> str:
@@ -74,13 +77,27 @@ class Function:
         """Raises UsageError for a function that cannot be imported or called."""
         self.config = config
         self._function = _load(config.function)
-        self._parameters = _parameters(self._function, config.function)
+        self._takes = _signature(self._function, config.function)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raises UsageError for a parameter that nothing fills."""
+        filled = {*KEYWORDS, *columns, *(_ALWAYS if "solution" not in columns else ())}
+        unknown = next((name for name in self._takes.required if name not in filled), None)
+        if unknown is not None:
+            near = did_you_mean(unknown, [*KEYWORDS, *columns])
+            raise UsageError(
+                f"{self.config.function} has a parameter {unknown!r}, and the data have no such column; they have "
+                f"{', '.join(columns) or 'none besides the prompt'}",
+                hint=f"{near} Parameters that are filled besides columns: {', '.join(KEYWORDS)}.".strip(),
+            )
 
     def score(self, answers: "Answers") -> Any:
-        """[M], or whatever it returns: the list of rewards checks it."""
-        values = _values(answers)
-        positional, named = self._parameters
-        return self._function(*(values[name] for name in positional), **{name: values[name] for name in named})
+        """[M], or whatever it returns: the list of rewards checks it. Raises UsageError as `check_columns`."""
+        self.check_columns(answers.column_names())
+        takes, values = self._takes, _values(answers, trl=bool({"completions", "completion_ids"} & self._takes.names))
+        named = values if takes.takes_all else {name: values[name] for name in takes.by_keyword if name in values}
+        positional = [values[name] for name in takes.by_place if name in values]
+        return self._function(*positional, **{name: v for name, v in named.items() if name not in takes.by_place})
 
 
 def _load(place: str) -> Callable[..., Any]:
@@ -125,8 +142,23 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def _parameters(function: Callable[..., Any], place: str) -> tuple[list[str], list[str]]:
-    """Names to pass by place, and by keyword; raises UsageError for a parameter that nothing here fills."""
+@dataclass(frozen=True)
+class _Signature:
+    """Names of parameters. by_place: those that take no keyword; required: those without a default; takes_all:
+    `**kwargs`."""
+
+    by_place: tuple[str, ...]
+    by_keyword: tuple[str, ...]
+    required: tuple[str, ...]
+    takes_all: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset((*self.by_place, *self.by_keyword))
+
+
+def _signature(function: Callable[..., Any], place: str) -> _Signature:
+    """Raises UsageError for a function that takes no answers."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
@@ -135,26 +167,32 @@ def _parameters(function: Callable[..., Any], place: str) -> tuple[list[str], li
         ) from error
     kinds = inspect.Parameter
     plain = [each for each in parameters if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
-    unknown = [each.name for each in plain if each.default is kinds.empty and each.name not in KEYWORDS]
     takes_all = any(each.kind is kinds.VAR_KEYWORD for each in parameters)
-    known = [each for each in plain if each.name in KEYWORDS]
-    if unknown or not (known or takes_all):
-        wrong = f"has a parameter {unknown[0]!r}" if unknown else "takes no answers"
-        raise UsageError(f"{place} {wrong}", hint=f"Parameters that are filled: {', '.join(KEYWORDS)}.")
-    positional = [each.name for each in known if each.kind is kinds.POSITIONAL_ONLY]
-    named = [name for name in KEYWORDS if takes_all] or [each.name for each in known]
-    return positional, [name for name in named if name not in positional]
+    if not takes_all and not any(each.name in KEYWORDS for each in plain):
+        raise UsageError(f"{place} takes no answers", hint=f"Parameters that are filled: {', '.join(KEYWORDS)}.")
+    return _Signature(
+        tuple(each.name for each in plain if each.kind is kinds.POSITIONAL_ONLY),
+        tuple(each.name for each in plain if each.kind is not kinds.POSITIONAL_ONLY),
+        tuple(each.name for each in plain if each.default is kinds.empty),
+        takes_all,
+    )
 
 
-def _values(answers: "Answers") -> dict[str, list[Any]]:
-    """By keyword; lists of their own for each call, which the function may change."""
-    texts = zip(answers.prompts, answers.texts, strict=True)
+def _values(answers: "Answers", *, trl: bool) -> dict[str, list[Any]]:
+    """By keyword; lists of their own for each call, which the function may change. trl: a column wins over a keyword
+    that TRL does not have."""
+    texts = list(zip(answers.prompts, answers.texts, strict=True))
     values = {
         "prompts": [as_rows(prompt) for prompt in answers.prompts],
         "answers": list(answers.texts),
+        "solutions": list(answers.solutions),
         "keys": list(answers.keys),
         "ended": list(answers.ended),
         "completions": [t if isinstance(p, str) else [{"role": "assistant", "content": t}] for p, t in texts],
         "completion_ids": [row.tolist() for row in answers.sequences.answers.rows()],
     }
-    return values | {name: list(answers.solutions) for name in ("solutions", "solution", "answer", "ground_truth")}
+    columns = {name: copy.deepcopy(answers.column(name)) for name in answers.column_names()}
+    kept = _TRLS if trl else KEYWORDS
+    given = {name: column for name, column in columns.items() if name not in kept}
+    # Data whose prompts come with a solution and without columns: those of a plugin.
+    return values | {name: list(answers.solutions) for name in _ALWAYS if any(answers.solutions)} | given

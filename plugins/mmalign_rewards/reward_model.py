@@ -121,7 +121,7 @@ def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
     policy = answers.processor
     if own.end_id != policy.end_id or own.num_tokens < policy.num_tokens:
         return False
-    texts = dict.fromkeys([*_PROBES, *answers.prompts[:_PROMPTS_COMPARED]])
+    texts = [*_PROBES, *answers.prompts[:_PROMPTS_COMPARED]]
     if any(not torch.equal(own.prompt(text), policy.prompt(text)) for text in texts):
         return False
     ids = torch.arange(policy.num_tokens)

@@ -151,3 +151,50 @@ def test_one_answer_has_no_siblings(bench) -> None:
         with pytest.raises(UsageError, match="compares answers to a prompt") as error:
             resolve(bench.catalog, sections)
         assert "rollout.samples=4" in error.value.hint
+
+
+def test_answers_without_a_score_are_compared_with_nothing(bench) -> None:
+    """TRL 1.16's GRPOTrainer on rewards of NaN: nanmean and nanstd over a group, then an advantage of 0."""
+    from mmalign.ops.rl import group_relative, leave_one_out
+
+    nan = math.nan
+    rewards = torch.tensor([[1.0, nan, 3.0, 2.5], [nan, nan, 4.0, nan], [2.0, 2.0, nan, 2.0], [1.0, 2.0, 3.0, 4.0]])
+    has, given = ~rewards.isnan(), rewards.nan_to_num(0.0)
+    centred = rewards - rewards.nanmean(1, keepdim=True)
+    count = has.sum(1, keepdim=True)
+    std = (centred.square().nanmean(1, keepdim=True) * count / (count - 1)).sqrt()
+    expected = (centred / (std + 1e-4)).nan_to_num(0.0)
+    assert torch.allclose(group_relative(given, scale=True, scored=has), expected, atol=1e-6)
+    assert torch.allclose(group_relative(given, scale=False, scored=has), centred.nan_to_num(0.0), atol=1e-6)
+    for row in range(4):
+        for k in range(4):
+            others = [float(rewards[row, j]) for j in range(4) if j != k and has[row, j]]
+            alone = not others or not has[row, k]
+            value = 0.0 if alone else float(rewards[row, k]) - sum(others) / len(others)
+            assert float(leave_one_out(given, has)[row, k]) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_answers_without_a_score_leave_the_gradient_alone(bench, name) -> None:
+    """Whatever number stands in for a score that there is not, and the answer itself: nothing is learnt of it."""
+    trainer = trainer_of(bench, name)
+    writes(trainer, *ANSWERED)
+    reward = trainer.sampler._rewards._rewards[0][1]
+    plain, gone = type(reward).score, {1, 6}
+    found = []
+    for stand_in in (None, 0.0):
+
+        def score(self, answers, stand_in=stand_in):
+            values = [float(value) for value in plain(self, answers)]
+            return [stand_in if row in gone else value for row, value in enumerate(values)]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(reward), "score", score)
+            batch = prepared_batch(trainer)
+        found.append(batch)
+    batch, other = found
+    assert batch["unscored"].flatten().nonzero().flatten().tolist() == sorted(gone) and "unscored" not in other
+    assert metric(trainer, batch, "score") == pytest.approx((float(batch["score"].sum())) / (16 - len(gone)), abs=1e-6)
+    if name != "online-dpo":
+        assert batch["advantage"].flatten()[[1, 6]].tolist() == [0.0, 0.0]
+    assert not torch.equal(total(trainer, batch), total(trainer, other))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,10 @@ def test_repeated_and_empty_answers_are_counted_and_left_out() -> None:
     assert found.rows[0]["completions"] == [" Good.", " Bad."] and found.rows[0]["ranks"] == [2, 1]
     assert found.rows[1]["ranks"] == [1, 1]
     expected = {"prompts": 2, "answers": 4, "tied": 2, "all_tied": 1, "repeated": 2, "empty": 1, "left_out": 1}
-    assert found.counts == expected
+    assert found.counts == {**expected, "without_score": 0}
+    found = rank(RECORDS, [[0.5, math.nan, 0.5, 9.0], [0.2, 0.2], [1.0, 1.0]])
+    assert [row["key"] for row in found.rows] == ["b"], "one of two texts is not ranked, so they cannot be compared"
+    assert found.counts["without_score"] == 1 and found.counts["left_out"] == 2
 
 
 def test_rank_writes_what_reward_reads(lab: Lab) -> None:

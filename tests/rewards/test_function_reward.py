@@ -23,7 +23,7 @@ def by_place(answers, /, *, ended):
 
 def trl(completions, solution, prompts=None, **kwargs):
     """As TRL's documentation has them."""
-    assert sorted(kwargs) == ["answer", "answers", "completion_ids", "ended", "ground_truth", "keys", "solutions"]
+    assert sorted(kwargs) == ["answers", "completion_ids", "ended", "keys", "solutions"]
     assert kwargs["completion_ids"][0][:-1] and kwargs["keys"][0] == "example:0"
     return [1.0 if content == truth else 0.0 for content, truth in zip(completions, solution, strict=True)]
 
@@ -94,7 +94,7 @@ def test_messages_reach_functions_of_trl_as_messages(bench, answered, folder) ->
     ("place", "expected"),
     [
         ("my_functions.py:al_three", "has no 'al_three'\nDid you mean all_three"),
-        ("my_functions.py:greedy", "has a parameter 'how'\nParameters that are filled: prompts, answers"),
+        ("my_functions.py:greedy", "has a parameter 'how', and the data have no such column; they have none besides"),
         ("my_functions.py:nothing", "takes no answers"),
         ("my_functions.py:later", "is an async function"),
         ("my_functions.py:constant", "is no function, but int"),
@@ -103,7 +103,9 @@ def test_messages_reach_functions_of_trl_as_messages(bench, answered, folder) ->
 )
 def test_what_cannot_be_called_is_refused(bench, answered, folder, place, expected) -> None:
     with pytest.raises(UsageError, match=f"(?s){expected}"):
-        run(bench, f"{folder}/{place}", answered([" a"]))
+        RewardList.build(
+            bench.catalog, [{"name": "function", "function": f"{folder}/{place}"}], torch.device("cpu"), print
+        ).check_columns(())
 
 
 def test_a_missing_module_is_refused(bench, answered) -> None:

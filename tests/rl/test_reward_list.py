@@ -1,6 +1,7 @@
 """The list of rewards: weights, names, what is refused before anything is loaded, and scores that are no scores."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,8 @@ def test_a_run_keeps_the_options_with_paths_from_anywhere(bench, tmp_path: Path,
         ("import torch; return torch.zeros(len(answers), 1)", r"gave the shape \[5, 1\] for 5 answers", 0),
         ("import torch; return torch.tensor(1.0)", r"gave the shape \[\] for 5 answers", 0),
         ("import torch; return torch.zeros(len(answers), dtype=torch.complex64)", "gave complex numbers", 0),
-        ("return [1.0, 2.0, None, 1.0, 2.0]", "gave None, which is no number", 2),
+        ("return [1.0, 2.0, '1', None, 2.0]", "gave the text '1', which is no number", 2),
+        ("return [1.0, 2.0, [], 1.0, 2.0]", r"gave \[\], which is no number", 2),
         ("return 'good'", "gave str, not a list or tensor", 0),
         ("return (1.0 for a in answers)", "gave generator, not a list or tensor", 0),
         ("return None", "gave NoneType", 0),
@@ -144,6 +146,20 @@ def test_lists_arrays_and_tensors_of_any_real_type_are_scores(bench, answered, t
     ):
         total = build(bench, function(tmp_path, body)).score(answers).total
         assert total.tolist() == [1, 0, 1, 2, 3] and not total.requires_grad
+
+
+def test_none_is_no_score_and_the_weighted_sum_goes_without_it(bench, answered, tmp_path) -> None:
+    """As TRL's nansum over its reward functions (trl #3079)."""
+    first = function(tmp_path, "return [1.0, None, 3.0, None, -1.0]") | {"weight": 2}
+    (tmp_path / "more").mkdir()
+    second = function(tmp_path / "more", "return [None, None, 0.5, 4, None]") | {"weight": 0.5}
+    scores = build(bench, first, second).score(answered(TEXTS))
+    nan = math.nan
+    parts = torch.tensor([[1, nan, 3, nan, -1], [nan, nan, 0.5, 4, nan]])
+    assert torch.equal(scores.total, (parts * torch.tensor([[2], [0.5]])).nansum(0))
+    assert scores.unscored.tolist() == [False, True, False, False, False]
+    for found, expected in zip(scores.parts.values(), parts, strict=True):
+        assert torch.equal(found.nan_to_num(-9), expected.nan_to_num(-9))
 
 
 def test_a_long_answer_is_shown_cut(bench, answered, tmp_path) -> None:

@@ -1,0 +1,90 @@
+"""Columns of a table beside the prompt, as rewards get them: under their own names, with their own values.
+
+columns = Columns(named="")             # of one data set
+text = columns.add(row)                 # JSON of one row's, for each row
+columns.of(json.loads(text))            # {"answer": 5, "level": None, ...}, the same names for every row
+columns.solution(values)                # "5": what a right answer holds
+"""
+
+import datetime
+import decimal
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What is right, where a table says it in several columns: final answers before worked ones, as sets of competition
+# mathematics have both ("answer": "42" beside "solution": "We see that ...").
+SOLUTIONS = ("final_answer", "answer", "ground_truth", "solution")
+
+
+class Columns:
+    """Names are those of all rows: one that a row of JSON lines lacks has the value None there.
+
+    named: the column that says what is right, where the user named it.
+    """
+
+    def __init__(self, named: str = "") -> None:
+        self._names: dict[str, bool] = {}  # whether any row has a value
+        self._named = named
+        self._unfit: set[str] = set()
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row's columns as JSON values; those that hold bytes are left out, and named in `notes`."""
+        kept = {}
+        for name, value in row.items():
+            try:
+                kept[name] = value if _is_plain(value) else json.loads(json.dumps(value, default=_as_json))
+            except TypeError:
+                self._unfit.add(name)
+                continue
+            self._names[name] = self._names.get(name, False) or value is not None
+        return kept
+
+    @property
+    def solution_column(self) -> str:
+        """The one that says what a right answer holds, or "" where there is none."""
+        if self._named:
+            return self._named
+        return next((name for name in SOLUTIONS if self._names.get(name)), "")
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """With every name."""
+        return dict.fromkeys(self._names) | dict(row)
+
+    def solution(self, row: Mapping[str, Any]) -> str:
+        """What a right answer holds, as text: lists as JSON, 2.0 as "2" (a table with a gap in it makes floats of whole
+        numbers), "" where the row does not say."""
+        value = row.get(self.solution_column)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is None or isinstance(value, str):
+            return value or ""
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+    def notes(self) -> list[str]:
+        """Sentences for the log."""
+        notes, chosen = [], self.solution_column
+        others = [name for name in SOLUTIONS if self._names.get(name) and name != chosen]
+        if chosen:
+            more = ""
+            if others and not self._named:
+                more = f' ({", ".join(others)} is there, too; --set \'dataset.columns={{"solution": "{others[0]}"}}\')'
+            notes.append(f"what is right is in the column {chosen}{more}")
+        if self._unfit:
+            notes.append(f"columns of bytes are not handed to rewards: {', '.join(sorted(self._unfit))}")
+        return notes
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _as_json(value: Any) -> Any:
+    """Of what parquet holds and JSON does not; raises TypeError for bytes."""
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    raise TypeError(type(value).__name__)
