@@ -2,11 +2,17 @@
 
 import sys
 
+from mmalign.train.signals import call_interruptibly
+
 
 def main() -> None:
-    from mmalign.cli import run
+    sys.exit(call_interruptibly(_run))
 
-    sys.exit(run(sys.argv[1:]))
+
+def _run() -> int:
+    from mmalign.cli import run  # click, then torch and the plugins: a signal in their imports counts, too
+
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

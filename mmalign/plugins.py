@@ -30,6 +30,7 @@ import pluggy
 from mmalign import hookspecs
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.specs import KINDS, Entry
+from mmalign.train.signals import Interrupted
 
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (
@@ -118,7 +119,7 @@ class PluginHost:
                     record.entries += self._collect(kind, module, name)
         except BaseException as error:
             # SystemExit and our own time limit included: whatever a plugin does on import, the program goes on.
-            if isinstance(error, KeyboardInterrupt) or os.environ.get("MMALIGN_STRICT_PLUGINS"):
+            if isinstance(error, KeyboardInterrupt | Interrupted) or os.environ.get("MMALIGN_STRICT_PLUGINS"):
                 raise
             record.status, record.why, record.entries = "failed", _describe(error), []
             if self.manager.has_plugin(name):

@@ -9,6 +9,7 @@ import click
 
 from mmalign.errors import EXIT_FAILED, MmalignError
 from mmalign.printable import printable
+from mmalign.train.signals import Interrupted, exit_code, interruption_behind
 
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
@@ -24,6 +25,8 @@ def run(argv: Sequence[str]) -> int:
         error.show(shown)
         _tell(shown.getvalue().removesuffix("\n"))
         return error.exit_code
+    except Interrupted as interruption:
+        return exit_code(interruption)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
@@ -35,7 +38,8 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
     except Exception as error:
-        return _report(error)
+        interruption = interruption_behind(error)
+        return _report(error) if interruption is None else exit_code(interruption)
 
 
 def _invoke(argv: list[str]) -> int:

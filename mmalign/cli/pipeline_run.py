@@ -46,10 +46,11 @@ def run(
     app.say(f"pipeline {pipeline.name}: {', '.join(pipeline.names)}; folder {folder}")
     try:
         outcome = run_pipeline(app.catalog, pipeline, folder, start=start, until=until, device=device, say=app.say)
-    except Interrupted as interruption:
+    except Interrupted as interruption:  # between stages, and while a stage reads its models, too
         app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
-        return 128 + interruption.signum
-    except KeyboardInterrupt:  # between stages, and while a stage reads its models
+        interruption.told = True
+        raise
+    except KeyboardInterrupt:  # a second one
         app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
         return 130
     _say_outcome(app, outcome, again)

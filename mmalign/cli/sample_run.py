@@ -120,7 +120,8 @@ def _run(app: App, work: Callable[[], dict[str, int]], out: Path, as_json: bool)
             counts = work()
     except Interrupted as interruption:
         app.say(f"stopped by {interruption}; nothing is written")
-        return 128 + interruption.signum
+        interruption.told = True
+        raise
     app.say(f"written: {out}")
     if as_json:
         emit_json({"out": str(out), **counts})

@@ -67,7 +67,7 @@ def run_train(
     except Interrupted as interruption:
         if interruption.folder is not None:
             app.say(f"go on: mmalign train --resume {interruption.folder}")
-        return 128 + interruption.signum
+        raise
     if outcome is not None:
         _print_outcome(app, outcome, as_json)
     return 0

@@ -18,7 +18,6 @@ from mmalign.errors import EngineError, MmalignError, raised_at
 from mmalign.rl.named import find_named
 from mmalign.sampling import Generated
 from mmalign.specs import Entry
-from mmalign.train.signals import Interrupted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +129,7 @@ class Engine:
     def _call(self, doing: str, work: "Callable[[], _Found]") -> "_Found":
         try:
             return work()
-        except (MmalignError, Interrupted):
+        except MmalignError:
             raise
         except Exception as error:  # a plugin's code, which may raise anything
             raise self._failure(f"{doing} raised {type(error).__name__}: {error}{raised_at(error)}") from error

@@ -25,7 +25,6 @@ from mmalign.plugins import BUILTINS
 from mmalign.protocols import OpensModels
 from mmalign.rl.scores import advice, checked, example, short
 from mmalign.specs import Entry
-from mmalign.train.signals import Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -176,8 +175,6 @@ def _opened(
             reward.share(models, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
         if isinstance(reward, OpensModels):
             reward.open(catalog, device, lambda line: say(f"{chosen.name}: {line}"))
-    except Interrupted:
-        raise
     except MmalignError as error:
         raise type(error)(f"{chosen}: {error.message}", hint=error.hint) from error
     except Exception as error:  # a plugin's code, which may raise anything
@@ -189,8 +186,6 @@ def _opened(
 def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     try:
         return _score(reward, answers)
-    except Interrupted:
-        raise  # a signal, not the reward's doing
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
@@ -220,8 +215,6 @@ def _culprit(reward: "Reward", answers: "Answers") -> int:
 def _fails(reward: "Reward", answers: "Answers") -> bool:
     try:
         _score(reward, answers)
-    except Interrupted:
-        raise
     except (Exception, SystemExit):
         return True
     return False

@@ -20,6 +20,7 @@ from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
 from mmalign.train.job import Job
 from mmalign.train.moment import Moment
+from mmalign.train.signals import held_back
 from mmalign.train.step import total_loss
 
 OWN = "heldout/"  # before the objective's own metrics
@@ -73,9 +74,10 @@ def undisturbed(job: Job) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
-        before.restore()
+        with held_back():  # a state put back by half would be saved by the very signal that came here
+            for module, mode in modes:
+                module.training = mode
+            before.restore()
 
 
 def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:

@@ -122,7 +122,8 @@ def _execute(
     talk: Say = say if processes.is_main else lambda line: None
     try:
         with StopRequest() as stop:
-            job = assemble(plan, processes, talk)
+            with stop.interrupts_alone(processes):  # nothing is lost while models and data are read
+                job = assemble(plan, processes, talk)
             if processes.is_main:
                 report, facts = job.data.report(), dict(job.models.policy.describe())
                 run.write_info(data=dict(report), backbone=facts)
@@ -156,6 +157,7 @@ def _execute(
         if isinstance(exception, Interrupted):
             state = "saved" if checkpoint.committed(run.checkpoints) else "no step was made yet"
             talk(f"stopped by {exception}; {state}")
+            exception.told = True
             exception.folder = run.folder if processes.is_main else None
         raise
     finally:

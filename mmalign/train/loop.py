@@ -18,6 +18,7 @@ import torch
 from mmalign.capabilities import Capability
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
+from mmalign.data.loader import Stream
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
@@ -68,11 +69,9 @@ class Loop:
         sources = (stream, *others.values())
         self.progress.restart()
         try:
-            for index, batch in stream if self.step < train.steps else ():
-                beside = {name: other.next_batch(name) for name, other in others.items()}
-                self.bad_samples |= {key: why for source in sources for key, why in source.bad.items()}
-                self._update_or_save(index, batch, beside, stop)
-                self.step = index + 1
+            while self.step < train.steps:
+                self._update_or_save(stream, others, stop)
+                self.step += 1
                 last = self.step == train.steps
                 stopping = self._stopping(stop)
                 if stopping is None and self._evaluation_is_due():
@@ -82,8 +81,6 @@ class Loop:
                     self.save()
                 if stopping is not None:
                     raise Interrupted(stopping)
-                if last:
-                    break
         finally:
             for source in sources:
                 source.close()
@@ -109,13 +106,17 @@ class Loop:
         results, norms = zip(*made, strict=True)
         self.progress.step(index, results, norms, prepared, seconds)
 
-    def _update_or_save(self, index: int, batch: Batch, others: Mapping[str, Batch], stop: StopRequest) -> None:
-        """`update`; a signal or an error before its first update discards the step and saves the state before it."""
-        job = self.job
-        before, skipped = Moment(job), self.skipped_updates
+    def _update_or_save(self, stream: Stream, others: Mapping[str, Stream], stop: StopRequest) -> None:
+        """Draw and `update`; before its first update a signal or an error discards the step, and what was is saved."""
+        job, before, skipped = self.job, Moment(self.job), self.skipped_updates
         self._mid_step = False
         try:
-            self.update(index, batch, others, functools.partial(interruptible, stop, job.processes))
+            with stop.interrupts_alone(job.processes):  # the wait for data
+                index, batch = next(stream)
+                beside = {name: other.next_batch(name) for name, other in others.items()}
+            for source in (stream, *others.values()):
+                self.bad_samples |= source.bad
+            self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
             if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
                 error.hint = f"{error.hint}\n{self.run.way_back(self._saved)}"
@@ -129,7 +130,7 @@ class Loop:
             if self._saved != self.step:
                 self.save()
             if isinstance(error, MmalignError):
-                error.hint = f"{error.hint}\n{self.run.way_on(index + 1)}".lstrip()
+                error.hint = f"{error.hint}\n{self.run.way_on(self.step + 1)}".lstrip()
             raise
 
     def _learn(self, index: int, batches: list[Batch], guard: Guard) -> tuple[StepResult, float]:
