@@ -106,7 +106,7 @@ class Backbone(Protocol):
 
     def describe(self) -> Mapping[str, Any]:
         """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}. "note": a sentence
-        that commands print."""
+        that commands print. "min_cosine": where a dual encoder was calibrated, below it no label fits."""
         ...
 
 

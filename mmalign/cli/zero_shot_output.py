@@ -15,6 +15,8 @@ from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from mmalign.evaluate.accuracy import Accuracy, Mistake
+    from mmalign.evaluate.separation import Separation
+    from mmalign.evaluate.zero_shot import Row
 
 MAX_CARDS = 200
 _MAX_NAME = 48
@@ -30,6 +32,29 @@ class Facts:
     device: str
     template_set: str
     templates: Sequence[str]
+    min_cosine: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What --eval found. min_cosine: the threshold of "none of these" that is in force without --eval, or None."""
+
+    accuracy: "Accuracy"
+    separation: "Separation"
+    min_cosine: float | None
+
+    def add(self, image: str, truth: int, row: "Row") -> None:
+        self.accuracy.add(image, truth, row.scores)
+        self.separation.add(row.cosines, truth)
+
+    def summary(self) -> dict[str, Any]:
+        """The shares of `Accuracy`, and under "none_of_these" how well the cosine separates."""
+        separates: dict[str, Any] = self.separation.summary()
+        if separates and self.min_cosine is not None:
+            kept, wrongly_named = self.separation.shares(self.min_cosine)
+            in_force = {"min_cosine": self.min_cosine, "kept": kept, "wrongly_named": wrongly_named}
+            separates["in_force"] = in_force
+        return {**self.accuracy.summary(), **({"none_of_these": separates} if separates else {})}
 
 
 def name_width(names: Sequence[str]) -> int:
@@ -44,16 +69,23 @@ def print_results(results: Sequence[ImageResult], as_json: bool, width: int = 0)
 
 
 def line(result: ImageResult, width: int = 0) -> str:
-    """`cat.jpg  a photo of a cat  62.1%  (lynx 8.3%, dog 1.0%)`: the best label, then the others by their objects."""
+    """`cat.jpg  a photo of a cat  62.1%, cosine 0.42  (lynx 8.3%, 0.31; dog 1.0%, 0.08)`: the best label, then others.
+
+    Or `cat.jpg  none of these  (best: lion, cosine 0.14, below 0.18)`.
+    """
     name = printable(result.image).ljust(width)
     if result.error:
         return f"{name}  error: {printable(result.error)}"
     first, *others = result.predictions
-    if first.score is None:
-        return f"{name}  {first.label}"
-    more = ", ".join(f"{text} {other.score:.1%}" for text, other in zip(short_names(result)[1:], others, strict=True))
+    if result.rejected is not None:
+        return f"{name}  {first.label}  ({result.rejected})"
+    more = "; ".join(
+        f"{text} {other.score:.1%}, {other.cosine:.2f}"
+        for text, other in zip(short_names(result)[1:], others, strict=True)
+    )
     truth = "" if result.truth is None else f"  [is {printable(result.truth)}]"
-    return f"{name}  {first.label}  {first.score:.1%}{f'  ({more})' if more else ''}{truth}"
+    shares = f"{first.score:.1%}, cosine {first.cosine:.2f}"
+    return f"{name}  {first.label}  {shares}{f'  ({more})' if more else ''}{truth}"
 
 
 def short_names(result: ImageResult) -> list[str]:
@@ -63,9 +95,9 @@ def short_names(result: ImageResult) -> list[str]:
     return [*labels[:1], *(objects if len(set(objects)) == len(objects) else labels)[1:]]
 
 
-def print_accuracy(accuracy: "Accuracy", labels: Sequence[Label], as_json: bool) -> None:
-    """The measured shares with their intervals, the weakest classes and the worst examples."""
-    summary = accuracy.summary()
+def print_measured(measured: Measured, labels: Sequence[Label], as_json: bool) -> None:
+    """The measured shares with their intervals, how well cosines separate, the weakest classes, the worst examples."""
+    accuracy, summary = measured.accuracy, measured.summary()
     if as_json:
         click.echo(json_text({"evaluation": summary | {"by_class": by_class(accuracy, labels)}}))
         return
@@ -74,6 +106,8 @@ def print_accuracy(accuracy: "Accuracy", labels: Sequence[Label], as_json: bool)
         low, high = summary[f"top{k}_low"], summary[f"top{k}_high"]
         click.echo(f"top-{k}  {summary[f'top{k}']:.1%}  (95% interval {low:.1%} to {high:.1%})")
     click.echo(f"{summary['examples']} images, mean of the classes {summary['mean_class_top1']:.1%}")
+    for name, value in _separation(summary):
+        click.echo(f"{name}: {value}")
     rows = sorted(by_class(accuracy, labels).items(), key=lambda item: item[1]["top1"])
     weak = [(name, row) for name, row in rows if row["top1"] < 1][:_WORST_CLASSES]
     if weak:
@@ -84,6 +118,21 @@ def print_accuracy(accuracy: "Accuracy", labels: Sequence[Label], as_json: bool)
         click.echo("\nworst examples")
         for mistake in accuracy.worst[:_WORST_CLASSES]:
             click.echo(f"  {_mistake(mistake, labels)}")
+
+
+def _separation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """In words: what the cosine says of pictures whose label is not among those given."""
+    found = summary.get("none_of_these")
+    if not found:
+        return []
+
+    def shares(entry: Mapping[str, float]) -> str:
+        kept, wrongly = entry["kept"], entry["wrongly_named"]
+        least = f"--min-cosine {entry['min_cosine']:.3f}"
+        return f"{least} keeps {kept:.1%} of right answers, and names {wrongly:.1%} of images without their label"
+
+    more = [("in force without --eval", shares(found["in_force"]))] if "in_force" in found else []
+    return [("none of these", f"AUROC {found['auroc']:.3f}; best here: {shares(found)}"), *more]
 
 
 def by_class(accuracy: "Accuracy", labels: Sequence[Label]) -> dict[str, dict[str, float]]:
@@ -114,7 +163,7 @@ def write_html(
     inputs: Inputs,
     results: Sequence[ImageResult],
     labels: Sequence[Label],
-    accuracy: "Accuracy | None",
+    measured: Measured | None,
     warnings: Sequence[str],
 ) -> None:
     """The report: thumbnails and bars of the first MAX_CARDS images, every error, settings, accuracy if known."""
@@ -129,6 +178,7 @@ def write_html(
         ("labels", len(labels)),
         ("could not be used", len(errors)),
         ("templates", facts.template_set),
+        ("least cosine", "-" if facts.min_cosine is None else f"{facts.min_cosine:g}"),
         ("device", facts.device),
     ]
     context: dict[str, Any] = {
@@ -142,26 +192,30 @@ def write_html(
         "labels": [label.text for label in labels],
         "templates": list(facts.templates),
     }
-    write_report(path, "zero_shot.html", context | _accuracy_context(accuracy, labels, results, refs))
+    write_report(path, "zero_shot.html", context | _measured_context(measured, labels, results, refs))
 
 
-def _accuracy_context(
-    accuracy: "Accuracy | None", labels: Sequence[Label], results: Sequence[ImageResult], refs: Mapping[str, Any]
+def _measured_context(
+    measured: Measured | None, labels: Sequence[Label], results: Sequence[ImageResult], refs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if accuracy is None:
+    if measured is None:
         return {"accuracy": [], "figures": [], "worst": [], "tables": []}
     from mmalign.evaluate.confusion import confusion_figure
     from mmalign.report import png_data_uri
 
-    summary, by_name = accuracy.summary(), {result.image: result for result in results}
+    accuracy, summary, by_name = measured.accuracy, measured.summary(), {result.image: result for result in results}
     figure = confusion_figure(accuracy.confusion, [label.object for label in labels])
     rows = [(name, row["examples"], f"{row['top1']:.1%}") for name, row in by_class(accuracy, labels).items()]
+    separation = _separation(summary)
     shares = [(f"top-{k}", summary[f"top{k}"], summary[f"top{k}_low"], summary[f"top{k}_high"]) for k in (1, 5)]
     return {
         "accuracy": shares,
         "figures": [("Confusion matrix", png_data_uri(figure))],
         "worst": [_card(by_name[mistake.image], refs) for mistake in accuracy.worst],
-        "tables": [{"title": "Classes", "header": ["class", "images", "top-1"], "rows": rows}],
+        "tables": [
+            {"title": "Classes", "header": ["class", "images", "top-1"], "rows": rows},
+            *({"title": "None of these", "header": ["", ""], "rows": rows} for rows in [separation] if rows),
+        ],
     }
 
 
@@ -179,9 +233,10 @@ def _card(result: ImageResult, refs: Mapping[str, Any]) -> dict[str, Any]:
         "image": printable(result.image),
         "uri": uri,
         "predictions": [
-            {"label": text, "score": prediction.score}
+            {"label": text, "score": prediction.score, "cosine": prediction.cosine}
             for text, prediction in zip(short_names(result), result.predictions, strict=True)
         ],
+        "note": "" if result.rejected is None else str(result.rejected),
         "truth": result.truth,
         "right": right,
     }

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,20 @@ from mmalign.cli.app import App
 from mmalign.cli.backbones import backbone_settings, require_source
 from mmalign.errors import EXIT_DATA, EXIT_OK, UsageError
 from mmalign.evaluate.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
-from mmalign.evaluate.labels import DEFAULT_PATTERN, Label, build_labels, placeholder, read_names, read_templates
+from mmalign.evaluate.labels import (
+    DEFAULT_PATTERN,
+    Label,
+    build_labels,
+    placeholder,
+    read_labels,
+    read_names,
+    read_templates,
+)
 from mmalign.evaluate.results import ImageResult, check_out, write_results
 
 if TYPE_CHECKING:
-    from mmalign.evaluate.accuracy import Accuracy
     from mmalign.evaluate.runtime import Runtime
-    from mmalign.evaluate.zero_shot import Classifier
+    from mmalign.evaluate.zero_shot import Classifier, Limits
     from mmalign.protocols import DualEncoder
     from mmalign.sources import Source
 
@@ -38,6 +45,7 @@ class Options:
     backbone: str | None
     top_k: int
     threshold: float
+    min_cosine: float | None
     batch_size: int
     device: str
     evaluate: bool
@@ -51,11 +59,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Question:
-    """What to choose from, before the backbone's vocabulary is known. objects: None to take that vocabulary."""
+    """What to choose from, before the backbone's vocabulary is known. objects: None to take that vocabulary.
+
+    notes: how the labels were read.
+    """
 
     patterns: tuple[str, ...]
     objects: list[str] | None
     templates: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
 
     def labels(self, vocabulary: tuple[str, ...]) -> tuple[list[Label], list[str]]:
         return build_labels(self.patterns, self.objects, vocabulary, self.templates)
@@ -76,16 +88,19 @@ def run_zero_shot(app: App, options: Options) -> int:
     classifier, backbone, runtime, config, warnings = _load(app, options, source, settings, question)
     match = match_classes(inputs.classes, [label.object for label in classifier.labels]) if options.evaluate else []
     started = time.perf_counter()
-    results, accuracy = _answer(app, options, inputs, classifier, backbone, runtime, match)
+    limits = _limits(app, options, config, classifier)
+    results, measured = _answer(app, options, inputs, classifier, backbone, runtime, match, limits)
     code = _finish(app, options, results, time.perf_counter() - started)
-    facts = output.Facts(source.reference, config, str(runtime.device), options.templates, question.templates or ())
-    if accuracy is not None:
-        output.print_accuracy(accuracy, classifier.labels, options.as_json)
+    facts = output.Facts(
+        source.reference, config, str(runtime.device), options.templates, question.templates or (), limits.cosine
+    )
+    if measured is not None:
+        output.print_measured(measured, classifier.labels, options.as_json)
         if options.confusion or not options.html:
-            path = output.write_confusion(accuracy, classifier.labels, options.confusion)
+            path = output.write_confusion(measured.accuracy, classifier.labels, options.confusion)
             app.say(f"confusion matrix: {path}")
     if options.html:
-        output.write_html(options.html, facts, inputs, results, classifier.labels, accuracy, warnings)
+        output.write_html(options.html, facts, inputs, results, classifier.labels, measured, warnings)
         app.say(f"report: {options.html}")
     return code
 
@@ -93,8 +108,8 @@ def run_zero_shot(app: App, options: Options) -> int:
 def _question(options: Options) -> Question:
     """The labels as typed, checked as far as can be without the backbone; raises UsageError."""
     objects = None if options.objects is None else read_names(options.objects)
-    patterns = options.labels or ((DEFAULT_PATTERN,) if options.evaluate else ())
-    question = Question(patterns, objects, read_templates(options.templates))
+    patterns, notes = read_labels(options.labels or ((DEFAULT_PATTERN,) if options.evaluate else ()))
+    question = Question(tuple(patterns), objects, read_templates(options.templates), tuple(notes))
     question.labels(("object",))
     if options.threshold and options.evaluate:
         raise UsageError("--threshold has no meaning with --eval", hint="Accuracy is measured on the best label.")
@@ -144,7 +159,7 @@ def _with_classes(app: App, question: Question, inputs: Inputs, options: Options
         app.say("underscores in the folders' names are read as spaces")
     if not any(placeholder(pattern) for pattern in question.patterns):
         return question
-    return Question(question.patterns, names, question.templates)
+    return replace(question, objects=names)
 
 
 def _load(
@@ -170,7 +185,7 @@ def _load(
         )
     backbone.module.to(runtime.device)
     labels, notes = question.labels(backbone.vocabulary)
-    for note in notes:
+    for note in (*question.notes, *notes):
         app.say(f"note: {note}")
     if question.templates:
         app.say(_describe_templates(options.templates, question.templates))
@@ -199,29 +214,52 @@ def _answer(
     backbone: "DualEncoder",
     runtime: "Runtime",
     match: list[int],
-) -> "tuple[list[ImageResult], Accuracy | None]":
+    limits: "Limits",
+) -> "tuple[list[ImageResult], output.Measured | None]":
     """Look at every image and print each answer as it comes. match: the label of each class, with --eval."""
     from mmalign.evaluate.accuracy import Accuracy
-    from mmalign.evaluate.zero_shot import best, classify
+    from mmalign.evaluate.separation import Separation
+    from mmalign.evaluate.zero_shot import Limits, best, classify
 
-    accuracy = Accuracy(len(classifier.labels)) if options.evaluate else None
+    measured = None
+    if options.evaluate:  # every picture has its label among those given, so the best one is its answer
+        measured = output.Measured(Accuracy(len(classifier.labels)), Separation(), limits.cosine)
+        limits = Limits()
     results = [ImageResult(name, error=reason) for name, reason in inputs.problems]
     output.print_results(results, options.as_json)
     width = output.name_width(inputs.names)
     with _progress(app, "images", shown=len(inputs.refs) > options.batch_size) as advance:
         for index, found in classify(classifier, backbone, inputs.refs, runtime):
-            name, truth = inputs.names[index], inputs.classes[inputs.truths[index]] if accuracy else None
+            name, truth = inputs.names[index], inputs.classes[inputs.truths[index]] if measured else None
             if isinstance(found, str):
                 result = ImageResult(name, error=found, truth=truth)
             else:
-                predictions = best(found, classifier.labels, options.top_k, options.threshold)
-                result = ImageResult(name, predictions, truth=truth)
-                if accuracy:
-                    accuracy.add(name, match[inputs.truths[index]], found)
+                predictions, rejected = best(found, classifier.labels, options.top_k, limits)
+                result = ImageResult(name, predictions, truth=truth, rejected=rejected)
+                if measured:
+                    measured.add(name, match[inputs.truths[index]], found)
             results.append(result)
             output.print_results([result], options.as_json, width)
             advance(index + 1, len(inputs.refs))
-    return results, accuracy
+    if not measured and limits.cosine is not None and options.min_cosine is None:
+        none = sum(result.rejected is not None for result in results)
+        if none:
+            app.say(
+                f"{none} of {len(results)} images show none of these labels: no cosine reaches {limits.cosine:g}, the "
+                "model's calibrated threshold (--min-cosine sets another; with -1 the best label is named all the same)"
+            )
+    return results, measured
+
+
+def _limits(app: App, options: Options, facts: Mapping[str, Any], classifier: "Classifier") -> "Limits":
+    """Where labels are good enough: as asked, else as the model was calibrated. Says what a lone label's share is."""
+    from mmalign.evaluate.zero_shot import Limits
+
+    calibrated = facts.get("min_cosine")  # a plugin need not have one
+    cosine = calibrated if options.min_cosine is None else options.min_cosine
+    if len(classifier.labels) == 1 and classifier.head.bias is None:
+        app.say("note: a single label has 100% whatever the picture shows; its cosine says whether it fits")
+    return Limits(options.threshold, cosine)
 
 
 def _finish(app: App, options: Options, results: list[ImageResult], seconds: float) -> int:

@@ -1,5 +1,6 @@
 """What zero-shot classification chooses from: labels x objects x templates, as texts for the text tower.
 
+    patterns, notes = read_labels(["cat,dog,fox"])                     # ["cat", "dog", "fox"]
     labels, notes = build_labels(["a photo of a <object>"], ["cat", "dog"], vocabulary=(), templates=None)
     labels[0]      # Label(text="a photo of a cat", object="cat", prompts=("a photo of a cat",))
 
@@ -43,6 +44,23 @@ def placeholder(label: str) -> str | None:
             hint="Use one of them: every <object>, {} or {c} in a label is filled with the same object.",
         )
     return found[0] if found else None
+
+
+def read_labels(typed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(labels, notes for the user) of what was typed: `cat,dog,fox` alone is a list, `@file` has one label a line.
+
+    A text with a placeholder, and each of several texts, is a label as it stands, commas included. Raises UsageError
+    where a file cannot be read, or a list or a file has no label.
+    """
+    if len(typed) == 1 and "," in typed[0] and not typed[0].startswith("@") and placeholder(typed[0]) is None:
+        labels = _names_of(typed[0].split(","), typed[0])
+        note = f"{len(labels)} labels, split at commas: {' | '.join(labels)} (repeat --labels where one has a comma)"
+        return labels, [note]
+    labels = []
+    for text in typed:
+        labels += _names_of(_lines(text[1:]), text) if text.startswith("@") else [text]
+    commas = [text for text in typed if "," in text and not text.startswith("@") and placeholder(text) is None]
+    return labels, [f"{text!r} is one label, commas included, since --labels is repeated" for text in commas[:1]]
 
 
 def build_labels(
@@ -97,11 +115,14 @@ def fill_all(templates: Sequence[str], name: str) -> tuple[str, ...]:
 
 def read_names(argument: str) -> list[str]:
     """`cat,dog`, or `@file` with one name a line; raises UsageError where the file cannot be read or there is none."""
-    parts = _lines(argument[1:]) if argument.startswith("@") else argument.split(",")
-    names = [" ".join(part.split()) for part in parts]
+    return _names_of(_lines(argument[1:]) if argument.startswith("@") else argument.split(","), argument)
+
+
+def _names_of(texts: Iterable[str], argument: str) -> list[str]:
+    names = [" ".join(text.split()) for text in texts]
     names = [name for name in names if name]
     if not names:
-        raise UsageError(f"no object in {argument!r}", hint="Give names: --objects cat,dog, or --objects @names.txt")
+        raise UsageError(f"no name in {argument!r}", hint="Give names: cat,dog, or a file with one a line: @names.txt")
     return names
 
 

@@ -3,10 +3,11 @@
     check_out(path, force=False)               # before the work: suffix, folder, nothing overwritten
     write_results(path, results)               # whole or not at all
 
-JSON lines hold {"image", "predictions": [{"label", "object", "score"}, ...]}, best first, or {"image", "error"}.
-Where no label reaches the threshold, the one prediction is "none of these", without object and score.
-CSV and parquet have a row a prediction: image, rank (from 1), label, object, score, truth, error; what is absent is
-empty.
+JSON lines hold {"image", "predictions": [{"label", "object", "score", "cosine"}, ...]}, best first, or {"image",
+"error"}. Where the best label is not good enough, the one prediction is "none of these", without object, score and
+cosine, and "rejected" holds the best label with the reason.
+CSV and parquet have a row a prediction: image, rank (from 1), label, object, score, cosine, truth, error, note; what is
+absent is empty. The note of "none of these" says what was best.
 """
 
 import csv
@@ -19,35 +20,59 @@ from mmalign.files import write_atomically
 from mmalign.printable import json_text
 
 NONE_OF_THESE = "none of these"
-COLUMNS = ("image", "rank", "label", "object", "score", "truth", "error")
+COLUMNS = ("image", "rank", "label", "object", "score", "cosine", "truth", "error", "note")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the text shown; object: what filled it (None for "none of these"); score: 0 to 1, or None then."""
+    """label: the text shown; object: what filled it; score: 0 to 1; cosine: of picture and text, -1 to 1.
+
+    "none of these" has no object, score and cosine.
+    """
 
     label: str
     object: str | None
     score: float | None
+    cosine: float | None = None
 
     def as_dict(self) -> dict[str, str | float | None]:
-        return {"label": self.label, "object": self.object, "score": self.score}
+        return {"label": self.label, "object": self.object, "score": self.score, "cosine": self.cosine}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The best label, which is not good enough. reason: "cosine 0.14, below 0.18"."""
+
+    best: Prediction
+    reason: str
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        return {**self.best.as_dict(), "reason": self.reason}
+
+    def __str__(self) -> str:
+        return f"best: {self.best.object or self.best.label}, {self.reason}"
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image: `predictions`, best first, or `error`. truth: its class where that is known."""
+    """What became of one image: `predictions`, best first, or `error`. truth: its class where that is known.
+
+    rejected: what was best where the prediction is "none of these".
+    """
 
     image: str
     predictions: Sequence[Prediction] = ()
     error: str = ""
     truth: str | None = None
+    rejected: Rejected | None = None
 
     def as_dict(self) -> dict[str, object]:
         known = {} if self.truth is None else {"truth": self.truth}
         if self.error:
             return {"image": self.image, **known, "error": self.error}
-        return {"image": self.image, **known, "predictions": [prediction.as_dict() for prediction in self.predictions]}
+        predictions = [prediction.as_dict() for prediction in self.predictions]
+        rejected = {} if self.rejected is None else {"rejected": self.rejected.as_dict()}
+        return {"image": self.image, **known, "predictions": predictions, **rejected}
 
     def as_json(self) -> str:
         """One line. What is no valid Unicode in a file name, and what a terminal would obey, is escaped."""
@@ -55,9 +80,10 @@ class ImageResult:
 
     def rows(self) -> Iterator[tuple[object, ...]]:
         if self.error:
-            yield (self.image, None, None, None, None, self.truth, self.error)
+            yield (self.image, None, None, None, None, None, self.truth, self.error, None)
+        note = None if self.rejected is None else str(self.rejected)
         for rank, prediction in enumerate(self.predictions, start=1):
-            yield (self.image, rank, prediction.label, prediction.object, prediction.score, self.truth, None)
+            yield (self.image, rank, *prediction.as_dict().values(), self.truth, None, note)
 
 
 def check_out(path: Path, force: bool, suffixes: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
@@ -92,7 +118,8 @@ def _parquet(path: Path, results: Sequence[ImageResult]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = (pa.string(), pa.int32(), pa.string(), pa.string(), pa.float32(), pa.string(), pa.string())
+    text, number = pa.string(), pa.float32()
+    types = (text, pa.int32(), text, text, number, number, text, text, text)
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     rows = [row for result in results for row in result.rows()]
     columns = [[_text(row[place]) for row in rows] for place in range(len(COLUMNS))]

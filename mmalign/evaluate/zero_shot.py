@@ -2,20 +2,23 @@
 
     weights = cached_classifier(backbone, source, labels, runtime, cache, settings)
     classifier = Classifier(labels, weights.weights, backbone.contrastive_head())
-    for start, result in classify(classifier, backbone, refs, runtime): ...
+    for index, row in classify(classifier, backbone, refs, runtime):      # a Row, or why there is none
+        predictions, rejected = best(row, labels, top_k=5, limits=Limits(cosine=0.2))
 
 D is the embedding width, C the number of labels, N of images.
 The classifier is open_clip's `build_zero_shot_classifier`: a class's templates are encoded at unit length, averaged and
 scaled to unit length again. Scores use the model's own learned scale exp(log_scale), under softmax for a CLIP and
 sigmoid(scale * cosine + bias) for each label alone where the head has a bias (SigLIP). open_clip's accuracy metric
 multiplies by 100 whatever was learned; the ranking, and so every accuracy, is the same.
+A softmax shares 100% among the labels given, whatever the picture shows: it says which label is best. Whether that
+label fits at all, the cosine says.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +28,7 @@ from mmalign.data.examples import ImageRef
 from mmalign.errors import NonFiniteError
 from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest, state_digest
 from mmalign.evaluate.labels import Label
-from mmalign.evaluate.results import NONE_OF_THESE, Prediction
+from mmalign.evaluate.results import NONE_OF_THESE, Prediction, Rejected
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.stream import image_batches
 from mmalign.protocols import ContrastiveHead, DualEncoder
@@ -120,6 +123,20 @@ def classifier_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Row(NamedTuple):
+    """What one picture gives for C labels. scores: [C], 0 to 1; cosines: [C], of picture and text. On the CPU."""
+
+    scores: Tensor
+    cosines: Tensor
+
+
+class Limits(NamedTuple):
+    """Where labels are good enough. score: every label that is named has at least that; cosine: the best label has."""
+
+    score: float = 0.0
+    cosine: float | None = None
+
+
 @dataclass(frozen=True)
 class Classifier:
     """labels: C of them; weights: [D, C] unit columns; head: the model's learned scale and bias."""
@@ -128,42 +145,53 @@ class Classifier:
     weights: Tensor
     head: ContrastiveHead
 
+    def cosines(self, features: Tensor) -> Tensor:
+        """features: [N, D] unit rows -> [N, C]."""
+        return features.float() @ self.weights.to(features.device)
+
     def scores(self, features: Tensor) -> Tensor:
         """features: [N, D] unit rows -> [N, C] probabilities."""
-        return scores(features, self.weights, self.head)
+        return scores(self.cosines(features), self.head)
 
 
-def scores(features: Tensor, weights: Tensor, head: ContrastiveHead) -> Tensor:
-    """features [N, D], weights [D, C] -> [N, C]: softmax over labels, or with a bias each label's sigmoid."""
-    scale = head.log_scale.detach().float().exp().to(features.device)
-    logits = scale * (features.float() @ weights.to(features.device))
+def scores(cosines: Tensor, head: ContrastiveHead) -> Tensor:
+    """cosines [N, C] -> [N, C]: softmax over labels, or with a bias each label's sigmoid."""
+    logits = head.log_scale.detach().float().exp().to(cosines.device) * cosines
     if head.bias is None:
         return logits.softmax(dim=1)
-    return (logits + head.bias.detach().float().to(features.device)).sigmoid()
+    return (logits + head.bias.detach().float().to(cosines.device)).sigmoid()
 
 
-def best(row: Tensor, labels: Sequence[Label], top_k: int, threshold: float) -> list[Prediction]:
-    """The `top_k` best of one row of scores [C] that reach the threshold, or "none of these" where none does."""
-    values, places = row.topk(min(top_k, len(labels)))
-    found = [
-        Prediction(labels[place].text, labels[place].object, value)
+def best(row: Row, labels: Sequence[Label], top_k: int, limits: Limits) -> tuple[list[Prediction], Rejected | None]:
+    """(the `top_k` best labels within the limits, None), or ("none of these" alone, what was best and why not)."""
+    values, places = row.scores.topk(min(top_k, len(labels)))
+    ranked = [
+        Prediction(labels[place].text, labels[place].object, value, float(row.cosines[place]))
         for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if value >= threshold
     ]
-    return found or [Prediction(NONE_OF_THESE, None, None)]
+    first = ranked[0]
+    cosine, score = float(row.cosines[places[0]]), float(values[0])
+    if limits.cosine is not None and cosine < limits.cosine:
+        rejected = Rejected(first, f"cosine {cosine:.3f}, below {limits.cosine:g}")
+    elif score < limits.score:
+        rejected = Rejected(first, f"{score:.1%}, below {limits.score:.1%}")
+    else:
+        return [item for item, value in zip(ranked, values.tolist(), strict=True) if value >= limits.score], None
+    return [Prediction(NONE_OF_THESE, None, None)], rejected
 
 
 def classify(
     classifier: Classifier, backbone: DualEncoder, refs: Sequence[ImageRef], runtime: Runtime
-) -> Iterator[tuple[int, Tensor | str]]:
-    """For each ref, in order: (its index, scores [C] on the CPU), or (its index, why it cannot be used)."""
+) -> Iterator[tuple[int, Row | str]]:
+    """For each ref, in order: (its index, its Row), or (its index, why it cannot be used)."""
     for batch in image_batches(refs, backbone.processor, runtime.batch_size):
-        results: dict[int, Tensor | str] = dict(batch.errors)
+        results: dict[int, Row | str] = dict(batch.errors)
         if batch.indices:
             with runtime.evaluating(backbone):
                 features = encode_images(backbone, batch.images, runtime)
-                rows = classifier.scores(features).cpu()
-            results |= {index: _finite(row) for index, row in zip(batch.indices, rows, strict=True)}
+                cosines = classifier.cosines(features)
+                rows = zip(batch.indices, scores(cosines, classifier.head).cpu(), cosines.cpu(), strict=True)
+            results |= {index: _finite(Row(row, cosine)) for index, row, cosine in rows}
         yield from sorted(results.items())
 
 
@@ -174,8 +202,8 @@ def encode_images(backbone: DualEncoder, images: Tensor, runtime: Runtime) -> Te
     return torch.nn.functional.normalize(features.float(), dim=1)  # bf16 rounding leaves rows a little off unit length
 
 
-def _finite(row: Tensor) -> Tensor | str:
-    return row if bool(row.isfinite().all()) else "the model gave NaN or infinity for this image"
+def _finite(row: Row) -> Row | str:
+    return row if bool(row.scores.isfinite().all()) else "the model gave NaN or infinity for this image"
 
 
 def _next_batch(order: Sequence[int], done: int, lengths: Sequence[int], budget: int) -> list[int]:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """model_cfg: open_clip's, with `quick_gelu` and `context_length` stated. weights: None means random ones."""
+    """model_cfg: open_clip's, with `quick_gelu` and `context_length` stated. weights: None means random ones.
+
+    min_cosine: below it these very weights name nothing right, where that was measured.
+    """
 
     architecture: str
     model_cfg: dict[str, Any]
@@ -36,6 +39,7 @@ class Blueprint:
     tokenizer: TextTokenizer
     weights: Path | None
     vocabulary: tuple[str, ...] = ()
+    min_cosine: float | None = None
 
 
 def read(source: "Source", quick_gelu: bool | None) -> Blueprint:
@@ -81,6 +85,7 @@ def from_folder(folder: Path, config: Mapping[str, Any], quick_gelu: bool | None
         tokenizer=_folder_tokenizer(folder, model_cfg),
         weights=_folder_weights(folder),
         vocabulary=read_vocabulary(folder),
+        min_cosine=_calibrated(config),
     )
 
 
@@ -113,6 +118,12 @@ def from_tag(architecture: str, tag: str, quick_gelu: bool | None) -> Blueprint:
         tokenizer=tokenizer,
         weights=fetch_tag(architecture, tag, tag_cfg) if tag else None,
     )
+
+
+def _calibrated(config: Mapping[str, Any]) -> float | None:
+    """The threshold that a folder states for its own weights, under "mmalign", which open_clip passes over."""
+    stated = config.get("mmalign", {}).get("min_cosine")
+    return None if stated is None else float(stated)
 
 
 def from_hub(repository: str, quick_gelu: bool | None) -> Blueprint:

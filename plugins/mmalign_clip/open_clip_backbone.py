@@ -106,7 +106,8 @@ class OpenClipBackbone(lora.Adaptable):
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files.
 
-        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft. A calibrated
+        threshold is not written: it was measured on other weights.
         """
         from safetensors.torch import save_file
 
@@ -143,6 +144,7 @@ class OpenClipBackbone(lora.Adaptable):
             "context_length": tokenizer.context_length,
             "vocabulary_size": tokenizer.num_tokens,
             "trims_text": can_trim(self.module, tokenizer.pad_id, tokenizer.end_id),
+            **({} if self._blueprint.min_cosine is None else {"min_cosine": self._blueprint.min_cosine}),
             **lora.describe_adapter(self.module),
         }
 

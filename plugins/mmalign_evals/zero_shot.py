@@ -49,7 +49,7 @@ class ZeroShot:
             if isinstance(result, str):
                 unreadable = unreadable or result
             else:
-                accuracy.add(examples[index].key, examples[index].label, result)
+                accuracy.add(examples[index].key, examples[index].label, result.scores)
         if not accuracy.ranks:
             raise DataError(f"zero-shot: none of {len(examples)} images can be used: {unreadable or 'no examples'}")
         return {**accuracy.summary(), "unreadable": len(examples) - len(accuracy.ranks)}

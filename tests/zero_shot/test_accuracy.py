@@ -9,6 +9,7 @@ import torch
 from mmalign.evaluate.accuracy import NUM_WORST, Accuracy
 from mmalign.evaluate.confusion import MAX_SHOWN, choose, confusion_figure
 from mmalign.evaluate.intervals import is_bound, wilson
+from mmalign.evaluate.separation import Separation
 from mmalign.report import png_bytes
 
 
@@ -72,3 +73,33 @@ def test_the_confusion_picture_keeps_to_the_most_confused(num_classes: int) -> N
 def test_the_ends_of_intervals_are_known_by_their_names() -> None:
     metrics = {"top1": 0.5, "top1_low": 0.4, "top1_high": 0.6, "flow": 1.0, "so_low": 2.0}
     assert [name for name in metrics if is_bound(name, metrics)] == ["top1_low", "top1_high"]
+
+
+def test_separation_by_hand() -> None:
+    """Against every pair and every threshold, one by one."""
+    generator = torch.Generator().manual_seed(1)
+    cosines = (torch.rand(40, 5, generator=generator) * 20).round() / 20  # with ties
+    truths = torch.randint(0, 5, (40,), generator=generator).tolist()
+    separation = Separation()
+    present, absent = [], []
+    for row, truth in zip(cosines, truths, strict=True):
+        row[truth] += 0.3
+        separation.add(row, truth)
+        absent.append(max(value for place, value in enumerate(row.tolist()) if place != truth))
+        if row[truth] > absent[-1]:
+            present.append(float(row[truth]))
+    assert 10 < len(present) < 40
+    summary = separation.summary()
+    above = sum((a > b) + (a == b) / 2 for a in present for b in absent)
+    assert summary["auroc"] == pytest.approx(above / len(present) / 40)
+
+    def shares(least: float) -> tuple[float, float]:
+        return sum(a >= least for a in present) / len(present), sum(b >= least for b in absent) / 40
+
+    assert (summary["kept"], summary["wrongly_named"]) == pytest.approx(shares(summary["min_cosine"]))
+    largest = max(kept - wrongly for kept, wrongly in map(shares, [*present, *absent]))
+    assert summary["kept"] - summary["wrongly_named"] == pytest.approx(largest)
+    assert separation.shares(0.9) == pytest.approx(shares(0.9))
+    alone = Separation()
+    alone.add(torch.tensor([0.5]), 0)
+    assert alone.summary() == {}

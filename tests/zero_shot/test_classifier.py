@@ -15,6 +15,8 @@ from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.zero_shot import (
     NONE_OF_THESE,
     Classifier,
+    Limits,
+    Row,
     best,
     build_classifier,
     cached_classifier,
@@ -67,9 +69,7 @@ def test_scores_of_pictures_equal_open_clips(tiny: Any, pictures: Path) -> None:
     classifier = Classifier(labels, build_classifier(backbone, labels, RUNTIME).weights, backbone.contrastive_head())
     paths = sorted(pictures.rglob("*.jpg"))
     refs = [ImageRef(str(path)) for path in paths]
-    ours = torch.stack(
-        [row for _, row in classify(classifier, backbone, refs, RUNTIME) if isinstance(row, torch.Tensor)]
-    )
+    ours = torch.stack([row.scores for _, row in classify(classifier, backbone, refs, RUNTIME) if isinstance(row, Row)])
     model, preprocess, tokenizer = peer(source.folder)
     with torch.no_grad():
         images = torch.stack([preprocess(open_image(ref)) for ref in refs])
@@ -83,19 +83,29 @@ def test_a_bias_gives_the_sigmoid_of_each_label() -> None:
     weights = features.T.contiguous()
     head = ContrastiveHead(torch.tensor(2.0), torch.tensor(-1.5))
     expected = [[1 / (1 + torch.exp(-(torch.tensor(2.0).exp() * (x @ y) - 1.5))) for y in features] for x in features]
-    torch.testing.assert_close(scores(features, weights, head), torch.tensor(expected))
-    assert not torch.allclose(scores(features, weights, head).sum(1), torch.ones(3))
-    softmax = scores(features, weights, ContrastiveHead(torch.tensor(2.0), None))
+    cosines = features @ weights
+    torch.testing.assert_close(scores(cosines, head), torch.tensor(expected))
+    assert not torch.allclose(scores(cosines, head).sum(1), torch.ones(3))
+    softmax = scores(cosines, ContrastiveHead(torch.tensor(2.0), None))
     torch.testing.assert_close(softmax.sum(1), torch.ones(3))
 
 
 def test_best_labels_and_none_of_these() -> None:
     labels, _ = build_labels(["cat", "dog", "fish"], None, (), None)
-    row = torch.tensor([0.2, 0.5, 0.3])
-    assert [(p.label, round(p.score or 0, 4)) for p in best(row, labels, 2, 0.0)] == [("dog", 0.5), ("fish", 0.3)]
-    assert [p.label for p in best(row, labels, 9, 0.3)] == ["dog", "fish"]
-    only = best(row, labels, 5, 0.6)
-    assert [(p.label, p.object, p.score) for p in only] == [(NONE_OF_THESE, None, None)]
+    row = Row(torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.1, 0.4, 0.25]))
+
+    def named(top_k: int, *limits: float) -> list[tuple[str, float, float]]:
+        predictions, rejected = best(row, labels, top_k, Limits(*limits))
+        assert rejected is None
+        return [(p.label, round(p.score or 0, 4), round(p.cosine or 0, 4)) for p in predictions]
+
+    assert named(2) == [("dog", 0.5, 0.4), ("fish", 0.3, 0.25)]
+    assert [name for name, *_ in named(9, 0.3)] == ["dog", "fish"]
+    assert [name for name, *_ in named(9, 0.0, 0.39)] == ["dog", "fish", "cat"]  # of the best label only
+    for limits, reason in ((Limits(0.6), "50.0%, below 60.0%"), (Limits(0.3, 0.41), "cosine 0.400, below 0.41")):
+        only, rejected = best(row, labels, 5, limits)
+        assert [(p.label, p.object, p.score, p.cosine) for p in only] == [(NONE_OF_THESE, None, None, None)]
+        assert rejected is not None and rejected.best.label == "dog" and str(rejected) == f"best: dog, {reason}"
 
 
 def test_long_labels_are_counted(tiny: Any) -> None:

@@ -11,19 +11,26 @@ import pytest
 from PIL import Image
 
 from mmalign.errors import MmalignError, UsageError
-from mmalign.evaluate.results import ImageResult, Prediction, check_out, write_results
+from mmalign.evaluate.results import ImageResult, Prediction, Rejected, check_out, write_results
 from mmalign.report import render, thumbnail_data_uri, write_report
 
 RESULTS = [
-    ImageResult('a "b",\n.jpg', [Prediction("a photo of a cat", "cat", 0.75), Prediction("狗", "狗", 0.25)]),
+    ImageResult(
+        'a "b",\n.jpg', [Prediction("a photo of a cat", "cat", 0.75, 0.5), Prediction("狗", "狗", 0.25, -0.125)]
+    ),
     ImageResult("bad\udcff.png", error="not an image"),
-    ImageResult("none.jpg", [Prediction("none of these", None, None)], truth="cat"),
+    ImageResult(
+        "none.jpg",
+        [Prediction("none of these", None, None)],
+        truth="cat",
+        rejected=Rejected(Prediction("a lion", "lion", 0.75, 0.125), "cosine 0.125, below 0.25"),
+    ),
 ]
 ROWS = [
-    ('a "b",\n.jpg', 1, "a photo of a cat", "cat", 0.75, None, None),
-    ('a "b",\n.jpg', 2, "狗", "狗", 0.25, None, None),
-    ("bad\\udcff.png", None, None, None, None, None, "not an image"),
-    ("none.jpg", 1, "none of these", None, None, "cat", None),
+    ('a "b",\n.jpg', 1, "a photo of a cat", "cat", 0.75, 0.5, None, None, None),
+    ('a "b",\n.jpg', 2, "狗", "狗", 0.25, -0.125, None, None, None),
+    ("bad\\udcff.png", None, None, None, None, None, None, "not an image", None),
+    ("none.jpg", 1, "none of these", None, None, None, "cat", None, "best: lion, cosine 0.125, below 0.25"),
 ]
 
 
@@ -31,7 +38,10 @@ def test_json_lines_hold_everything(tmp_path: Path) -> None:
     write_results(tmp_path / "r.jsonl", RESULTS)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines == [result.as_dict() for result in RESULTS]
-    assert lines[0]["predictions"][0] == {"label": "a photo of a cat", "object": "cat", "score": 0.75}
+    assert lines[0]["predictions"][0] == {"label": "a photo of a cat", "object": "cat", "score": 0.75, "cosine": 0.5}
+    assert lines[2]["predictions"] == [{"label": "none of these", "object": None, "score": None, "cosine": None}]
+    best = {"label": "a lion", "object": "lion", "score": 0.75, "cosine": 0.125}
+    assert lines[2]["rejected"] == {**best, "reason": "cosine 0.125, below 0.25"}
     assert lines[1] == {"image": "bad\udcff.png", "error": "not an image"}
 
 
@@ -39,7 +49,7 @@ def test_csv_and_parquet_have_the_same_rows(tmp_path: Path) -> None:
     write_results(tmp_path / "r.csv", RESULTS)
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["image", "rank", "label", "object", "score", "truth", "error"]
+    assert header == ["image", "rank", "label", "object", "score", "cosine", "truth", "error", "note"]
     assert rows == [["" if cell is None else str(cell) for cell in row] for row in ROWS]
     write_results(tmp_path / "r.parquet", RESULTS)
     assert [tuple(row.values()) for row in pq.read_table(tmp_path / "r.parquet").to_pylist()] == ROWS
@@ -88,8 +98,12 @@ class Links(HTMLParser):
 def context() -> dict[str, object]:
     hostile = '<script>alert(1)</script>"><img src=http://evil.example/x>'
     uri = thumbnail_data_uri(Image.new("RGB", (300, 200), "red"))
-    card = {"image": hostile, "uri": uri, "truth": hostile, "right": False}
-    card["predictions"] = [Prediction(hostile, "cat", 0.5).as_dict(), Prediction("none of these", None, None).as_dict()]
+    card: dict[str, object] = {"image": hostile, "uri": uri, "truth": hostile, "right": False}
+    card["note"] = hostile
+    card["predictions"] = [
+        Prediction(hostile, "cat", 0.5, 0.3).as_dict(),
+        Prediction("none of these", None, None).as_dict(),
+    ]
     return {
         "title": hostile,
         "subtitle": hostile,
@@ -115,7 +129,7 @@ def test_the_page_fetches_nothing_and_escapes_everything(tmp_path: Path) -> None
     assert links.found and all(link.startswith("data:image/") for link in links.found)
     assert "script" not in links.tags and "link" not in links.tags and "&lt;script&gt;" in page
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in page
-    assert "50.0%" in page and "7 more" in page
+    assert "50.0%, cosine 0.30" in page and "7 more" in page
 
 
 def test_a_name_that_a_template_lacks_is_an_error() -> None:

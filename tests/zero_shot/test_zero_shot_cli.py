@@ -38,7 +38,7 @@ def test_json_is_one_object_a_line_best_first(zero_shot: Any, pictures: Path) ->
     for item in found:
         assert list(item) == ["image", "predictions"] and Path(item["image"]).is_file()
         first, second = item["predictions"]
-        assert list(first) == ["label", "object", "score"] and first["score"] >= second["score"]
+        assert list(first) == ["label", "object", "score", "cosine"] and first["score"] >= second["score"]
         assert first["label"] == f"a photo of a {first['object']}"
 
 
@@ -52,13 +52,19 @@ def test_what_is_printed_is_what_the_model_says(zero_shot: Any, pictures: Path, 
     with torch.no_grad():
         tokens = tokenizer([f"a photo of a {name}" for name in ("cat", "dog", "fish")])
         image, text, scale = model.eval()(preprocess(Image.open(path))[None], tokens)
-    expected = dict(zip(("cat", "dog", "fish"), (scale * image @ text.T).softmax(1)[0].tolist(), strict=True))
+    names, cosines = ("cat", "dog", "fish"), image @ text.T
+    expected = dict(zip(names, (scale * cosines).softmax(1)[0].tolist(), strict=True))
     _, lines, _ = zero_shot(path, *CATS, "--json")
-    found = {item["object"]: item["score"] for item in json.loads(lines[0])["predictions"]}
+    predictions = json.loads(lines[0])["predictions"]
+    found = {item["object"]: item["score"] for item in predictions}
     assert found == {name: pytest.approx(score, abs=1e-5) for name, score in expected.items()}
+    found = {item["object"]: item["cosine"] for item in predictions}
+    by_name = dict(zip(names, cosines[0].tolist(), strict=True))
+    assert found == {name: pytest.approx(cosine, abs=1e-5) for name, cosine in by_name.items()}
     _, lines, _ = zero_shot(path, *CATS)
     winner = max(expected, key=expected.__getitem__)
-    assert lines[0].startswith(str(path)) and f"a photo of a {winner}  {expected[winner]:.1%}" in lines[0]
+    shares = f"{expected[winner]:.1%}, cosine {by_name[winner]:.2f}"
+    assert lines[0].startswith(str(path)) and f"a photo of a {winner}  {shares}" in lines[0]
 
 
 def test_bad_images_are_lines_and_never_stop_the_rest(zero_shot: Any, pictures: Path, tmp_path: Path) -> None:
@@ -108,6 +114,8 @@ def test_paths_come_from_stdin(zero_shot: Any, pictures: Path, monkeypatch: pyte
     [
         (["x.jpg"], ["no labels", "--labels"]),
         (["x.jpg", "--labels", ""], ["empty label"]),
+        (["x.jpg", "--labels", " , "], ["no name"]),
+        (["x.jpg", "--labels", "@absent.txt"], ["cannot read absent.txt"]),
         (["x.jpg", "--labels", "a <object> {}", "--objects", "cat"], ["2 kinds of placeholder"]),
         (["x.jpg", "--labels", "cat", "--labels", "cat"], ["duplicate"]),
         (["x.jpg", "--labels", "cat", "--objects", "dog"], ["no label has a place"]),
@@ -164,9 +172,44 @@ def test_a_backbone_that_cannot_is_refused_before_it_loads(
 
 def test_threshold_says_none_of_these(zero_shot: Any, pictures: Path) -> None:
     path = pictures / "cat" / "0.jpg"
-    _, lines, _ = zero_shot(path, *CATS, "--threshold", 0.99, "--json")
-    assert json.loads(lines[0])["predictions"] == [{"label": "none of these", "object": None, "score": None}]
-    assert "none of these" in zero_shot(path, *CATS, "--threshold", 0.99)[1][0]
+    best = json.loads(zero_shot(path, *CATS, "--json")[1][0])["predictions"][0]
+    none = {"label": "none of these", "object": None, "score": None, "cosine": None}
+    least = round(best["cosine"] + 0.01, 2)
+    for option, value, reason in (
+        ("--threshold", 0.99, f"{best['score']:.1%}, below 99.0%"),
+        ("--min-cosine", least, f"cosine {best['cosine']:.3f}, below {least:g}"),
+    ):
+        _, lines, _ = zero_shot(path, *CATS, option, value, "--json")
+        assert json.loads(lines[0])["predictions"] == [none]
+        assert json.loads(lines[0])["rejected"] == {**best, "reason": reason}
+        _, lines, _ = zero_shot(path, *CATS, option, value)
+        assert lines[0].endswith(f"none of these  (best: {best['object']}, {reason})")
+    assert "none of these" not in zero_shot(path, *CATS, "--min-cosine", best["cosine"] - 0.01)[1][0]
+    zero_shot(path, *CATS, "--html", "r.html", "--out", "r.csv", "--min-cosine", least)
+    assert f"best: {best['object']}, cosine {best['cosine']:.3f}, below {least:g}" in Path("r.html").read_text()
+    assert f"below {least:g}" in Path("r.csv").read_text()
+
+
+def test_labels_with_commas_are_what_people_mean(zero_shot: Any, pictures: Path, tmp_path: Path) -> None:
+    path = pictures / "cat" / "0.jpg"
+
+    def labels(*arguments: object) -> tuple[set[str], str]:
+        code, lines, err = zero_shot(path, *arguments, "--json")
+        assert code == 0, err
+        return {item["label"] for item in json.loads(lines[0])["predictions"]}, err
+
+    found, err = labels("--labels", "cat, dog,fox")
+    assert found == {"cat", "dog", "fox"}
+    assert "3 labels, split at commas: cat | dog | fox (repeat --labels where one has a comma)" in err
+    found, err = labels("--labels", "sea, calm", "--labels", "sea, rough")
+    assert found == {"sea, calm", "sea, rough"} and "'sea, calm' is one label, commas included" in err
+    (tmp_path / "names.txt").write_text("sea, calm\n\nsea, rough\nfox\n")
+    found, err = labels("--labels", "@names.txt")
+    assert found == {"sea, calm", "sea, rough", "fox"} and "commas" not in err
+    found, _ = labels("--labels", "a photo, taken by night, of a <object>", "--objects", "cat,dog")
+    assert found == {f"a photo, taken by night, of a {name}" for name in ("cat", "dog")}
+    found, err = labels("--labels", "cat")
+    assert found == {"cat"} and "a single label has 100% whatever the picture shows" in err
 
 
 def test_templates_are_printed_and_change_the_scores(zero_shot: Any, pictures: Path) -> None:
@@ -238,6 +281,9 @@ def test_eval_reports_what_its_own_lines_say(zero_shot: Any, pictures: Path, tmp
     assert {item["truth"] for item in found} == {"cat", "dog", "tabby_cat"}
     evaluation = last["evaluation"]
     hits = sum(item["predictions"][0]["object"] == item["truth"].replace("_", " ") for item in good)
+    separates = evaluation["none_of_these"]
+    assert set(separates) == {"auroc", "min_cosine", "kept", "wrongly_named"}  # no threshold is invented
+    assert 0 <= separates["wrongly_named"] <= separates["kept"] <= 1
     assert evaluation["examples"] == 9 and evaluation["top1"] == hits / 9 and evaluation["top5"] == 1.0
     assert 0 <= evaluation["top1_low"] <= evaluation["top1"] <= evaluation["top1_high"] <= 1
     assert {name: row["examples"] for name, row in evaluation["by_class"].items()} == {

@@ -24,7 +24,7 @@ def test_cuda_gives_the_cpus_answers(model_folder: Path, load_folder: Any, pictu
         weights[device] = build_classifier(backbone, labels, runtime).weights
         classifier = Classifier(labels, weights[device], backbone.contrastive_head())
         rows[device] = torch.stack(
-            [row for _, row in classify(classifier, backbone, refs, runtime) if not isinstance(row, str)]
+            [row.scores for _, row in classify(classifier, backbone, refs, runtime) if not isinstance(row, str)]
         )
     torch.testing.assert_close(weights["cuda"], weights["cpu"], atol=1e-4, rtol=0)
     torch.testing.assert_close(rows["cuda"], rows["cpu"], atol=0.03, rtol=0)
