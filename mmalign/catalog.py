@@ -64,12 +64,28 @@ class Catalog:
         raise UsageError(f"no default {kind[:-1]} for {example_kind} examples", hint=f"Name one: mmalign list {kind}")
 
     def load(self, entry: Entry) -> Any:
-        """Import an entry's target; raises PluginError with the install or bug-report hint."""
-        return _import(entry, entry.spec.target)
+        """Import an entry's target; raises PluginError with the install or bug-report hint, also for a class that lacks
+        a member of its contract."""
+        target = _import(entry, entry.spec.target)
+        missing = [name for name in _MEMBERS.get(entry.kind, ()) if name not in dir(target)]
+        if missing and isinstance(target, type):
+            raise PluginError(
+                f"{entry.qualified}: its class {target.__name__} has no {', '.join(missing)}",
+                hint=f"The contract is in mmalign/protocols.py. Try: mmalign plugins check {entry.plugin}",
+            )
+        return target
 
     def load_config(self, entry: Entry) -> Any:
         """The pydantic model of an entry's options, without importing its target where the spec says how."""
         return _import(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
+
+
+# Of the protocols in mmalign.protocols, which this module does not import: they need torch's types.
+_MEMBERS = {
+    "datasets": ("Config", "build", "__len__", "__getitem__", "report", "fingerprint"),
+    "rewards": ("Config", "score"),
+    "evaluations": ("Config", "run"),
+}
 
 
 def _import(entry: Entry, place: str) -> Any:

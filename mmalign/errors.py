@@ -38,6 +38,14 @@ class DataError(MmalignError):
     exit_code = EXIT_DATA
 
 
+class WrongKindError(DataError):
+    """Data of another example kind than what was asked for. looks_like: that kind."""
+
+    def __init__(self, message: str, *, looks_like: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.looks_like = looks_like
+
+
 class BadSample(DataError):
     """One sample that cannot be used; callers count it and go on, or stop past a limit."""
 

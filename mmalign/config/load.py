@@ -159,7 +159,12 @@ def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
 
 
 def _unknown_section(name: str) -> str:
-    return f"unknown section {name!r}. {did_you_mean(name, SECTIONS)}".strip()
+    from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+
+    models = {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig, "rollout": RolloutConfig}
+    options = [f"{section}.{name}" for section, model in models.items() if name in model.model_fields]
+    near = f"Did you mean {' or '.join(options)}?" if options else did_you_mean(name, SECTIONS)
+    return f"unknown section {name!r}. {near}".strip()
 
 
 def _type_name(value: Any) -> str:

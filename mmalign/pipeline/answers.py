@@ -101,6 +101,10 @@ def _record(text: str, key: str) -> "Answered | str":
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"broken JSON: {error}"
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "a text holds half of a character (a lone surrogate)"
     if not isinstance(row, dict):
         return "not a JSON object"
     prompt, texts = _turns(row.get("prompt"), row.get("tools")), row.get("completions")

@@ -15,7 +15,7 @@ from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
 from mmalign.data.order import stable_hash
-from mmalign.errors import DataError, IncompatibleError, UsageError
+from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.memory import keep_freed_memory
 from mmalign.objective import Context, Objective
 from mmalign.rl.engines import Engine as SamplingEngine
@@ -166,7 +166,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         _make_deterministic()
     if processes.device.type == "cpu":
         keep_freed_memory()
-    data = plan.dataset_class.build(plan.configs["dataset"], "train")
+    data = _training_data(plan)
     if data is None or not len(data):
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
@@ -221,6 +221,20 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         sampler,
         MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
     )
+
+
+def _training_data(plan: Plan) -> Any:
+    """Raises DataError; where the data are of another kind, with the objectives that learn from them."""
+    try:
+        return plan.dataset_class.build(plan.configs["dataset"], "train")
+    except WrongKindError as error:
+        learn = [e for e in plan.catalog.entries("objectives") if error.looks_like in e.spec.examples["main"]]
+        names = [plan.catalog.display_name(entry) for entry in learn]
+        if not names:
+            raise
+        name = names[0] if len(names) == 1 else "NAME"
+        hint = f"What learns from {error.looks_like} data: {', '.join(names)}. Try: --objective {name}"
+        raise DataError(error.message, hint=f"{hint}\n{error.hint}") from error
 
 
 def _others(

@@ -1,5 +1,7 @@
 """The options of text data, files and hub ids alike: `mmalign config show sft --dataset ...` prints them."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -20,5 +22,8 @@ class TextFilesConfig(BaseModel):
     )
     columns: dict[str, str] = Field({}, description='Columns under other names: {"completion": "answer"}')
     separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
+    alpaca: Literal["prompt", "messages"] = Field(
+        "prompt", description="How rows with an instruction are asked: in Alpaca's own text, or as a conversation"
+    )
     piece: int = Field(4000, ge=1, description="Characters of a .txt file in one document, cut where a paragraph ends")
     max_bad: float = Field(0.01, ge=0, le=1, description="Fraction of rows that may be unusable, such as empty answers")

@@ -17,6 +17,10 @@ from mmalign.errors import DataError, did_you_mean
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MAX_LINE = 16_000_000
+_MAX_LIST = 2_000_000_000  # bytes of a JSON list, which is read whole; Alpaca's has 23 million
+_RECODE = "Convert it: iconv -f latin1 -t utf-8 OLD > NEW"
+_BLANKS = 1000  # bytes looked at for the first that is no blank
+HALF_CHARACTER = "a text holds half of a character (a lone surrogate, such as \\ud83d)"
 
 
 def table_rows(path: Path, separator: str = "") -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -30,7 +34,7 @@ def table_rows(path: Path, separator: str = "") -> Iterator[tuple[int, Mapping[s
 
 def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], option: str) -> str:
     """The column to use: the one asked for, or the first usual one. Raises DataError that lists the columns."""
-    if asked in known:
+    if asked and asked in known:
         return asked
     for name in () if asked else usual:
         matches = [column for column in known if column.strip().lower() == name]
@@ -40,12 +44,22 @@ def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], o
     near = did_you_mean(asked, known) if asked else ""
     raise DataError(
         f"{path}: {what}; it has {', '.join(map(repr, known)) or 'none'}",
-        hint=f"{near} Name it: --set dataset.{option}=NAME".strip(),
+        hint=separator_hint(known) or f"{near} Name it: --set dataset.{option}=NAME".strip(),
     )
 
 
+def separator_hint(columns: Sequence[str]) -> str:
+    """What to set where one column was read that looks like several, or ""."""
+    if len(columns) > 1:
+        return ""
+    name = "".join(columns)
+    separator = next((character for character in ";|\t," if character in name), "")
+    return f"It looks like several columns in one: --set dataset.separator={separator!r}" if separator else ""
+
+
 def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str] | str]]:
-    """(line, row by column, or the reason why there is none)."""
+    """(line, row by column, or the reason why there is none). A column without a name, as pandas writes its index, is
+    left out: nobody can mean it."""
     if not separator:
         first = next(iter(lines(path)), (1, ""))[1]
         separator = "\t" if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first) else ","
@@ -55,10 +69,12 @@ def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str
         for cells in reader:
             if not header:
                 header = cells
-                if len(set(header)) < len(header):
+                named = [name for name in header if name.strip()]
+                if len(set(named)) < len(named):
                     raise DataError(f"{path}: a column name appears twice: {', '.join(header)}")
             elif len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+                pairs = zip(header, cells, strict=True)
+                yield reader.line_num, {name: cell for name, cell in pairs if name.strip()}
             elif cells:
                 yield reader.line_num, "wrong number of cells"
     except csv.Error as error:
@@ -69,7 +85,11 @@ def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(line, row, or the reason why there is none). A broken first line is a DataError: these are no JSON lines."""
+    """(line, row, or the reason why there is none) of JSON lines; of one list of objects, (place from 1, row). A broken
+    first line is a DataError: these are no JSON lines."""
+    if _starts_a_list(path):
+        yield from _list_rows(path)
+        return
     known = False
     for number, text in lines(path):
         if not text.strip():
@@ -84,33 +104,105 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield number, "broken JSON (not one JSON object a line)"
             continue
         known = True
-        yield number, row if isinstance(row, dict) else "not a JSON object"
+        yield number, _checked(row, text)
+
+
+def _checked(row: Any, text: str) -> Mapping[str, Any] | str:
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    return HALF_CHARACTER if "\\u" in text and not is_text(row) else row
+
+
+def _starts_a_list(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_BLANKS).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Of a file that is one JSON list, as Alpaca and ShareGPT were published; it is read as a whole."""
+    if path.stat().st_size > _MAX_LIST:
+        raise DataError(
+            f"{path}: a JSON list of over {_MAX_LIST:,} bytes", hint="Write one JSON object a line, and call it .jsonl."
+        )
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start:,})", hint=_RECODE) from error
+    decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
+    while True:
+        place = _after_blanks(text, place)
+        if text[place : place + 1] == "]":
+            break
+        number += 1
+        try:
+            row, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: broken JSON in object {number} of the list: {error}") from error
+        yield number, _checked(row, text[place:end])
+        place = _after_blanks(text, end)
+        if text[place : place + 1] == ",":
+            place += 1
+        elif text[place : place + 1] != "]":
+            raise DataError(f"{path}: broken JSON behind object {number} of the list: no comma and no end")
+    if text[place + 1 :].strip():
+        raise DataError(f"{path}: broken JSON: more behind the list", hint="Write one JSON object a line.")
+
+
+def _after_blanks(text: str, place: int) -> int:
+    while text[place : place + 1].isspace():
+        place += 1
+    return place
+
+
+def is_text(value: Any) -> bool:
+    """False where a string in it, however deep, has a lone surrogate: half of a character, which no encoding holds."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parquet_rows(
     path: Path, file: Any, columns: Sequence[str] | None = None
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(row number from 1, row) of an opened parquet file."""
+) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """(row number from 1, row, or the reason why there is none) of an opened parquet file."""
     import pyarrow as pa
 
     start = 1
     try:
         for batch in file.iter_batches(columns=None if columns is None else list(columns)):
-            yield from enumerate(batch.to_pylist(), start)
+            yield from enumerate(_rows_of(batch), start)
             start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged: {error}") from error
 
 
-def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(row number from 1, row) of an Arrow stream."""
+def _rows_of(batch: Any) -> Iterator[Mapping[str, Any] | str]:
+    """The rows of a record batch, or the reason why one cannot be used."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
+            try:
+                row: Mapping[str, Any] | str = batch.slice(place, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                row = "a text is not UTF-8"
+            yield row
+
+
+def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """(row number from 1, row, or the reason why there is none) of an Arrow stream."""
     import pyarrow as pa
 
     start = 1
     try:
         with pa.memory_map(str(path)) as file:
             for batch in pa.ipc.open_stream(file):
-                yield from enumerate(batch.to_pylist(), start)
+                yield from enumerate(_rows_of(batch), start)
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not an Arrow stream, or damaged: {str(error).splitlines()[0]}") from error
@@ -136,7 +228,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise DataError(f"{path}:{number}: a line over {_MAX_LINE:,} bytes")
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        hint = "Convert it: iconv -f latin1 -t utf-8 OLD > NEW"
-        raise DataError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})", hint=hint) from error
+        what = f"not UTF-8 (byte 0x{error.object[error.start]:02x})"
+        raise DataError(f"{path}:{number}: {what}", hint=_RECODE) from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error

@@ -111,9 +111,9 @@ def _add_cells(path: Path, file: Any, rows: Iterable[tuple[int, Any]], found: Fo
         hint = "Write it again with row_group_size=100."
         raise DataError(f"{path}: a row group over {_MAX_ROW_GROUP:,} bytes", hint=hint)
     for (number, row), (group, offset) in zip(rows, places, strict=True):
-        texts = captions_of(row[caption])
+        texts = None if isinstance(row, str) else captions_of(row[caption])
         if texts is None:
-            found.skip("no caption", f"{path.name}:{number}")
+            found.skip(row if isinstance(row, str) else "no caption", f"{path.name}:{number}")
         for text in texts or []:
             found.add(f"{path.name}:{number}", text, where, group, offset)
 

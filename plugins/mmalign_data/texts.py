@@ -7,14 +7,15 @@
 
 Tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and `completion`, or
 `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`, `completion` and `label`;
-`text` and `label`; `prompt` alone. Documents may also be .txt files, cut at blank lines into pieces.
+`text` and `label`; `prompt` alone. Also ShareGPT's `conversations` and Alpaca's `instruction`, `input` and `output`.
+Documents may also be .txt files, cut at blank lines into pieces.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -24,14 +25,23 @@ from pydantic import BaseModel, ValidationError
 
 from mmalign.data.examples import TextLabel
 from mmalign.data.order import stable_hash
-from mmalign.errors import DataError
+from mmalign.errors import DataError, WrongKindError
 from mmalign_data.columns import Columns
 from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
-from mmalign_data.rows import lines, table_rows
+from mmalign_data.published import form_of, note_on, recast
+from mmalign_data.rows import lines, separator_hint, table_rows
 from mmalign_data.splits import Part, choose, find_splits
 
 _SHOWN = 3
+_OTHER_NAMES = {  # in published data sets, such as GSM8K (question, answer) and MATH (problem, solution)
+    "prompt": ("question", "problem", "query", "instruction", "input"),
+    "completion": ("answer", "response", "solution", "output", "target"),
+    "text": ("content", "sentence", "document", "body"),
+    "label": ("class", "category", "sentiment"),
+    "chosen": ("preferred", "better", "response_chosen"),
+    "rejected": ("dispreferred", "worse", "response_rejected"),
+}
 
 
 class _TextFiles:
@@ -43,7 +53,7 @@ class _TextFiles:
     def __init__(self, table: "_Table", chosen: np.ndarray, source: str) -> None:
         self._rows, self._keys = pa.array(table.rows, pa.large_string()), pa.array(table.keys, pa.large_string())
         self._chosen, self._source = chosen, source
-        self._skipped, self._columns = table.skipped, table.columns
+        self._skipped, self._columns, self._notes = table.skipped, table.columns, table.notes
 
     @classmethod
     def build(cls, config: TextFilesConfig, split: str) -> Self | None:
@@ -82,7 +92,7 @@ class _TextFiles:
     def report(self) -> Mapping[str, Any]:
         """Counts: kept in this part, and skipped in the whole source by reason."""
         counts = {"kept": len(self), "skipped": dict(self._skipped), "source": self._source}
-        notes = self._columns.notes()
+        notes = [*self._notes, *self._columns.notes()]
         return {**counts, "notes": notes} if notes else counts
 
     def fingerprint(self) -> str:
@@ -159,27 +169,31 @@ def kind_of(path: str, options: Mapping[str, Any]) -> str:
             return "text"
         for _, row in table_rows(file, config.separator):
             if not isinstance(row, str):
-                return looks_like(list(_renamed(row, config)))
+                recast_row = recast(_renamed(row, config), config.alpaca)
+                return "" if isinstance(recast_row, str) else looks_like(list(recast_row))
     return ""
 
 
 class _Table(NamedTuple):
-    """Rows as JSON, their keys, how many were skipped by reason, and what is known of the columns of prompts."""
+    """Rows as JSON, their keys, how many were skipped by reason, what is known of the columns of prompts, and what to
+    tell."""
 
     rows: list[str]
     keys: list[str]
     skipped: Counter[str]
     columns: Columns
+    notes: list[str]
 
 
 def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
     """All files."""
     rows, keys, skipped, examples = [], [], Counter[str](), []
     columns = Columns("solution" if "solution" in config.columns else "")
+    forms: dict[str, None] = {}
     for file in part.files:
         # Files of different splits are often called alike; a key belongs to one of them.
         name = file.name if part.split in file.name else f"{part.split}/{file.name}"
-        for line, found in _rows_of(file, kind, config):
+        for line, found in _rows_of(file, kind, config, forms):
             if isinstance(found, str):
                 skipped[found] += 1
                 examples += [f"{name}:{line}: {found}"] * (len(examples) < _SHOWN)
@@ -198,10 +212,13 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
-    return _Table(rows, keys, skipped, columns)
+    return _Table(rows, keys, skipped, columns, [note for form in forms if (note := note_on(form, config.alpaca))])
 
 
-def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[int, Normal | str]]:
+def _rows_of(
+    file: Path, kind: str, config: TextFilesConfig, forms: dict[str, None]
+) -> Iterator[tuple[int, Normal | str]]:
+    """(line or row number, normal form, or why there is none). forms: gets the published forms that rows are of."""
     if file.suffix.lower() == ".txt":
         yield from ((line, {"text": text}) for line, text in _pieces(file, config.piece))
         return
@@ -210,14 +227,22 @@ def _rows_of(file: Path, kind: str, config: TextFilesConfig) -> Iterator[tuple[i
         if isinstance(row, str):
             yield line, row
             continue
-        renamed = _renamed(row, config)
+        own = _renamed(row, config)
+        forms[form_of(own)] = None
+        renamed = recast(own, config.alpaca)
+        if isinstance(renamed, str):
+            yield line, renamed
+            continue
         if not checked:
             _check_columns(file, kind, list(row), list(renamed))
             checked = True
         try:
-            yield line, normalise(kind, renamed)
+            normal = normalise(kind, renamed)
         except KeyError as error:
-            yield line, f"no column {error.args[0]}"
+            normal = f"no column {error.args[0]}"
+        if not isinstance(normal, str) and "columns" in normal:
+            normal["columns"] = {name: value for name, value in normal["columns"].items() if name in own}
+        yield line, normal
 
 
 def _renamed(row: Mapping[str, Any], config: TextFilesConfig) -> dict[str, Any]:
@@ -231,10 +256,19 @@ def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]
     other = looks_like(renamed)
     looks = f"; that looks like {other} data" if other else ""
     choices = " or ".join(" and ".join(sorted(names)) for names in wanted)
-    raise DataError(
-        f"{file}: {kind} data needs the columns {choices}; it has {', '.join(columns) or 'none'}{looks}",
-        hint=f'Rename them: --set \'dataset.columns={{"{sorted(wanted[0])[0]}": "NAME"}}\'',
-    )
+    if frozenset({"messages"}) in wanted:
+        choices += " or conversations (ShareGPT) or instruction (Alpaca)"
+    message = f"{file}: {kind} data needs the columns {choices}; it has {', '.join(columns) or 'none'}{looks}"
+    renaming = json.dumps({name: _likely(name, columns) for name in sorted(wanted[0] - set(renamed))})
+    hint = separator_hint(columns) or f"Rename them: --set 'dataset.columns={renaming}'"
+    if other:
+        raise WrongKindError(message, looks_like=other, hint=hint)
+    raise DataError(message, hint=hint)
+
+
+def _likely(wanted: str, columns: Sequence[str]) -> str:
+    """The column that probably is meant, or NAME: only ever shown."""
+    return next((name for name in _OTHER_NAMES.get(wanted, ()) if name in columns), "NAME")
 
 
 def _pieces(file: Path, limit: int) -> Iterator[tuple[int, str]]:

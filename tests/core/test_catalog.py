@@ -11,6 +11,37 @@ from mmalign.plugins import load_plugins
 
 TWIN = SPEC + "@hookimpl\ndef register_objectives():\n    return [spec('twin')]"
 
+DATASET = """
+from mmalign import DatasetSpec, hookimpl
+from pydantic import BaseModel
+
+
+class Tiny:
+    class Config(BaseModel):
+        pass
+
+    @classmethod
+    def build(cls, config, split):
+        return cls()
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return None
+
+    def report(self):
+        return {"kept": 1, "skipped": {}, "source": "tiny"}
+
+    def fingerprint(self):
+        return "1"
+
+
+@hookimpl
+def register_datasets():
+    return [DatasetSpec(name="tiny", summary="one", target=f"{__name__}:Tiny", kind="text")]
+"""
+
 
 def catalog() -> Catalog:
     return Catalog(load_plugins())
@@ -97,3 +128,12 @@ def test_plugin_commands_run_and_built_in_names_stay_ours(install, capsys: pytes
     text = capsys.readouterr().out
     assert "From plugins:" in text and "greet" in text and "polite/train" in text
     assert isinstance(__import__("mmalign.cli.train", fromlist=["command"]).command, click.Command)
+
+
+@pytest.mark.parametrize("name", ["report", "fingerprint", "__len__"])
+def test_a_data_set_that_lacks_a_method_names_its_plugin(install, name: str) -> None:
+    install("mine", DATASET.replace(f"def {name}(", "def other("))
+    found = catalog()
+    with pytest.raises(PluginError, match=f"mine/tiny: its class Tiny has no {name}") as caught:
+        found.load(found.find("datasets", "tiny"))
+    assert "mmalign plugins check mine" in caught.value.hint

@@ -114,7 +114,7 @@ def test_columns_that_are_not_there_are_listed_with_the_options(tmp_path: Path) 
         ("a.csv", b"", "the table is empty"),
         ("b.csv", b"image,caption\n", "no sample found"),
         ("c.csv", b"image,caption\na.png,x\nb.png,caf\xe9\n", "c.csv:3: not UTF-8 (byte 0xe9)"),
-        ("e.jsonl", b"[" * 200_000, "e.jsonl:1: broken JSON"),
+        ("e.jsonl", b"[" * 200_000, "e.jsonl: broken JSON in object 1 of the list"),
         ("f.csv", b'image,caption\na.png,"x\n' + b"y\n" * 100_000, "f.csv:"),
         ("g.csv", b"image,image,caption\na,b,c\n", "appears twice"),
         ("h.csv", b"image,caption\nhttps://x.org/a.png,x\n", "URLs are not fetched"),

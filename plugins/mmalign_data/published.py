@@ -1,0 +1,134 @@
+"""Published forms of rows, recast in TRL's columns: ShareGPT's `conversations`, and Alpaca's `instruction` and `input`.
+
+    recast({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "prompt")
+    # the same with "messages"; a str: why the row cannot be used
+    recast({"instruction": "Add.", "input": "1 and 1", "output": "2"}, "prompt")     # with "prompt" and "completion"
+
+Both as LLaMA-Factory reads them: `system` and `tools` beside conversations, function_call and observation as speakers;
+`system`, `history`, `chosen`, `rejected` and `kto_tag` beside instructions; and Dolly's `context` and `response`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Asked = Literal["prompt", "messages"]
+SHAREGPT, ALPACA = "conversations", "instruction"
+_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
+    "bing": "assistant", "bard": "assistant", "system": "system", "observation": "tool", "tool": "tool",
+}  # fmt: skip
+# The text that the model of Taori 2023, "Stanford Alpaca", was trained with; the answer follows the colon at once.
+_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+
+
+def form_of(columns: "Mapping[str, Any] | list[str]") -> str:
+    """SHAREGPT, ALPACA, or "" for columns that are read as they are."""
+    if "messages" in columns or "prompt" in columns:
+        return ""
+    return next((name for name in (SHAREGPT, ALPACA) if name in columns), "")
+
+
+def recast(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
+    """The row with TRL's columns beside its own. asked: an instruction as Alpaca's text, or as a conversation."""
+    form = form_of(row)
+    if form == SHAREGPT:
+        return _sharegpt(row)
+    return _alpaca(row, asked) if form == ALPACA else dict(row)
+
+
+def note_on(form: str, asked: Asked) -> str:
+    """A sentence for the log, or ""."""
+    if form == SHAREGPT:
+        return "rows are conversations of ShareGPT's form (from, value)"
+    if form == ALPACA and asked == "prompt":
+        return (
+            "instructions are asked in the text published with Alpaca; "
+            "as conversations, for a model with a chat template: --set dataset.alpaca=messages"
+        )
+    return "instructions are asked as conversations, not in the text published with Alpaca" if form else ""
+
+
+def _sharegpt(row: Mapping[str, Any]) -> dict[str, Any] | str:
+    said = row[SHAREGPT]
+    if not isinstance(said, list):
+        return "conversations are no list of {from, value}"
+    messages: list[Any] = []
+    for turn in said:
+        message = _message(turn)
+        if isinstance(message, str):
+            return message
+        messages.append(message)
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and not (messages and messages[0].get("role") == "system"):
+        messages.insert(0, {"role": "system", "content": system})
+    answers = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), Mapping)}
+    if not answers:
+        return {**row, "messages": messages}
+    recast_answers: dict[str, Any] = {}
+    for name, turn in answers.items():
+        message = _message(turn)
+        if isinstance(message, str):
+            return message
+        recast_answers[name] = [message]
+    return {**row, "prompt": messages, **recast_answers}
+
+
+def _message(turn: Any) -> dict[str, Any] | str:
+    """{from, value} as {role, content}; one that has a role already, as it is."""
+    if not isinstance(turn, Mapping):
+        return "a turn of conversations is not {from, value}"
+    if "from" not in turn:
+        return dict(turn)
+    speaker, value = turn["from"], turn.get("value")
+    rest = {name: item for name, item in turn.items() if name not in ("from", "value")}
+    if speaker != "function_call":
+        return {**rest, "role": _ROLES.get(speaker, speaker), "content": value}
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return "a function_call is not the JSON of {name, arguments}"
+    return {**rest, "role": "assistant", "content": None, "tool_calls": calls if isinstance(calls, list) else [calls]}
+
+
+def _alpaca(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
+    instruction, given = row[ALPACA], row.get("input", row.get("context"))
+    system, history = row.get("system"), row.get("history") or []
+    if not isinstance(instruction, str) or not instruction.strip():
+        return "the instruction is no text, or empty"
+    if not isinstance(given, str | None) or not isinstance(system, str | None):
+        return "the input or the system prompt is no text"
+    if not isinstance(history, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in history
+    ):
+        return "the history is no list of pairs of texts"
+    make = _as_text if asked == "prompt" else _as_messages
+    found = {**row, "prompt": make(instruction, given or "", system or "", history)}
+    answer = row.get("output", row.get("response"))
+    if "output" in row or "response" in row:
+        is_text = asked == "prompt" or not isinstance(answer, str)
+        found["completion"] = answer if is_text else [{"role": "assistant", "content": answer}]
+    if asked == "messages":
+        texts = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), str)}
+        found |= {name: [{"role": "assistant", "content": text}] for name, text in texts.items()}
+    return found | ({"label": row["kto_tag"]} if "kto_tag" in row and "label" not in row else {})
+
+
+def _as_text(instruction: str, given: str, system: str, history: list[list[str]]) -> str:
+    start = system.strip() or (_WITH_INPUT if given else _WITHOUT_INPUT)
+    earlier = "".join(f"### Instruction:\n{question}\n\n### Response:{answer}\n\n" for question, answer in history)
+    context = f"### Input:\n{given}\n\n" if given else ""
+    return f"{start}\n\n{earlier}### Instruction:\n{instruction}\n\n{context}### Response:"
+
+
+def _as_messages(instruction: str, given: str, system: str, history: list[list[str]]) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": system}] if system.strip() else []
+    for question, answer in history:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": f"{instruction}\n{given}" if given else instruction}]
