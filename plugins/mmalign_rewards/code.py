@@ -7,7 +7,8 @@ standard library alone. What is right is the example's solution:
                        The score is the share of these cases that come out, white space at the ends of lines aside.
     compare: tests     Python, appended to the program: 1 where all of it runs without error, else 0.
 
-Programs run confined, as `mmalign_rewards.sandbox` says, with what that is not. A program sees its own source, tests
+Programs run confined, as `mmalign_rewards.sandbox` says, with what that is not; on a machine that cannot confine them
+they do not run, unless told `unsafe: true`. A program sees its own source, tests
 included, and can be written to cheat them.
 """
 
@@ -47,6 +48,7 @@ class CodeConfig(BaseModel):
     wall_seconds: float = Field(4.0, gt=0, description="longest run, in seconds, Python's start included")
     memory_mb: int = Field(512, ge=64, description="address space of one run, in MiB")
     file_kb: int = Field(1024, ge=1, description="largest file that a program may write or print, in KiB")
+    unsafe: bool = Field(False, description="run programs even where this machine cannot confine them")
     workers: int = Field(0, ge=0, description="programs that run at once; 0: as many as this machine has cores")
 
 
@@ -60,14 +62,26 @@ class Code:
         if os.name != "posix":
             raise UsageError("the reward code needs Linux or macOS: there are no resource limits here")
         self.config = config
+        self._say: Callable[[str], None] = lambda line: None
+        self._left: list[str] = []  # why folders of programs could not be deleted
+        self._told = False
         self._limits = sandbox.Limits(
             config.cpu_seconds, config.wall_seconds, config.memory_mb * _MIB, config.file_kb * 1024
         )
 
     def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
-        """Say what is open to programs on this machine that should not be."""
-        if found := sandbox.exposed():
-            say(f"programs of the policy can {' and '.join(found)} on this machine; run it in a container of its own")
+        """Raises UsageError where programs could do what they should not on this machine, unless told `unsafe`."""
+        self._say = say
+        if not (found := sandbox.exposed()):
+            return
+        can = f"programs of the policy can {', '.join(found)} on this machine"
+        if not self.config.unsafe:
+            raise UsageError(
+                can,
+                hint="Use Linux 5.13 or later with Landlock and seccomp, and install bubblewrap (apt-get install "
+                "bubblewrap); or run in a container of its own, with the reward's option unsafe=true.",
+            )
+        say(f"{can}; run it in a container of its own")
 
     def score(self, answers: "Answers") -> Sequence[float]:
         """[M], from 0 to 1. Raises DataError for an example without a solution, or with a broken one."""
@@ -79,12 +93,21 @@ class Code:
         pool = ThreadPoolExecutor(self.config.workers or os.cpu_count() or 1)
         try:
             futures = [[pool.submit(self._passes, *run, live) for run in job] for job in jobs]
-            return [sum(future.result() for future in job) / len(job) for job in futures]
+            scores = [sum(future.result() for future in job) / len(job) for job in futures]
+            self._tell_what_is_left()
+            return scores
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(live):  # where a signal ended the wait
                 sandbox.kill(process)
             pool.shutdown()
+
+    def _tell_what_is_left(self) -> None:
+        """Once a run: programs may leave what cannot be deleted, and that is no reason to end it."""
+        if self._left and not self._told:
+            self._told = True
+            num, why = len(self._left), self._left[0]
+            self._say(f"{num} folders of programs could not be deleted, and of more nothing is said: {why}")
 
     def _runs(self, program: str, solution: str, key: str) -> list[tuple[str, str, str]]:
         """(program, standard input, what it is to print) of each run."""
@@ -101,6 +124,8 @@ class Code:
 
     def _passes(self, program: str, given: str, wanted: str, live: "set[subprocess.Popen[bytes]]") -> bool:
         ran = sandbox.run(program, given, self._limits, live)
+        if ran.left:
+            self._left.append(ran.left)
         found = _lines(ran.output)
         return ran.ok and (found[-1:] == [wanted] if self.config.compare == "tests" else found == _lines(wanted))
 

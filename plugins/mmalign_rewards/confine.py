@@ -2,7 +2,7 @@
 
     python -I -S -B confine.py PROGRAM FOLDER CPU_SECONDS MEMORY FILE_BYTES
 
-Limits, then Linux's Landlock (files) and a seccomp filter (processes, sockets, signals), each where the kernel has it,
+Limits, then Linux's Landlock (which files) and a seccomp filter (which system calls), each where the kernel has it,
 then the program, in this very process. What is switched on here cannot be switched off again.
 """
 
@@ -14,30 +14,17 @@ import runpy
 import struct
 import sys
 
+# A neighbour, but not by its package, which imports what is not to be seen here.
+filter_program = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "system_calls.py"))[
+    "filter_program"
+]
+
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}  # by version
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _SECCOMP_FILTER = 38, 22, 2
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_EPERM, _ENOSYS, _CLONE_THREAD = 1, 38, 0x00010000
-# By machine: AUDIT_ARCH; clone; and what is refused: fork, vfork, execve and execveat; socket; kill, tkill, their
-# queueing and pidfd kin; ptrace and process_vm_writev; io_uring_setup; unshare, setns; keyctl, bpf, perf_event_open;
-# setsid and setpgid, by which it would leave the group that is killed.
-_MACHINES = {
-    "x86_64": (
-        0xC000003E,
-        56,
-        (57, 58, 59, 322, 41, 62, 200, 129, 297, 424, 101, 311, 425, 272, 308, 250, 321, 298, 112, 109),
-    ),
-    "aarch64": (
-        0xC00000B7,
-        220,
-        (221, 281, 198, 129, 130, 138, 240, 424, 117, 271, 425, 97, 268, 219, 280, 241, 157, 154),
-    ),
-}
-_CLONE3 = 435
 
 
 def limit(cpu_seconds: int, memory: int, file_bytes: int) -> None:
@@ -88,32 +75,13 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
 
 
 def confine_calls(libc: ctypes.CDLL) -> None:
-    """No process but this one, threads aside; no socket, no signal. On other machines, nothing."""
-    if platform.machine() not in _MACHINES:
+    """Only the calls of `system_calls`. On a machine that it does not know, or a kernel without filters, nothing."""
+    code = filter_program(platform.machine(), os.getpid())
+    if code is None:
         return
-    architecture, clone, refused = _MACHINES[platform.machine()]
-
-    def load(offset: int) -> bytes:
-        return struct.pack("HBBI", 0x20, 0, 0, offset)
-
-    def jump(code: int, value: int, yes: int, no: int) -> bytes:
-        return struct.pack("HBBI", code, yes, no, value)
-
-    def give(value: int) -> bytes:
-        return struct.pack("HBBI", 0x06, 0, 0, value)
-
-    equal, at_least, bits = 0x15, 0x35, 0x45
-    program = [load(4), jump(equal, architecture, 1, 0), give(_KILL), load(0)]
-    program += [jump(at_least, 0x40000000, 0, 1), give(_ERRNO | _ENOSYS)]  # x86's second table
-    program += [jump(equal, _CLONE3, 0, 1), give(_ERRNO | _ENOSYS)]  # its flags are out of sight; C libraries fall back
-    for number in refused:
-        program += [jump(equal, number, 0, 1), give(_ERRNO | _EPERM)]
-    program += [jump(equal, clone, 0, 3), load(16), jump(bits, _CLONE_THREAD, 1, 0), give(_ERRNO | _EPERM)]
-    program += [give(_ALLOW)]
-    code = ctypes.create_string_buffer(b"".join(program))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    if libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.c_void_p(ctypes.addressof(header)), 0, 0):
-        return  # a kernel without filters
+    lines = ctypes.create_string_buffer(code, len(code))
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines)))
+    libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.c_void_p(ctypes.addressof(header)), 0, 0)
 
 
 def main(program: str, folder: str, cpu_seconds: str, memory: str, file_bytes: str) -> None:

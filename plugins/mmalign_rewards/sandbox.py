@@ -1,13 +1,20 @@
 """Run a Python program in a process of its own, within limits: `run(program, "stdin", Limits(), live)`.
 
 Everywhere: a fresh folder that is deleted afterwards, an empty environment, no inherited files, limits of CPU and wall
-time, memory and file size; at the end the whole process group is killed. On Linux, as far as the kernel allows: its own
-user, network, process and IPC namespaces (`unshare`), Landlock (reads only Python's and the system's libraries, writes
-only in its folder) and a seccomp filter (no further process, no socket, no signal). See `confine`.
+time, memory and file size; at the end the whole process group is killed. On Linux, as far as the kernel allows:
+
+    Landlock        reads only Python's and the system's libraries, writes only in its folder
+    seccomp         only the system calls of `system_calls`: no further process, socket, signal or change of metadata
+    bubblewrap      where `bwrap` is installed and works: namespaces, and a file system with nothing else in it,
+                    read-only but for its folder, which lies in memory, is limited, and goes when the program ends;
+                    else the namespaces of `unshare` (user, network, process, IPC)
+
+`exposed()` tries what is open on this machine. bubblewrap alone is no condition: in most containers it cannot run, and
+Landlock with seccomp, which need no privilege, close the same doors there.
 
 It is not a virtual machine. One kernel is shared, and a hole in it is a way out; the processor and the disk are shared,
-too: a program can slow down others for its seconds, and fill its folder with many small files. A program sees its own
-source. Where `exposed()` names something, that is open. For programs of people who mean harm, use a machine of its own.
+too: a program can slow down others for its seconds, and without bubblewrap fill its folder with many small files. A
+program sees its own source. For programs of people who mean harm, use a machine of its own.
 """
 
 import contextlib
@@ -23,20 +30,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmalign.errors import RewardError
+from mmalign_rewards.remove import remove_folder
 
-_CONFINE = Path(__file__).with_name("confine.py")
+_CONFINE = Path(__file__).with_name("confine.py").resolve()
+_PYTHON = os.path.realpath(sys.executable)  # a virtual environment's is a link to what is shown in bubblewrap
 _UNSHARE = ("unshare", "--map-root-user", "--net", "--pid", "--ipc", "--kill-child", "--fork")
+_BUBBLEWRAP = ("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--dev", "/dev")
+_FOLDER_BYTES = 64 * 2**20  # what a program may write in all, behind bubblewrap
+_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime")
 # What a program can do here that it should not, each told by a line of its own.
 _PROBE = """
 import os, socket
+outside = {outside!r}
 for name, attempt in (
-    ("read files", lambda: open({outside!r}).read()),
+    ("read files", lambda: open(outside).read()),
+    ("change files", lambda: open(outside, "a").close()),
+    ("change files' modes", lambda: os.chmod(outside, 0o600)),
+    ("change files' times", lambda: os.utime(outside)),
+    ("change files' attributes", lambda: os.setxattr(outside, "user.mmalign", b"x")),
+    ("change what it may only read", lambda: os.chmod(os.__file__, os.stat(os.__file__).st_mode & 0o7777)),
     ("open sockets", lambda: socket.socket().close()),
+    ("send to sockets", lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)),
     ("start processes", lambda: os.fork() or os._exit(0)),
+    ("send signals", lambda: os.kill(os.getppid() or 1, 0)),
 ):
     try:
         attempt()
-    except OSError:
+    except (OSError, AttributeError):  # refused, or no such thing on this system
         continue
     print(name, flush=True)
 print("ran")
@@ -54,41 +74,55 @@ class Limits:
 
 
 class Ran(NamedTuple):
-    """output: what it printed, as text; ok: it ended by itself, without error, in time."""
+    """output: what it printed, as text; ok: it ended by itself, without error, in time; left: why its folder could not
+    be deleted, or an empty text."""
 
     output: str
     ok: bool
+    left: str = ""
 
 
 def run(program: str, stdin: str, limits: Limits, live: set[subprocess.Popen[bytes]]) -> Ran:
     """live: holds the process while it runs, so that another thread can kill it."""
-    with tempfile.TemporaryDirectory(prefix="mmalign-code-", ignore_cleanup_errors=True) as name:
-        folder, path = Path(name, "work").resolve(), Path(name, "work", "program.py").resolve()
-        folder.mkdir()
-        path.write_text(program, encoding="utf-8", errors="replace")
-        # Files, not pipes: FSIZE limits what is printed, and nothing here waits for a reader.
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
-            given.write(stdin.encode("utf-8", "replace"))
-            given.seek(0)
-            process = subprocess.Popen(
-                [*_namespaces(), *_command(path, folder, limits)],
-                stdin=given,
-                stdout=printed,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={},
-                start_new_session=True,
-            )
-            live.add(process)
-            try:
-                code = process.wait(limits.wall_seconds)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                kill(process)
-                live.discard(process)
-            printed.seek(0)
-            return Ran(printed.read(limits.file_bytes).decode("utf-8", "replace"), code == 0)
+    name = tempfile.mkdtemp(prefix="mmalign-code-")
+    left = ""
+    try:
+        output, ok = _run_in(Path(name, "work"), program, stdin, limits, live)
+    finally:
+        left = remove_folder(Path(name))
+    return Ran(output, ok, left)
+
+
+def _run_in(
+    folder: Path, program: str, stdin: str, limits: Limits, live: set[subprocess.Popen[bytes]]
+) -> tuple[str, bool]:
+    folder.mkdir()
+    folder = folder.resolve()
+    path = folder / "program.py"
+    path.write_text(program, encoding="utf-8", errors="replace")
+    # Files, not pipes: FSIZE limits what is printed, and nothing here waits for a reader.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
+        given.write(stdin.encode("utf-8", "replace"))
+        given.seek(0)
+        process = subprocess.Popen(
+            [*_walls(path, folder, limits), *_command(path, folder, limits)],
+            stdin=given,
+            stdout=printed,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={},
+            start_new_session=True,
+        )
+        live.add(process)
+        try:
+            code = process.wait(limits.wall_seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            kill(process)
+            live.discard(process)
+        printed.seek(0)
+        return printed.read(limits.file_bytes).decode("utf-8", "replace"), code == 0
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
@@ -115,16 +149,41 @@ def exposed() -> tuple[str, ...]:
     return tuple(can)
 
 
+def _walls(path: Path, folder: Path, limits: Limits) -> tuple[str, ...]:
+    """The command that runs a program in bubblewrap, or else in namespaces; empty where neither works."""
+    bubblewrap = _bubblewrap()
+    if not bubblewrap:
+        return _namespaces()
+    own, program = str(folder), str(path)
+    size = str(max(_FOLDER_BYTES, 2 * limits.file_bytes))
+    return (*bubblewrap, "--size", size, "--tmpfs", own, "--ro-bind", program, program, "--chdir", own)
+
+
+@cache
+def _bubblewrap() -> tuple[str, ...]:
+    """Without the program's own folder; empty where bubblewrap is not installed or may not run."""
+    where = shutil.which(_BUBBLEWRAP[0])
+    if where is None:
+        return ()
+    python = Path(_PYTHON).parents[1]
+    shown = dict.fromkeys((*_SYSTEM, "/etc/ld.so.cache", str(python), sys.base_prefix, str(_CONFINE.parent)))
+    command = (where, *_BUBBLEWRAP[1:], *(text for path in shown for text in ("--ro-bind-try", path, path)))
+    return command if _works([*command, "--size", "4096", "--tmpfs", "/own", _PYTHON, "-I", "-S", "-c", ""]) else ()
+
+
 @cache
 def _namespaces() -> tuple[str, ...]:
     """The command that puts a program into namespaces of its own, empty where that does not work."""
-    where = shutil.which("unshare")
+    where = shutil.which(_UNSHARE[0])
     command = (where, *_UNSHARE[1:]) if where else ()
-    works = where and not subprocess.run([*command, "true"], capture_output=True, check=False, timeout=20).returncode
-    return tuple(map(str, command)) if works else ()
+    return command if command and _works([*command, "true"]) else ()
+
+
+def _works(command: list[str]) -> bool:
+    return not subprocess.run(command, capture_output=True, check=False, timeout=20).returncode
 
 
 def _command(path: Path, folder: Path, limits: Limits) -> list[str]:
     numbers = (limits.cpu_seconds, limits.memory, limits.file_bytes)
     # -I, -S, -B: neither the user's settings nor installed packages, and no compiled files beside sources
-    return [sys.executable, "-I", "-S", "-B", str(_CONFINE), str(path), str(folder), *map(str, numbers)]
+    return [_PYTHON, "-I", "-S", "-B", str(_CONFINE), str(path), str(folder), *map(str, numbers)]

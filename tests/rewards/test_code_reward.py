@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import torch
 from mmalign_rewards import sandbox
 from mmalign_rewards.code import cases_of, source_of
 
-from mmalign.errors import DataError, RewardError
+from mmalign.errors import DataError, RewardError, UsageError
 from mmalign.rl.rewards import RewardList
 
 QUICK = sandbox.Limits(cpu_seconds=1, wall_seconds=1.5)
@@ -121,14 +122,64 @@ ESCAPES = {
     "an endless loop": "while True:\n    pass",
     "an endless sleep": "import time\ntime.sleep(60)",
     "mend the limits": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))\nbytearray(10**9)",
+    "change a mode outside": "import os\nos.chmod({secret!r}, 0o777)",
+    "change a mode by a descriptor": "import os\nos.fchmod(os.open(os.__file__, os.O_RDONLY), 0o777)",
+    "a mode by fchmodat2": "import ctypes\nassert not ctypes.CDLL(None).syscall(452, -100, {secret!r}.encode(), 7, 0)",
+    "change an owner outside": "import os\nos.chown({secret!r}, 12345, 12345)",
+    "change times outside": "import os\nos.utime({secret!r}, (1, 1))",
+    "change times of a library": "import os\nos.utime(os.__file__, (1, 1))",
+    "set an attribute outside": "import os\nos.setxattr({secret!r}, 'user.x', b'x')",
+    "remove an attribute outside": "import os\nos.removexattr({secret!r}, 'user.kept')",
+    "link to what is outside": "import os\nos.link({secret!r}, 'l')\nos.link({secret!r}, {folder!r} + '/linked')",
+    "flags of an inode": "import fcntl, os\nfcntl.ioctl(open(os.__file__), 0x40086602, b'\\x10' + bytes(7))",
+    "signals by ownership": "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, {pid})",
+    "a thread of another's": "import ctypes\nassert ctypes.CDLL(None).syscall(234, {pid}, {pid}, 15) == 0",
+    "another's limits": "import resource\nresource.prlimit({pid}, resource.RLIMIT_CORE)",
+    "another's memory": "import ctypes\nassert ctypes.CDLL(None).process_vm_readv({pid}, 0, 0, 0, 0, 0) == 0",
+    "trace": "import ctypes\nassert ctypes.CDLL(None).ptrace(16, {pid}, 0, 0) == 0",
+    "a ring": "import ctypes\nassert ctypes.CDLL(None).syscall(425, 8, bytes(120)) >= 0",
+    "a file in memory": "import os\nos.memfd_create('x')",
+    "shared memory": "import ctypes\nassert ctypes.CDLL(None).shmget(4711, 4096, 0o1777) >= 0",
+    "a pair to anywhere": "import socket\nsocket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', {secret!r})",
+    "a user's keys": "import ctypes\nassert ctypes.CDLL(None).syscall(248, b'user', b'x', b'y', 1, -5) >= 0",
+    "mount": "import ctypes\nassert ctypes.CDLL(None).mount(b'none', {folder!r}.encode(), b'tmpfs', 0, None) == 0",
     "new namespaces": "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0",
     "a deep recursion": "import sys\nsys.setrecursionlimit(10**9)\nf = lambda: f()\nf()",
 }  # fmt: skip
 
 
+def metadata(path: Path) -> tuple[Any, ...]:
+    found = path.stat()
+    names = os.listxattr(path) if sys.platform == "linux" else []
+    return (found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_nlink, names)
+
+
+@pytest.fixture(params=["bubblewrap", "namespaces", "the filter alone"])
+def walls(request, monkeypatch) -> str:
+    """What stands around programs; where the machine lacks it, there is nothing to test."""
+    if request.param != "bubblewrap":
+        monkeypatch.setattr(sandbox, "_bubblewrap", lambda: ())
+    elif not sandbox._bubblewrap():
+        pytest.skip("no bubblewrap here")
+    if request.param == "the filter alone":
+        monkeypatch.setattr(sandbox, "_namespaces", lambda: ())
+    return request.param
+
+
 @pytest.mark.skipif(not CONFINED, reason="Landlock and seccomp are Linux's")
 @pytest.mark.parametrize("name", ESCAPES)
 def test_an_escape_has_no_effect(name: str, tmp_path: Path, listener, monkeypatch) -> None:
+    check_escape(name, tmp_path, listener, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CONFINED, reason="Landlock and seccomp are Linux's")
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_has_no_effect_behind_each_wall(name: str, walls, tmp_path: Path, listener, monkeypatch) -> None:
+    check_escape(name, tmp_path, listener, monkeypatch)
+
+
+def check_escape(name: str, tmp_path: Path, listener, monkeypatch) -> None:
     if sandbox.exposed():
         pytest.skip(f"this machine leaves open: {', '.join(sandbox.exposed())}")
     port, reached = listener
@@ -136,11 +187,15 @@ def test_an_escape_has_no_effect(name: str, tmp_path: Path, listener, monkeypatc
     secret.write_text("passed: the key")
     monkeypatch.setenv("SECRET_TOKEN", "passed")
     program = ESCAPES[name].format(port=port, secret=str(secret), folder=str(tmp_path), pid=os.getpid())
+    with contextlib.suppress(OSError):  # a file system without attributes
+        os.setxattr(secret, "user.kept", b"kept")
+    before = metadata(secret), metadata(Path(os.__file__))
     began = time.perf_counter()
     ran = sandbox.run(program, "", QUICK, set())
     assert time.perf_counter() - began < 5
     assert not ran.ok and "passed" not in ran.output and "SECRET" not in ran.output
     assert secret.read_text() == "passed: the key" and sorted(tmp_path.iterdir()) == [secret]
+    assert metadata(secret) == before[0] and metadata(Path(os.__file__)) == before[1]
     assert reached == []
 
 
@@ -157,6 +212,53 @@ def test_nothing_is_left_behind_or_handed_over(tmp_path: Path, monkeypatch) -> N
         ran = sandbox.run(program, "given", QUICK, set())
     assert ran == sandbox.Ran("['own', 'program.py'] False given 1\n[]\n", True)
     assert [path.name for path in tmp_path.iterdir()] == ["handle"]
+
+
+NESTS = """
+import os
+for _ in range(3000):
+    os.mkdir("a")
+    os.chdir("a")
+open("deepest", "w").close()
+os.mkdir("unreadable", 0)
+"""
+
+
+def test_what_is_hard_to_delete_is_deleted(tmp_path: Path, walls, monkeypatch) -> None:
+    """Nests deeper than a path may be long, folders that cannot be read; links are not followed."""
+    memory = Path("/dev/shm")  # a disk may take milliseconds for each folder
+    own = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(own))
+    (tmp_path / "kept").mkdir(mode=0o750)
+    links = f"os.symlink({str(tmp_path / 'kept')!r}, 'link')\nprint('made')"
+    ran = sandbox.run(NESTS + links, "", sandbox.Limits(), set())
+    assert ran == sandbox.Ran("made\n", True) and not list(own.iterdir())
+    own.rmdir()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o750
+
+
+def test_what_cannot_be_deleted_is_told_once(bench, answered, monkeypatch) -> None:
+    monkeypatch.setattr(sandbox, "remove_folder", lambda folder: shutil.rmtree(folder) or "Operation not permitted")
+    said: list[str] = []
+    rewards = RewardList.build(bench.catalog, [{"name": "code"}], torch.device("cpu"), said.append)
+    for _ in range(2):
+        assert rewards.score(answered(["print(1)"] * 2, ["1", "2"])).total.tolist() == [1, 0]
+    assert [line for line in said if "could not be deleted" in line] == [said[-1]] and "2 folders" in said[-1]
+
+
+def test_common_programs_work(walls) -> None:
+    program = (
+        "import asyncio, concurrent.futures, pathlib, shutil, sqlite3, tempfile, time, zipfile\n"
+        "async def f():\n    await asyncio.sleep(0.01)\n    return 3\n"
+        "with concurrent.futures.ThreadPoolExecutor(2) as pool:\n    print(list(pool.map(abs, [-1, 2])))\n"
+        "pathlib.Path('a').write_text('x')\nshutil.copyfile('a', 'b')\nshutil.move('b', 'c')\n"
+        "pathlib.Path('d').touch()\n"
+        "with zipfile.ZipFile('z', 'w') as file:\n    file.write('a')\nzipfile.ZipFile('z').extract('a', 'out')\n"
+        "with tempfile.TemporaryDirectory(dir='.') as own:\n    print(pathlib.Path(own).is_dir())\n"
+        "rows = sqlite3.connect('base')\nrows.execute('create table t(x)')\nrows.commit()\n"
+        "print(asyncio.run(f()), pathlib.Path('out/a').read_text())\n"
+    )
+    assert sandbox.run(program, "", sandbox.Limits(), set()) == sandbox.Ran("[1, 2]\nTrue\n3 x\n", True)
 
 
 def test_threads_and_asyncio_work() -> None:
@@ -192,17 +294,22 @@ def test_a_signal_ends_running_programs(bench, answered) -> None:
     assert time.perf_counter() - began < 3
 
 
-def test_what_a_machine_leaves_open_is_told(bench, answered, monkeypatch) -> None:
-    """Without seccomp, Landlock and namespaces programs still run, and the run says what they can do."""
+def test_a_machine_that_leaves_things_open_runs_nothing_unless_told(bench, answered, monkeypatch) -> None:
+    """Without seccomp, Landlock and namespaces."""
+    monkeypatch.setattr(sandbox, "_bubblewrap", lambda: ())
     monkeypatch.setattr(sandbox, "_namespaces", lambda: ())
     monkeypatch.setattr(sandbox, "_CONFINE", Path(__file__).with_name("unconfined.py"))
     sandbox.exposed.cache_clear()
     said: list[str] = []
     try:
-        rewards = RewardList.build(bench.catalog, [{"name": "code"}], torch.device("cpu"), said.append)
+        with pytest.raises(UsageError, match=r"can read files, .*on this machine") as refused:
+            RewardList.build(bench.catalog, [{"name": "code"}], torch.device("cpu"), said.append)
+        assert "bubblewrap" in refused.value.hint and "unsafe=true" in refused.value.hint and not said
+        rewards = RewardList.build(bench.catalog, [{"name": "code", "unsafe": True}], torch.device("cpu"), said.append)
     finally:
         sandbox.exposed.cache_clear()
-    assert "read files and open sockets and start processes on this machine" in said[0]
+    for door in ("read files", "change files' modes", "change files' times", "open sockets", "start processes"):
+        assert door in said[0], door
     assert rewards.score(answered(["print(1)"], ["1"])).total.tolist() == [1]
     monkeypatch.setattr(sandbox, "_CONFINE", Path(__file__).with_name("nowhere.py"))
     with pytest.raises(RewardError, match="no confined program runs"):
@@ -220,6 +327,7 @@ def test_the_filter_alone_closes_the_network_and_processes(monkeypatch) -> None:
     """In a container that has no user namespaces."""
     if not CONFINED:
         pytest.skip("Linux's")
+    monkeypatch.setattr(sandbox, "_bubblewrap", lambda: ())
     monkeypatch.setattr(sandbox, "_namespaces", lambda: ())
     sandbox.exposed.cache_clear()
     with contextlib.closing(socket.socket()):
