@@ -191,7 +191,7 @@ def checkpoint_activations(modules: "Mapping[str, nn.Module]") -> None:
                 f"train.gradient_checkpointing: {type(module).__name__} ({role}) does not know it",
                 hint="It is for models of transformers. A smaller train.micro_batch_size saves memory too.",
             )
-        with warnings.catch_warnings():  # renamed in transformers 5.23; 5.3 knows this name alone
+        with warnings.catch_warnings():  # renamed in transformers 5.23; earlier ones know this name alone
             warnings.simplefilter("ignore", FutureWarning)
             module.gradient_checkpointing_enable({"use_reentrant": False})
         follow_checkpointing(module)

@@ -38,7 +38,7 @@ from mmalign_engines.options import ContinuousBatchingConfig
 if TYPE_CHECKING:
     from mmalign.rl.episodes import Policy
 
-_NEEDS = {"return_logprobs", "page_size", "seed"}
+_NEEDS = {"return_logprobs", "page_size", "seed", "auto_switch_to_flash"}
 _TRIED = 8  # tokens an answer
 # Nats that a token's log-probability may differ by, by the weights' precision.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
@@ -144,7 +144,7 @@ def _module(policy: Any) -> PreTrainedModel:
     if not _NEEDS <= {field.name for field in fields(PagedConfig)}:
         raise UsageError(
             "engine continuous-batching needs a newer transformers",
-            hint="python -m pip install 'transformers>=5.17'",
+            hint="python -m pip install 'transformers>=5.19'",
         )
     return module
 
