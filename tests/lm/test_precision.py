@@ -75,7 +75,7 @@ def test_random_weights_of_a_gguf_file(load_lm, tmp_path) -> None:
 
 
 def test_the_embedded_model_from_random_weights(catalog) -> None:
-    """What `mmalign train --objective pretrain` starts from: its config says float16."""
+    """Its config says float16."""
     from mmalign.sources import resolve
 
     source = resolve("gpt-mini", catalog)

@@ -1,0 +1,48 @@
+"""What each bare command must reach on held-out data. A floor is the worst of the measured runs with a margin."""
+
+from typing import Literal, NamedTuple
+
+
+class Floor(NamedTuple):
+    """figure: of run.json's summary. value: the worst that `after` may be, in the direction that is better."""
+
+    figure: str
+    better: Literal["low", "high"]
+    value: float
+
+    def holds(self, before: float, after: float) -> bool:
+        """Whether `after` is no worse than the floor, and better than `before`."""
+        if self.better == "low":
+            return after <= self.value and after < before
+        return after >= self.value and after > before
+
+
+FLOORS = {
+    "contrastive": Floor("retrieval/mean_r1", "high", 0.0),
+    "pretrain": Floor("heldout/loss", "low", 5.0),
+    "sft": Floor("heldout/loss", "low", 9.0),
+    "classify": Floor("heldout/accuracy", "high", 0.0),
+    "reward": Floor("heldout/accuracy_apart", "high", 0.78),
+    "dpo": Floor("heldout/accuracy_apart", "high", 0.63),
+    "kto": Floor("heldout/loss", "low", 0.48),
+    "simpo": Floor("heldout/accuracy", "high", 0.61),
+    "orpo": Floor("heldout/accuracy", "high", 0.0),
+    "cpo": Floor("heldout/accuracy", "high", 0.0),
+    "ppo": Floor("heldout/score", "high", 0.45),
+    "grpo": Floor("heldout/score", "high", 0.45),
+    "rloo": Floor("heldout/score", "high", 0.45),
+    "online-dpo": Floor("heldout/score", "high", 0.45),
+}
+
+PHOTOGRAPHS = {
+    "baseball": "baseball",
+    "bison": "bison",
+    "bucket": "bucket",
+    "cat": "tabby cat",
+    "clownfish": "clownfish",
+    "coffee": "espresso",
+    "koala": "koala",
+    "panda": "giant panda",
+    "polar_bear": "polar bear",
+}
+"""The object that each sample photograph shows, among those that `mmalign zero-shot` knows."""

@@ -1,0 +1,86 @@
+"""Every bare command of the README to its end, as a user types it: `python -m pytest -m recipes`, half an hour.
+
+    python -m pytest -m recipes -k "pretrain or kto"
+    RECIPE_THREADS=1 python -m pytest -m recipes      # on a machine that does other work
+
+Each command runs in a process of its own, with as many threads as torch takes, and its held-out figure is held
+against the floor in `floors.py`. A table of all figures stands at the end.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from floors import FLOORS, PHOTOGRAPHS
+
+from mmalign.catalog import Catalog
+from mmalign.config.load import recipe_path
+from mmalign.plugins import BUILTINS, load_plugins
+
+README = Path(__file__).parents[2] / "README.md"
+OBJECTIVES = [entry.spec.name for entry in Catalog(load_plugins()).entries("objectives") if entry.plugin in BUILTINS]
+
+Mmalign = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def mmalign(tmp_path: Path) -> Mmalign:
+    """mmalign(*arguments) -> the finished process, started in an empty folder."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        if "RECIPE_THREADS" in os.environ:
+            environment["OMP_NUM_THREADS"] = os.environ["RECIPE_THREADS"]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, "-m", "mmalign", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+
+    return call
+
+
+def test_every_objective_has_a_recipe_and_a_floor() -> None:
+    """A bare command that nothing measures can stop learning, and nobody sees it."""
+    assert set(FLOORS) == set(OBJECTIVES)
+    assert [objective for objective in OBJECTIVES if recipe_path(objective) is None] == []
+
+
+@pytest.mark.recipes
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_bare_command_learns(objective: str, mmalign: Mmalign, tmp_path: Path, record_property) -> None:
+    began = time.perf_counter()
+    done = mmalign("train", "--objective", objective, "--out", "run")
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    info = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    summary, floor = info["summary"], FLOORS[objective]
+    before, after = (summary[when][floor.figure] for when in ("before", "after"))
+    record_property("recipe", (objective, floor.figure, before, after, floor.value, round(seconds)))
+
+    assert info["status"] == "finished" and summary["skipped_updates"] == 0
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, summary["steps"] + 1))
+    assert (tmp_path / "run" / "model").is_dir()
+    assert floor.holds(before, after), (floor, before, after)
+
+
+@pytest.mark.recipes
+def test_the_bare_zero_shot_command_names_its_photographs(mmalign: Mmalign, record_property) -> None:
+    command = re.search(r'mmalign zero-shot --labels "([^"]*)"$', README.read_text(encoding="utf-8"), re.M)
+    assert command is not None
+    began = time.perf_counter()
+    done = mmalign("zero-shot", "--labels", command[1], "--json")
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr[-3000:]
+    images = [json.loads(line) for line in done.stdout.splitlines()]
+    named = {Path(image["image"]).stem: image["predictions"][0]["object"] for image in images}
+    right = sum(named.get(photograph) == shown for photograph, shown in PHOTOGRAPHS.items())
+    record_property("recipe", ("zero-shot", "photographs named", "", right, len(PHOTOGRAPHS), round(seconds)))
+    assert named == PHOTOGRAPHS
