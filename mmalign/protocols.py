@@ -36,13 +36,14 @@ class TokenizedText(NamedTuple):
 
 
 class TokenizedAnswers(NamedTuple):
-    """A prompt's ids [T]; the ids [T_k] of each of K answers, ended; for each the tokens to learn, bool [T_k]; and how
-    many tokens of all that were cut off to fit."""
+    """A prompt's ids [T]; the ids [T_k] of each of K answers, ended; for each the tokens to learn, bool [T_k]; how many
+    tokens were cut off to fit; and of how many turns the chat template leaves out the thinking."""
 
     prompt: "Tensor"
     answers: "list[Tensor]"
     learn: "list[Tensor]"
     num_lost: int
+    num_left_out: int = 0
 
 
 class Processor(Protocol):
@@ -82,8 +83,7 @@ class AnswersProcessor(Processor, Protocol):
         ...
 
     def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
-        """Cut to the context, and counted; without answers, the prompt alone. Raises BadSample for an empty answer, an
-        unknown role, a broken template."""
+        """Cut to the context, and counted; without answers, the prompt alone. Raises BadSample, with the reason."""
         ...
 
 

@@ -7,8 +7,9 @@ A kind's columns follow from the types of its dataclass fields: ImageRef -> pixe
 ragged, except `key`, `group` and `solution`, which stay strings; a number or truth value -> a tensor [N]; anything else
 -> a tuple of N objects. A kind with prompts and answers (`completion`, `preference`, `ranking`) gives them all as one
 column `sequences`; those of a `prompt` have no answers, and it stays beside them as it is, as do its `columns`. Texts
-also give `num_lost` [N], the tokens cut off to fit. An `image-text` batch keeps its texts as `caption`, and a
-`group` that is empty becomes the key.
+also give `num_lost` [N], the tokens cut off to fit, and conversations `num_left_out` [N], the turns whose thinking the
+chat template leaves out. An `image-text` batch keeps its texts as `caption`, and a `group` that is empty becomes the
+key.
 """
 
 import random
@@ -61,6 +62,7 @@ class Encoder:
                     raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
                 tokens = _shortened(tokens, self.processor.context_length - self.answer_tokens)
             row["sequences"], lost = tokens, tokens.num_lost
+            row["num_left_out"] = torch.tensor(tokens.num_left_out)
         for name, column in self._columns.items():
             value = getattr(example, name)  # the fields of a dataclass, by their declared names
             if column == "image":
@@ -115,7 +117,7 @@ def _join(name: str, values: list[Any]) -> Column:
     if isinstance(values[0], _Tokens):
         return Ragged.from_list([value.ids for value in values])
     if isinstance(values[0], TokenizedAnswers):
-        prompts, answers, learn, _ = zip(*values, strict=True)
+        prompts, answers, learn, *_ = zip(*values, strict=True)
         return Sequences.from_lists(prompts, answers, learn)
     if not isinstance(values[0], torch.Tensor):
         return tuple(values)

@@ -93,6 +93,10 @@ class Message(NamedTuple):
     learn: bool = True
     fields: Mapping[str, Any] = _NO_FIELDS
 
+    def __hash__(self) -> int:
+        """Of all but the fields, which hold lists and mappings: prompts are keys of sets and dictionaries."""
+        return hash((self.role, self.content, self.learn))
+
 
 Turns = str | tuple[Message, ...]
 """Plain text, or messages that a chat template renders."""

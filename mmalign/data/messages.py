@@ -6,8 +6,8 @@
     as_rows(turns)                                   # a conversation as a data set may write it
 
 Roles, `tool_calls`, `tools` and `weight` are those of OpenAI's chat format and of TRL. Tool calls get the nested form
-that chat templates read ({"type", "function": {"name", "arguments"}}), whose arguments are an object. Keys that are
-null inside tools and tool calls are left out, as TRL does: tables of one schema fill them in.
+that chat templates read ({"type", "function": {"name", "arguments"}}); arguments stay an object or its JSON, as they
+are given. Keys that are null inside tools and tool calls are left out, as TRL does: tables of one schema fill them in.
 """
 
 import json
@@ -129,7 +129,7 @@ def _tool_calls(value: Any) -> list[Any] | str:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             return "a tool call is not {function: {name, arguments}}"
-        arguments = _loaded(function.get("arguments"))
+        arguments = function.get("arguments")
         rest = {name: call[name] for name in ("id", "type") if isinstance(call.get(name), str)}
         shape = {"name": function["name"], "arguments": {} if arguments is None else _without_nulls(arguments)}
         nested.append({"type": "function", **rest, "function": shape})

@@ -49,9 +49,10 @@ def score(backbone: RewardModel, answers: Sequence[Answer], runtime: Runtime) ->
     with runtime.evaluating(backbone):
         for start in range(0, len(order), runtime.batch_size):
             places = order[start : start + runtime.batch_size]
-            prompts, texts, _, lost = zip(*(encoded[place] for place in places), strict=True)
-            scores = backbone.score_sequences(Sequences.from_lists(prompts, texts).to(runtime.device)).tolist()
-            rows = zip(places, scores, lost, strict=True)
+            batch = [encoded[place] for place in places]
+            sequences = Sequences.from_lists([row.prompt for row in batch], [row.answers for row in batch])
+            scores = backbone.score_sequences(sequences.to(runtime.device)).tolist()
+            rows = zip(places, scores, (row.num_lost for row in batch), strict=True)
             found |= {place: Scored(answers[place], value, num_lost) for place, value, num_lost in rows}
     return [found[place] for place in range(len(answers))]
 

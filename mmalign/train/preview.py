@@ -54,7 +54,7 @@ def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> 
     sweep = Sweep(data, encoder, 8, limit=SURVEYED, max_bad=config.max_bad)
     prompts = encoder.answer_tokens > 0
     what = "prompts" if prompts else f"examples{of}"
-    examples = answers = tokens = labels = lost = cut = 0
+    examples = answers = tokens = labels = lost = cut = left_out = 0
     for batch in sweep:
         sequences = sequences_of(batch)
         examples += len(batch)
@@ -63,6 +63,7 @@ def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> 
         labels += int(sequences.is_label.sum())
         lost += int(batch["num_lost"].sum())
         cut += int((batch["num_lost"] > 0).sum())
+        left_out += int(batch["num_left_out"].sum()) if "num_left_out" in batch else 0
         if answers >= SURVEYED:
             break
     share = lost / max(1, tokens + lost)
@@ -76,9 +77,10 @@ def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> 
             hint=f"Shorten them, {shorter}raise backbone.context_length if the model can, or --set data.max_lost=1",
         )
     learnt = "" if prompts else f", {labels:,} of them to be learnt"
+    template = f"; the chat template leaves out the thinking of {left_out:,} turns" if left_out else ""
     return (
         f"{examples:,} of {len(data):,} {what} looked at: {tokens:,} tokens{learnt}; "
-        f"{lost:,} tokens cut from {cut:,} {what}; {len(sweep.bad):,} {what} unusable"
+        f"{lost:,} tokens cut from {cut:,} {what}; {len(sweep.bad):,} {what} unusable{template}"
     )
 
 

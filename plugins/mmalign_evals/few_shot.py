@@ -115,7 +115,10 @@ class Asker:
         # Most tokenizers hold a blank with the word behind it, so it belongs to the answer.
         self._question = before.rstrip(" ")
         answers = [before[len(self._question) :] + name for name in self.classes]
-        self.labels = [ids[:-1] for ids in self.processor.answers("", answers).answers]  # no end token
+        # Behind the question, as they are asked: some tokenizers begin a text that stands alone with a space.
+        asked = self.processor.answers(self._question.replace(TEXT, ""), answers)
+        answered = zip(asked.answers, asked.learn, strict=True)
+        self.labels = [ids[learn][:-1] for ids, learn in answered]  # no end token
         self._room = self.processor.context_length - max(map(len, self.labels))
         self._shown: dict[str, int] = {}
         self._truncated: set[str] = set()

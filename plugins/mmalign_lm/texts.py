@@ -4,23 +4,26 @@
     processor.answers("Question? ", ["Yes.", "No."])           # prompt and answers apart, so that answers can share it
     processor.answers((Message("user", "Question?"),), [(Message("assistant", "Yes."),)])
 
-A prompt and its answer are tokenised apart: what the model reads in training is what it reads before it generates. The
-end token is appended to every answer and document. Masks come from lengths, never from a padding id: one that equals
-the end token does no harm.
+A prompt and an answer are tokenised as one text, and cut where the ids of the prompt alone and those of all its answers
+stop being the same: what is learnt from is what the tokenizer makes of the whole, and what a chat template writes of
+the whole conversation. The end token closes every document, every answer that is text, and every conversation that the
+template does not close with a special token of its own. Masks come from lengths and from places in the text, never
+from a padding id: one that equals the end token does no harm.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmalign.data.examples import Message, Turns
-from mmalign.data.messages import ROLES, tools_of
+from mmalign.data.messages import ROLES
 from mmalign.errors import BadSample, CheckpointError
 from mmalign.protocols import TokenizedAnswers, TokenizedText
+from mmalign_lm.conversations import ChatTemplate, Form, choose_form, render_conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,14 +68,16 @@ class TextProcessor:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 
         An answer has at least half of the context; without answers a prompt may fill it. Raises BadSample for an
-        empty answer, an unknown role, or a template that does not render.
+        empty answer, an unknown role, or a template that does not render the conversation whole.
         """
-        head, prompt_ids = self._prompt(prompt)
-        pieces = [self._answer(prompt, head, answer) for answer in answers]
+        asked = self._prompt(prompt)
+        whole = [self._whole(prompt, asked, answer) for answer in answers]
+        cut = min((_num_shared(asked.ids, each.ids[: each.first]) for each in whole), default=len(asked.ids))
+        pieces = [(each.ids[cut:], each.learn[cut:]) for each in whole]
         longest = max((len(ids) for ids, _ in pieces), default=0)
         room = self.context_length - min(longest, self.context_length // 2)
-        lost = max(0, len(prompt_ids) - room)
-        prompt_ids = prompt_ids[lost:]
+        lost = max(0, cut - room)
+        prompt_ids = asked.ids[lost:cut]
         limit = self.context_length - len(prompt_ids)
         lost += sum(max(0, len(ids) - limit) for ids, _ in pieces)
         return TokenizedAnswers(
@@ -80,18 +85,18 @@ class TextProcessor:
             [torch.tensor(ids[:limit]) for ids, _ in pieces],
             [torch.tensor(learn[:limit]) for _, learn in pieces],
             lost,
+            sum(each.num_left_out for each in whole),
         )
 
     def prompt(self, prompt: Turns) -> Tensor:
         """[T] ids of a prompt alone, uncut; raises BadSample for messages that do not render."""
-        return torch.tensor(self._prompt(prompt)[1], dtype=torch.int64)
+        return torch.tensor(self._prompt(prompt).ids, dtype=torch.int64)
 
     def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         """[T] ids of plain text; one that spells a special token gives its letters, so that a tool's output cannot end
         a turn. in_chat: without the space around it, between the template's ids that close the answer before, whose end
         token is there, and those that open the next one."""
-        text = text.strip() if in_chat else text
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        ids = self._following(text.strip() if in_chat else text)
         if in_chat:
             before, behind = self._around_observation
             ids = [*before, *ids, *behind]
@@ -102,22 +107,9 @@ class TextProcessor:
         return str(self.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """Messages as one text, through transformers' sandboxed renderer; raises BadSample."""
-        unknown = sorted({message.role for message in messages} - set(ROLES))
-        if unknown:
-            raise BadSample(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
-        template = self.template or (None if self.tokenizer.chat_template else PLAIN_TEMPLATE)
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                [{"role": message.role, "content": message.content, **message.fields} for message in messages],
-                tools=tools_of(messages) or None,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except Exception as error:  # whatever a template raises: jinja's errors, its raise_exception, a missing key
-            raise BadSample(f"the chat template does not render: {type(error).__name__}: {error}") from error
-        return str(rendered)
+        """Messages as one text; raises BadSample for one that the template cannot render or leaves out."""
+        form = choose_form(self._chat, messages)
+        return self._chat.text(messages, form, asks=add_generation_prompt)
 
     def save(self, folder: Any) -> None:
         for name, content in self.files.items():
@@ -129,46 +121,139 @@ class TextProcessor:
         policy's own tokens and is never rendered, so both are cut out of a conversation about nothing."""
         said = "(answer)", "(observation)"
         talk = Message("user", "?"), Message("assistant", said[0]), Message("user", said[1])
-        rest = self.render(talk, add_generation_prompt=True).partition(said[0])[2]
-        before, found, behind = rest.partition(said[1])
-        if not found:
+        text = self._chat.text(talk, Form(), asks=True)
+        start = text.find(said[0]) + len(said[0])
+        until = text.find(said[1], start)
+        if until < 0 or said[0] not in text:
             raise BadSample("the chat template leaves out a turn of the user that follows an answer")
-        ids = self._ids(before, special=False)
-        return ids[1:] if ids[:1] == [self.end_id] else ids, self._ids(behind, special=False)
+        ids, is_before = self._learnt(text, [(start, until)])
+        is_behind = self._learnt(text, [(until + len(said[1]), len(text))])[1]
+        before = [i for i, on in zip(ids, is_before, strict=True) if on]
+        closes = bool(before) and before[0] in {self.end_id, *self._special_ids}
+        return before[1:] if closes else before, [i for i, on in zip(ids, is_behind, strict=True) if on]
 
-    def _prompt(self, prompt: Turns) -> tuple[str, list[int]]:
-        """(text, ids): a rendered prompt holds its own start token, where the template writes one."""
-        text = prompt if isinstance(prompt, str) else self.render(prompt, add_generation_prompt=True)
-        ids = self._ids(text, special=isinstance(prompt, str))
-        return text, ids[:-1] if text and ids and ids[-1] == self.end_id else ids
+    def _following(self, text: str) -> list[int]:
+        """Ids of a text behind another one: alone, its first piece would begin with a space in tokenizers as Llama 2's.
+        No token is a special one."""
+        ahead, ids, alone = (
+            self.tokenizer(each, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+            for each in ("\n", f"\n{text}", text)
+        )
+        return ids[len(ahead) :] if ids[: len(ahead)] == ahead else alone
 
-    def _answer(self, prompt: Turns, head: str, answer: Turns) -> tuple[list[int], list[bool]]:
-        """Ids and which of them are learnt: of text all, of messages the assistant's turns with what ends them."""
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        """Ids of tokens that no text is made of: they open and close turns."""
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset({*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})
+
+    @property
+    def _chat(self) -> ChatTemplate:
+        special = tuple(str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(self._special_ids))
+        return ChatTemplate(self._render, special)
+
+    def _render(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None, add_generation_prompt: bool
+    ) -> tuple[str, list[tuple[int, int]] | None]:
+        """Through transformers' sandboxed renderer; raises BadSample."""
+        unknown = sorted({message["role"] for message in messages} - set(ROLES))
+        if unknown:
+            raise BadSample(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
+        template = self.template or (None if self.tokenizer.chat_template else PLAIN_TEMPLATE)
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages,
+                tools=tools,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except Exception as error:  # whatever a template raises: jinja's errors, its raise_exception, a missing key
+            raise BadSample(f"the chat template does not render: {type(error).__name__}: {error}") from error
+        return str(rendered), None
+
+    def _prompt(self, prompt: Turns) -> "_Asked":
+        """A rendered prompt holds its own start token, where the template writes one."""
+        if not isinstance(prompt, str):
+            text = self.render(prompt, add_generation_prompt=True) if prompt else ""
+            return _Asked(text, self._ids(text, special=False))
+        ids = self._ids(prompt, special=True)
+        return _Asked(prompt, ids[:-1] if prompt and ids and ids[-1] == self.end_id else ids)
+
+    def _whole(self, prompt: Turns, asked: "_Asked", answer: Turns) -> "_Whole":
+        """Prompt and answer: of a text all of the answer is learnt, of messages the assistant's turns."""
         if not (answer.strip() if isinstance(answer, str) else answer):
             raise BadSample("an empty answer")
         if isinstance(answer, str):
-            ids = [*self._ids(answer, special=False), self.end_id]
-            return ids, [True] * len(ids)
+            ids = self._ids(asked.text + answer, special=isinstance(prompt, str))
+            ids = ids if ids[-1] == self.end_id else [*ids, self.end_id]
+            first = _num_shared(asked.ids, ids)
+            return _Whole(ids, [place >= first for place in range(len(ids))], first, 0)
         if isinstance(prompt, str):
             raise BadSample("the prompt is text and the answer is messages: give both as one or the other")
         if not any(message.role == "assistant" and message.learn for message in answer):
             raise BadSample("no turn of the assistant to learn from")
-        ids, learn, done = [], [], head
-        for place, message in enumerate(answer):
-            follows = place + 1 < len(answer) and answer[place + 1].role == "assistant"
-            whole = self.render([*prompt, *answer[: place + 1]], add_generation_prompt=follows)
-            if not whole.startswith(done):
-                raise BadSample("the chat template changes earlier turns when later ones are added; give one turn each")
-            piece = self._ids(whole[len(done) :], special=False)
-            ids += piece
-            learn += [message.role == "assistant" and message.learn] * len(piece)
-            done = whole
-        if ids and ids[-1] != self.end_id and learn[-1] and self.end_id not in ids[-2:]:
+        rendered = render_conversation(self._chat, (*prompt, *answer), len(prompt))
+        ids, learn = self._learnt(rendered.text, rendered.spans)
+        if learn[-1] and not self._is_closed(ids):
             ids, learn = [*ids, self.end_id], [*learn, True]
+        return _Whole(ids, learn, learn.index(True), rendered.num_left_out)
+
+    def _learnt(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """Ids of a rendering, and which of them lie in a span, if only in part."""
+        if not self.tokenizer.is_fast:
+            return self._learnt_by_beginnings(text, spans)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        learn, reached, remaining = [], 0, list(spans)
+        for start, end in encoded["offset_mapping"]:
+            # Some tokenizers leave white space out of a token's place: it reaches from the token before.
+            start, reached = min(start, reached), max(end, reached)
+            while remaining and remaining[0][1] <= start:
+                remaining.pop(0)
+            learn.append(bool(remaining) and reached > remaining[0][0])
+        return encoded["input_ids"], learn
+
+    def _learnt_by_beginnings(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """The same for tokenizers that do not tell where a token stands: cut where the ids of a beginning end."""
+        ids = self._ids(text, special=False)
+        learn = [False] * len(ids)
+        for span in spans:
+            first, last = (_num_shared(self._ids(text[:place], special=False), ids) for place in span)
+            learn[first:last] = [True] * (last - first)
         return ids, learn
+
+    def _is_closed(self, ids: Sequence[int]) -> bool:
+        """Whether a special token ends a conversation, with at most white space behind it."""
+        for token in reversed(ids):
+            if token in self._special_ids:
+                return True
+            if str(self.tokenizer.decode([token])).strip():
+                return False
+        return False
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+class _Asked(NamedTuple):
+    """A prompt up to where its answer begins."""
+
+    text: str
+    ids: list[int]
+
+
+class _Whole(NamedTuple):
+    """A prompt with one answer. first: where what is learnt begins. num_left_out: see `Rendered`."""
+
+    ids: list[int]
+    learn: list[bool]
+    first: int
+    num_left_out: int
+
+
+def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Ids that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def end_token(tokenizer: "PreTrainedTokenizerBase", folder: Any) -> int:

@@ -1,6 +1,7 @@
 """Conversations as data sets write them: tool calls, tools, weights, contents that are null or in parts."""
 
 import json
+import pickle
 
 import pytest
 from mmalign_data.texts import CompletionFiles, PreferenceFiles, PromptFiles
@@ -10,7 +11,7 @@ from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, wi
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
-FLAT = {"name": "weather", "arguments": '{"city": "Paris", "unit": null}'}
+FLAT = {"name": "weather", "arguments": {"city": "Paris", "unit": None}}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": {}}}
 
 
@@ -31,6 +32,14 @@ def test_tool_calls_have_one_form(calls, content) -> None:
     turns = as_turns(messages)
     assert turns[1] == Message("assistant", "", True, {"tool_calls": [CALL]})
     assert read_messages(as_rows(turns)) == messages
+    assert {turns, as_turns(messages)} == {turns} and pickle.loads(pickle.dumps(turns)) == turns
+
+
+def test_arguments_that_are_text_stay_as_they_are() -> None:
+    messages = read_messages(
+        [USER, turn(content="", tool_calls=[{"name": "weather", "arguments": '{"city":"Paris"}'}])]
+    )
+    assert messages[1]["fields"]["tool_calls"][0]["function"]["arguments"] == '{"city":"Paris"}'
 
 
 def test_weights_names_thinking_and_parts() -> None:

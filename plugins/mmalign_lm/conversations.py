@@ -1,0 +1,241 @@
+"""Conversations through a model's own chat template: the whole rendering, and where in it the assistant is learnt.
+
+    rendered = render_conversation(template, messages, first_answer=1)
+    rendered.text                                              # what `apply_chat_template` writes of all the messages
+    rendered.spans                                             # [(start, end), ...] in it: what is learnt
+
+Text is learnt from where the header that asks for an answer ends, up to where the next turn begins: the thinking, the
+answer, the tool calls and the end of the turn. Templates write a turn in another way once others follow (Qwen 3,
+gpt-oss and DeepSeek drop its thinking, Phi-3 and gpt-oss move an end token, Mistral moves tools and system texts), so
+that the rendering of a beginning need not be the beginning of the rendering. Where it is not, a turn's text is found by
+rendering the conversation again with another content in it, and comparing.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mmalign.data.examples import Message
+from mmalign.data.messages import tools_of
+from mmalign.errors import BadSample
+
+_HEADER = 400  # characters: no template's header of an answer is longer
+_STAND_IN = "Qx{}zJ7stands4in"  # a content that no conversation holds
+
+
+class Rendered(NamedTuple):
+    """spans: (start, end) of what is learnt, in order, apart. num_left_out: turns of the assistant whose thinking or
+    text beside a tool call the template leaves out."""
+
+    text: str
+    spans: list[tuple[int, int]]
+    num_left_out: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """How messages are handed to a template, which differ in what they take. arguments_as_text: those of a tool call as
+    JSON text (DeepSeek), not as an object. without_empty: no `content` beside tool calls that have no text.
+    developer_as_system: for templates without a developer role."""
+
+    arguments_as_text: bool = False
+    without_empty: bool = False
+    developer_as_system: bool = False
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """render: (messages as mappings, tools or None, add_generation_prompt) -> (text, spans of `{% generation %}`, None
+    in a template without it); raises BadSample. special: the texts of special tokens, of which one ends a turn."""
+
+    render: Callable[[list[dict[str, Any]], list[Any] | None, bool], tuple[str, list[tuple[int, int]] | None]]
+    special: tuple[str, ...]
+
+    def text(self, messages: Sequence[Message], form: Form, *, asks: bool = False) -> str:
+        """asks: with the header behind it that asks for an answer."""
+        return self._render(messages, form, asks)[0]
+
+    def generation_spans(self, messages: Sequence[Message], form: Form) -> list[tuple[int, int]] | None:
+        return self._render(messages, form, False)[1]
+
+    def _render(self, messages: Sequence[Message], form: Form, asks: bool) -> tuple[str, list[tuple[int, int]] | None]:
+        return self.render([_as_mapping(message, form) for message in messages], tools_of(messages) or None, asks)
+
+
+def choose_form(template: ChatTemplate, messages: Sequence[Message]) -> Form:
+    """The form of these messages in which the template writes all turns and tool calls.
+
+    Raises BadSample where no form does, by the role or the tool call that it leaves out.
+    """
+    refusal = None
+    for form in _forms(messages):
+        try:
+            _check_complete(template, messages, form)
+        except BadSample as error:
+            refusal = refusal or error
+        else:
+            return form
+    assert refusal is not None
+    raise refusal
+
+
+def render_conversation(template: ChatTemplate, messages: Sequence[Message], first_answer: int) -> Rendered:
+    """See the module. Of the messages from `first_answer` on, the assistant's with `learn` are learnt.
+
+    Raises BadSample for a conversation that the template does not render whole.
+    """
+    form = choose_form(template, messages)
+    text = template.text(messages, form)
+    turns = [k for k in range(first_answer, len(messages)) if messages[k].role == "assistant" and messages[k].learn]
+    spans = [_Turn(template, messages, form, text, k).span() for k in turns]
+    marked = template.generation_spans(messages, form)
+    if marked:
+        spans = [(max(a, c), min(b, d)) for a, b in spans for c, d in marked if max(a, c) < min(b, d)]
+    return Rendered(text, spans, sum(_leaves_out(text, message) for message in messages))
+
+
+class _Turn:
+    """One turn of the assistant in the rendering of its conversation."""
+
+    def __init__(self, template: ChatTemplate, messages: Sequence[Message], form: Form, text: str, index: int) -> None:
+        self._template, self._messages, self._form, self._text, self._index = template, messages, form, text, index
+
+    def span(self) -> tuple[int, int]:
+        start = self._start()
+        return start, max(start, self._end(start))
+
+    def _start(self) -> int:
+        """Behind the header that asks for the answer, or behind as much of it as stands there: DeepSeek's and
+        Nemotron's ask with an opened thinking block that an answer without thinking does not have."""
+        before = self._messages[: self._index]
+        asking = self._try(before, asks=True)
+        shared = _shared_start(asking, self._text)
+        if asking and shared == len(asking):
+            return shared
+        if asking and shared >= _shared_start(asking, self._try(before, asks=False)):
+            return shared
+        # The template writes something else before this turn: its header is what stands before the content.
+        content = _shared_start(self._text, self._with_other_content(self._index))
+        ends = range(max(0, content - _HEADER), content + 1)
+        return max(ends, key=lambda end: (_shared_end(self._text[:end], asking), end)) if asking else content
+
+    def _end(self, start: int) -> int:
+        if self._index + 1 == len(self._messages):
+            return len(self._text)
+        until = self._try(self._messages[: self._index + 1], asks=False)
+        if until and self._text.startswith(until):
+            return len(until)
+        content_end = len(self._text) - _shared_end(self._text, self._with_other_content(self._index))
+        following = _shared_start(self._text, self._with_other_content(self._index + 1))
+        special = re.compile("|".join(map(re.escape, sorted(self._template.special, key=len, reverse=True))) or "(?!)")
+        end = max(start, content_end)
+        for match in special.finditer(self._text, start, max(start, following)):
+            if match.end() > content_end:
+                end = match.end()
+                break
+        return end + len(self._text[end:]) - len(self._text[end:].lstrip("\n"))
+
+    def _try(self, messages: Sequence[Message], *, asks: bool) -> str:
+        """A beginning of the conversation, or nothing where the template refuses it."""
+        try:
+            return self._template.text(messages, self._form, asks=asks) if messages else ""
+        except BadSample:
+            return ""
+
+    def _with_other_content(self, index: int) -> str:
+        changed = [*self._messages]
+        changed[index] = _replaced(changed[index], _STAND_IN.format(index))
+        return self._template.text(changed, self._form)
+
+
+def _forms(messages: Sequence[Message]) -> Iterator[Form]:
+    calls = any("tool_calls" in message.fields for message in messages)
+    empty = any("tool_calls" in message.fields and not message.content for message in messages)
+    developer = any(message.role == "developer" for message in messages)
+    for as_system in (False, True)[: 1 + developer]:
+        for without_empty in (False, True)[: 1 + empty]:
+            for as_text in (False, True)[: 1 + calls]:
+                yield Form(as_text, without_empty, as_system)
+
+
+def _check_complete(template: ChatTemplate, messages: Sequence[Message], form: Form) -> None:
+    """Raises BadSample for a turn or a tool call of which nothing is written."""
+    template.text(messages, form)
+    stand_ins = [_STAND_IN.format(index) for index in range(len(messages))]
+    written = template.text([_replaced(m, s) for m, s in zip(messages, stand_ins, strict=True)], form)
+    for number, (message, stand_in) in enumerate(zip(messages, stand_ins, strict=True), start=1):
+        calls = "tool_calls" in message.fields
+        if calls and f"{stand_in}()" not in written:
+            raise BadSample(
+                f"the chat template leaves out the tool calls of message {number}; write them into its content as the "
+                "model's card shows them, or set backbone.template to a template that has them"
+            )
+        if message.content and not calls and stand_in not in written:
+            raise BadSample(
+                f"the chat template leaves out message {number}, of role {message.role!r}; join it to the turn before "
+                "or behind it, or set backbone.template to a template that has it"
+            )
+
+
+def _as_mapping(message: Message, form: Form) -> dict[str, Any]:
+    fields = {name: value for name, value in message.fields.items() if name != "tools"}
+    if "reasoning_content" in fields:
+        fields["thinking"] = fields["reasoning_content"]  # gpt-oss reads this name, as transformers knows
+    if "tool_calls" in fields:
+        fields["tool_calls"] = [_with_arguments(call, form.arguments_as_text) for call in fields["tool_calls"]]
+    role = "system" if form.developer_as_system and message.role == "developer" else message.role
+    if form.without_empty and "tool_calls" in fields and not message.content:
+        return {"role": role, **fields}
+    return {"role": role, "content": message.content, **fields}
+
+
+def _with_arguments(call: Mapping[str, Any], as_text: bool) -> dict[str, Any]:
+    """The call with its arguments as JSON text or as what that text says; text that is no JSON stays."""
+    arguments = call["function"]["arguments"]
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not as_text and isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
+
+
+def _replaced(message: Message, stand_in: str) -> Message:
+    """The message with another content, and other arguments in its last tool call."""
+    fields = message.fields
+    if "tool_calls" in fields:
+        *calls, last = fields["tool_calls"]
+        function = {**last["function"], "arguments": {stand_in: f"{stand_in}()"}}
+        fields = {**fields, "tool_calls": [*calls, {**last, "function": function}]}
+        return message._replace(content=stand_in if message.content else "", fields=fields)
+    return message._replace(content=stand_in)
+
+
+def _leaves_out(text: str, message: Message) -> bool:
+    """Whether thinking, or a text beside tool calls, is not in the rendering."""
+    if message.role != "assistant":
+        return False
+    thought = message.fields.get("reasoning_content", "")
+    if "</think>" in message.content:
+        thought = message.content.partition("</think>")[0].rpartition("<think>")[2]
+    beside = message.content.strip() if "tool_calls" in message.fields else ""
+    return thought.strip() not in text or beside not in text
+
+
+def _shared_start(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    if one.startswith(other) or other.startswith(one):
+        return min(len(one), len(other))
+    low, high = 0, min(len(one), len(other))  # the first `low` are equal, the first `high` are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
+
+
+def _shared_end(one: str, other: str) -> int:
+    """Characters that both end with."""
+    return _shared_start(one[::-1], other[::-1])
