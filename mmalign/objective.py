@@ -105,6 +105,9 @@ class Objective(ABC):
     best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     """The held-out metric by which the best checkpoint is chosen."""
 
+    watched: ClassVar[tuple[str, ...]] = ()
+    """Metrics to look at while it trains, the most important first. The others come behind them."""
+
     of_updates: ClassVar[frozenset[str]] = frozenset()
     """Metrics of an update alone, such as a share of clipped ratios: held-out data show none of them."""
 

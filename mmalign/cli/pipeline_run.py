@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.cli.app import App, emit, emit_json
+from mmalign.cli.live import run_display
 from mmalign.cli.table import table
 from mmalign.config.load import recipe_path
 from mmalign.errors import UsageError
@@ -45,7 +46,8 @@ def run(
     again = shlex.join(["mmalign", "pipeline", config, "--out", str(folder), *(f"--set={text}" for text in sets)])
     app.say(f"pipeline {pipeline.name}: {', '.join(pipeline.names)}; folder {folder}")
     try:
-        outcome = run_pipeline(app.catalog, pipeline, folder, start=start, until=until, device=device, say=app.say)
+        with run_display(app) as say:
+            outcome = run_pipeline(app.catalog, pipeline, folder, start=start, until=until, device=device, say=say)
     except Interrupted as interruption:  # between stages, and while a stage reads its models, too
         app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
         interruption.told = True

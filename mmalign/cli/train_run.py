@@ -1,6 +1,8 @@
 """The body of `mmalign train`, apart from its options so that `--help` imports nothing of it."""
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, emit
+from mmalign.cli.live import run_display
 from mmalign.config.load import load_layers, recipe_path
 from mmalign.errors import UsageError
 from mmalign.printable import json_text
@@ -54,16 +57,18 @@ def run_train(
                 )
             from mmalign.train import launch
 
-            outcome = launch.resume(
-                resume, app.catalog, sets=sets, allow_change=allow_change, device=device, say=app.say
-            )
+            with run_display(app) as say:
+                outcome = launch.resume(
+                    resume, app.catalog, sets=sets, allow_change=allow_change, device=device, say=say
+                )
         else:
             plan = _resolve(app, given, configs, sets)
             if dry_run:
                 return _dry_run(app, plan, device, as_json)
             from mmalign.train import launch
 
-            outcome = launch.start(plan, app.catalog, folder=out, device=device, say=app.say)
+            with run_display(app) as say:
+                outcome = launch.start(plan, app.catalog, folder=out, device=device, say=say)
     except Interrupted as interruption:
         if interruption.folder is not None:
             app.say(f"go on: mmalign train --resume {interruption.folder}")
@@ -147,7 +152,7 @@ def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     from mmalign.train.baselines import HEADER, table
     from mmalign.train.counts import worth_telling
-    from mmalign.train.report import metric_rows, read
+    from mmalign.train.report import metric_header, metric_rows, read, verdict_note
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
@@ -156,17 +161,21 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     summary = outcome.summary
     tokens = f"{summary['tokens_per_second']} tokens a second, " if "tokens" in summary else ""
     app.say(
-        f"{read(summary)} in {summary['seconds']} s, {summary['examples_per_second']} a second, "
-        f"{tokens}"
+        f"{read(summary)} in {summary['seconds']} s, {summary['training_seconds']} s of them steps: "
+        f"{summary['examples_per_second']} a second, {tokens}"
         f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
         f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
     )
     for line in worth_telling(summary["counts"]):
         app.say(f"  {line}")
-    rows = metric_rows(outcome.before, outcome.after, None)
+    rows = metric_rows(summary["judged"])
     if rows:
-        _print_table([("held-out", "before", "after"), *rows])
+        table_rows = [tuple(metric_header(None)), *rows]
+        # The interval is in the report, too.
+        _print_table(table_rows if _fits(table_rows) else [(*row[:3], row[-1]) for row in table_rows])
+        for line in filter(None, (verdict_note(summary["judged"]), *(f"try {text}" for text in summary["advice"]))):
+            app.say(line)
     if summary["comparison"]:
         emit()
         _print_table([HEADER, *table(summary["comparison"])])
@@ -177,12 +186,20 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
         app.say(f"next: {command}")
 
 
+def _fits(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a table is no wider than the terminal, where there is one."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return not sys.stdout.isatty() or sum(widths) + 2 * (len(widths) - 1) <= shutil.get_terminal_size().columns
+
+
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """The first column to the left, the others to the right."""
+    """The first column to the left, the others to the right, but for the last where it is the verdict."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
-        emit("  ".join([f"{first:<{widths[0]}}", *cells]))
+        if rows[0][-1] == "verdict":
+            cells[-1] = others[-1]
+        emit("  ".join([f"{first:<{widths[0]}}", *cells]).rstrip())
 
 
 def _line(text: str) -> str:

@@ -43,6 +43,7 @@ class OnlineObjective(Objective):
     """Its Config is an `OnlineConfig`; its metric `kl` is the distance from the reference, in nats an answer."""
 
     best_by = ("score", "high")
+    watched = ("score", "kl", "length")
     of_updates = frozenset({"clipped", "sampler_gap", "sampler_weight", "sampler_truncated"})
 
     @property

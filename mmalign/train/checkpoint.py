@@ -159,3 +159,14 @@ def _free_megabytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free // 1_000_000
+
+
+def require_same(state: Mapping[str, Any], fingerprint: Any, num_processes: int) -> None:
+    """Raises CheckpointError where a checkpoint's state is of other data, or of another number of processes."""
+    if state["data"] != fingerprint:
+        raise CheckpointError("the training data changed since the checkpoint", hint="Restore it, or start a new run.")
+    if len(state["host_rng"]) != num_processes:
+        raise CheckpointError(
+            f"the checkpoint is of {len(state['host_rng'])} processes, this run has {num_processes}",
+            hint="Resume with as many processes.",
+        )

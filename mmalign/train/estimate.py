@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from mmalign.errors import DataError
+from mmalign.train.display import Say
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.plan import Plan
-from mmalign.train.progress import Say, duration, peak_memory
+from mmalign.train.progress import duration, peak_memory
 from mmalign.train.sharing import RoleFigures, in_megabytes, role_figures
 from mmalign.train.step import accumulate
 

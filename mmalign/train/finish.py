@@ -22,12 +22,15 @@ from mmalign.objective import Objective
 from mmalign.train import rng
 from mmalign.train.baselines import compare
 from mmalign.train.counts import total
-from mmalign.train.heldout import measure
+from mmalign.train.display import Display
+from mmalign.train.heldout import OWN, directions, measure
 from mmalign.train.job import Job
+from mmalign.train.judge import advice, judge
 from mmalign.train.loop import Loop
+from mmalign.train.next_steps import next_commands
 from mmalign.train.preview import SURVEYED
-from mmalign.train.progress import Say, peak_memory
-from mmalign.train.report import next_commands, write_reports
+from mmalign.train.progress import peak_memory
+from mmalign.train.report import write_reports
 from mmalign.train.rundir import Run
 from mmalign.train.samples import side_by_side, write_samples
 
@@ -47,12 +50,17 @@ class Outcome:
 
 def finished(run: Run) -> Outcome:
     """What a run that is over left."""
-    summary = {"counts": {}, **run.info["summary"]}  # earlier versions counted nothing
+    recorded: dict[str, Any] = run.info["summary"]  # earlier versions counted nothing, and had one time
+    judged = judge(recorded["before"], recorded["after"], {}, {}, {})
+    missing: dict[str, Any] = {"counts": {}, "training_seconds": recorded["seconds"], "advice": []}
+    summary: dict[str, Any] = {**missing, "judged": [row._asdict() for row in judged], **recorded}
     run.close()
     return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
 
 
-def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Say) -> Outcome | None:
+def finish(
+    job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Display
+) -> Outcome | None:
     """Interpolate, measure, save the model, write the reports, on the main process. counts: of cut texts and tokens."""
     model = run.folder / "model"
     truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
@@ -61,33 +69,40 @@ def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalo
     if job.average is not None:
         job.average.take_over()
         say(f"the model is the moving average of its weights (ema_decay {job.plan.train.ema_decay:g})")
-    trained = measure(job, catalog)
-    after = trained
+    say.stage("evaluating")
+    parts: dict[str, list[float]] = {}
+    trained = after = measure(job, catalog, parts)
     if job.plan.train.wise_ft < 1:
         interpolate(job)
-        after = measure(job, catalog)
+        after = measure(job, catalog, parts := {})
         say(f"interpolated with the starting weights (wise_ft {job.plan.train.wise_ft:g})")
+    say.stage("sampling")
     written = write_samples(job)
     final = {"evaluation": after, "final": True, "before_interpolation": trained, "samples": written}
     run.log({"step": loop.step, **final})
+    say.stage("saving")
     finish_objective(job)
     save_model(lambda partial: job.objective.save(job.models, partial), model)
     records = run.metrics()
     started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
     before = started.get("evaluation", {})
+    judged = judge(before, after, started.get("parts", {}), parts, directions(job))
+    main, best_step = OWN + job.objective.best_by[0], loop.best["step"] if loop.best else None
     name, comparable = job.plan.objective.spec.name, job.objective.comparable
     summary = {
         "steps": loop.step,
         "examples": loop.step * job.plan.train.batch_size,
         "seconds": round(loop.seconds, 1),
-        "examples_per_second": round(loop.step * job.plan.train.batch_size / loop.seconds, 1),
-        **({"tokens": tokens, "tokens_per_second": round(tokens / loop.seconds, 1)} if tokens else {}),
+        "training_seconds": round(loop.training_seconds, 1),
+        **_rates(loop.step * job.plan.train.batch_size, tokens, loop.training_seconds),
         "peak_memory_mb": round(peak_memory(job.device) / 1e6),
         "unreadable_samples": len(loop.bad_samples),
         "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
         "counts": total(records),
-        "next": next_commands(model, job.plan, [sample.prompt for sample in written]),
+        "next": next_commands(model, job.plan, job.heldout if job.num_heldout else job.data),
+        "judged": [row._asdict() for row in judged],
+        "advice": advice(judged, main, job.plan, best_step),
         "before": before,
         "after": after,
         "comparison": compare(started.get("baselines", []), after, name, comparable),
@@ -97,6 +112,16 @@ def finish(job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalo
     write_reports(run, job.plan, trained if after is not trained else None)
     run.write_info(status="finished", error=None)
     return Outcome(run.folder, model, before, after, summary)
+
+
+def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
+    """seconds: of the steps alone; 0 of a run without any."""
+
+    def rate(number: int) -> float:
+        return round(number / seconds, 1) if seconds else 0.0
+
+    speed = {"examples_per_second": rate(examples)}
+    return {**speed, "tokens": tokens, "tokens_per_second": rate(tokens)} if tokens else speed
 
 
 @torch.no_grad()

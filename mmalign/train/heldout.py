@@ -5,7 +5,7 @@ results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,23 +19,29 @@ from mmalign.evaluate.runtime import Runtime
 from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
 from mmalign.train.job import Job
+from mmalign.train.judge import Direction, Estimates
 from mmalign.train.moment import Moment
 from mmalign.train.signals import held_back
 from mmalign.train.step import total_loss
 
 OWN = "heldout/"  # before the objective's own metrics
 HELDOUT_LOSS = f"{OWN}loss"
+_TERM, _PARTS = "term of the loss: ", 16
 
 
-def measure(job: Job, catalog: Catalog) -> dict[str, float]:
-    """Run everything once in evaluation mode; the job is as before afterwards."""
+def measure(job: Job, catalog: Catalog, parts: dict[str, list[float]] | None = None) -> dict[str, float]:
+    """Run everything once in evaluation mode; the job is as before afterwards.
+
+    parts: filled with the objective's own figures as they would be without one part of the examples each, which is
+    what a paired comparison of two measurements needs (`mmalign.train.judge`).
+    """
     config = job.plan.evaluation
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     results: dict[str, float] = {}
     with undisturbed(job):
         job.models.eval()
         if job.num_heldout:
-            results |= _heldout_loss(job)
+            results |= _heldout_loss(job, {} if parts is None else parts)
         for entry in job.plan.evaluations:
             part = part_for(job, catalog, entry.spec)
             if part is None:
@@ -93,12 +99,12 @@ def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | N
 
 
 @torch.no_grad()
-def _heldout_loss(job: Job) -> dict[str, float]:
+def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]:
     """Mean loss and metrics, and how many examples they are of.
 
     A coupled loss depends on the batch's size: it leaves out a short batch, unless there is no other.
     """
-    objective, sums, counts = job.objective, {}, {}
+    objective, sums, counts, estimates = job.objective, {}, {}, Estimates()
     metrics: dict[str, list[float]] = {}
     size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
     sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
@@ -131,22 +137,54 @@ def _heldout_loss(job: Job) -> dict[str, float]:
                 entry = metrics.setdefault(name, [0.0, 0.0])
                 entry[0] += float(total)
                 entry[1] += float(count)
+            terms = {f"{_TERM}{name}": (float(value), float(part[name])) for name, value in part_sums.items()}
+            estimates.add(terms | {name: (float(total), float(count)) for name, (total, count) in part_metrics.items()})
     if not sums:
         return {}
-    loss, _ = total_loss(objective, sums, counts)
-    told = {name: sums for name, sums in metrics.items() if name not in objective.of_updates}
-    means = {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
+    figures = _figures(objective, sums, counts, metrics)
+    for rest in estimates.without():
+        terms = {name.removeprefix(_TERM): pair for name, pair in rest.items() if name.startswith(_TERM)}
+        left = {name: list(pair) for name, pair in rest.items() if not name.startswith(_TERM)}
+        sums_left, counts_left = ({name: pair[place] for name, pair in terms.items()} for place in (0, 1))
+        for name, value in _figures(objective, sums_left, counts_left, left).items():
+            without.setdefault(name, []).append(value)
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    own = {HELDOUT_LOSS: float(loss)}
     if job.sampler is not None:  # the loss is a direction to go, of no meaning as a number
-        own, used = {}, {"prompts": used.pop("examples"), "answers": answers, **used}
-    return {**own, **means} | {f"{OWN}{name}": float(number) for name, number in used.items()}
+        figures.pop(HELDOUT_LOSS)
+        without.pop(HELDOUT_LOSS, None)
+        used = {"prompts": used.pop("examples"), "answers": answers, **used}
+    return figures | {f"{OWN}{name}": float(number) for name, number in used.items()}
+
+
+def _figures(
+    objective: Objective, sums: Mapping[str, Any], counts: Mapping[str, float], metrics: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """The loss from its terms' sums and counts, then the means of the metrics that held-out data show."""
+    loss, _ = total_loss(objective, sums, counts)
+    told = {name: pair for name, pair in metrics.items() if name not in objective.of_updates}
+    return {HELDOUT_LOSS: float(loss)} | {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
+
+
+def directions(job: Job) -> dict[str, Direction]:
+    """Held-out figures of which it is known whether more is better: the loss and accuracies by what the words mean, the
+    figure that the objective's best checkpoint is chosen by, and each evaluation's primary metric."""
+    name, better = job.objective.best_by
+    known: dict[str, Direction] = {HELDOUT_LOSS: "low", f"{OWN}accuracy": "high", OWN + name: better}
+    for entry in job.plan.evaluations:
+        known[f"{entry.spec.name}/{entry.spec.primary}"] = "high" if entry.spec.higher_is_better else "low"
+    return known
 
 
 def _chunk(job: Job) -> int:
     """Examples a forward pass: of an objective that samples, each has many answers, and training knows what fits."""
     micro = job.plan.train.micro_batch_size if job.sampler is not None else 0
     return micro or job.plan.evaluation.batch_size
+
+
+def _share(job: Job) -> int:
+    """Examples of a part: enough parts for an interval, where examples do not depend on each other."""
+    number = min(job.num_heldout, job.plan.evaluation.max_examples)
+    return _chunk(job) if job.objective.coupled else max(1, min(_chunk(job), -(-number // _PARTS)))
 
 
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
@@ -156,7 +194,7 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
         with engine.autocast():
             return objective.forward(job.models, micro)
 
-    micros = batch.split(_chunk(job))
+    micros = batch.split(_share(job))
     if not objective.coupled:
         for micro in micros:
             yield *objective.loss(forward(micro), micro), objective.count(micro)

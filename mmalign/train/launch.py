@@ -19,18 +19,19 @@ from mmalign.files import write_text
 from mmalign.protocols import NamesPlaces
 from mmalign.rl.rewards import check_rewards
 from mmalign.train import checkpoint
+from mmalign.train.display import Display, Say, display_of
 from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
 from mmalign.train.job import assemble
+from mmalign.train.judge import FEW_HELDOUT
 from mmalign.train.loop import Loop
+from mmalign.train.next_steps import data_name
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
-from mmalign.train.progress import Say
 from mmalign.train.rundir import Run, default_folder, package_versions
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
 
-FEW_HELDOUT = 20
 _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
 
 
@@ -40,6 +41,8 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
 
     Returns None on every process but the main one, as `resume` does.
     """
+    say = display_of(say)
+    say.stage("loading")
     processes = Processes(device)
     chosen: Path = processes.gather_objects(folder or default_folder(plan.objective.spec.name))[0]
     if plan.train.wise_ft < 1 and not _has_starting_weights(plan):
@@ -119,9 +122,11 @@ def _execute(
     plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say, resumed: Callable[[], None] = lambda: None
 ) -> Outcome | None:
     host, error = catalog.host, None
-    talk: Say = say if processes.is_main else lambda line: None
+    talk = display_of(say) if processes.is_main else Display(lambda line: None)
     try:
         with StopRequest() as stop:
+            talk.heed(lambda: stop.signal is not None)
+            talk.stage("loading")
             with stop.interrupts_alone(processes):  # nothing is lost while models and data are read
                 job = assemble(plan, processes, talk)
             if processes.is_main:
@@ -139,6 +144,7 @@ def _execute(
                 talk(note)
             if 0 < job.num_heldout < FEW_HELDOUT and job.sampler is None:  # to a prompt it samples many answers
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
+            talk.stage("looking at the data")
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
@@ -171,7 +177,7 @@ def _execute(
 def _headline(plan: Plan, folder: Path) -> str:
     names = plan.names()
     how = f" ({plan.verdict.explain()})" if plan.verdict.derived else ""
-    return f"{names['objective']} on {names['backbone']}{how} with {names['dataset']}; run folder {folder}"
+    return f"{names['objective']} on {names['backbone']}{how} with {data_name(plan)}; run folder {folder}"
 
 
 def _has_starting_weights(plan: Plan) -> bool:

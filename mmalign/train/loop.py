@@ -23,10 +23,11 @@ from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.counts import why_empty
+from mmalign.train.display import Say, display_of
 from mmalign.train.job import Guard, Job
 from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
-from mmalign.train.progress import Progress, Say, describe
+from mmalign.train.progress import Progress, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
@@ -37,15 +38,15 @@ class Loop:
     """One run of one job. `step` counts finished optimiser steps."""
 
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
-        self.job, self.run, self.catalog, self.say = job, run, catalog, say
+        self.job, self.run, self.catalog, self.say = job, run, catalog, display_of(say)
         self.step, self._saved = 0, -1  # the second: of the newest checkpoint
         self._mid_step, self.skipped_updates = False, 0  # the first: the step under way has changed weights
         self.bad_samples: dict[str, str] = {}
         self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
-        self._seconds_before, self._started = 0.0, time.perf_counter()
-        self.progress = Progress(job, run, catalog, say)
+        self._seconds_before, self._trained_before, self._started = 0.0, 0.0, time.perf_counter()
+        self.progress = Progress(job, run, catalog, self.say)
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -88,22 +89,22 @@ class Loop:
     def update(
         self, index: int, batch: Batch, others: Mapping[str, Batch] | None = None, guard: Guard = lambda work: work()
     ) -> None:
-        """One step: prepare the batch, then learn from it, in one optimiser update or several.
-
-        others: of other streams, by name.
+        """One step: prepare the batch, then learn from it, in one optimiser update or several. others: streams beside.
 
         Raises NonFiniteError before an update where the loss or a gradient is not finite.
         """
+        self.say.stage("training" if self.job.sampler is None else "rollout")
         began = time.perf_counter()
         prepared = self.job.prepare(index, batch, guard)
         before = time.perf_counter()
+        self.say.stage("training")
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
-        made = [self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside)]
+        made = (self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside))
+        results, norms = zip(*made, strict=True)
         seconds = {"preparing": before - began, "learning": time.perf_counter() - before}
         for part in (prepared, *beside.values()):
             self.truncated_texts += int((part["num_lost"] > 0).sum()) if "num_lost" in part else 0
             self.tokens += part.cost() if self._counts_tokens else 0
-        results, norms = zip(*made, strict=True)
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, stream: Stream, others: Mapping[str, Stream], stop: StopRequest) -> None:
@@ -165,15 +166,15 @@ class Loop:
         """Measure held-out data on the main process; returns the signal that cut it short, if one did."""
         signum = None
         if self.job.processes.is_main:
+            self.say.stage("evaluating")
             try:
                 with stop.interrupts():
-                    results = heldout.measure(self.job, self.catalog)
+                    results = heldout.measure(self.job, self.catalog, parts := {})
+                    self.say.stage("sampling")
                     written = write_samples(self.job)
                     baselines = measure_baselines(self.job, self.catalog, self.say) if not self.step else []
-                more = {"samples": written, "baselines": baselines}
-                self.run.log(
-                    {"step": self.step, "evaluation": results, **{n: found for n, found in more.items() if found}}
-                )
+                more = {"samples": written, "baselines": baselines, "parts": {} if self.step else parts}
+                self.run.log({"step": self.step, "evaluation": results, **{n: v for n, v in more.items() if v}})
                 figures = describe(heldout.main_figures(self.job, results))
                 self.say(f"step {self.step}: {figures or 'nothing is held out'}")
                 if self.step:
@@ -190,6 +191,7 @@ class Loop:
     def save(self) -> None:
         """Commit a checkpoint of this moment, then delete those no longer kept."""
         job = self.job
+        self.say.stage("saving")
         own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts, self.tokens)
         torch_states, host_states, bad_samples, truncated, tokens = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
@@ -212,6 +214,7 @@ class Loop:
                         "skipped_updates": self.skipped_updates,
                         "best": self.best,
                         "seconds": self.seconds,
+                        "training_seconds": self.training_seconds,
                     },
                 ),
             )
@@ -220,6 +223,7 @@ class Loop:
             checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
         self._saved = self.step
         job.processes.barrier()
+        self.progress.restart()
 
     def resume(self) -> None:
         """Continue from the newest good checkpoint; raises CheckpointError for one of other data or processes."""
@@ -230,15 +234,7 @@ class Loop:
         if saved is None:
             return
         state = saved.state
-        if state["data"] != job.fingerprint():
-            raise CheckpointError(
-                "the training data changed since the checkpoint", hint="Restore it, or start a new run."
-            )
-        if len(state["host_rng"]) != job.processes.world_size:
-            raise CheckpointError(
-                f"the checkpoint is of {len(state['host_rng'])} processes, this run has {job.processes.world_size}",
-                hint="Resume with as many processes.",
-            )
+        checkpoint.require_same(state, job.fingerprint(), job.processes.world_size)
         try:
             job.models.load_state(saved.model)
         except KeyError as error:
@@ -259,12 +255,17 @@ class Loop:
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts, self.tokens = (state[n][job.processes.rank] for n in ("truncated_texts", "tokens"))
         self._seconds_before = state["seconds"]
+        self._trained_before = state.get("training_seconds", state["seconds"])  # earlier versions kept the latter alone
         self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
 
     @property
     def seconds(self) -> float:
-        """Training time so far, earlier sittings included."""
+        """Of the run so far, measurements and earlier sittings included."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def training_seconds(self) -> float:
+        return self._trained_before + self.progress.seconds
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------
 

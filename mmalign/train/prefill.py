@@ -4,7 +4,7 @@ prefill(job, folder, say)
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,12 +12,13 @@ import torch
 from mmalign.data.batch import Batch, Column
 from mmalign.data.loader import Draws, Order, Sweep
 from mmalign.data.order import stable_hash
+from mmalign.train.display import Display
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.job import Job
 
 
 @torch.no_grad()
-def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[[str], None]) -> None:
+def prefill(job: Job, folder: Path, starting_weights: str | None, say: Display) -> None:
     """Where the plan caches: only examples that the run will read are asked about, and those of an earlier sitting are
     not asked again. The frozen roles are gone afterwards."""
     plan = job.plan
@@ -28,12 +29,19 @@ def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[
     key = f"{stable_hash(starting_weights, plan.train.seed, plan.names(), *options):016x}"
     cache = FrozenCache.open(folder / f"frozen-{job.processes.rank}", key)
     job.models.eval()
+    say.stage("reference pass")
+    positions = _positions(job)
+    total = len({index for _, index in positions}) + min(job.num_heldout, plan.evaluation.max_examples)
+    asked = 0
 
     def ask(batch: Batch) -> dict[str, Column]:
+        nonlocal asked
+        say.stage("reference pass", asked, max(total, asked))
+        asked += len(batch)
         with job.engine.autocast():
             return dict(job.objective.frozen(job.models, batch))
 
-    new = sum(cache.fill((batch.to(job.device) for batch in part), ask) for part in _parts(job))
+    new = sum(cache.fill((batch.to(job.device) for batch in part), ask) for part in _parts(job, positions))
     job.models.part()
     job.frozen = cache
     roles = " and ".join(role.name for role in plan.objective.spec.roles if not role.trains)
@@ -43,22 +51,29 @@ def prefill(job: Job, folder: Path, starting_weights: str | None, say: Callable[
     )
 
 
-def _parts(job: Job) -> Iterable[Iterable[Batch]]:
-    """What is read in training by this process, and on the main one what is held out."""
+def _positions(job: Job) -> list[tuple[int, int]]:
+    """(epoch, index) of every example that this process reads in training."""
     train, order, share = job.plan.train, Order(len(job.data), job.plan.train.seed), job.local_batch_size
-    # Sums of floats depend on what shares a forward pass. In passes of a step's examples, a run that is extended later
-    # has the same first answers as one that was as long from the start.
-    size = share
+    if job.processes.world_size == 1:
+        return order.indices(0, train.steps * train.batch_size)  # one call instead of one a step
     positions: list[tuple[int, int]] = []
     for step in range(train.steps):
         start = step * train.batch_size + job.processes.rank * share
         positions += order.indices(start, start + share)
+    return positions
+
+
+def _parts(job: Job, positions: list[tuple[int, int]]) -> Iterable[Iterable[Batch]]:
+    """What is read in training by this process, and on the main one what is held out."""
+    # Sums of floats depend on what shares a forward pass. In passes of a step's examples, a run that is extended later
+    # has the same first answers as one that was as long from the start.
+    size, seed = job.local_batch_size, job.plan.train.seed
     once = Draws(
-        job.data, job.encoder, list({index: (epoch, index) for epoch, index in positions}.values()), size, train.seed
+        job.data, job.encoder, list({index: (epoch, index) for epoch, index in positions}.values()), size, seed
     )
     yield once
     if once.bad:  # what is drawn in place of a bad one differs from epoch to epoch
-        yield Draws(job.data, job.encoder, positions, size, train.seed)
+        yield Draws(job.data, job.encoder, positions, size, seed)
     if job.num_heldout and job.processes.is_main:
         config = job.plan.evaluation
         yield Sweep(job.heldout, job.encoder, config.batch_size, limit=config.max_examples, max_bad=1.0)

@@ -1,10 +1,12 @@
-"""What a run says of each step: a line of metrics.jsonl, plugins told, and lines for whoever watches.
+"""What a run says of each step: a line of metrics.jsonl, plugins told, and the figures for whoever watches.
 
-    progress = Progress(job, run, catalog, say)
+    progress = Progress(job, run, catalog, display)
     progress.step(index, results, norms, batch, {"learning": 1.2})
 
-An online objective's steps are rows of a table, in as many lines as a terminal needs; others are a line of `name value`
-pairs every `train.log_every` steps.
+An online objective's steps are rows of a table. Others are shown in the line that a terminal redraws, or in a log in a
+line of `name value` pairs every `train.log_every` steps.
+
+Rates and the time left are of steps alone: measurements, samples for people and checkpoints are no part of them.
 """
 
 import functools
@@ -12,8 +14,8 @@ import os
 import resource
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,31 +26,36 @@ from mmalign.data.batch import Batch
 from mmalign.protocols import AnswersProcessor
 from mmalign.rl.experience import show_experience, write_experience
 from mmalign.train.counts import LOGGED, answer_counts, unlearnt_prompts
+from mmalign.train.display import Display
 from mmalign.train.job import Job
 from mmalign.train.optim import learning_rate
 from mmalign.train.rundir import Run
 from mmalign.train.step import StepResult, merge
+from mmalign.train.step_table import StepTable
 
-Say = Callable[[str], None]
-_HEADER_EVERY = 20  # rows
+_RECENT = 20  # steps, over which rates and the time left are averaged
+_FIGURES = 3  # in the line that is redrawn
 _UNTABLED = ("loss", "empty", "beta", "sampler_gap")
 
 
 class Progress:
-    """Of one sitting; the clock runs from when it is made, or `restart`ed, to the first step."""
+    """Of one sitting; the clock runs from when it is made, or `restart`ed, to the first step. `seconds`: of its
+    steps."""
 
-    def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
-        self._job, self._run, self._catalog, self._say = job, run, catalog, say
+    def __init__(self, job: Job, run: Run, catalog: Catalog, display: Display) -> None:
+        self._job, self._run, self._catalog, self._display = job, run, catalog, display
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self._clock = time.perf_counter()
-        self._rows = self._steps = 0
-        self._spent = 0.0  # seconds in `_steps`
-        self._header: tuple[str, ...] = ()
+        self.seconds = 0.0
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of each step
+        self._table = StepTable(job.plan.train.steps, job.objective.watched, display)
 
     def restart(self) -> None:
-        """Forget the time since the last step, and what was sampled in it: a measurement is no part of a step."""
+        """Forget the time since the last step, and what was sampled in it: neither a measurement nor a checkpoint is
+        part of a step."""
         if self._job.sampler is not None:
             self._job.sampler.take_seconds()
+        self._display.stage("training")
         self._clock = time.perf_counter()
 
     def step(
@@ -64,7 +71,8 @@ class Progress:
         job, step = self._job, index + 1
         now = time.perf_counter()
         whole, self._clock = now - self._clock, now  # from step to step: waiting for data included
-        self._spent, self._steps = self._spent + whole, self._steps + 1
+        self.seconds += whole
+        self._recent.append(whole)
         result = functools.reduce(merge, results)
         metrics = {name: float(total) / float(count) for name, (total, count) in result.metrics.items() if count}
         record = {
@@ -94,19 +102,39 @@ class Progress:
         happened = {f"{LOGGED}{name}": number for name, number in counts.items()}
         self._run.log({"step": step, **record, **speed, **times, **happened})
         for warning in self._catalog.host.notify("step_finished", run=self._run, step=step, metrics=record):
-            self._say(warning)
-        train = job.plan.train
-        if step % train.log_every == 0 or step in (1, train.steps):
-            left = duration((train.steps - step) * self._spent / self._steps)
-            if job.sampler is not None:
-                self._row(step, {name: record[name] for name in metrics}, parts, whole, left)
-            else:
-                numbers = describe({name: record[name] for name in ("loss", *metrics)})
-                pace = f"{speed['examples_per_second']:.0f} examples/s  {left} left"
-                self._say(f"step {step}/{train.steps}  {numbers}  {pace}")
+            self._display(warning)
+        self._tell(step, {name: record[name] for name in ("loss", *metrics)}, parts, size)
         if shows:
             for line in show_experience(batch, processor, max(0, terminal_width() - 2)):
-                self._say(f"  {line}")
+                self._display(f"  {line}")
+            self.restart()
+
+    def _tell(self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], size: int) -> None:
+        """Show the step. parts: seconds of each of its parts; size: examples of all processes."""
+        train, whole = self._job.plan.train, self._recent[-1]
+        mean = sum(self._recent) / len(self._recent)
+        left, pace = duration((train.steps - step) * mean), f"{_rate(size / mean)} examples/s"
+        if self._job.sampler is not None:
+            pace = f"{duration(mean)} a step"
+        figures = {name: f"{metrics[name]:.3g}" for name in self._watched(metrics)[:_FIGURES]}
+        self._display.training(step, train.steps, figures, pace, f"{left} left")
+        told = step % train.log_every == 0 or step in (1, train.steps)
+        if self._job.sampler is not None and told:
+            columns = {name: value for name, value in metrics.items() if name not in _UNTABLED}
+            shares = {name: value / whole for name, value in parts.items()}
+            self._table.row(step, columns, shares, whole, left, terminal_width())
+        elif step == train.steps or (told and not self._display.live):
+            still = f"  {left} left" if step < train.steps else ""
+            self._display(f"step {step}/{train.steps}  {describe(metrics)}  {pace}{still}")
+
+    def _watched(self, metrics: Mapping[str, float]) -> list[str]:
+        """Names of a step's metrics, the most important first: the loss, unless it is but a direction to go, what the
+        objective watches, what its best checkpoint is chosen by, the others, and those of updates alone."""
+        objective = self._job.objective
+        loss = () if self._job.sampler is not None else ("loss",)
+        names = dict.fromkeys((*loss, *objective.watched, objective.best_by[0], *metrics))
+        order = sorted(names, key=lambda name: name in objective.of_updates)
+        return [name for name in order if name in metrics and (name != "loss" or loss)]
 
     def _counts(self, batch: Batch, metrics: Mapping[str, float]) -> dict[str, int]:
         """Of all processes, of an objective that samples."""
@@ -121,36 +149,15 @@ class Progress:
             found.update(part)
         return dict(found) | unlearnt_prompts(metrics, found["prompts"])
 
-    def _row(
-        self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], whole: float, left: str
-    ) -> None:
-        """One row of the table; the header again every so many, and where a column comes or goes."""
-        cells = {name.replace("_", " "): f"{value:.3g}" for name, value in metrics.items() if name not in _UNTABLED}
-        cells |= {name: f"{value / whole:.0%}" for name, value in parts.items()}
-        cells |= {"s": f"{whole:.1f}", "left": left}
-        widths = [max(7, len(name)) for name in cells]
-        total = f"step/{self._job.plan.train.steps}"
-        if self._rows % _HEADER_EVERY == 0 or tuple(cells) != self._header:
-            self._rows, self._header = 0, tuple(cells)
-            self._lines(total, len(total), [f"{name:>{width}}" for name, width in zip(cells, widths, strict=True)])
-        values = [f"{value:>{width}}" for value, width in zip(cells.values(), widths, strict=True)]
-        self._lines(str(step), len(total), values)
-        self._rows += 1
-
-    def _lines(self, first: str, indent: int, cells: Sequence[str]) -> None:
-        """Cells beside each other, and under each other where a terminal is too narrow for them."""
-        width, line = terminal_width(), f"{first:>{indent}}"
-        for cell in cells:
-            if width and len(line) + 2 + len(cell) > width:
-                self._say(line)
-                line = " " * indent
-            line = f"{line}  {cell}"
-        self._say(line)
-
 
 def describe(values: Mapping[str, Any]) -> str:
     """ "loss 2.31  accuracy 0.412", four digits each."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _rate(number: float) -> str:
+    """Whole from 10 on: 0.83, 3.4, 128."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
 
 
 def duration(seconds: float) -> str:

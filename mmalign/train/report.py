@@ -1,17 +1,14 @@
 """What a finished run leaves for a person: curve.png, report.html (one file, no request) and a README.md model card."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mmalign.capabilities import Capability
-from mmalign.evaluate.intervals import is_bound
 from mmalign.report import png_bytes, png_data_uri, write_report
 from mmalign.train.baselines import HEADER, table
 from mmalign.train.counts import worth_telling
 from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
+from mmalign.train.judge import Judged
 from mmalign.train.plan import Plan
 from mmalign.train.rundir import Run
 
@@ -26,6 +23,7 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
     (run.folder / "curve.png").write_bytes(curve)
     summary, names = run.info["summary"], run.info["plan"]
     commands = summary["next"]
+    names = {**names, "dataset": run.info["data"]["source"]}
     data_rows = [
         (name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.info["data"].items()
     ]
@@ -33,8 +31,10 @@ def write_reports(run: Run, plan: Plan, uninterpolated: Mapping[str, float] | No
         "title": f"{names['objective']} on {names['backbone']}",
         "status": "finished",
         "summary": [*_figures(summary), *names.items()],
-        "metrics": metric_rows(summary["before"], summary["after"], uninterpolated),
+        "metrics": metric_rows(summary["judged"], uninterpolated),
         "metrics_header": metric_header(uninterpolated),
+        "metrics_note": verdict_note(summary["judged"]),
+        "advice": summary["advice"],
         "figures": [("Training, every step", png_data_uri(curve)), *_frontier(records)],
         "tables": [
             *_counts_table(summary["counts"]),
@@ -59,6 +59,7 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "steps": "steps",
         "examples": read,
         "seconds": "seconds",
+        "training_seconds": "seconds of steps",
         "examples_per_second": f"{read} a second",
         "peak_memory_mb": "peak memory, MB",
         "tokens": "tokens",
@@ -93,47 +94,39 @@ def _samples_table(samples: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]
 
 
 def metric_header(uninterpolated: Mapping[str, float] | None) -> list[str]:
-    return ["held-out", "before", *(["trained"] if uninterpolated else []), "after"]
+    return ["held-out", "before", *(["trained"] if uninterpolated else []), "after", "95% of the change", "verdict"]
 
 
 def metric_rows(
-    before: Mapping[str, float], after: Mapping[str, float], uninterpolated: Mapping[str, float] | None
+    rows: Sequence[Mapping[str, Any]], uninterpolated: Mapping[str, float] | None = None
 ) -> list[tuple[str, ...]]:
-    """(name, before, [trained,] after) as text, four digits.
+    """rows: of `judge`, as JSON. (name, before, [trained,] after, interval of the change, verdict) as text.
 
-    The ends of intervals, and counts of examples that were not used where there are none, are in metrics.jsonl alone.
+    The ends of the figures' own intervals, and counts of examples that were not used where there are none, are in
+    metrics.jsonl alone.
     """
 
-    def show(values: Mapping[str, float], name: str) -> str:
-        return f"{values[name]:.4g}" if name in values else "-"
+    def cells(row: Judged) -> tuple[str, ...]:
+        trained = [_number(uninterpolated.get(row.name))] if uninterpolated else []
+        interval = "" if row.low is None or row.high is None else f"{row.low:+.3g} to {row.high:+.3g}"
+        return (row.name, _number(row.before), *trained, _number(row.after), interval, row.told)
 
-    columns = [before, *([uninterpolated] if uninterpolated else []), after]
-    names = {**before, **after}
-    nothing = {name for name in _NOT_USED if not any(values.get(name) for values in columns)}
-    return [
-        (name, *(show(values, name) for values in columns))
-        for name in names
-        if name not in nothing and not is_bound(name, names)
-    ]
+    judged = [Judged(**row) for row in rows]
+    return [cells(row) for row in judged if row.name not in _NOT_USED or row.before or row.after]
 
 
-def next_commands(model: Path, plan: Plan, prompts: Sequence[str] = ()) -> list[str]:
-    """What to try with the saved model, by what its family can do. prompts: of the data, one of which may do."""
-    heads = {role.head for role in plan.objective.spec.roles}
-    if "scalar" in heads:
-        return [f'mmalign score --backbone {model} --prompt "Question?" "One answer." "Another."']
-    if "classes" in heads:
-        code = (
-            f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})('A fine film.'))"
-        )
-        return [f"python -c {shlex.quote(code)}"]  # a classifier of transformers
-    prompt = next((text for text in prompts if text.isprintable() and 0 < len(text) <= 60), "Once upon a time")
-    uses = {
-        Capability.ENCODE_IMAGE: f'mmalign zero-shot --backbone {model} --labels "a photo of a <object>"',
-        Capability.GENERATE: f"mmalign generate --backbone {model} {shlex.quote(prompt)}",
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def verdict_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How the intervals came about, in a sentence; empty where there are none."""
+    ways = {row["by"] for row in rows} - {""}
+    told = {
+        "paired": "on the same examples both times (jackknife over parts of the held-out data)",
+        "intervals": "from the two figures' own intervals",
     }
-    found = [command for capability, command in uses.items() if capability in plan.source.family.provides]
-    return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {model}"]
+    return f"The change with its 95% interval: {'; or '.join(told[way] for way in sorted(ways))}." if ways else ""
 
 
 def read(summary: Mapping[str, Any]) -> str:
@@ -149,9 +142,9 @@ def _model_card(info: Mapping[str, Any], summary: Mapping[str, Any], commands: S
         f"Trained with mmalign {info['versions']['mmalign']} on `{info['plan']['dataset']}`: {summary['steps']} steps, "
         f"{read(summary)}, {summary['seconds']} s.",
         "",
-        "| held-out | before | after |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in metric_rows(summary["before"], summary["after"], None)),
+        f"| {' | '.join(metric_header(None))} |",
+        "|---" * len(metric_header(None)) + "|",
+        *(f"| {' | '.join(row)} |" for row in metric_rows(summary["judged"])),
         "",
         *_card_comparison(summary["comparison"]),
         "Options: `config.yaml`. Every step: `metrics.jsonl`. Use it:",

@@ -41,6 +41,7 @@ class DirectPreferenceOptimization(Objective):
         length_normalised: bool = Field(False, description="means over tokens instead of sums; IPO always takes means")
 
     config: Config
+    watched = ("accuracy", "margin")
 
     def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":
         """reference: of each answer, what `forward` returns for the policy."""

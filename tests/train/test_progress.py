@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from resume_cases import Lab
 
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import finish, launch, preview, progress
+from mmalign.train import checkpoint, finish, heldout, launch, loop, preview, samples, step_table
 
 COLUMNS = (
     "score",
@@ -34,7 +35,7 @@ def seen(tmp_path_factory):
         patch.setattr(finish, "write_reports", lambda *arguments: None)
         patch.setattr(finish, "SURVEYED", 8)
         patch.setattr(preview, "SURVEYED", 8)
-        patch.setattr(progress, "_HEADER_EVERY", 4)
+        patch.setattr(step_table, "HEADER_EVERY", 4)
         lab = Lab(Workbench({}, {}), folder)
         launch.start(lab.plan("ppo", "whole"), lab.catalog, folder=folder / "run", device="cpu", say=lines.append)
     return lines, folder / "run"
@@ -100,25 +101,59 @@ def test_answers_are_shown_with_their_scores(seen) -> None:
         assert before == whole or (before[0] == "…" and before[1:] and whole.endswith(before[1:]))
 
 
-def test_a_narrow_terminal_gets_the_whole_table(tmp_path, monkeypatch) -> None:
-    """In lines of 80 columns, each cell still under its name; nothing is left out."""
+@pytest.mark.parametrize("width", [80, 110, 160, 0])
+def test_columns_fit_the_terminal_and_those_left_out_are_counted(width: int) -> None:
+    """The most important are kept: what is watched, then the rest in order, then shares of time."""
     lines: list[str] = []
+    metrics = dict.fromkeys(
+        ("length", "score", "ended", "empty", "kl", "entropy", "clipped", "explained_variance"), 0.5
+    )
+    shares = dict.fromkeys(("rollout", "scoring", "preparing", "learning"), 0.25)
+    table = step_table.StepTable(60, ("score", "kl", "length"), lines.append)
+    for step in (1, 2):
+        table.row(step, metrics, shares, 12.5, "12 min", width)
+    header, *others = lines
+    shown = [name for name in (*metrics, *shares) if name.replace("_", " ") in header]
+    assert {"score", "kl", "length", "left"} <= set(header.split()) and len({len(line) for line in lines[-2:]}) == 1
+    if not width:
+        assert len(shown) == 12 and len(lines) == 3
+        return
+    assert max(map(len, lines)) <= width
+    left_out = 12 - len(shown)
+    counted = [line for line in others if "more figures of each step: metrics.jsonl" in line]
+    assert (counted[0].startswith(f"({left_out} more") if left_out else not counted) and (width > 110 or left_out)
+    assert "scoring" not in shown or "entropy" in shown, "shares of time are the first to go"
+
+
+def test_rates_are_of_steps_alone(tmp_path, monkeypatch) -> None:
+    """Held-out measurements, samples and checkpoints take half a second each, a step next to nothing."""
+    real = {"measure": heldout.measure, "save": checkpoint.save, "write_samples": samples.write_samples}
+
+    def slow(name):
+        def call(*arguments, **named):
+            time.sleep(0.5)
+            return real[name](*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(heldout, "measure", slow("measure"))
+    monkeypatch.setattr(finish, "measure", slow("measure"))
+    monkeypatch.setattr(checkpoint, "save", slow("save"))
+    monkeypatch.setattr(loop, "write_samples", slow("write_samples"))
     monkeypatch.setattr(finish, "write_reports", lambda *arguments: None)
-    monkeypatch.setattr(preview, "SURVEYED", 8)
-    monkeypatch.setattr(progress, "terminal_width", lambda: 80)
+    lines: list[str] = []
     with single_thread():
         lab = Lab(Workbench({}, {}), tmp_path)
-        launch.start(
-            lab.plan("ppo", "whole", "train.steps=2", "train.eval_every=0"), lab.catalog, folder=tmp_path / "run",
-            device="cpu", say=lines.append,
-        )  # fmt: skip
-    start = next(number for number, line in enumerate(lines) if line.startswith("step/2"))
-    answers = next(number for number, line in enumerate(lines) if line.strip() == "score  prompt | answer")
-    table = lines[start:answers]
-    header, row = table[: len(table) // 2], table[len(table) // 2 :]
-    assert len(header) == len(row) > 1 and max(map(len, lines[start:])) <= 80
-    assert all(name in " ".join(header) for name in (*COLUMNS, "preparing", "left")), header
-    assert [len(line) for line in header] == [len(line) for line in row]
+        plan = lab.plan("sft", "whole", "train.save_every=1", "train.eval_every=1")
+        outcome = launch.start(plan, lab.catalog, folder=tmp_path / "run", device="cpu", say=lines.append)
+    summary = outcome.summary
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    took = [4 / record["examples_per_second"] for record in records if "loss" in record]
+    assert len(took) == 6 and sum(took) == pytest.approx(summary["training_seconds"], abs=0.06)
+    assert summary["seconds"] > summary["training_seconds"] + 15 * 0.5
+    assert summary["examples_per_second"] == pytest.approx(24 / sum(took), rel=0.1)
+    sitting = checkpoint.newest(tmp_path / "run" / "checkpoints", lines.append).state
+    assert sitting["training_seconds"] == pytest.approx(sum(took), abs=0.06)
 
 
 def test_only_ids_count_as_tokens(seen) -> None:

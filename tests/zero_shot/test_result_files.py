@@ -144,8 +144,10 @@ def test_the_training_page_renders() -> None:
         "title": "contrastive on clip-lite",
         "status": "finished",
         "summary": [("steps", "100")],
-        "metrics_header": ["held-out", "before", "after"],
-        "metrics": [("top1", "0.1", "0.6")],
+        "metrics_header": ["held-out", "before", "after", "verdict"],
+        "metrics": [("top1", "0.1", "0.6", "✗ worse")],
+        "metrics_note": "The change.",
+        "advice": ["fewer passes"],
         "figures": [("loss", thumbnail_data_uri(Image.new("RGB", (20, 20))))],
         "tables": [{"title": "Data", "header": ["", ""], "rows": [("kept", "10 < 20")]}],
         "warnings": ["3 samples could not be read"],
@@ -154,3 +156,4 @@ def test_the_training_page_renders() -> None:
     }
     page = render("train.html", values)
     assert "10 &lt; 20" in page and "3 samples" in page and "lr: 0.1" in page and "mmalign zero-shot" in page
+    assert '<td class="bad">✗ worse</td>' in page and "fewer passes" in page

@@ -1,0 +1,121 @@
+"""Commands to try with the model that a run saved, made of the run's own data.
+
+commands = next_commands(Path("runs/x/model"), plan, job.heldout or job.data)
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmalign.capabilities import Capability
+from mmalign.data.examples import (
+    Completion,
+    ImageText,
+    LabelledCompletion,
+    Preference,
+    Prompt,
+    Ranking,
+    Text,
+    TextLabel,
+    Turns,
+)
+from mmalign.errors import DataError
+from mmalign.printable import printable
+from mmalign.train.plan import Plan
+
+_LOOKED_AT = 50  # examples
+_LONGEST = 80  # characters that still make a command to type
+_WORDS = 6  # of a document, that begin it
+
+
+def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
+    """What to try, the nearest use first. data: whose examples may stand in a command."""
+    heads = {role.head for role in plan.objective.spec.roles}
+    examples = list(_some(data))
+    if "scalar" in heads:
+        return [_score(model, plan, examples)]
+    if "classes" in heads:
+        texts = (example.text for example in examples if isinstance(example, TextLabel))
+        text = next(filter(_typed, texts), "A fine film.")
+        code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"
+        return [f"python -c {shlex.quote(code)}"]  # a classifier of transformers
+    provides = plan.source.family.provides
+    found = [_zero_shot(model, examples)] if Capability.ENCODE_IMAGE in provides else []
+    if Capability.GENERATE in provides:
+        found.append(_generate(model, plan, examples))
+    return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {_quoted(model)}"]
+
+
+def _generate(model: Path, plan: Plan, examples: list[Any]) -> str:
+    """With a prompt of the data: as a user's message where the data are conversations."""
+    command = f"mmalign generate --backbone {_quoted(model)}"
+    chat = any(not isinstance(prompt, str) for prompt in map(_prompt, examples))
+    for prompt in map(_prompt, examples):
+        if isinstance(prompt, str):
+            if _typed(prompt) and not chat:
+                return f"{command} {_quoted(prompt)}"
+        elif prompt and prompt[-1].role == "user" and _typed(prompt[-1].content):
+            return f"{command} --chat {_quoted(prompt[-1].content)}"
+    if any(_prompt(example) for example in examples):  # none can be typed
+        return f"{command} --dataset {_quoted(data_name(plan))} --limit 3"
+    return f'{command} {"--chat " if chat else ""}"Once upon a time"'
+
+
+def _score(model: Path, plan: Plan, examples: list[Any]) -> str:
+    """With the answers to one prompt of the data."""
+    command = f"mmalign score --backbone {_quoted(model)}"
+    for example in examples:
+        if not isinstance(example, Preference | Ranking):
+            continue
+        prompt, answers = example.prompt, [text for text in example.answers() if isinstance(text, str)]
+        whole = len(answers) == len(example.answers()) and all(map(_typed, answers))
+        if whole and isinstance(prompt, str) and (not prompt or _typed(prompt)):
+            asked = f" --prompt {_quoted(prompt)}" if prompt else ""
+            return " ".join([f"{command}{asked}", *map(_quoted, answers[:3])])
+    return f"{command} --dataset {_quoted(data_name(plan))}"
+
+
+def _zero_shot(model: Path, examples: list[Any]) -> str:
+    """With a picture of the data where it is a file, and captions of the data as labels."""
+    command = f"mmalign zero-shot --backbone {_quoted(model)}"
+    captioned = [example for example in examples if isinstance(example, ImageText) and _typed(example.text)]
+    labels = list(dict.fromkeys(example.text for example in captioned))[:3]
+    if len(labels) < 2:
+        return f'{command} --labels "a photo of a <object>"'
+    options = " ".join(f"--labels {_quoted(label)}" for label in labels)
+    image = captioned[0].image
+    if image.data is None and image.size is None and Path(image.path).is_file():
+        return f"mmalign zero-shot {_quoted(image.path)} --backbone {_quoted(model)} {options}"
+    return f"{command} {options}"
+
+
+def _prompt(example: Any) -> Turns:
+    """What an example asks; of a document its first words."""
+    if isinstance(example, Prompt | Completion | Preference | LabelledCompletion | Ranking):
+        return example.prompt
+    return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
+
+
+def _some(data: Any) -> Iterator[Any]:
+    """The first examples; those that cannot be read are left out."""
+    for index in range(min(_LOOKED_AT, len(data))):
+        try:
+            yield data[index]
+        except DataError:
+            continue
+
+
+def _typed(text: str) -> bool:
+    """Whether a person would type it into a shell."""
+    return 0 < len(text) <= _LONGEST and bool(text.strip()) and text.isprintable() and text == printable(text)
+
+
+def _quoted(text: str | Path) -> str:
+    return shlex.quote(str(text))
+
+
+def data_name(plan: Plan) -> str:
+    """The data as a user names it: the file, folder or reference, else the data set's name."""
+    path = plan.configs["dataset"].model_dump(mode="json").get("path")
+    return str(path) if path else plan.names()["dataset"]

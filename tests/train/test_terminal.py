@@ -1,0 +1,89 @@
+"""A short run on a terminal of its own: the line is redrawn in place, never wraps, and leaves the terminal clean."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from mmalign.testing.bench import Workbench
+
+CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(
+    command: list[str], columns: int, *, interrupt_at: bytes = b"", **environment: str
+) -> tuple[int, bytes]:
+    """(exit code, all bytes written) of a command on a terminal of that width. interrupt_at: Ctrl-C is typed once this
+    was written."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(sys.executable, command, {**os.environ, "TERM": "xterm-256color"})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    written, end = b"", time.monotonic() + 200
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 1.0)[0]:
+            try:
+                written += os.read(terminal, 65536)
+            except OSError:  # the other side is closed
+                break
+        if interrupt_at and interrupt_at in written:
+            os.write(terminal, b"\x03")
+            interrupt_at = b""
+    else:
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
+
+
+def redrawn(written: bytes) -> list[str]:
+    """What the line showed, newest last: text between a carriage return and the next one, without colours."""
+    pieces = CONTROL.sub(b"", written).replace(b"\r\n", b"\n").split(b"\r")
+    return [piece.decode().split("\n")[0] for piece in pieces]
+
+
+@pytest.fixture
+def command(bench: Workbench, tmp_path: Path) -> list[str]:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"film {n} was", "chosen": " good", "rejected": " bad"} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sets = ("train.steps=12", "train.batch_size=4", "train.eval_every=6", "data.max_lost=1", "data.num_workers=0",
+            "evaluation.samples=0")  # fmt: skip
+    named = ["--objective", "dpo", "--backbone", str(bench.model("tiny-llama")), "--dataset", str(path)]
+    options = [part for text in sets for part in ("--set", text)]
+    return [sys.executable, "-m", "mmalign", "train", *named, *options, "--out", str(tmp_path / "run")]
+
+
+def test_one_line_is_redrawn_and_the_rest_stays(command: list[str]) -> None:
+    columns = 80
+    code, written = on_terminal(command, columns)
+    assert code == 0, written.decode(errors="replace")[-3000:]
+    drawn = redrawn(written)
+    stages = {"loading", "reference pass", "evaluating", "training"}
+    assert {line for line in stages for text in drawn if text.startswith(line)} == stages
+    bars = [text for text in drawn if "━" in text or "─" in text]
+    assert bars and max(map(len, bars)) < columns, "it never fills the line, so it never wraps"
+    assert any(re.match(r"training.* \d+/12  loss \d", text) for text in bars)
+    lines = CONTROL.sub(b"", written).decode()
+    assert "step 0: heldout/loss" in lines and "step 6: heldout/loss" in lines and "step 12/12  loss" in lines
+    assert lines.count("step 12/12") == 1 and "step 10/12  loss" not in lines, "the redrawn line takes their place"
+    assert written.count(b"\x1b[?25l") <= written.count(b"\x1b[?25h"), "the cursor is there at the end"
+    assert written.rstrip().decode().splitlines()[-1].startswith("next: mmalign")
+
+
+def test_ctrl_c_leaves_the_terminal_clean(command: list[str]) -> None:
+    command = [*command, "--set", "train.steps=2000", "--set", "train.eval_every=0"]
+    code, written = on_terminal(command, 80, interrupt_at=b"training")
+    text = CONTROL.sub(b"", written).decode().rstrip()
+    assert code == 130, text[-2000:]
+    assert "stopped by SIGINT; saved" in text
+    assert text.splitlines()[-1].split("\r")[-1].startswith("go on: mmalign train --resume")
+    assert written.rfind(b"\x1b[?25h") > written.rfind(b"\x1b[?25l"), "the cursor is there at the end"
