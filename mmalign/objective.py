@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmalign.sampling import Sampling
     from mmalign.train.models import Models
     from mmalign.train.roles import CriticOptions
+    from mmalign.trained import Comparison
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -136,6 +137,12 @@ class Objective(ABC):
     @property
     def critic(self) -> "CriticOptions | None":
         """How its role with a value head is built, where it has one."""
+        return None
+
+    @property
+    def comparison(self) -> "Comparison | None":
+        """How it compares two answers to a prompt, where its metric `accuracy` is the share of pairs in order: `mmalign
+        evaluate` repeats it on the saved model."""
         return None
 
     @property

@@ -16,7 +16,8 @@ Examples:
 
 \b
 Without NAME: all that fit the model; the others are named with the reason.
-Without --dataset: the default data of each evaluation's kind of example.
+Without --dataset: what the model's own run held out (and answers are compared
+as that run did), else the default data of an evaluation's kind of example.
 Without --split: of a data set what it holds out, of a file everything in it.
 Options of an evaluation: mmalign show NAME --options
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no usable data, 4 NaN or infinite."""

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from mmalign.cli import evaluate_output as output
 from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
-from mmalign.errors import EXIT_OK, DataError, NonFiniteError
+from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part
     from mmalign.evaluate.runtime import Runtime
     from mmalign.evaluate.selection import Task
+    from mmalign.sources import Source
+    from mmalign.trained import TrainedBy
 
 _SECTIONS = ("backbone", "dataset", "evaluation")
 
@@ -47,7 +49,10 @@ def run_evaluate(app: App, options: Options) -> int:
     from mmalign.evaluate.selection import select
 
     source = require_source(app.catalog, options.backbone, (), "evaluate")
-    tasks, left_out = select(app.catalog, source, options.names, options.dataset, options.split, settings["dataset"])
+    trained = _record(app, source)
+    tasks, left_out = select(
+        app.catalog, source, options.names, options.dataset, options.split, settings["dataset"], trained
+    )
     for name, why in left_out.items():
         app.say(f"left out: {name}: {why}")
     chosen = _options(app, tasks, settings["evaluation"])
@@ -60,9 +65,11 @@ def run_evaluate(app: App, options: Options) -> int:
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         app.warn(f"{source.reference} has random weights")
-    runtime = replace(runtime, load_model=lambda reference: _load_other(app, reference, tasks, runtime))
+    runtime = replace(runtime, load_model=lambda name: _load_other(app, name, tasks, runtime, trained), trained=trained)
     results = []
     for task, part, values in zip(tasks, parts, chosen, strict=True):
+        if trained is not None:
+            _say_whose_rows(app, trained, task, part)
         result = _measure(app, task, part, backbone, runtime, values, named=bool(options.names))
         if isinstance(result, str):
             left_out[app.catalog.display_name(task.evaluation)] = result
@@ -119,8 +126,61 @@ def _measure(
     return output.Result(name, task.evaluation.spec, part, values, metrics)
 
 
-def _load_other(app: App, reference: str, tasks: "list[Task]", runtime: "Runtime") -> Any:
-    """Another model that an evaluation compares with: it must be able to do what they ask of the first."""
+def _record(app: App, source: "Source") -> "TrainedBy | None":
+    """What the model's own run says of it; says how that run compared answers, and what of it cannot be had."""
+    from mmalign.trained import read_record
+
+    trained = read_record(source.path if source.path and source.path.is_dir() else None)
+    if trained is None or trained.comparison is None:
+        return trained
+    compared = trained.comparison.by
+    if compared == "log-probabilities":
+        compared += ", means over tokens" if trained.comparison.per_token else ", sums over tokens"
+    if trained.comparison.reference:
+        try:
+            if not trained.reference:
+                raise UsageError("it started from random weights, which no file holds")
+            require_source(app.catalog, trained.reference, (), "evaluate")
+        except MmalignError as error:
+            app.warn(
+                f"the model's run ({trained.objective}) compared answers with a reference that cannot be had: "
+                f"{error.message}. Without it accuracy is not the run's own (--set evaluation.reference=MODEL)"
+            )
+            return replace(trained, reference="")
+        compared += f", less those of its reference {trained.reference}"
+    app.say(f"the model's run ({trained.objective}) compared answers by their {compared}")
+    return trained
+
+
+def _say_whose_rows(app: App, trained: "TrainedBy", task: "Task", part: "Part") -> None:
+    """Whether the model's own run learnt from the rows that are measured."""
+    from mmalign.evaluate.selection import HELD_OUT, is_own
+
+    name = app.catalog.display_name(task.evaluation)
+    if not task.own and not is_own(trained, task.dataset, task.path):
+        app.say(f"{name}: not the data of the model's run: whether it learnt any of these rows is not known")
+        return
+    if task.kind != trained.kind:
+        app.say(f"{name}: the data of the model's run, which learnt {trained.kind} examples of them")
+        return
+    learnt = part.sibling("train")
+    if part.split in ("train", "all"):
+        app.warn(f"{name}: the model's run learnt these rows: the figures say little of others")
+    elif learnt is None or learnt.fingerprint() != trained.fingerprint:
+        app.warn(f"{name}: the data or their options differ from the run's: it may have learnt some of these rows")
+    elif part.split == HELD_OUT and trained.measured < len(part.dataset):
+        app.say(f"{name}: held out by the model's run, which measured the first {trained.measured:,} of them")
+    else:
+        app.say(f"{name}: held out by the model's run")
+
+
+def _load_other(app: App, reference: str, tasks: "list[Task]", runtime: "Runtime", trained: "TrainedBy | None") -> Any:
+    """Another model that an evaluation compares with: it must be able to do what they ask of the first.
+
+    The one that the model's run started from is loaded with the run's options, but for its adapter.
+    """
     needs = sorted({need for task in tasks for need in task.evaluation.spec.needs})
     source = require_source(app.catalog, reference, needs, "evaluation.reference")
-    return load_backbone(app, source, {}, runtime)
+    own = trained is not None and reference == trained.reference
+    options = {key: value for key, value in trained.backbone.items() if key != "lora"} if own and trained else {}
+    return load_backbone(app, source, options, runtime)

@@ -21,9 +21,13 @@ _ROUNDING = 1e-9  # ranks are differences of ratings in floating point
 
 @dataclass
 class PairAccuracy:
-    """gap: least difference of two ranks. right, pairs: one entry a prompt; tied: pairs of equal rank."""
+    """gap: least difference of two ranks; tie: ranks that are no more than this apart are tied.
+
+    right, pairs: one entry a prompt; tied: pairs that tie.
+    """
 
     gap: float = 0.0
+    tie: float = field(default=0.0, kw_only=True)
     right: list[float] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
     tied: int = 0
@@ -32,11 +36,11 @@ class PairAccuracy:
         """scores: [K], higher is better; ranks: K, lower is better."""
         rank = torch.tensor(ranks, dtype=torch.float64, device=scores.device)
         apart = rank[None, :] - rank[:, None]  # positive where row i is better than column j
-        counted = (apart > 0) & (apart >= self.gap - _ROUNDING)
+        counted = (apart > self.tie) & (apart >= self.gap - _ROUNDING)
         difference = scores[:, None] - scores[None, :]
         self.right.append(float((difference > 0)[counted].sum() + 0.5 * (difference == 0)[counted].sum()))
         self.pairs.append(int(counted.sum()))
-        self.tied += int((apart == 0).sum() - len(ranks)) // 2
+        self.tied += int((apart.abs() <= self.tie).sum() - len(ranks)) // 2
 
     def require(self) -> None:
         """Raises DataError where no pair has a right order."""

@@ -14,6 +14,7 @@ import torch
 
 from mmalign.errors import UsageError
 from mmalign.memory import keep_freed_memory
+from mmalign.trained import TrainedBy
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -44,7 +45,8 @@ class Runtime:
     """device: where the model is; batch_size: images or texts at once; bf16: autocast of the image tower on CUDA.
 
     split: another part of the data that is measured, by name, or None where it has none. load_model: another backbone
-    by its reference, on the device. Both raise UsageError where they cannot be had.
+    by its reference, on the device. Both raise UsageError where they cannot be had. trained: the run that made the
+    model which is measured, where that is known.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -52,6 +54,7 @@ class Runtime:
     bf16: bool = False
     split: Callable[[str], Any] = _unknown
     load_model: Callable[[str], Any] = _unknown
+    trained: TrainedBy | None = None
 
     @classmethod
     def choose(cls, device: str = "auto", batch_size: int = 32) -> "Runtime":

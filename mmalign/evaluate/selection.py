@@ -8,7 +8,7 @@ Without names, all that fit; `left_out` says why the others do not.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmalign.catalog import Catalog
 from mmalign.compat import check_needs, require_needs
@@ -17,13 +17,17 @@ from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.parts import Part, open_part
 from mmalign.sources import Source
 from mmalign.specs import Entry
+from mmalign.trained import TrainedBy
+
+HELD_OUT = "validation"
 
 
 @dataclass(frozen=True)
 class Task:
     """One evaluation on one data set. split: empty for what is held out, or of a file everything in it.
 
-    path: of a file, or a reference such as hf:org/name; values: the data set's other options.
+    path: of a file, or a reference such as hf:org/name; values: the data set's other options. own: the data are those
+    of the model's own run.
     """
 
     evaluation: Entry
@@ -32,6 +36,7 @@ class Task:
     split: str
     values: Mapping[str, Any]
     path: str | None
+    own: bool = False
 
     def open(self, catalog: Catalog) -> Part:
         """Raises UsageError for wrong options, and DataError."""
@@ -45,14 +50,23 @@ def select(
     dataset: str | None,
     split: str,
     values: Mapping[str, Any],
+    trained: TrainedBy | None = None,
 ) -> tuple[list[Task], dict[str, str]]:
-    """(tasks, {evaluation: why it is left out}); raises UsageError, and for what was named IncompatibleError."""
+    """(tasks, {evaluation: why it is left out}); raises UsageError, and for what was named IncompatibleError.
+
+    trained: the model's own run; where no data set is named, or the run's own, evaluations of its kind of example get
+    the rows that it held out.
+    """
     fitting, left_out = _fitting(catalog, source, names)
     kinds = tuple(dict.fromkeys(kind for entry in fitting for kind in entry.spec.kinds))
     wanted = values.get("kind")
     shared = _shared(catalog, dataset, kinds, values, bool(names)) if dataset is not None else None
+    own = own_data(catalog, trained, shared) if dataset is None or shared else None
     tasks = []
     for entry in fitting:
+        if own is not None and (task := _own_task(entry, own, split, values, wanted)):
+            tasks.append(task)
+            continue
         found = shared[0] if shared else _default_data(catalog, entry, wanted)
         yields = found.spec.kinds if found else ()
         kind = next((k for k in entry.spec.kinds if k in yields and wanted in (None, k)), None)
@@ -71,6 +85,38 @@ def select(
             hint=f"{source.family.use} Try: mmalign list evaluations".strip(),
         )
     return tasks, left_out
+
+
+class OwnData(NamedTuple):
+    """The data of a model's own run. options: the reader's, with those that the run had."""
+
+    entry: Entry
+    kind: str
+    options: Mapping[str, Any]
+
+
+def own_data(catalog: Catalog, trained: TrainedBy | None, asked: tuple[Entry, str | None] | None) -> OwnData | None:
+    """The run's data where it held rows out, and where they are what is asked for: (reader, path), or None for any."""
+    if trained is None or not trained.heldout:
+        return None
+    entries = [entry for entry in catalog.entries("datasets") if trained.dataset in (entry.spec.name, entry.qualified)]
+    if not entries or (asked is not None and not is_own(trained, *asked)):
+        return None
+    return OwnData(entries[0], trained.kind, trained.options)
+
+
+def is_own(trained: TrainedBy, entry: Entry, path: str | None) -> bool:
+    """Whether a reader and its path are the data of a model's own run."""
+    return trained.dataset in (entry.spec.name, entry.qualified) and path == trained.options.get("path")
+
+
+def _own_task(
+    evaluation: Entry, own: OwnData, split: str, values: Mapping[str, Any], wanted: str | None
+) -> Task | None:
+    """On the rows that the run held out; None where the evaluation takes other kinds of example."""
+    if own.kind not in evaluation.spec.kinds or wanted not in (None, own.kind):
+        return None
+    return Task(evaluation, own.entry, own.kind, split or HELD_OUT, {**own.options, **values}, None, own=True)
 
 
 def _fitting(catalog: Catalog, source: Source, names: Sequence[str]) -> tuple[list[Entry], dict[str, str]]:

@@ -28,11 +28,13 @@ from mmalign.train.job import Job
 from mmalign.train.judge import advice, judge
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import next_commands
+from mmalign.train.plan import bare_name, lasting_reference
 from mmalign.train.preview import SURVEYED
 from mmalign.train.progress import peak_memory
 from mmalign.train.report import write_reports
 from mmalign.train.rundir import Run
 from mmalign.train.samples import side_by_side, write_samples
+from mmalign.trained import TrainedBy
 
 FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
 
@@ -82,7 +84,7 @@ def finish(
     run.log({"step": loop.step, **final})
     say.stage("saving")
     finish_objective(job)
-    save_model(lambda partial: job.objective.save(job.models, partial), model)
+    save_model(lambda partial: _save(job, partial), model)
     records = run.metrics()
     started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
     before = started.get("evaluation", {})
@@ -122,6 +124,25 @@ def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
 
     speed = {"examples_per_second": rate(examples)}
     return {**speed, "tokens": tokens, "tokens_per_second": rate(tokens)} if tokens else speed
+
+
+def _save(job: Job, folder: Path) -> None:
+    """The model, and beside it what it was trained on and how the run measured it."""
+    job.objective.save(job.models, folder)
+    plan, policy = job.plan, job.models.policy
+    random = bool(plan.source.size) or policy.describe().get("pretrained") is False
+    TrainedBy(
+        objective=bare_name(plan.objective),
+        comparison=job.objective.comparison,
+        reference="" if random else lasting_reference(plan.source),
+        backbone=plan.configs["backbone"].model_dump(mode="json"),
+        dataset=bare_name(plan.dataset),
+        kind=plan.kind,
+        options=plan.configs["dataset"].model_dump(mode="json"),
+        fingerprint=job.data.fingerprint(),
+        heldout=job.num_heldout,
+        measured=min(job.num_heldout, plan.evaluation.max_examples),
+    ).write(folder)
 
 
 @torch.no_grad()

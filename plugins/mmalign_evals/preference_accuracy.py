@@ -3,8 +3,10 @@ r"""How often a language model prefers the answer that people prefer: `mmalign e
 s(y) = log p(y | x),  or with a reference (the implicit reward of DPO over beta; Rafailov 2023, equation 5)
 s(y) = log p(y | x) - log p_ref(y | x)
 
-accuracy            = share of pairs with s(chosen) > s(rejected), a tie half
+accuracy_sum        = share of pairs with s(chosen) > s(rejected), a tie half
 accuracy_per_token  = the same of s(y) / |y|: log-probabilities of answers of unlike length favour the short one
+accuracy            = the one that the model's own run measured itself by: against its reference where it learnt against
+                      one (DPO), per token where its loss is (SimPO, ORPO, IPO); of other models, accuracy_sum
 
 x: prompt; y: its answer with the end token; |y|: its tokens. Rankings give all their untied pairs.
 """
@@ -23,8 +25,10 @@ from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
 from mmalign.protocols import AnswersProcessor, Dataset
+from mmalign.trained import Comparison
 
 _PROBED = 8
+NO_REFERENCE = "none"
 
 
 class PreferenceAccuracyConfig(BaseModel):
@@ -32,12 +36,16 @@ class PreferenceAccuracyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reference: str = Field("", description="the model that training started from, a folder or reference; empty: none")
+    reference: str = Field(
+        "",
+        description="the model to compare with, a folder or reference; empty: that of the model's own run, where it "
+        "learnt against one; none: none",
+    )
     max_examples: int = Field(0, ge=0, description="prompts to use, evenly spread over the data; 0: all")
 
 
 class PreferenceAccuracy:
-    """Both shares with 95% intervals that know which pairs share a prompt."""
+    """The shares with 95% intervals that know which pairs share a prompt."""
 
     Config: ClassVar[type[BaseModel]] = PreferenceAccuracyConfig
 
@@ -46,10 +54,13 @@ class PreferenceAccuracy:
 
     def run(self, backbone: Any, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
         """Raises UsageError for a reference with another tokenizer, DataError where no pair can be read or all tie."""
-        reference = runtime.load_model(self.config.reference) if self.config.reference else None
+        trained = runtime.trained
+        comparison = (trained and trained.comparison) or Comparison()
+        name = self.config.reference or (trained.reference if trained and comparison.reference else "")
+        reference = runtime.load_model(name) if name not in ("", NO_REFERENCE) else None
         if reference is not None:
-            _require_same_tokens(backbone.processor, reference.processor, dataset, self.config.reference)
-        whole, per_token = PairAccuracy(), PairAccuracy()
+            _require_same_tokens(backbone.processor, reference.processor, dataset, name)
+        whole, per_token = PairAccuracy(tie=comparison.tie), PairAccuracy(tie=comparison.tie)
         sweep = TextSweep(backbone.processor, dataset, runtime, self.config.max_examples)
         with runtime.evaluating(backbone):
             for batch in sweep:
@@ -64,7 +75,8 @@ class PreferenceAccuracy:
                     whole.add(sums, ranks)
                     per_token.add(mean, ranks)
         whole.require()
-        found = {**whole.summary("accuracy"), **per_token.summary("accuracy_per_token")}
+        own = per_token if comparison.per_token else whole
+        found = own.summary("accuracy") | whole.summary("accuracy_sum") | per_token.summary("accuracy_per_token")
         return {**found, "pairs": sum(whole.pairs), "tied_pairs": whole.tied, **sweep.counts()}
 
 

@@ -4,7 +4,8 @@ accuracy          = share of untied pairs of a prompt whose better answer has th
 accuracy_gap_g    = the same of pairs whose ranks are at least g apart: near ones are hard for people, too
 
 (Ouyang 2022, section 4.1 and appendix E, reports the first.) Ranks are lower for better answers; where answers were
-rated, their distances are those of the ratings. A preference has ranks 1 and 2.
+rated, their distances are those of the ratings. A preference has ranks 1 and 2. Ranks that the model's own run took for
+ties (`objective.tie`) are ties in `accuracy`, too.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ class RewardAccuracy:
 
     def run(self, backbone: RewardModel, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
         """Raises DataError where nothing can be read, or every pair ties."""
-        everything = PairAccuracy()
+        comparison = runtime.trained and runtime.trained.comparison
+        everything = PairAccuracy(tie=comparison.tie if comparison else 0.0)
         apart = {f"gap_{gap:g}": PairAccuracy(gap) for gap in self.config.gaps}
         sweep = TextSweep(backbone.processor, dataset, runtime, self.config.max_examples)
         with runtime.evaluating(backbone):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
+    from mmalign.trained import Comparison
 
 
 class ContrastivePreferenceOptimization(Objective):
@@ -38,6 +39,12 @@ class ContrastivePreferenceOptimization(Objective):
     @property
     def weights(self) -> Mapping[str, float]:
         return {"nll": self.config.alpha}
+
+    @property
+    def comparison(self) -> "Comparison":
+        from mmalign.trained import Comparison
+
+        return Comparison()
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [N, 2], sums over the tokens of the chosen and the rejected answer."""

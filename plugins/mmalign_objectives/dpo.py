@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmalign.data.sequences import Sequences
     from mmalign.protocols import CausalLM
     from mmalign.train.models import Models
+    from mmalign.trained import Comparison
 
 
 class DirectPreferenceOptimization(Objective):
@@ -42,6 +43,12 @@ class DirectPreferenceOptimization(Objective):
 
     config: Config
     watched = ("accuracy", "margin")
+
+    @property
+    def comparison(self) -> "Comparison":
+        from mmalign.trained import Comparison
+
+        return Comparison(reference=True, per_token=self._per_token, tie=self.config.tie)
 
     def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":
         """reference: of each answer, what `forward` returns for the policy."""
@@ -87,12 +94,16 @@ class DirectPreferenceOptimization(Objective):
 
         return {"preference": float(num_ranked(batch, tie=self.config.tie))}
 
+    @property
+    def _per_token(self) -> bool:
+        return self.config.length_normalised or self.config.loss == "ipo"
+
     def _logps(self, backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
         """[M] log-probabilities of the answers: sums, or means over their tokens."""
         from mmalign.derive import sequence_logps
 
         logps = sequence_logps(backbone, sequences)
-        if self.config.length_normalised or self.config.loss == "ipo":
+        if self._per_token:
             logps = logps / sequences.num_labels().clamp(min=1).to(logps)
         return logps
 

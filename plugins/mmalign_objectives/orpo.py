@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
+    from mmalign.trained import Comparison
 
 
 class OddsRatioPreferenceOptimization(Objective):
@@ -37,6 +38,12 @@ class OddsRatioPreferenceOptimization(Objective):
     @property
     def weights(self) -> Mapping[str, float]:
         return {"odds_ratio": self.config.odds_weight}
+
+    @property
+    def comparison(self) -> "Comparison":
+        from mmalign.trained import Comparison
+
+        return Comparison(per_token=True)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [N, 2], sums over the tokens of the chosen and the rejected answer."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
+    from mmalign.trained import Comparison
 
 
 class RewardModelling(Objective):
@@ -48,6 +49,12 @@ class RewardModelling(Objective):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.mean = 0.0
+
+    @property
+    def comparison(self) -> "Comparison":
+        from mmalign.trained import Comparison
+
+        return Comparison(by="scores", tie=self.config.tie)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """scores: [N, K], 0 where a prompt has fewer answers."""

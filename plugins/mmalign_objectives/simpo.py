@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
+    from mmalign.trained import Comparison
 
 
 class SimplePreferenceOptimization(Objective):
@@ -33,6 +34,12 @@ class SimplePreferenceOptimization(Objective):
         gamma: float = Field(1.0, ge=0, description="by how much the chosen answer's reward should be higher")
 
     config: Config
+
+    @property
+    def comparison(self) -> "Comparison":
+        from mmalign.trained import Comparison
+
+        return Comparison(per_token=True)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [N, 2], sums over the tokens of the chosen and the rejected answer."""

@@ -177,19 +177,73 @@ def test_references_that_cannot_be_compared_with(capsys, lm_folders, load_lm, tm
         PreferenceAccuracy(config).run(load_lm(lm_folders["tiny_gpt2"]), PREFERENCES, runtime)
 
 
-def test_against_its_reference_it_is_the_held_out_accuracy_of_dpo(capsys, lm_folders, tmp_path) -> None:
-    data, run_folder, start = tmp_path / "pairs.jsonl", tmp_path / "run", str(lm_folders["tiny_gpt2"])
+def _train(objective: str, start: str, folder: Path, capsys: Any, *sets: str) -> dict[str, float]:
+    """Two steps on thirty pairs or so; the final held-out figures."""
+    data = folder / "pairs.jsonl"
     rows = [{"prompt": f"the cat {i}", "chosen": f" {WORDS[i % 6]}", "rejected": f" {WORDS[i % 5]}"} for i in range(60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows if row["chosen"] != row["rejected"]))
-    sets = ["train.steps=2", "train.batch_size=8", "train.learning_rate=0.01", "train.warmup_steps=0"]
-    sets += ["data.num_workers=0", "dataset.holdout=0.5"]
-    options = [part for value in sets for part in ("--set", value)]
-    named = ["--backbone", start, "--dataset", str(data), "--out", str(run_folder)]
-    assert run(["train", "--objective", "dpo", *named, *options, "--json"]) == 0
-    held_out = json.loads(capsys.readouterr().out)["after"]
-    named = ["--backbone", str(run_folder / "model"), "--dataset", str(data), "--split", "validation"]
-    options = ["--set", "dataset.holdout=0.5", "--set", f"evaluation.reference={start}"]
-    assert run(["evaluate", "preference-accuracy", *named, *options, "--json"]) == 0
-    metrics = json.loads(capsys.readouterr().out)["results"][0]["metrics"]
-    assert metrics["examples"] == held_out["heldout/examples"] > 10
+    values = ["train.steps=2", "train.batch_size=8", "train.learning_rate=0.01", "train.warmup_steps=0", *sets]
+    values += ["data.num_workers=0", "dataset.holdout=0.5"]
+    options = [part for value in values for part in ("--set", value)]
+    named = ["--backbone", start, "--dataset", str(data), "--out", str(folder / "run")]
+    assert run(["train", "--objective", objective, *named, *options, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["after"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "evaluation", "sets"),
+    [
+        ("dpo", "preference-accuracy", ()),
+        ("dpo", "preference-accuracy", ("objective.loss=ipo",)),
+        ("simpo", "preference-accuracy", ()),
+        ("cpo", "preference-accuracy", ()),
+        ("reward", "reward-accuracy", ()),
+    ],
+)
+def test_evaluate_repeats_the_runs_own_figure(capsys, lm_folders, tmp_path, objective, evaluation, sets) -> None:
+    """Reference, normalisation and held-out rows come from the record beside the model; nothing is said again."""
+    start = str(lm_folders["tiny_gpt2"])
+    held_out = _train(objective, start, tmp_path, capsys, *sets)
+    assert run(["evaluate", evaluation, "--backbone", str(tmp_path / "run"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)["results"][0]
+    metrics = result["metrics"]
+    assert result["split"] == "validation" and metrics["examples"] == held_out["heldout/examples"] > 10
     assert metrics["accuracy"] == pytest.approx(held_out["heldout/accuracy"]) and metrics["accuracy"] != 0.5
+    assert f"{evaluation}: held out by the model's run" in err
+    assert (f"less those of its reference {start}" in err) == (objective == "dpo")
+
+
+def test_evaluate_says_whose_rows_it_measures(capsys, lm_folders, tmp_path) -> None:
+    held_out = _train("dpo", str(lm_folders["tiny_gpt2"]), tmp_path, capsys)
+    data, model = tmp_path / "pairs.jsonl", str(tmp_path / "run" / "model")
+
+    def measure(*arguments: str) -> tuple[dict[str, float], str]:
+        assert run(["evaluate", "preference-accuracy", "--backbone", model, "--json", *arguments]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out)["results"][0]["metrics"], err
+
+    metrics, err = measure("--dataset", str(data))  # the same file: its held-out rows, not those learnt
+    assert metrics["accuracy"] == pytest.approx(held_out["heldout/accuracy"]) and "held out by the model's run" in err
+    metrics, err = measure("--split", "train")
+    assert metrics["examples"] + held_out["heldout/examples"] == len(data.read_text().splitlines())
+    assert "learnt these rows" in err
+    _, err = measure("--set", "dataset.holdout=0.7")
+    assert "it may have learnt some of these rows" in err
+    other = tmp_path / "other.jsonl"
+    other.write_text(data.read_text())
+    metrics, err = measure("--dataset", str(other))
+    assert metrics["examples"] == len(data.read_text().splitlines()) and "whether it learnt any" in err
+    own, plain = measure()[0], measure("--set", "evaluation.reference=none")[0]
+    assert plain["accuracy"] == plain["accuracy_sum"] != own["accuracy"]
+    record = tmp_path / "run" / "model" / "mmalign.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "reference": str(tmp_path / "gone")}))
+    metrics, err = measure()
+    assert metrics["accuracy"] == plain["accuracy"] and "a reference that cannot be had" in err
+    data.unlink()
+    assert run(["evaluate", "preference-accuracy", "--backbone", model]) == 3
+    assert "pairs.jsonl" in capsys.readouterr().err
+    record.write_text("{}")
+    assert run(["evaluate", "preference-accuracy", "--backbone", model]) != 0
+    assert "mmalign.json cannot be read" in capsys.readouterr().err
