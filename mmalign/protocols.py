@@ -249,8 +249,8 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def report(self) -> Mapping[str, Any]:
-        """Counts for the summary: at least {"kept": int, "skipped": {reason: int}}, and {"source": str}. "notes":
-        sentences that commands print, such as which column was taken for what."""
+        """At least {"kept": int, "skipped": {reason: int}, "source": str}. "ignored": counts of what was never meant to
+        be read; "entries": of every row, member or file, once; "notes": sentences that commands print."""
         ...
 
     def fingerprint(self) -> str:

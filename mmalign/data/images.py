@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmalign.data.examples import ImageRef
 from mmalign.errors import BadSample
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 # The formats of the web and of cameras, each with a hardened decoder. TIFF, PSD, FITS, EPS and the other forty that
 # Pillow reads bring most of its advisories and hardly any training data.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
+# Pictures all the same: where they lie, somebody expects them to be read.
+UNREAD_SUFFIXES = frozenset(
+    {".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".svg", ".ico", ".psd", ".tga", ".ppm", ".pgm",
+     ".pbm", ".exr", ".hdr", ".dds", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+)  # fmt: skip
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 100_000_000
 # Resizing the shorter side of a 1 x 60,000 strip to 224 px would need 9 GB.
@@ -99,6 +104,57 @@ def find_images(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[s
     return list(found), problems
 
 
+class LeftOut(NamedTuple):
+    """A file that gives no picture, and why. lost: whether it is one, or may hold some, that somebody expects."""
+
+    path: Path
+    reason: str
+    lost: bool
+
+
+def survey(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """(pictures, the rest): every file below the folder and every link to a folder, each once; pictures sorted.
+
+    Links to folders are not followed: they may lead back, or to the whole disk.
+    """
+    pictures: list[Path] = []
+    rest: list[LeftOut] = []
+
+    def refused(error: OSError) -> None:
+        rest.append(LeftOut(Path(str(error.filename)), f"folder cannot be read: {error.strerror}", True))
+
+    for parent, folders, files in os.walk(folder, onerror=refused):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        rest += [LeftOut(Path(parent, name), "link to a folder, which is not followed", True) for name in links]
+        is_hidden = any(_is_litter(part) for part in Path(parent).relative_to(folder).parts)
+        for name in files:
+            why = LeftOut(Path(parent, name), "hidden file", False) if is_hidden else _why_no_picture(parent, name)
+            if why is None:
+                pictures.append(Path(parent, name))
+            else:
+                rest.append(why)
+    return sorted(pictures), rest
+
+
+def unread_format(suffix: str) -> str:
+    """The reason for which a picture with such a suffix is left out, or "" where it is none."""
+    return f"picture in a format that is not read ({suffix})" if suffix in UNREAD_SUFFIXES else ""
+
+
+def _why_no_picture(parent: str, name: str) -> LeftOut | None:
+    path, suffix = Path(parent, name), os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        return LeftOut(path, "hidden file", False)
+    if suffix in IMAGE_SUFFIXES:
+        return None
+    unread = unread_format(suffix)
+    return LeftOut(path, unread or f"not a picture ({suffix[:12] or 'no suffix'})", bool(unread))
+
+
+def _is_litter(folder: str) -> bool:
+    return folder.startswith(".") or folder == "__MACOSX"
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file name has one of IMAGE_SUFFIXES, in any case, and is not hidden (such as macOS's ._ files)."""
     base = os.path.basename(name)
@@ -106,11 +162,7 @@ def is_image_name(name: str) -> bool:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        paths += [Path(parent, name) for name in files if is_image_name(name)]
-    return sorted(paths)
+    return survey(folder)[0]
 
 
 def _images_of_glob(pattern: str) -> list[Path]:

@@ -65,7 +65,9 @@ def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
     notes = [] if part is None else [f"only the validation part of {folder} is measured: {len(part)} images"]
     part = part or dataset_class.build(config, "train")
     examples = [part[index] for index in range(len(part))]
-    notes += [f"{count} files left out: {reason}" for reason, count in part.report()["skipped"].items()]
+    report = part.report()
+    notes += [f"{count} files left out: {reason}" for reason, count in report["skipped"].items()]
+    notes += [f"{count} files ignored: {reason}" for reason, count in report.get("ignored", {}).items()]
     unseen = sorted(set(range(len(part.classes))) - {example.label for example in examples})
     if unseen:
         names = ", ".join(part.classes[label] for label in unseen[:5])

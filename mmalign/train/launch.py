@@ -136,6 +136,8 @@ def _execute(
                     talk(facts["note"])
                 for reason, count in report["skipped"].items():
                     talk(f"{count:,} left out of {report['source']}: {reason}")
+                for reason, count in report.get("ignored", {}).items():
+                    talk(f"{count:,} ignored in {report['source']}: {reason}")
                 for note in report.get("notes", ()):
                     talk(note)
                 for warning in host.notify("run_started", run=run):

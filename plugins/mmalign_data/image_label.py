@@ -8,6 +8,7 @@ out. Classes are the folders' names, sorted.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,10 +16,11 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.data.examples import ImageLabel, ImageRef
-from mmalign.data.images import find_images
+from mmalign.data.images import LeftOut, survey
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, did_you_mean
 
+_ACCEPTED = "Accepted: JPEG, PNG, WebP, GIF, BMP"
 _VALIDATION = ("validation", "val", "test")
 
 
@@ -40,11 +42,22 @@ class ImageFolders:
 
     Config: ClassVar[type[BaseModel]] = ImageLabelConfig
 
-    def __init__(self, root: Path, classes: tuple[str, ...], items: list[tuple[str, int]], empty: list[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        classes: tuple[str, ...],
+        items: list[tuple[str, int]],
+        empty: list[str],
+        left_out: list[LeftOut],
+        elsewhere: int,
+    ) -> None:
+        """elsewhere: images of the same folder that are in another part."""
         self.classes = classes
         self._root = root
         self._items = items
         self._empty = empty
+        self._left_out = left_out
+        self._elsewhere = elsewhere
 
     @classmethod
     def build(cls, config: ImageLabelConfig, split: str) -> Self | None:
@@ -56,20 +69,24 @@ class ImageFolders:
         train = folder / "train" if (folder / "train").is_dir() else folder
         separate = _validation_folder(config, folder if train != folder else None)
         classes = _classes(train)
-        if split == "validation" and separate is not None:
+        left_out: list[LeftOut] = []
+        items, empty = _list(train, classes, left_out)
+        if separate is not None:
             _check_same(train, classes, separate)
-            return cls(separate, classes, *_list(separate, classes))
-        items, empty = _list(train, classes)
-        holdout = 0.0 if separate is not None else config.holdout
-        held_out = [stable_hash("holdout", name) / 2**64 < holdout for name, _ in items]
+            others, other_empty = _list(separate, classes, left_out)
+            for top in [folder, *([] if folder in separate.parents else [separate])]:
+                left_out += _outside(top, [train, separate], classes)
+            if split == "validation":
+                return cls(separate, classes, others, other_empty, left_out, len(items))
+            return cls(train, classes, items, empty, left_out, len(others))
+        left_out += _outside(folder, [train], classes)
+        held_out = [stable_hash("holdout", name) / 2**64 < config.holdout for name, _ in items]
         chosen = [item for item, out in zip(items, held_out, strict=True) if out == (split == "validation")]
         if not chosen and split == "validation":
             return None
         if not chosen:
-            raise DataError(
-                f"{train}: no image in its {len(classes)} class folders", hint="Accepted: JPEG, PNG, WebP, ..."
-            )
-        return cls(train, classes, chosen, empty)
+            raise DataError(f"{train}: all {len(items)} images are held out", hint="--set dataset.holdout=0")
+        return cls(train, classes, chosen, empty, left_out, len(items) - len(chosen))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -79,9 +96,13 @@ class ImageFolders:
         return ImageLabel(key=name, image=ImageRef(os.path.join(self._root, name)), label=label)
 
     def report(self) -> Mapping[str, Any]:
-        """Counts; `empty_classes` have no image."""
-        counts = {"kept": len(self), "skipped": {}, "source": str(self._root), "classes": len(self.classes)}
-        return {**counts, "empty_classes": self._empty} if self._empty else counts
+        """Counts; `empty_classes` have no image. `entries`: every file of the folder, and every link to a folder, once,
+        as read (for whatever part) or by the reason why it is not."""
+        lost, ignored = _counts(self._left_out, lost=True), _counts(self._left_out, lost=False)
+        counts = {"kept": len(self), "skipped": lost, "source": str(self._root), "classes": len(self.classes)}
+        counts |= {"empty_classes": self._empty} if self._empty else {}
+        entries = {"read": len(self) + self._elsewhere, **lost, **ignored}
+        return {**counts, "ignored": ignored, "entries": entries}
 
     def fingerprint(self) -> str:
         """A hash of names and labels; the images are not read."""
@@ -99,14 +120,18 @@ def _validation_folder(config: ImageLabelConfig, above: Path | None) -> Path | N
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_litter(entry.name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _classes(root: Path) -> tuple[str, ...]:
     classes = tuple(_folders(root))
     if not classes:
-        found, _ = find_images([root])
-        what = f"{len(found)} images but no class folder" if found else "empty"
+        images, _ = survey(root)
+        what = f"{len(images)} images but no class folder" if images else "empty"
         raise DataError(f"{root}: {what}", hint="Put the images of each class into a folder named after it.")
     return classes
 
@@ -117,15 +142,35 @@ def _check_same(train: Path, classes: tuple[str, ...], validation: Path) -> None
             raise DataError(f"{validation}: class {name!r} is not in {train}", hint=did_you_mean(name, classes))
 
 
-def _list(root: Path, classes: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[str]]:
+def _list(root: Path, classes: tuple[str, ...], left_out: list[LeftOut]) -> tuple[list[tuple[str, int]], list[str]]:
+    """The images of each class, and classes without any; the rest of their folders goes to `left_out`."""
     items: list[tuple[str, int]] = []
     empty = []
     for label, name in enumerate(classes):
-        images, _ = find_images([root / name]) if (root / name).is_dir() else ([], [])
+        images, rest = survey(root / name) if (root / name).is_dir() else ([], [])
         items += [(os.path.relpath(image, root), label) for image in images]
+        left_out += rest
         empty += [name] * (not images)
     if not items:
+        formats = sorted({item.reason for item in left_out if item.lost})
         raise DataError(
-            f"{root}: no image in its {len(classes)} class folders", hint="Accepted: JPEG, PNG, WebP, GIF, BMP"
+            f"{root}: no image in its {len(classes)} class folders{''.join(f'; {reason}' for reason in formats)}",
+            hint=_ACCEPTED,
         )
     return items, empty
+
+
+def _outside(folder: Path, roots: list[Path], classes: tuple[str, ...]) -> list[LeftOut]:
+    """What lies in the folder, but in no class folder of the parts that are used."""
+    used = [root / name for root in roots for name in classes]
+
+    def is_outside(path: Path) -> bool:
+        return not any(path == each or each in path.parents for each in used)
+
+    pictures, rest = survey(folder)
+    lost = [LeftOut(path, "picture outside of the class folders", True) for path in pictures if is_outside(path)]
+    return lost + [item for item in rest if is_outside(item.path)]
+
+
+def _counts(left_out: list[LeftOut], *, lost: bool) -> dict[str, int]:
+    return dict(Counter(item.reason for item in left_out if item.lost == lost))

@@ -3,11 +3,10 @@
     mmalign train --objective contrastive --dataset pairs.csv
     mmalign train --objective contrastive --dataset 'shards/{000..009}.tar' --set dataset.validation=val.tar
 
-A folder may hold tars, a table (metadata.csv, metadata.jsonl, captions.csv, ..., or parquet files), or images each with
-a text file of the same name (`cat.jpg`, `cat.txt`).
+A folder may hold tars, a table (metadata.csv, metadata.jsonl, captions.csv, ..., or parquet files), images each with a
+text file of the same name (`cat.jpg`, `cat.txt`), or images in a folder a class, whose captions a template makes.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,17 +15,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.data.examples import ImageText
-from mmalign.data.images import find_images
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError
 from mmalign_data.pairs import Found, Pairs
 from mmalign_data.paths import expand
+from mmalign_data.picture_folders import read_folder
 from mmalign_data.rows import SUFFIXES
 from mmalign_data.tables import Columns, holds_bytes, read_table
 from mmalign_data.tars import index_tar
 
 _TABLES = tuple(f"{stem}{suffix}" for stem in ("metadata", "captions") for suffix in SUFFIXES)
-_MAX_SIDECAR = 1_000_000
 
 
 class ImageTextConfig(BaseModel):
@@ -40,6 +38,9 @@ class ImageTextConfig(BaseModel):
     caption_column: str = Field("", description="Column of captions, in tables and in JSON members; empty: usual names")
     separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
     image_root: str = Field("", description="Folder that relative paths start from; empty: the table's own")
+    template: str = Field(
+        "a photo of a {}", description="Caption of images in a folder a class, {} its name; empty: they have none"
+    )
     max_bad: float = Field(
         0.01, ge=0, le=1, description="Fraction of samples that may be unusable, such as without text"
     )
@@ -83,9 +84,12 @@ class ImageTextFiles:
         return self._pairs.example(int(self._rows[index]))
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: kept in this part, and skipped in the whole source by reason."""
-        counts = {"kept": len(self), "skipped": dict(self._pairs.skipped), "source": self._source}
-        return {**counts, "ignored": dict(self._pairs.ignored)} if self._pairs.ignored else counts
+        """Counts: kept in this part, and skipped in the whole source by reason. `entries`: every row, tar member or
+        file, once, as read or by the reason why it is not."""
+        pairs = self._pairs
+        counts = {"kept": len(self), "skipped": dict(pairs.skipped), "source": self._source}
+        counts |= {"ignored": dict(pairs.ignored), "entries": dict(pairs.entries)}
+        return {**counts, "notes": [pairs.note]} if pairs.note else counts
 
     def fingerprint(self) -> str:
         """A hash of names, captions, places and of the part that this is; image files are not read."""
@@ -95,7 +99,8 @@ class ImageTextFiles:
 
 def read_pairs(path: str, config: ImageTextConfig) -> Pairs:
     """Index whatever `path` names. Raises DataError."""
-    files = _expand(path)
+    files, others = _expand(path)
+    note = ""
     columns = Columns(config.image_column, config.caption_column, config.separator, config.image_root)
     if all(file.suffix.lower() == ".tar" for file in files):
         found = Found("slice")
@@ -110,44 +115,32 @@ def read_pairs(path: str, config: ImageTextConfig) -> Pairs:
             read_table(file, found, columns)
     elif len(files) == 1 and files[0].is_dir():
         found = Found("file")
-        _read_sidecars(files[0], found)
+        wanted = "Wanted: images with .txt files of the same name, images in a folder a class, *.tar, or one of "
+        note = read_folder(files[0], found, config.template, f"{wanted}{', '.join(_TABLES[:3])}, ...")
     else:
         odd = next(file for file in files if file.suffix.lower() not in SUFFIXES)
         hint = f"Give one kind of: .tar, {', '.join(SUFFIXES)}, or a folder."
         if odd.suffix.lower() in (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst"):
             hint = "Unpack it first: an uncompressed .tar is read as it is."
         raise DataError(f"{path}: {odd.name} is no kind of image-text data that is known", hint=hint)
-    return found.finish(path, config.max_bad)
+    for other in others:
+        found.ignore(other)
+    return found.finish(path, config.max_bad, note)
 
 
-def _expand(path: str) -> list[Path]:
-    """The files that a path stands for, or [folder] for a folder of images. Raises DataError if there are none."""
+def _expand(path: str) -> tuple[list[Path], list[str]]:
+    """The files that a path stands for, or [folder] for a folder of images, and what else is in a folder of tars or
+    tables. Raises DataError if there are none."""
     files = expand(path)
-    return _inside(files[0]) if len(files) == 1 and files[0].is_dir() else files
+    return _inside(files[0]) if len(files) == 1 and files[0].is_dir() else (files, [])
 
 
-def _inside(folder: Path) -> list[Path]:
+def _inside(folder: Path) -> tuple[list[Path], list[str]]:
     tars, tables = sorted(folder.glob("*.tar")), [folder / name for name in _TABLES if (folder / name).is_file()]
-    return tars or tables[:1] or sorted(folder.glob("*.parquet")) or [folder]
-
-
-def _read_sidecars(folder: Path, found: Found) -> None:
-    """Images with a .txt of the same name beside them."""
-    where = found.source(str(folder), str(folder))
-    images, _ = find_images([folder])
-    if not images:
-        raise DataError(
-            f"{folder}: no image, no tar and no table in the folder",
-            hint=f"Wanted: images with .txt files of the same name, *.tar, or one of {', '.join(_TABLES[:3])}, ...",
-        )
-    for image in images:
-        name, text = os.path.relpath(image, folder), image.with_suffix(".txt")
-        try:
-            with open(text, "rb") as file:
-                found.add(name, file.read(_MAX_SIDECAR).decode("utf-8"), where)
-        except FileNotFoundError:
-            found.skip("no caption", name)
-        except UnicodeDecodeError:
-            found.skip("caption is not UTF-8", name)
-        except OSError as error:
-            found.skip(f"caption: {error.strerror}", name)
+    if tars:
+        chosen = set(tars)
+        others = [item for item in sorted(folder.iterdir()) if item not in chosen]
+        return tars, [f"beside the tars ({item.suffix.lower()[:12] or 'no suffix'})" for item in others]
+    if tables:
+        return tables[:1], [f"table beside {tables[0].name}" for _ in tables[1:]]
+    return sorted(folder.glob("*.parquet")) or [folder], []

@@ -4,6 +4,7 @@ found = Found("file")
 table = found.source("pairs.csv", root="photos")
 found.add("cat.jpg", "a cat", table, line)
 found.skip("no caption", "pairs.csv:7")
+found.settle("read")                     # once for each row, member or file: what became of it
 pairs = found.finish(max_bad=0.01)
 """
 
@@ -11,7 +12,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from mmalign.errors import BadSample, DataError
 
 MAX_CAPTION = 100_000  # characters; longer ones are documents, or a table read with the wrong separator
 
+READ = "read"
 Kind = Literal["file", "slice", "cell"]
 
 
@@ -44,6 +46,8 @@ class Pairs:
     sizes: np.ndarray
     skipped: Mapping[str, int]
     ignored: Mapping[str, int]
+    entries: Mapping[str, int]
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,6 +85,7 @@ class Found:
         self._rows: list[tuple[str, str, int, int, int]] = []
         self._skipped: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
+        self._entries: Counter[str] = Counter()
         self._shown: list[str] = []
 
     def source(self, path: str, root: str = "") -> int:
@@ -88,28 +93,40 @@ class Found:
         self._sources.append((path, root))
         return len(self._sources) - 1
 
-    def add(self, name: str, text: str, where: int, offset: int = 0, size: int = 0) -> None:
+    def add(self, name: str, text: str, where: int, offset: int = 0, size: int = 0) -> str:
+        """Add a pair, or count why it cannot be used: READ, or the reason."""
         if not text.strip():
-            self.skip("empty caption", name)
-        elif len(text) > MAX_CAPTION:
-            self.skip(f"caption over {MAX_CAPTION:,} characters", name)
-        elif not _encodes(name) or not _encodes(text):
-            self.skip("not UTF-8", ascii(name))
-        else:
-            self._rows.append((name, text.strip(), where, offset, size))
+            return self.skip("empty caption", name)
+        if len(text) > MAX_CAPTION:
+            return self.skip(f"caption over {MAX_CAPTION:,} characters", name)
+        if not _encodes(name) or not _encodes(text):
+            return self.skip("not UTF-8", ascii(name))
+        self._rows.append((name, text.strip(), where, offset, size))
+        return READ
 
-    def ignore(self, what: str) -> None:
-        """Count something that is no sample and was not meant to be one."""
-        self._ignored[what] += 1
+    def add_all(self, name: str, texts: Sequence[str], where: int, offset: int = 0, size: int = 0) -> str:
+        """Several captions of one image: READ where any can be used, else the first reason."""
+        found = [self.add(name, text, where, offset, size) for text in texts]
+        return READ if READ in found else found[0]
 
-    def skip(self, reason: str, key: str) -> None:
-        """Count a sample that cannot be used."""
+    def ignore(self, what: str, number: int = 1) -> None:
+        """Count entries that are no samples and were not meant to be any."""
+        self._ignored[what] += number
+        self.settle(what, number)
+
+    def skip(self, reason: str, key: str) -> str:
+        """Count a sample that cannot be used; returns the reason."""
         self._skipped[reason] += 1
         if len(self._shown) < 5:
             self._shown.append(f"  {key}: {reason}")
+        return reason
 
-    def finish(self, path: str, max_bad: float) -> Pairs:
-        """Raise DataError if nothing or too little is left."""
+    def settle(self, outcome: str, number: int = 1) -> None:
+        """Say what became of rows, members or files; of each of them once: READ, or the reason."""
+        self._entries[outcome] += number
+
+    def finish(self, path: str, max_bad: float, note: str = "") -> Pairs:
+        """Raise DataError if nothing or too little is left. note: what is to be told of the pairs."""
         bad, total = self._skipped.total(), self._skipped.total() + len(self._rows)
         counts = ", ".join(f"{count} x {reason}" for reason, count in self._skipped.most_common())
         if bad > max_bad * total or not self._rows:
@@ -128,6 +145,8 @@ class Found:
             np.array(sizes, np.int64),
             dict(self._skipped),
             dict(self._ignored),
+            dict(self._entries),
+            note,
         )
 
 

@@ -9,6 +9,7 @@ data/test-00000-of-00001.parquet. A file that is given by its own name or by a g
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +35,13 @@ Splits = dict[str, list[Path]]  # under "" what belongs to none
 
 class Part(NamedTuple):
     """path, split: where the files are from; split may be empty. dealt: training and validation are both dealt out of
-    these files."""
+    these files. ignored: what else lies in a folder, by the reason why it is not read."""
 
     path: str
     split: str
     files: list[Path]
     dealt: bool
+    ignored: Mapping[str, int]
 
     @property
     def where(self) -> str:
@@ -100,7 +102,24 @@ def find_splits(path: str, subset: str, kind: str) -> Splits:
 
 
 def _part(path: str, splits: Mapping[str, list[Path]], name: str, *, dealt: bool) -> Part:
-    return Part(path, name, splits[name], dealt)
+    return Part(path, name, splits[name], dealt, _others(path, splits, name))
+
+
+def _others(path: str, splits: Mapping[str, list[Path]], name: str) -> dict[str, int]:
+    """Files of a folder that are not of the split: of other splits, or no tables."""
+    if path.startswith(f"{PREFIX}:"):
+        return {}
+    of_others = {file: split for split, files in splits.items() if split != name for file in files}
+    counts: Counter[str] = Counter()
+    for folder in (found for found in expand(path) if found.is_dir()):
+        for file in sorted(folder.rglob("*")):
+            if file.is_dir() or file in splits[name]:
+                continue
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            other = "hidden file" if hidden else f"no table ({file.suffix.lower()[:12] or 'no suffix'})"
+            described = "description of the data" if file.name in _NO_DATA or file.name == _STATE else other
+            counts[f"of the split {of_others[file]}" if file in of_others else described] += 1
+    return dict(counts)
 
 
 def _pick(path: str, splits: Mapping[str, Any], asked: str, usual: str, option: str) -> str:

@@ -59,22 +59,21 @@ def _add_rows(path: Path, rows: Iterable[tuple[int, Any]], found: Found, columns
     probed: list[str] = []
     for line, row in rows:
         if not isinstance(row, Mapping):
-            found.skip(row, f"{path.name}:{line}")
+            found.settle(found.skip(row, f"{path.name}:{line}"))
             continue
         if not image:
             image = choose(path, list(row), columns.image, IMAGE_COLUMNS, "image_column")
             caption = choose(path, list(row), columns.caption, CAPTION_COLUMNS, "caption_column")
         name, texts = row.get(image), captions_of(row.get(caption))
         if not isinstance(name, str) or not name.strip():
-            found.skip("no image", f"{path.name}:{line}")
+            found.settle(found.skip("no image", f"{path.name}:{line}"))
         elif texts is None:
-            found.skip("no caption", f"{path.name}:{line}")
+            found.settle(found.skip("no caption", f"{path.name}:{line}"))
         elif name.lower().startswith(("http://", "https://")):
             hint = "Download the images first, for example with img2dataset, and give its folder of tars."
             raise DataError(f"{path}:{line}: the image is a URL, and URLs are not fetched", hint=hint)
         else:
-            for text in texts:
-                found.add(name, text, where, line)
+            found.settle(found.add_all(name, texts, where, line))
             probed += [name] * (len(probed) < _PROBED)
     _probe(path, probed, root)
 
@@ -112,10 +111,11 @@ def _add_cells(path: Path, file: Any, rows: Iterable[tuple[int, Any]], found: Fo
         raise DataError(f"{path}: a row group over {_MAX_ROW_GROUP:,} bytes", hint=hint)
     for (number, row), (group, offset) in zip(rows, places, strict=True):
         texts = None if isinstance(row, str) else captions_of(row[caption])
+        key = f"{path.name}:{number}"
         if texts is None:
-            found.skip(row if isinstance(row, str) else "no caption", f"{path.name}:{number}")
-        for text in texts or []:
-            found.add(f"{path.name}:{number}", text, where, group, offset)
+            found.settle(found.skip(row if isinstance(row, str) else "no caption", key))
+        else:
+            found.settle(found.add_all(key, texts, where, group, offset))
 
 
 def _parquet_columns(file: Any, path: Path, columns: Columns) -> tuple[str, str]:

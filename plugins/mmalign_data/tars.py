@@ -3,8 +3,9 @@
     index_tar(Path("shard-000.tar"), found, caption_column="")
 
 A sample is the members that share a name up to the first dot of its last part: `dogs/7.jpg` with `dogs/7.txt`, or with
-`dogs/7.json` that has a caption. Links, devices, sparse members, unsafe and repeated names are counted and left out; a
-damaged header costs the members up to the next sound one.
+`dogs/7.json` that has a caption; where no picture has such a name, up to the last dot: `dogs/7.0001.jpg`. Links,
+devices, sparse members, unsafe and repeated names are counted and left out; a damaged header costs the members up to
+the next sound one.
 """
 
 import io
@@ -16,11 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from mmalign.data.images import unread_format
 from mmalign.errors import DataError
-from mmalign_data.pairs import Found
+from mmalign_data.pairs import READ, Found
 from mmalign_data.tables import CAPTION_COLUMNS, captions_of
 
-_IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp")  # in this order of preference, as in open_clip
+_IMAGES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "jfif", "jpe")  # in this order of preference, as in open_clip
+_TEXTS = ("txt", "caption")
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _BLOCK = 512
 _MAX_TEXT = 1_000_000
@@ -75,14 +78,31 @@ def _samples(path: Path, file: IO[bytes], found: Found) -> dict[str, Places]:
         reason = _refuse(member, seen)
         seen.add(member.name)
         if reason:
-            found.skip(reason, f"{path.name}:{ascii(member.name[:300])[1:-1]}")
-        elif member.isreg():
+            found.settle(found.skip(reason, f"{path.name}:{ascii(member.name[:300])[1:-1]}"))
+        elif not member.isreg():
+            found.ignore("folder")
+        else:
             match = _NAME.fullmatch(member.name)
             if match is None or os.path.basename(member.name).startswith("__"):
                 found.ignore("member without a sample's name")
+            elif match[2].lower() in samples.setdefault(match[1], {}):
+                found.settle(found.skip("duplicate name", f"{path.name}:{member.name}"))
             else:
-                samples.setdefault(match[1], {})[match[2].lower()] = (member.offset_data, member.size)
-    return samples
+                samples[match[1]][match[2].lower()] = (member.offset_data, member.size)
+    return {key: places for first, group in samples.items() for key, places in _by_last_dot(first, group)}
+
+
+def _by_last_dot(key: str, places: Places) -> Iterator[tuple[str, Places]]:
+    """A group without a picture of its own, such as photo.00001.jpg and photo.00002.jpg, is several samples whose names
+    have dots (webdataset #237). One with a picture, such as photo.jpg beside photo.mask.png, is one."""
+    if not any("." in extension for extension in places) or any(image in places for image in _IMAGES):
+        yield key, places
+        return
+    samples: dict[str, Places] = {}
+    for extension, place in places.items():
+        inner, _, last = extension.rpartition(".")
+        samples.setdefault(f"{key}.{inner}" if inner else key, {})[last] = place
+    yield from samples.items()
 
 
 def _members(path: Path, file: IO[bytes], found: Found) -> Iterator[tarfile.TarInfo]:
@@ -107,7 +127,7 @@ def _members(path: Path, file: IO[bytes], found: Found) -> Iterator[tarfile.TarI
                 raise tarfile.ReadError(f"a member of {member.size} bytes")
         except Exception as error:  # hostile bytes: tarfile raises TarError, ValueError, OverflowError and others
             if not damaged:
-                found.skip("damaged header or cut off", f"{path.name}@{position}: {error}")
+                found.settle(found.skip("damaged header or cut off", f"{path.name}@{position}: {error}"))
             damaged = True
             position += _BLOCK
             continue
@@ -134,32 +154,57 @@ def _refuse(member: tarfile.TarInfo, seen: set[str]) -> str:
 
 
 def _add(name: str, places: Places, file: IO[bytes], found: Found, where: int, caption_column: str) -> None:
-    image = next((places[extension] for extension in _IMAGES if extension in places), None)
-    if image is None:
-        if "txt" in places or "json" in places:
-            found.skip("no image", name)
+    """Add a sample, and say of each of its members what became of it."""
+    image = next((extension for extension in _IMAGES if extension in places), "")
+    caption = _caption_of(places, caption_column)
+    used = {image, caption} - {""}
+    if not image:
+        unread = next((unread_format(f".{extension}") for extension in places if unread_format(f".{extension}")), "")
+        if not unread and not caption:
+            found.ignore("member of a sample without picture and caption", len(places))
+            return
+        found.settle(found.skip(unread or "no image", name), len(places))
         return
-    source = "txt" if "txt" in places and not caption_column else "json" if "json" in places else "txt"
-    if source not in places:
-        found.skip("no caption", name)
+    outcome = _read(name, places, caption, image, file, found, where, caption_column)
+    if outcome != READ:
+        found.settle(outcome, len(places))
         return
-    offset, size = places[source]
+    found.settle(READ, len(used))
+    for extension in sorted(places.keys() - used):
+        found.ignore(f"member of a sample beside its picture and caption (.{extension[:12]})")
+
+
+def _caption_of(places: Places, caption_column: str) -> str:
+    """The extension of the member that holds the caption, or "": JSON first where its column is named."""
+    order = ("json", *_TEXTS) if caption_column else (*_TEXTS, "json")
+    return next((extension for extension in order if extension in places), "")
+
+
+def _read(
+    name: str,
+    places: Places,
+    caption: str,
+    image: str,
+    file: IO[bytes],
+    found: Found,
+    where: int,
+    caption_column: str,
+) -> str:
+    """Add the captions of a sample: READ, or the reason why it cannot be used."""
+    if not caption:
+        return found.skip("no caption", name)
+    offset, size = places[caption]
     if size > _MAX_TEXT:
-        found.skip(f"caption file over {_MAX_TEXT:,} bytes", name)
-        return
+        return found.skip(f"caption file over {_MAX_TEXT:,} bytes", name)
     file.seek(offset)
     try:
         text = file.read(size).decode("utf-8")
-        texts = [text] if source == "txt" else _json_captions(json.loads(text), caption_column)
+        texts = _json_captions(json.loads(text), caption_column) if caption == "json" else [text]
     except UnicodeDecodeError:
-        found.skip("caption is not UTF-8", name)
+        return found.skip("caption is not UTF-8", name)
     except (ValueError, RecursionError):
-        found.skip("broken JSON", name)
-    else:
-        if texts is None:
-            found.skip("no caption", name)
-        for caption in texts or []:
-            found.add(name, caption, where, *image)
+        return found.skip("broken JSON", name)
+    return found.add_all(name, texts, where, *places[image]) if texts else found.skip("no caption", name)
 
 
 def _json_captions(row: Any, column: str) -> list[str] | None:

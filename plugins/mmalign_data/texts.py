@@ -50,9 +50,9 @@ class _TextFiles:
     Config: ClassVar[type[BaseModel]] = TextFilesConfig
     kind: ClassVar[str]
 
-    def __init__(self, table: "_Table", chosen: np.ndarray, source: str) -> None:
+    def __init__(self, table: "_Table", chosen: np.ndarray, part: Part) -> None:
         self._rows, self._keys = pa.array(table.rows, pa.large_string()), pa.array(table.keys, pa.large_string())
-        self._chosen, self._source = chosen, source
+        self._chosen, self._source, self._ignored = chosen, part.where, part.ignored
         self._skipped, self._columns, self._notes = table.skipped, table.columns, table.notes
 
     @classmethod
@@ -73,7 +73,7 @@ class _TextFiles:
                 return None
             every = len(table.rows)
             raise DataError(f"{part.where}: all {every} examples are held out", hint="--set dataset.holdout=0")
-        return cls(table, chosen, part.where)
+        return cls(table, chosen, part)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -90,8 +90,10 @@ class _TextFiles:
         return FORMATS[self.kind].build(self._keys[place].as_py(), row)
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: kept in this part, and skipped in the whole source by reason."""
+        """Counts: kept in this part, and skipped in the whole source by reason. `entries`: every row, once; `ignored`:
+        files of a folder that are no tables."""
         counts = {"kept": len(self), "skipped": dict(self._skipped), "source": self._source}
+        counts |= {"ignored": dict(self._ignored), "entries": {"read": len(self._rows), **self._skipped}}
         notes = [*self._notes, *self._columns.notes()]
         return {**counts, "notes": notes} if notes else counts
 

@@ -66,7 +66,8 @@ def test_tables(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
     dataset = build(tmp_path / name)
     assert texts(dataset) == ["a, cat", "a dog"]
-    assert dataset.report() == {"kept": 2, "skipped": {}, "source": str(tmp_path / name)}
+    counts = {"kept": 2, "skipped": {}, "source": str(tmp_path / name), "ignored": {}, "entries": {"read": 2}}
+    assert dataset.report() == counts
     assert dataset[1].key.startswith(name) and dataset[0].group != dataset[1].group
     assert open_image(dataset[1].image).size == (16, 12)
 
@@ -259,7 +260,9 @@ def test_tars_as_webdataset_groups_them(tmp_path: Path) -> None:
     for path in (f"{tmp_path}/s-{{0..1}}.tar", f"{tmp_path}/*.tar", tmp_path):
         dataset = build(path)
         assert texts(dataset) == ["one", "two", "three", "four", "fünf"] * 2
-    assert dataset.report()["ignored"] == {"member without a sample's name": 6}
+    beside = "member of a sample beside its picture and caption"
+    ignored = {"member without a sample's name": 6, f"{beside} (.cls)": 2, f"{beside} (.seg.png)": 2}
+    assert dataset.report()["ignored"] == ignored
     assert dataset[0].key == "s-0.tar:a/1" and dataset[5].key == "s-1.tar:a/1"
     assert dataset[1].group == dataset[2].group != dataset[6].group
     assert all(open_image(dataset[index].image).size == (16, 12) for index in range(10))

@@ -132,7 +132,8 @@ def test_bad_rows_are_counted_and_too_many_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 10 rows cannot be used; dataset.max_bad=0.01\n  a.jsonl:10: empty text"):
         read(TextDocuments, path)
     data = read(TextDocuments, path, max_bad=0.2)
-    assert data.report() == {"kept": 9, "skipped": {"empty text": 1}, "source": str(path)}
+    counts = {"kept": 9, "skipped": {"empty text": 1}, "source": str(path)}
+    assert data.report() == {**counts, "ignored": {}, "entries": {"read": 9, "empty text": 1}}
 
 
 def test_files_that_cannot_be_read_name_the_line(tmp_path: Path) -> None:

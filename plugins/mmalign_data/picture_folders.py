@@ -1,0 +1,74 @@
+"""Folders of pictures as image-text pairs: captions in text files beside them, or made of the names of folders.
+
+    read_folder(Path("photos"), found, template="a photo of a {}")
+
+`cat.jpg` has its caption in `cat.txt` or `cat.caption`. Where no picture has one, and pictures lie in a folder a class
+(`golden_retriever/1.jpg`), each is captioned by the template, with spaces for the underscores of its folder's name.
+"""
+
+import os
+from pathlib import Path
+
+from mmalign.data.images import survey
+from mmalign.errors import DataError
+from mmalign_data.pairs import READ, Found
+
+_TEXTS = (".txt", ".caption")  # in this order
+_MAX_TEXT = 1_000_000
+
+
+def read_folder(folder: Path, found: Found, template: str, wanted: str) -> str:
+    """Add the pairs of a folder; returns what is to be told. wanted: what errors say would have been read."""
+    where = found.source(str(folder), str(folder))
+    pictures, rest = survey(folder)
+    if not pictures:
+        formats = "".join(f"; {reason}" for reason in sorted({item.reason for item in rest if item.lost}))
+        raise DataError(f"{folder}: no image, no tar and no table in the folder{formats}", hint=wanted)
+    captions = {item.path: item for item in rest if item.path.suffix.lower() in _TEXTS and not item.lost}
+    own = {picture: [captions[p] for s in _TEXTS for p in _beside(picture, s) if p in captions] for picture in pictures}
+    nested = any(picture.parent != folder for picture in pictures)
+    made = bool(template) and nested and not any(own.values())
+    used = set()
+    for picture in pictures:
+        name = os.path.relpath(picture, folder)
+        if made:
+            found.settle(_add_class(name, found, where, template))
+            continue
+        texts = own[picture]
+        outcome = _add(name, texts[0].path, found, where) if texts else found.skip("no caption", name)
+        found.settle(outcome)
+        used |= {item.path for item in texts[:1]} if outcome == READ else set()
+    found.settle(READ, len(used))
+    for item in rest:
+        if item.lost:
+            found.settle(found.skip(item.reason, os.path.relpath(item.path, folder)))
+        elif item.path not in used:
+            found.ignore("text file that is no picture's caption" if item.path in captions else item.reason)
+    return (
+        f"captions are made of the folders' names: {_caption(template, 'NAME')!r}; dataset.template=..." if made else ""
+    )
+
+
+def _beside(picture: Path, suffix: str) -> list[Path]:
+    return [picture.with_suffix(each) for each in (suffix, suffix.upper())]
+
+
+def _add(name: str, text: Path, found: Found, where: int) -> str:
+    try:
+        with open(text, "rb") as file:
+            return found.add(name, file.read(_MAX_TEXT).decode("utf-8"), where)
+    except UnicodeDecodeError:
+        return found.skip("caption is not UTF-8", name)
+    except OSError as error:
+        return found.skip(f"caption: {error.strerror}", name)
+
+
+def _add_class(name: str, found: Found, where: int, template: str) -> str:
+    first, *inside = Path(name).parts
+    if not inside:
+        return found.skip("picture outside of the class folders", name)
+    return found.add(name, _caption(template, first), where)
+
+
+def _caption(template: str, name: str) -> str:
+    return template.replace("{}", " ".join(name.replace("_", " ").split()))
