@@ -65,7 +65,7 @@ class App:
     def say(self, text: str) -> None:
         """One line of talk on stderr; nothing with --quiet."""
         if not self.quiet:
-            click.echo(printable(text, lines=True), err=True, color=False if "NO_COLOR" in os.environ else None)
+            click.echo(printable(text, lines=True), err=True, color=_colour())
 
     def warn(self, text: str) -> None:
         """A warning on stderr; shown with --quiet too, since something was left out."""
@@ -99,7 +99,12 @@ def emit_json(document: dict[str, Any]) -> None:
 
 def emit(text: str = "") -> None:
     """Print text for people on stdout; whatever terminal commands it holds are shown and not sent."""
-    click.echo(printable(text, lines=True))
+    click.echo(printable(text, lines=True), color=_colour())
+
+
+def _colour() -> bool | None:
+    """None: click decides by what it writes to."""
+    return False if "NO_COLOR" in os.environ else None
 
 
 def emit_data(text: str) -> None:

@@ -46,7 +46,8 @@ Rewards and their options: mmalign list rewards; mmalign show regex --options
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run, exactly."
 )
 @click.option("--allow-change", is_flag=True, help="With --resume: accept changed options.")
-@click.option("--dry-run", is_flag=True, help="Show the plan with memory, disk and time; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan: memory, disk, time, the first example; train nothing.")
+@click.option("--options", "with_options", is_flag=True, help="With --dry-run: show every option, too.")
 @json_option
 @quiet_option
 @pass_app

@@ -36,9 +36,12 @@ def run_train(
     resume: Path | None,
     allow_change: bool,
     dry_run: bool,
+    with_options: bool,
     as_json: bool,
 ) -> int:
     """Resolve, then plan, resume or start. Returns the exit code."""
+    if with_options and not dry_run:
+        raise UsageError("--options goes with --dry-run", hint="All options: mmalign config show OBJECTIVE")
     names = {"objective": objective, "backbone": backbone, "dataset": dataset}
     given = {name: value for name, value in names.items() if value is not None}
     _require_once(
@@ -64,7 +67,7 @@ def run_train(
         else:
             plan = _resolve(app, given, configs, sets)
             if dry_run:
-                return _dry_run(app, plan, device, as_json)
+                return _dry_run(app, plan, device, with_options, as_json)
             from mmalign.train import launch
 
             with run_display(app) as say:
@@ -135,17 +138,23 @@ def _differs(layers: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Mappi
     )
 
 
-def _dry_run(app: App, plan: Any, device: str, as_json: bool) -> int:
+def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool) -> int:
+    """The plan, then the first example, then, where asked for, every option."""
     from mmalign.train.estimate import estimate
+    from mmalign.train.launch import headline
 
     figures = estimate(plan, device, app.say)
     if as_json:
         document = {"schema": SCHEMA, "plan": plan.to_dict(), "estimate": figures.as_dict()}
         click.echo(json_text(document, indent=2))
         return 0
-    emit(plan.to_yaml())
-    for line in figures.lines():
+    steps = f"steps     {plan.train.steps:,} of {plan.train.batch_size} examples"
+    for line in (headline(plan), steps, *figures.lines(), "", *figures.first_example):
         emit(line)
+    if with_options:
+        emit(f"\n{plan.to_yaml()}")
+    else:
+        app.say(f"every option: add --options, or mmalign config show {plan.names()['objective']}")
     return 0
 
 

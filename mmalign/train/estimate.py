@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from mmalign.errors import DataError
@@ -19,6 +20,7 @@ from mmalign.train.display import Say
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.plan import Plan
+from mmalign.train.preview import first_example, preview
 from mmalign.train.progress import duration, peak_memory
 from mmalign.train.sharing import RoleFigures, in_megabytes, role_figures
 from mmalign.train.step import accumulate
@@ -29,7 +31,7 @@ _PROBE_STEPS = 2
 @dataclass(frozen=True)
 class Estimate:
     """Bytes and seconds. `activation_bytes`: growth of the peak over the probe, less gradients and moments. `roles`:
-    what is each one's own; their bytes add up to those of all."""
+    what is each one's own; their bytes add up to those of all. `first_example`: lines, as training sees it."""
 
     parameters: int
     trainable: int
@@ -46,9 +48,10 @@ class Estimate:
     seconds_per_step: float
     seconds: float
     roles: tuple[RoleFigures, ...]
+    first_example: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"first_example": [click.unstyle(line) for line in self.first_example]}
 
     def lines(self) -> list[str]:
         size = in_megabytes
@@ -73,6 +76,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     job = assemble(plan, processes)
     for note in job.models.notes:
         say(note)
+    shown = tuple(preview(job)) or tuple(first_example(job.data))
     say(f"probing {_PROBE_STEPS} steps")
     before = peak_memory(job.device)
     seconds = _probe(job)
@@ -100,6 +104,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         seconds_per_step=seconds,
         seconds=seconds * train.steps,
         roles=roles,
+        first_example=shown,
     )
 
 

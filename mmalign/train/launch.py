@@ -58,7 +58,7 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     if processes.is_main:
         if run is not None and run.took_over:
             say(f"{chosen} held a run that made no step; this run takes its place")
-        say(_headline(plan, chosen))
+        say(f"{headline(plan)}; run folder {chosen}")
         if plan.source.note:
             say(plan.source.note)
     try:
@@ -176,10 +176,11 @@ def _execute(
         processes.close()
 
 
-def _headline(plan: Plan, folder: Path) -> str:
+def headline(plan: Plan) -> str:
+    """What is trained how on what, in a line."""
     names = plan.names()
     how = f" ({plan.verdict.explain()})" if plan.verdict.derived else ""
-    return f"{names['objective']} on {names['backbone']}{how} with {data_name(plan)}; run folder {folder}"
+    return f"{names['objective']} on {names['backbone']}{how} with {data_name(plan)}"
 
 
 def _has_starting_weights(plan: Plan) -> bool:

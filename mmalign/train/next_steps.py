@@ -3,6 +3,7 @@
 commands = next_commands(Path("runs/x/model"), plan, job.heldout or job.data)
 """
 
+import itertools
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ _WORDS = 6  # of a document, that begin it
 def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
     """What to try, the nearest use first. data: whose examples may stand in a command."""
     heads = {role.head for role in plan.objective.spec.roles}
-    examples = list(_some(data))
+    examples = list(itertools.islice(readable(data), _LOOKED_AT))
     if "scalar" in heads:
         return [_score(model, plan, examples)]
     if "classes" in heads:
@@ -97,9 +98,9 @@ def _prompt(example: Any) -> Turns:
     return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
 
 
-def _some(data: Any) -> Iterator[Any]:
-    """The first examples; those that cannot be read are left out."""
-    for index in range(min(_LOOKED_AT, len(data))):
+def readable(data: Any) -> Iterator[Any]:
+    """The examples in order; those that cannot be read are left out."""
+    for index in range(len(data)):
         try:
             yield data[index]
         except DataError:

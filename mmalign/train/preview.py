@@ -7,6 +7,7 @@ Of an objective that samples, examples are prompts, and nothing of them is learn
 Raises DataError where more tokens would be cut than `data.max_lost` allows: nothing is truncated in silence.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
@@ -16,14 +17,16 @@ import torch
 
 from mmalign.capabilities import Capability
 from mmalign.data.collate import Encoder
-from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.data.examples import EXAMPLE_KINDS, ImageRef
+from mmalign.data.images import describe, open_image
 from mmalign.data.loader import Sweep
 from mmalign.data.sequences import Sequences, sequences_of
-from mmalign.errors import DataError
+from mmalign.errors import BadSample, DataError
 from mmalign.printable import Printable, printable
 from mmalign.protocols import AnswersProcessor
 from mmalign.train.config import DataConfig
 from mmalign.train.job import Job
+from mmalign.train.next_steps import readable
 
 SURVEYED = 1000  # examples looked at, or as many answers of them: a second or two
 _SHOWN = 600  # characters
@@ -47,6 +50,28 @@ def preview(job: Job) -> Iterator[str]:
         yield f"the first prompt, {batch['key'][0]}{before}; what is learnt are answers that the policy samples to it:"
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield Printable(f"  {line}")
+
+
+def first_example(data: Any) -> Iterator[str]:
+    """Lines on the first example that can be read, whatever its kind: its fields, pictures by their size."""
+    example = next(iter(readable(data)), None)
+    if example is None:
+        return
+    yield f"the first example, {printable(example.key)}; all of it is learnt from:"
+    for field in dataclasses.fields(example):
+        value = vars(example)[field.name]
+        if field.name == "key" or value in ("", ()):
+            continue
+        shown = _picture(value) if isinstance(value, ImageRef) else printable(str(value))
+        yield f"  {field.name}: {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
+
+
+def _picture(ref: ImageRef) -> str:
+    try:
+        width, height = open_image(ref).size
+    except BadSample as error:
+        return printable(error.message)
+    return f"{printable(describe(ref))}, {width} x {height} pixels"
 
 
 def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> str:

@@ -1,7 +1,9 @@
 """`mmalign train` as a user types it, on a tiny model and a small CSV."""
 
+import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,27 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, monkeypatch
     assert policy["weights_bytes"] == figures["weights_bytes"] and policy["trainable"] == figures["trainable"]
     assert figures["seconds"] > 0 and figures["disk_free_bytes"] > figures["disk_bytes"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_shows_the_plan_and_the_first_example_and_options_on_request(train, pairs) -> None:
+    code, out, err = train("--dry-run")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0] == f"contrastive on {lines[0].split()[2]} with {pairs}"
+    places = [
+        next(n for n, line in enumerate(lines) if line.startswith(word)) for word in ("data ", "memory ", "time ")
+    ]
+    example = next(n for n, line in enumerate(lines) if line.startswith("the first example, pairs.csv"))
+    assert places == sorted(places) and places[-1] < example <= 20, "the plan first"
+    with pairs.open(newline="") as file:
+        captions = [row["caption"] for row in csv.DictReader(file)]
+    (text,) = [line.removeprefix("  text: ") for line in lines if line.startswith("  text: ")]
+    assert text in captions and re.search(r"  image: .*, \d+ x \d+ pixels", out)
+    assert "learning_rate:" not in out and "add --options" in err
+    code, out, err = train("--dry-run", "--options")
+    assert code == 0 and out.index("the first example") < out.index("\ntrain:\n") and "learning_rate:" in out
+    code, _, err = train("--options")
+    assert code == 2 and "--options goes with --dry-run" in err
 
 
 def test_bf16_trains(train, tmp_path) -> None:
