@@ -237,10 +237,10 @@ def test_changed_starting_weights_are_refused(begin, go_on, tiny_folder, tmp_pat
 def test_an_evaluation_that_was_cut_short_is_made_up_for(begin, go_on, tmp_path, monkeypatch) -> None:
     real = heldout.measure
 
-    def interrupted(job, catalog):
+    def interrupted(job, *others):
         if any(group["lr"] for group in job.optimizer.param_groups if job.optimizer.state):
             os.kill(os.getpid(), signal.SIGINT)
-        return real(job, catalog)
+        return real(job, *others)
 
     monkeypatch.setattr(heldout, "measure", interrupted)
     with pytest.raises(Interrupted):
