@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmalign.errors import CheckpointError
+from mmalign.reading import open_file
 
 SUFFIX = ".gguf"
 _KEY = "general.architecture"
@@ -23,7 +24,7 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  
 def read_architecture(path: Path) -> str:
     """The value of `general.architecture`; raises CheckpointError for a file that is not GGUF, or cut short."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return _find(file)
     except (OSError, ValueError, struct.error) as error:
         raise CheckpointError(

@@ -7,12 +7,12 @@
 Plugins for different model families share this; what a folder must hold besides is theirs to say.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmalign import reading
 from mmalign.errors import CheckpointError
 from mmalign.safety import offline
 
@@ -32,7 +32,7 @@ def unreadable() -> tuple[type[BaseException], ...]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = reading.read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):

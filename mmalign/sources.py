@@ -26,6 +26,7 @@ from mmalign.errors import CheckpointError, UsageError, did_you_mean
 from mmalign.gguf_header import SUFFIX as GGUF
 from mmalign.gguf_header import read_architecture
 from mmalign.pretrained import read_json
+from mmalign.reading import read_text
 from mmalign.specs import Entry, Family
 
 _HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
@@ -293,7 +294,7 @@ def _cached_hub_configs(repository: str) -> list[dict[str, Any]]:
     home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     base = Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
     try:
-        revision = (base / "refs" / "main").read_text(encoding="utf-8").strip()
+        revision = read_text(base / "refs" / "main").strip()
         return read_configs(base / "snapshots" / revision)
     except (OSError, CheckpointError):
         return []

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign.errors import UsageError
+from mmalign.reading import read_text
 
 if TYPE_CHECKING:
     from mmalign.data.examples import Turns
@@ -21,7 +22,7 @@ def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
             lines = sys.stdin.read().splitlines()
         elif argument.startswith("@"):
             try:
-                lines = Path(argument[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+                lines = read_text(Path(argument[1:]).expanduser()).splitlines()
             except (OSError, ValueError) as error:
                 raise UsageError(
                     f"{what}s {argument}: {error}", hint=f"Give a UTF-8 file, one {what} a line."

@@ -7,13 +7,13 @@
 Sections stay plain dicts here; `mmalign.config.validate.build` checks each against the model of what its name finds.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmalign.errors import UsageError, did_you_mean
+from mmalign.reading import parse_json
 
 NAMED_SECTIONS = ("objective", "backbone", "dataset")
 SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation")
@@ -97,8 +97,8 @@ def parse_set(text: str) -> tuple[tuple[str, ...], Any]:
     if path[0] not in SECTIONS:
         raise UsageError(f"--set {text}: {_unknown_section(path[0])}", hint=f"Sections: {', '.join(SECTIONS)}.")
     try:
-        return path, json.loads(raw, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        return path, parse_json(raw, parse_constant=_refuse_constant)
+    except ValueError:
         return path, raw
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from mmalign.errors import UsageError
+from mmalign.reading import read_bytes
 
-MAX_BYTES, MAX_ALIASES = 1 << 20, 16
+MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1 << 20, 16, 50
 
 Lines = dict[tuple[str, ...], int]
 
@@ -69,12 +70,11 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read config file {path}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"config file {path} is larger than {MAX_BYTES} bytes", hint="Is it a data file?")
+    except ValueError:
+        raise UsageError(f"config file {path} is larger than {MAX_BYTES} bytes", hint="Is it a data file?") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,6 +98,8 @@ class _Reader:
         if kind not in ("map", "seq"):
             raise self._error(node, f"tag {node.tag} is not allowed")
         self._open.append(node)
+        if len(self._open) > MAX_DEPTH:
+            raise self._error(node, f"nested over {MAX_DEPTH} deep")
         if isinstance(node, yaml.SequenceNode):
             value: Any = [self.value(item, (*where, str(index))) for index, item in enumerate(node.value)]
         else:

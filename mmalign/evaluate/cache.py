@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from mmalign.errors import MmalignError
 from mmalign.files import write_text
+from mmalign.reading import open_file, read_json
 
 MAX_FILES, MAX_BYTES = 200, 512 * 2**20
 _LARGE_FILE = 64 * 2**20
@@ -104,7 +105,7 @@ def folder_digest(folder: Path, memory: Path | None = None) -> str:
         place = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         digest = known.get(place)
         if digest is None or stat.st_size < _LARGE_FILE:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if stat.st_size >= _LARGE_FILE:
                 known[place], changed = digest, True
@@ -134,7 +135,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _read_memory(path: Path) -> dict[str, str]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
     except (OSError, ValueError):
         return {}  # only a memory of hashes: without it they are computed again
     return known if isinstance(known, dict) else {}

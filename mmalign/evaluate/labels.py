@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mmalign.errors import UsageError, did_you_mean
+from mmalign.reading import read_text
 
 PLACEHOLDERS = ("<object>", "{c}", "{}")
 DEFAULT_PATTERN = "a photo of a <object>"
@@ -198,7 +199,8 @@ def _suspicions(literals: Iterable[str]) -> list[str]:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        return read_text(Path(path).expanduser(), "utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        decoding = isinstance(error, UnicodeDecodeError)
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text" if decoding else str(error)
         raise UsageError(f"cannot read {path}: {reason}", hint="Give a text file with one entry a line.") from error

@@ -19,6 +19,7 @@ from mmalign.data.examples import Turns
 from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, with_tools
 from mmalign.errors import DataError
 from mmalign.files import write_atomically
+from mmalign.reading import parse_json, read_text
 
 if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
@@ -89,17 +90,17 @@ def read_answers(path: Path) -> list[Answered]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{path}: {reason}", hint="Give the file that mmalign sample wrote.") from error
 
 
 def _record(text: str, key: str) -> "Answered | str":
     """A line's record, or what is wrong with it."""
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(text)
+    except ValueError as error:
         return f"broken JSON: {error}"
     try:
         json.dumps(row, ensure_ascii=False).encode()

@@ -20,7 +20,6 @@ A stage of kind train hands on `model` and `run`, folders; sample `answers` and 
 are not merged into stages: what a stage does stands in the file.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any
 
 from mmalign.config.load import SECTIONS, Section
 from mmalign.errors import UsageError, did_you_mean
+from mmalign.reading import parse_json
 
 # kind of stage -> output -> its name in the stage's folder
 OUTPUTS: dict[str, dict[str, str]] = {
@@ -204,7 +204,7 @@ def _set(pipeline: Pipeline, text: str) -> None:
     if not equals or not path or not all(path):
         raise UsageError(f"--set {text!r} is not stage.section.key=value", hint="For example: --set ppo.train.steps=5")
     try:
-        value = json.loads(raw)
+        value = parse_json(raw)
     except ValueError:
         value = raw
     stage = pipeline.stage(stage_name)

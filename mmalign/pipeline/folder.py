@@ -18,6 +18,7 @@ from typing import Any, Self
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.files import write_text
 from mmalign.pipeline.config import REPORT, Pipeline, Stage, flat, outputs_of
+from mmalign.reading import read_json
 from mmalign.train.rundir import package_versions
 
 STATE = "pipeline.json"
@@ -58,7 +59,7 @@ class PipelineFolder:
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = read_json(path / STATE)
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} is not empty, and holds no pipeline", hint="Choose another --out.") from error
         drift = differences(state["config"], pipeline.as_dict(), again)

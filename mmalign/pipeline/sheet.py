@@ -10,7 +10,6 @@ for answers that tie. An id is a hash of the answer, so rows may be sorted and t
 import csv
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmalign.errors import DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.pipeline.answers import Answered, write_rows
 from mmalign.pipeline.rank import Ranked, count_ties, distinct, ranking_row
+from mmalign.reading import parse_json, read_text
 
 COLUMNS = ("key", "prompt", "answer", "id", "rank")
 SUFFIXES = (".csv", ".jsonl")
@@ -136,9 +136,9 @@ def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def _read(path: Path) -> "Iterator[tuple[int, Mapping[str, Any] | str]]":
     """(line, row, or what is wrong with it)."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{path}: {reason}", hint="Make a sheet: mmalign rank ANSWERS --export sheet.csv") from error
     if path.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
@@ -164,7 +164,7 @@ def _read(path: Path) -> "Iterator[tuple[int, Mapping[str, Any] | str]]":
 
 def _json(line: str) -> Any:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         return f"broken JSON: {error}"
     return row if isinstance(row, dict) else "not a JSON object"

@@ -23,9 +23,12 @@ from torch import Tensor
 
 from mmalign.errors import CheckpointError
 from mmalign.files import fsync
+from mmalign.reading import open_file, read_json
 
 FORMAT = 1
 _PREFIX = "step-"
+_FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
+_MAX_MANIFEST = 2**16
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
 def load(folder: Path) -> Checkpoint:
     """Read and verify one checkpoint; raises CheckpointError that names the damaged file."""
     verify(folder)
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     try:
+        state = read_json(folder / "state.json")
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer", "rng")}
-    except SafetensorError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return Checkpoint(step=state["step"], state=state, **tensors)
 
@@ -87,13 +90,13 @@ def load(folder: Path) -> Checkpoint:
 def verify(folder: Path) -> None:
     """Compare every file with the manifest; raises CheckpointError."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json", _MAX_MANIFEST)
         files = manifest["files"]
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
-        for required in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"):
-            if required not in files:
-                raise CheckpointError(f"{folder}: the manifest lacks {required}")
+        if set(files) != set(_FILES):  # and so none that lies elsewhere
+            odd = ", ".join(sorted(set(files) ^ set(_FILES))[:4])
+            raise CheckpointError(f"{folder}: the manifest is not of {', '.join(_FILES)}: {odd}")
         for name, expected in files.items():
             if _digest(folder / name) != expected:
                 raise CheckpointError(f"{folder}: {name} is not what was saved")
@@ -151,7 +154,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 

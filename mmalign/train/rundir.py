@@ -19,6 +19,7 @@ from typing import Any
 from mmalign import __version__
 from mmalign.errors import UsageError
 from mmalign.files import write_text
+from mmalign.reading import check_regular, parse_json, read_json, read_text
 
 SCHEMA = 1
 _BEFORE_A_STEP = {"run.json", "config.yaml", "metrics.jsonl", "checkpoints", "skipped.jsonl"}  # and caches
@@ -74,18 +75,19 @@ class Run:
         """Open an existing run; raises UsageError if the folder holds none."""
         path = folder / "run.json"
         try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            (folder / "config.yaml").read_bytes()
+            info = _read_info(path)
+            check_regular(folder / "config.yaml")
         except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{folder} holds no run: {error}", hint="Give a folder that mmalign train made."
-            ) from error
+            raise _no_run(folder, error) from error
         return cls(folder, info)
 
     @classmethod
     def observe(cls, folder: Path) -> "Run":
         """The same run for the processes that do not write it."""
-        return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")), lock=False)
+        try:
+            return cls(folder, _read_info(folder / "run.json"), lock=False)
+        except (OSError, ValueError) as error:
+            raise _no_run(folder, error) from error
 
     @property
     def checkpoints(self) -> Path:
@@ -155,12 +157,28 @@ def _without_step(folder: Path) -> bool:
     return all(record["step"] == 0 for record in _records(folder / "metrics.jsonl"))
 
 
+def _no_run(folder: Path, error: Exception) -> UsageError:
+    return UsageError(f"{folder} holds no run: {error}", hint="Give a folder that mmalign train made.")
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """run.json with what a run always has; raises OSError, ValueError."""
+    info = read_json(path)
+    if not isinstance(info, dict):
+        raise ValueError(f"{path.name} is {type(info).__name__}, not an object")
+    kinds = {"status": str, "device": str, "num_threads": int, "versions": dict}
+    wrong = next((name for name, kind in kinds.items() if not isinstance(info.get(name), kind)), None)
+    if wrong or "starting_weights" not in info:
+        raise ValueError(f"{path.name} has no usable {wrong or 'starting_weights'}")
+    return info
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     """All whole lines; one cut short by a kill is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in read_text(path).splitlines() if path.is_file() else ():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             continue
     return records

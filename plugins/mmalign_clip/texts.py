@@ -4,7 +4,6 @@ ClipTokenizer(context_length=77).text("a photo of a cat")     # TokenizedText(id
 FileTokenizer.load(folder, context_length=64, ...)
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from mmalign.errors import CheckpointError
 from mmalign.protocols import TokenizedText
+from mmalign.reading import read_json
 from mmalign.safety import offline, refuse_code
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 CLIP_VOCABULARY, CLIP_END = 49408, 49407
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, RecursionError)
 _TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 _DEFAULT_CLEAN = "whitespace"  # open_clip's for tokenizers other than CLIP's
 
@@ -100,7 +100,7 @@ class FileTokenizer:
                 hint="Copy the tokenizer files of the model into the folder, or save it again with mmalign.",
             )
         try:
-            refuse_code(json.loads(path.read_text(encoding="utf-8")), path)
+            refuse_code(read_json(path), path)
             with offline():
                 found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             # The empty text shows what closes every row

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mmalign.errors import DataError
+from mmalign.reading import check_regular
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
@@ -25,8 +26,18 @@ def expand(path: str) -> list[Path]:
         )
         if not matches:
             raise DataError(f"{name}: no such file or folder", hint="mmalign list datasets names the embedded ones.")
+        for match in matches:
+            if not match.is_dir():
+                _check(match)
         files += matches
     return files
+
+
+def _check(path: Path) -> None:
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", hint="Give a file, or a folder of files.") from error
 
 
 def _expand_range(name: str) -> list[str]:

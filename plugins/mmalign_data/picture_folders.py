@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmalign.data.images import survey
 from mmalign.errors import DataError
+from mmalign.reading import open_file
 from mmalign_data.pairs import READ, Found
 
 _TEXTS = (".txt", ".caption")  # in this order
@@ -55,7 +56,7 @@ def _beside(picture: Path, suffix: str) -> list[Path]:
 
 def _add(name: str, text: Path, found: Found, where: int) -> str:
     try:
-        with open(text, "rb") as file:
+        with open_file(text) as file:
             return found.add(name, file.read(_MAX_TEXT).decode("utf-8"), where)
     except UnicodeDecodeError:
         return found.skip("caption is not UTF-8", name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import DataError, did_you_mean
+from mmalign.reading import open_file, parse_json, read_bytes
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MAX_LINE = 16_000_000
@@ -95,8 +96,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(text)
+        except ValueError as error:
             if not known:
                 raise DataError(
                     f"{path}:{number}: broken JSON: {error}", hint="Write one JSON object a line."
@@ -115,7 +116,7 @@ def _checked(row: Any, text: str) -> Mapping[str, Any] | str:
 
 def _starts_a_list(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(_BLANKS).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
@@ -128,7 +129,7 @@ def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             f"{path}: a JSON list of over {_MAX_LIST:,} bytes", hint="Write one JSON object a line, and call it .jsonl."
         )
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path, _MAX_LIST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start:,})", hint=_RECODE) from error
     decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
@@ -221,7 +222,7 @@ def open_parquet(path: Path) -> Any:
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while raw := file.readline(_MAX_LINE + 1):
                 number += 1
                 if len(raw) > _MAX_LINE:

@@ -7,7 +7,6 @@ folders by the names of files and folders as `datasets` reads them: train.jsonl,
 data/test-00000-of-00001.parquet. A file that is given by its own name or by a glob belongs to none.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import DataError, did_you_mean
+from mmalign.reading import read_json
 from mmalign_data.hub import PREFIX, fetch
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.paths import expand
@@ -185,7 +185,7 @@ def _plain(name: str) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}", hint="Copy or save the folder again.") from error
     if not isinstance(content, dict):

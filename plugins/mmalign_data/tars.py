@@ -9,7 +9,6 @@ the next sound one.
 """
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 from mmalign.data.images import unread_format
 from mmalign.errors import DataError
+from mmalign.reading import open_file, parse_json
 from mmalign_data.pairs import READ, Found
 from mmalign_data.tables import CAPTION_COLUMNS, captions_of
 
@@ -37,7 +37,7 @@ def index_tar(path: Path, found: Found, caption_column: str) -> None:
     """Add the pairs of one shard. Raises DataError if it is no uncompressed tar."""
     where = found.source(str(path))
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             _check_start(path, file)
             for key, places in _samples(path, file, found).items():
                 _add(f"{path.name}:{key}", places, file, found, where, caption_column)
@@ -199,10 +199,10 @@ def _read(
     file.seek(offset)
     try:
         text = file.read(size).decode("utf-8")
-        texts = _json_captions(json.loads(text), caption_column) if caption == "json" else [text]
+        texts = _json_captions(parse_json(text), caption_column) if caption == "json" else [text]
     except UnicodeDecodeError:
         return found.skip("caption is not UTF-8", name)
-    except (ValueError, RecursionError):
+    except ValueError:
         return found.skip("broken JSON", name)
     return found.add_all(name, texts, where, *places[image]) if texts else found.skip("no caption", name)
 

@@ -14,6 +14,7 @@ from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
 from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
+from mmalign.reading import read_text
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_lm import four_bit
@@ -150,6 +151,6 @@ def _read_template(path: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return read_text(Path(path).expanduser())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"backbone.template: {path} cannot be read: {error}") from error
