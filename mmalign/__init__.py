@@ -21,6 +21,7 @@ _LAZY = {
     "Family": "mmalign.specs",
     "ObjectiveSpec": "mmalign.specs",
     "RewardSpec": "mmalign.specs",
+    "Rates": "mmalign.specs",
     "Role": "mmalign.specs",
     "Capability": "mmalign.capabilities",
     "Derived": "mmalign.capabilities",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
         EvaluationSpec,
         Family,
         ObjectiveSpec,
+        Rates,
         RewardSpec,
         Role,
     )

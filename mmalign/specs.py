@@ -99,12 +99,29 @@ class Role:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates of AdamW where a run names none, for a model of `size` parameters; see `mmalign.train.rates`.
+
+    trained: of all weights of a model that was trained before. random: of random weights; adapter: of a low-rank
+    adapter; each ten times `trained` where it is 0. source: where the figures come from, as a reader looks them up.
+    """
+
+    trained: float = 1e-5
+    random: float = 0.0
+    adapter: float = 0.0
+    size: float = 1e9
+    source: str = "a cautious rate for any objective"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
-    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy."""
+    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy;
+    `rates`: its learning rates by default."""
 
     roles: tuple[Role, ...]
     examples: Mapping[str, tuple[str, ...]]
     online: bool = False
+    rates: Rates = Rates()
 
 
 @dataclass(frozen=True, kw_only=True)

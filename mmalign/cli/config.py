@@ -1,11 +1,13 @@
 """`mmalign config show contrastive` and `mmalign config schema`: every option of a run, for people and for editors."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+from mmalign.config.load import NAMED_SECTIONS
 from mmalign.specs import Entry
 
 
@@ -25,32 +27,81 @@ def _choices(function: Any) -> Any:
     "show",
     epilog="\b\nExamples:\n"
     "  mmalign config show contrastive > mine.yaml\n"
-    "  mmalign train --objective contrastive -c mine.yaml",
+    "  mmalign train --objective contrastive -c mine.yaml\n"
+    "  mmalign config show dpo --backbone ./SmolLM2-135M --dataset pairs.jsonl",
 )
 @click.argument("objective", type=CatalogName("objectives"))
-@_choices
+@click.option("--backbone", metavar="MODEL", help="As in train; with another than the recipe's, defaults are shown.")
+@click.option("--dataset", metavar="DATA", help="As in train; with another than the recipe's, defaults are shown.")
+@click.option(
+    "-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable."
+)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One option, as in train; repeatable.")
 @json_option
 @quiet_option
 @pass_app
-def show(app: App, objective: str, backbone: str | None, dataset: str | None, as_json: bool) -> None:
-    """Print every section that OBJECTIVE runs with, as YAML: each option with its meaning, type and value."""
-    from mmalign.config.load import load_layers, recipe_path
-    from mmalign.config.schema import commented_yaml, field_rows
+def show(
+    app: App,
+    objective: str,
+    backbone: str | None,
+    dataset: str | None,
+    configs: tuple[Path, ...],
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Print what `mmalign train` with the same options would run with, as YAML: each option with its meaning, type and
+    value."""
+    from mmalign.config.schema import field_rows
+    from mmalign.train.options import recipe_of, run_layers
+    from mmalign.train.plan import resolve
 
-    entries = find_entries(app, objective, backbone, dataset)
-    layers = load_layers(recipe=recipe_path(entries["objective"].spec.name))
+    asked = {"objective": objective, "backbone": backbone, "dataset": dataset}
+    layers, notes = run_layers(app.catalog, {k: v for k, v in asked.items() if v is not None}, configs, sets)
+    plan = resolve(app.catalog, layers)
+    entries = {"objective": plan.objective, "backbone": plan.source.entry, "dataset": plan.dataset}
     models = section_models(app, entries)
     if as_json:
-        sections = {
-            where: {"name": entries[where].spec.name if where in entries else None, "options": field_rows(model)}
-            for where, model in models.items()
-        }
-        emit_json({"objective": objective, "sections": sections, "recipe": layers})
+        names = {where: entry.spec.name for where, entry in entries.items()}
+        sections = {where: {"name": names.get(where), "options": field_rows(model)} for where, model in models.items()}
+        emit_json(
+            {
+                "objective": objective,
+                "sections": sections,
+                "recipe": layers,
+                "values": plan.to_dict(),
+                "reasons": dict(plan.reasons),
+            }
+        )
         return
-    names = {where: app.catalog.display_name(entry) for where, entry in entries.items()}
-    names |= {"backbone": backbone or names["backbone"], "dataset": dataset or names["dataset"]}
-    parts = [commented_yaml(model, w, name=names.get(w, ""), values=layers[w]) for w, model in models.items()]
-    click.echo("\n".join(parts), nl=False)
+    for note in notes:
+        app.say(note)
+    recipe = recipe_of(objective)
+    own = backbone is None and dataset is None and not configs
+    click.echo("\n".join([_heading(objective, recipe.name if recipe else "", own), *_sections(plan, models)]), nl=False)
+
+
+def _heading(objective: str, recipe: str, own: bool) -> str:
+    if not own:
+        return f"# {objective} on the model and data named; mmalign train with the same options runs with these.\n"
+    what = f"the packaged recipe {recipe}, tuned to its own model and data" if recipe else "defaults: it has no recipe"
+    return f"# {objective}: {what}.\n# On yours: mmalign config show {objective} --backbone MODEL --dataset DATA\n"
+
+
+def _sections(plan: Any, models: Mapping[str, Any]) -> list[str]:
+    """Each as commented YAML, of a `mmalign.train.plan.Plan`."""
+    import yaml
+
+    from mmalign.config.schema import commented_yaml
+
+    values = plan.to_dict()
+    sections = []
+    for where, model in models.items():
+        reasons = plan.reasons if where == "train" else {}
+        name = values[where].get("name", "") if where in NAMED_SECTIONS else ""
+        sections.append(commented_yaml(model, where, name=name, values=values[where], reasons=reasons))
+    if plan.streams:
+        sections.append(yaml.safe_dump({"streams": values["streams"]}, sort_keys=False, allow_unicode=True))
+    return sections
 
 
 @command.command("schema", epilog="\b\nExample:\n  mmalign config schema contrastive > schema.json")

@@ -11,6 +11,7 @@ from mmalign.specs import (
     EnvironmentSpec,
     EvaluationSpec,
     ObjectiveSpec,
+    Rates,
     RewardSpec,
 )
 
@@ -67,6 +68,7 @@ def _particular(spec: Any) -> dict[str, Any]:
             "roles": roles,
             "examples": {stream: list(kinds) for stream, kinds in spec.examples.items()},
             "online": spec.online,
+            "learning_rates": _rates(spec.rates),
         }
     if isinstance(spec, DatasetSpec):
         kinds = {"example_kinds": list(spec.kinds), "default_for": list(spec.default_for)}
@@ -110,6 +112,18 @@ def text(entry: Entry) -> str:
 def _sizes(spec: BackboneSpec) -> list[str]:
     """As references: gpt-2:124m."""
     return [f"{spec.name}:{size}" for size in spec.sizes]
+
+
+def _rates(rates: Rates) -> dict[str, list[str]]:
+    """By what trains."""
+    from mmalign.train.rates import in_words, stated
+
+    at = f"at {in_words(rates.size)} parameters"
+    return {
+        "of all weights": [f"{stated(rates, adapter=False, random=False):g} {at}, after {rates.source}"],
+        "of random weights": [f"{stated(rates, adapter=False, random=True):g} {at}"],
+        "of an adapter": [f"{stated(rates, adapter=True, random=False):g} {at}"],
+    }
 
 
 def _role(role: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import click
 
 from mmalign.cli.app import App, emit
 from mmalign.cli.live import run_display
-from mmalign.config.load import load_layers, recipe_path
+from mmalign.config.load import load_layers
 from mmalign.errors import UsageError
 from mmalign.printable import json_text
 from mmalign.train.signals import Interrupted
@@ -110,32 +110,16 @@ def _reward(text: str) -> dict[str, Any]:
 
 
 def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:
+    from mmalign.train.options import run_layers
     from mmalign.train.plan import resolve
 
-    layers = load_layers(files=configs, sets=sets, names=names)
-    objective = layers["objective"].get("name")
-    if objective:
-        app.catalog.find("objectives", objective)  # first: among the packaged files there are pipelines, too
-    recipe = recipe_path(objective.rpartition("/")[2]) if objective else None
-    if recipe is not None:
-        other = _differs(layers, load_layers(files=[recipe]))
-        if other:
-            app.say(f"{other}: the options of {recipe.name} are for its own, and are not used (mmalign config show)")
-        else:
-            layers = load_layers(recipe=recipe, files=configs, sets=sets, names=names)
-    for name, section in layers.items():
-        if section.dropped:
-            options = ", ".join(f"{name}.{key} ({origin})" for key, origin in section.dropped.items())
-            app.say(f"not used, they were for another {name}: {options}; set them again with --set")
+    layers, notes = run_layers(app.catalog, names, configs, sets)
+    for note in notes:
+        app.say(note)
+    if notes:
+        objective = layers["objective"]["name"]
+        app.say(f"every option of this run: mmalign config show {objective}, with the same names, files and --set")
     return resolve(app.catalog, layers)
-
-
-def _differs(layers: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which model or data were asked for, where they are not the recipe's; or an empty string."""
-    asked = {section: layers[section].get("name") for section in ("backbone", "dataset")}
-    return " and ".join(
-        f"{section} {name}" for section, name in asked.items() if name and name != recipe[section].get("name")
-    )
 
 
 def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool) -> int:
@@ -145,11 +129,16 @@ def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool
 
     figures = estimate(plan, device, app.say)
     if as_json:
-        document = {"schema": SCHEMA, "plan": plan.to_dict(), "estimate": figures.as_dict()}
+        document = {
+            "schema": SCHEMA,
+            "plan": plan.to_dict(),
+            "reasons": dict(plan.reasons),
+            "estimate": figures.as_dict(),
+        }
         click.echo(json_text(document, indent=2))
         return 0
-    steps = f"steps     {plan.train.steps:,} of {plan.train.batch_size} examples"
-    for line in (headline(plan), steps, *figures.lines(), "", *figures.first_example):
+    chosen = [f"default   {line}" for line in plan.explanations()]
+    for line in (headline(plan), *chosen, *figures.lines(), "", *figures.first_example):
         emit(line)
     if with_options:
         emit(f"\n{plan.to_yaml()}")

@@ -18,6 +18,9 @@ from mmalign.reading import parse_json
 NAMED_SECTIONS = ("objective", "backbone", "dataset")
 SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation")
 
+# Two ways to say one thing: a layer that uses the first takes the second of the layers below away.
+_IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -59,8 +62,10 @@ def load_layers(
     layers = {name: Section() for name in SECTIONS}
     for path in [*([recipe] if recipe else []), *files]:
         for name, (values, origins) in read_file(path).items():
+            _displace(name, layers[name], values)
             layers[name].merge(values, origins)
     for name, values in _read_sets(sets, names or {}).items():
+        _displace(name, layers[name], values)
         layers[name].merge(values, dict.fromkeys(_dotted_keys(values), "command line"))
     return layers
 
@@ -108,6 +113,13 @@ def recipe_path(name: str) -> Path | None:
         return None
     candidates = (_ROOT / "configs" / f"{name}.yaml", _ROOT.parent / "configs" / f"{name}.yaml")
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _displace(name: str, section: Section, values: Mapping[str, Any]) -> None:
+    for key, other in _IN_PLACE_OF.get(name, ()):
+        if values.get(key) and other not in values:
+            section.pop(other, None)
+            section.origins.pop(other, None)
 
 
 def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[str, Any]]:

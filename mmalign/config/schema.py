@@ -18,14 +18,20 @@ from mmalign.config.validate import nested_model
 
 
 def commented_yaml(
-    model: type[BaseModel], where: str, *, name: str = "", values: Mapping[str, Any] | None = None
+    model: type[BaseModel],
+    where: str,
+    *,
+    name: str = "",
+    values: Mapping[str, Any] | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> str:
     """The section `where` as YAML: every field with its description, type, and value from `values` or its default.
 
-    It reads back as it stands; a required field without a value is commented out.
+    It reads back as it stands; a required field without a value is commented out. reasons: field -> why it has that
+    value, in a comment of its own.
     """
     lines = [f"{where}:"] + ([f"  name: {_inline(name)}"] if name else [])
-    body = list(_fields(model, "  ", values or {}))
+    body = list(_fields(model, "  ", values or {}, reasons or {}))
     if not body and not name:
         return f"{where}: {{}}\n"
     return "\n".join([*lines, *body]) + "\n"
@@ -97,15 +103,19 @@ def _bounds(item: Any) -> Iterator[str]:
         yield f"{sign} {getattr(item, attribute)}"
 
 
-def _fields(model: type[BaseModel], indent: str, values: Mapping[str, Any]) -> Iterator[str]:
+def _fields(
+    model: type[BaseModel], indent: str, values: Mapping[str, Any], reasons: Mapping[str, str]
+) -> Iterator[str]:
     for name, field in model.model_fields.items():
         nested = nested_model(field.annotation)
         if nested is not None and not field.is_required() and default_of(field) is not None:
             yield f"{indent}# {field.description or ''}".rstrip()
             yield f"{indent}{name}:"
-            yield from _fields(nested, indent + "  ", values.get(name, {}))
+            yield from _fields(nested, indent + "  ", values.get(name, {}), {})
             continue
         yield f"{indent}# {field.description or ''} [{type_text(field)}]".replace("#  [", "# [")
+        if name in reasons:
+            yield f"{indent}# here: {reasons[name]}"
         if field.is_required() and name not in values:
             yield f"{indent}# {name}:   (required)"
         else:

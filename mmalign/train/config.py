@@ -3,12 +3,15 @@
 import contextlib
 import json
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 if TYPE_CHECKING:
     from mmalign.sampling import Sampling
+
+
+DEFAULT_STEPS = 200
 
 
 class _Section(BaseModel):
@@ -19,10 +22,13 @@ class TrainConfig(_Section):
     """How to optimise, whatever the objective."""
 
     steps: int = Field(
-        200,
-        ge=1,
+        0,
+        ge=0,
         description="optimiser steps; of an objective that samples: batches of prompts, whose updates (epochs x "
-        "minibatches) all have the learning rate of their step",
+        f"minibatches) all have the learning rate of their step; 0: as `epochs` says, or {DEFAULT_STEPS} without it",
+    )
+    epochs: float = Field(
+        0.0, ge=0, description="passes over the training examples or prompts, in place of `steps`; 0: as `steps` says"
     )
     batch_size: int = Field(64, ge=1, description="examples a step, over all processes")
     micro_batch_size: int = Field(
@@ -30,9 +36,19 @@ class TrainConfig(_Section):
         ge=0,
         description="examples a forward pass and process; 0: the whole batch, shared out where several models learn",
     )
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        0.0,
+        ge=0,
+        description="peak learning rate of AdamW; 0: the objective's own for a model of this size, which is lower for "
+        "trained weights than for random ones or an adapter",
+    )
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
-    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up; the first has rate / warmup_steps")
+    warmup_steps: int = Field(
+        -1, ge=-1, description="steps of linear warm-up; the first has rate / warmup_steps; -1: as warmup_share says"
+    )
+    warmup_share: float = Field(
+        0.1, ge=0, le=1, description="steps of linear warm-up as a share of the run, where warmup_steps is -1"
+    )
     min_learning_rate: float = Field(0.0, ge=0, description="where the cosine ends")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the second moment")
@@ -76,6 +92,12 @@ class TrainConfig(_Section):
     on_nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a NaN or infinite loss or gradient: stop, or skip that update and count it"
     )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps and self.epochs:
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs:g} are both given; leave one of them out")
+        return self
 
 
 class DataConfig(_Section):

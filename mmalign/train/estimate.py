@@ -19,6 +19,7 @@ from mmalign.errors import DataError
 from mmalign.train.display import Say
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
+from mmalign.train.length import passes
 from mmalign.train.plan import Plan
 from mmalign.train.preview import first_example, preview
 from mmalign.train.progress import duration, peak_memory
@@ -30,13 +31,15 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds. `activation_bytes`: growth of the peak over the probe, less gradients and moments. `roles`:
-    what is each one's own; their bytes add up to those of all. `first_example`: lines, as training sees it."""
+    """Bytes and seconds. `length`: steps and passes over the data, in words. `activation_bytes`: growth of the peak
+    over the probe, less gradients and moments. `roles`: what is each one's own; their bytes add up to those of all.
+    `first_example`: lines, as training sees it."""
 
     parameters: int
     trainable: int
     examples: int
     heldout_examples: int
+    length: str
     weights_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -58,6 +61,7 @@ class Estimate:
         first, *others = (figures.line() for figures in self.roles)
         return [
             f"data      {self.examples:,} training and {self.heldout_examples:,} held-out examples",
+            f"length    {self.length}",
             f"model     {self.parameters:,} parameters, {self.trainable:,} of them trained",
             f"roles     {first}",
             *(f"          {line}" for line in others),
@@ -85,7 +89,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
     peak = peak_memory(job.device)
     one = own_state + 2 * trained
-    train = plan.train
+    train = job.plan.train
     kept = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
     processes.close()
     return Estimate(
@@ -93,6 +97,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         trainable=sum(p.numel() for _, p in job.parameters),
         examples=len(job.data),
         heldout_examples=job.num_heldout,
+        length=passes(train, len(job.data), "prompts" if job.sampler else "examples"),
         weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
         optimizer_bytes=2 * trained,

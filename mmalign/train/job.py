@@ -5,7 +5,7 @@ job.stream(start_step=0)       # iterates (step, Batch)
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from mmalign.train import rng
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
+from mmalign.train.length import with_examples
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
@@ -40,7 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Job:
-    """Everything that a training loop works with."""
+    """Everything that a training loop works with. plan: with the steps that its epochs come to."""
 
     plan: Plan
     processes: Processes
@@ -169,6 +170,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     data = _training_data(plan)
     if data is None or not len(data):
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
+    train = with_examples(train, len(data))
+    plan = replace(plan, configs={**plan.configs, "train": train})
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
     objective = plan.objective_class(plan.configs["objective"])

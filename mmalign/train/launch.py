@@ -24,6 +24,7 @@ from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
 from mmalign.train.job import assemble
 from mmalign.train.judge import FEW_HELDOUT
+from mmalign.train.length import never_warm, passes
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import data_name
 from mmalign.train.plan import Plan, resolve
@@ -61,6 +62,8 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
         say(f"{headline(plan)}; run folder {chosen}")
         if plan.source.note:
             say(plan.source.note)
+        for line in plan.explanations():
+            say(line)
     try:
         return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
     except MmalignError:
@@ -144,6 +147,9 @@ def _execute(
                     talk(warning)
             for note in job.models.notes:
                 talk(note)
+            talk(passes(job.plan.train, len(job.data), "prompts" if job.sampler else "examples"))
+            if cold := never_warm(job.plan.train):
+                talk(cold)
             if 0 < job.num_heldout < FEW_HELDOUT and job.sampler is None:  # to a prompt it samples many answers
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             talk.stage("looking at the data")

@@ -25,6 +25,7 @@ from mmalign.sources import Source
 from mmalign.sources import resolve as resolve_source
 from mmalign.specs import Entry
 from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+from mmalign.train.settle import lasting_reference, settle
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
     catalog: Catalog
+    reasons: Mapping[str, str]  # option of `train` that was left to the program -> why it has that value
 
     @property
     def train(self) -> TrainConfig:
@@ -104,8 +106,14 @@ class Plan:
         }
         return sections | ({"streams": streams} if streams else {})
 
+    def explanations(self) -> list[str]:
+        """ "train.learning_rate 2e-05: TRL's SFT, ..." of every option that was left to the program."""
+        values = self.train.model_dump()
+        return [f"train.{key} {values[key]:g}: {why}" for key, why in self.reasons.items()]
+
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        comments = "".join(f"# {line}\n" for line in self.explanations())
+        return comments + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan:
@@ -146,6 +154,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
             hint=f"Try: --set rollout.samples={max(4, fewest)}",
         )
     streams = _streams(catalog, objective, classes["objective"](configs["objective"]).streams, sections)
+    configs["train"], reasons = settle(configs, objective.spec.rates, source, classes["backbone"])
     plan = Plan(
         objective=objective,
         objective_class=classes["objective"],
@@ -160,6 +169,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         verdict=verdict,
         configs=configs,
         catalog=catalog,
+        reasons=reasons,
     )
     if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
         raise UsageError(
@@ -282,15 +292,6 @@ def _baselines(
         evaluation_config(catalog, entry, options, f"evaluation.baselines[{number}]")
         found.append((entry, options))
     return tuple(found)
-
-
-def lasting_reference(source: Source) -> str:
-    """The reference, with a local path made absolute: a run is resumed from anywhere."""
-    if source.path is None or source.entry.spec.bundled:
-        return source.reference
-    prefix = source.reference.partition(":")[0]
-    path = str(source.path.absolute())
-    return f"{prefix}:{path}" if prefix in source.entry.spec.prefixes else path
 
 
 def bare_name(entry: Entry) -> str:

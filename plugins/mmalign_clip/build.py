@@ -48,6 +48,12 @@ def build(model_cfg: Mapping[str, Any], weights: Path | None = None) -> "OpenCli
     return _fill(module, state, weights)
 
 
+def count_parameters(model_cfg: Mapping[str, Any]) -> int:
+    """Of the model of a `model_cfg`, built without memory for its weights. Draws nothing; raises CheckpointError."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return sum(parameter.numel() for parameter in _construct(model_cfg).parameters())
+
+
 def _construct(model_cfg: Mapping[str, Any]) -> "OpenClipModule":
     import open_clip
 

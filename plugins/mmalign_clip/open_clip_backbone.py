@@ -17,10 +17,11 @@ from mmalign import lora
 from mmalign.errors import CheckpointError
 from mmalign.lora import LoraOptions
 from mmalign.protocols import ContrastiveHead
+from mmalign.size import ModelSize
 from mmalign.sources import OPEN_CLIP_CONFIG
 from mmalign_clip import locking
 from mmalign_clip.blueprint import Blueprint, read
-from mmalign_clip.build import build
+from mmalign_clip.build import build, count_parameters
 from mmalign_clip.downloads import WEIGHTS
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.processor import ClipProcessor
@@ -87,6 +88,15 @@ class OpenClipBackbone(lora.Adaptable):
         lora.inject(module, config.lora, spare=[m for n, m in module.named_modules() if n.endswith("text_projection")])
         processor = ClipProcessor(blueprint.preprocess, blueprint.tokenizer, config.crop_scale, config.flip_probability)
         return cls(module.eval(), blueprint, processor, source.origin)
+
+    @classmethod
+    def size(cls, source: "Source", config: OpenClipConfig) -> ModelSize:
+        """By the architecture's config; without a size where open_clip cannot build from it."""
+        random = source.folder is None and "/" not in source.name  # no tag
+        try:
+            return ModelSize(count_parameters(source.config["model_cfg"]), random)
+        except CheckpointError:  # loading says what is wrong with it
+            return ModelSize(0, random)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""

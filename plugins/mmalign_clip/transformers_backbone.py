@@ -18,11 +18,12 @@ from mmalign.errors import UsageError
 from mmalign.lora import LoraOptions
 from mmalign.pretrained import quiet
 from mmalign.protocols import ContrastiveHead, TokenizedText
+from mmalign.size import ModelSize
 from mmalign_clip.images import Preprocess, training_image
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
 from mmalign_clip.texts import FileTokenizer
-from mmalign_clip.transformers_folder import Parts, load_module, read
+from mmalign_clip.transformers_folder import Parts, count_parameters, load_module, read
 from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocabulary
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class TransformersClipBackbone(lora.Adaptable):
         _lock(module, config)
         lora.inject(module, config.lora)
         return cls(module.eval(), parts, config)
+
+    @classmethod
+    def size(cls, source: "Source", config: TransformersClipConfig) -> ModelSize:
+        """By the model's config."""
+        return ModelSize(count_parameters(dict(source.config)), config.random_weights)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""

@@ -84,6 +84,20 @@ def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
     return load_exactly(CLIPModel if parts.model_type == "clip" else SiglipModel, parts.folder)
 
 
+def count_parameters(stated: dict[str, Any]) -> int:
+    """Of the model of a config, built without memory for its weights; 0 where transformers cannot. Draws nothing."""
+    import torch
+    from transformers import CLIPModel, SiglipModel
+
+    try:
+        with offline(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            config = _config_class(stated).from_dict(stated)
+            module = CLIPModel(config) if stated.get("model_type") == "clip" else SiglipModel(config)
+            return module.num_parameters()
+    except unreadable():  # loading says what is wrong with it
+        return 0
+
+
 def _random_module(parts: Parts) -> "TransformersModule":
     from torch.nn.init import constant_
     from transformers import AutoModel

@@ -29,6 +29,7 @@ from mmalign.pretrained import quiet
 from mmalign.protocols import Hidden
 from mmalign.sampling import Generated, Sampling
 from mmalign.scorers import ReadScorer
+from mmalign.size import ModelSize
 from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
@@ -36,6 +37,7 @@ from mmalign_lm.folder import Parts
 from mmalign_lm.generation import batches, generate
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.scorer import save_classifier, save_scorer
+from mmalign_lm.size import model_size
 from mmalign_lm.trunk import Trunk, some_ids
 
 if TYPE_CHECKING:
@@ -86,6 +88,11 @@ class CausalLMBackbone(lora.Adaptable):
             parts = _merge(module, parts, source, config)
         lora.inject(module, config.lora, spare=[module.get_output_embeddings()])
         return cls(module.eval(), parts, config)
+
+    @classmethod
+    def size(cls, source: "Source", config: CausalLMConfig) -> ModelSize:
+        """See `mmalign_lm.size`."""
+        return model_size(source, config)
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
         """One pass: every prompt once where the model packs, else a row for each answer."""

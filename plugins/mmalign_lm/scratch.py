@@ -30,19 +30,7 @@ _EMBEDDED = Path(__file__).parent / "gpt_mini"
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
     """Config and tokenizer first, then weights; raises UsageError for a shape, CheckpointError for a tokenizer."""
-    shape = reshaped(
-        source.config,
-        layers=options.layers,
-        width=options.width,
-        heads=options.heads,
-        context_length=options.context_length,
-    )
-    folder = Path(options.tokenizer).expanduser() if options.tokenizer else _EMBEDDED
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"backbone.tokenizer: no folder {options.tokenizer}",
-            hint="Give a folder with tokenizer files, or leave it empty: gpt-mini's tokenizer.",
-        )
+    shape, folder = _shape(source, options), _tokenizer_folder(options)
     with offline(), tempfile.TemporaryDirectory() as place:
         tokenizer = read_tokenizer(folder)
         config = _config(shape, tokenizer, options.dropout)
@@ -57,6 +45,32 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
         f"with the {len(tokenizer):,} tokens of {whose}"
     )
     return replace(parts, note=note), module
+
+
+def read_config(source: "Source", options: CausalLMConfig) -> "PreTrainedConfig":
+    """transformers' config of the model that `load` would build; raises as `load` does."""
+    with offline():
+        return _config(_shape(source, options), read_tokenizer(_tokenizer_folder(options)), options.dropout)
+
+
+def _shape(source: "Source", options: CausalLMConfig) -> Shape:
+    return reshaped(
+        source.config,
+        layers=options.layers,
+        width=options.width,
+        heads=options.heads,
+        context_length=options.context_length,
+    )
+
+
+def _tokenizer_folder(options: CausalLMConfig) -> Path:
+    folder = Path(options.tokenizer).expanduser() if options.tokenizer else _EMBEDDED
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"backbone.tokenizer: no folder {options.tokenizer}",
+            hint="Give a folder with tokenizer files, or leave it empty: gpt-mini's tokenizer.",
+        )
+    return folder
 
 
 def _config(shape: Shape, tokenizer: Any, dropout: float) -> "PreTrainedConfig":

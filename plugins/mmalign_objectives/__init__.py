@@ -1,6 +1,6 @@
 """The built-in objectives: one algorithm, one file."""
 
-from mmalign import ObjectiveSpec, Role, hookimpl
+from mmalign import ObjectiveSpec, Rates, Role, hookimpl
 
 
 @hookimpl
@@ -12,6 +12,12 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.contrastive:Contrastive",
             roles=(Role(name="policy", needs=("encode_image", "encode_text", "contrastive_head")),),
             examples={"main": ("image-text",)},
+            rates=Rates(
+                trained=1e-5,
+                random=5e-4,
+                size=1.51e8,
+                source="CLIP from random weights (Radford 2021), FLYP from trained ones (Goyal 2023)",
+            ),
         ),
         ObjectiveSpec(
             name="pretrain",
@@ -19,6 +25,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.pretrain:Pretrain",
             roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
             examples={"main": ("text",)},
+            rates=Rates(trained=2e-5, random=2e-4, size=1.3e9, source="GPT-3 (Brown 2020), or TRL's SFT"),
         ),
         ObjectiveSpec(
             name="sft",
@@ -26,6 +33,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.sft:SupervisedFineTuning",
             roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
             examples={"main": ("completion",)},
+            rates=Rates(trained=2e-5, source="TRL's SFT"),
         ),
         ObjectiveSpec(
             name="reward",
@@ -33,6 +41,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.reward:RewardModelling",
             roles=(Role(name="policy", needs=("hidden_states",), head="scalar"),),
             examples={"main": ("ranking", "preference")},
+            rates=Rates(trained=1e-5, source="InstructGPT's reward model (Ouyang 2022), rounded"),
         ),
         ObjectiveSpec(
             name="classify",
@@ -40,6 +49,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.classify:Classification",
             roles=(Role(name="policy", needs=("hidden_states", "token_logps"), head="classes"),),
             examples={"main": ("text-label",)},
+            rates=Rates(trained=6.25e-5, size=1.17e8, source="GPT-1's fine-tuning (Radford 2018)"),
         ),
         ObjectiveSpec(
             name="dpo",
@@ -50,6 +60,7 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("preference", "ranking")},
+            rates=Rates(trained=1e-6, source="TRL's DPO"),
         ),
         ObjectiveSpec(
             name="kto",
@@ -60,21 +71,25 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("labelled-completion",)},
+            rates=Rates(trained=1e-6, source="TRL's KTO"),
         ),
         _pairs(
             "simpo",
             "simpo:SimplePreferenceOptimization",
             "Prefer the better of two answers by its mean log-probability: SimPO, without a reference",
+            Rates(trained=6e-7, size=8e9, source="SimPO (Meng 2024)"),
         ),
         _pairs(
             "orpo",
             "orpo:OddsRatioPreferenceOptimization",
             "Fine-tune on the better of two answers and raise its odds: ORPO, without a reference",
+            Rates(trained=5e-6, size=1.3e9, source="ORPO's own code (Hong 2024)"),
         ),
         _pairs(
             "cpo",
             "cpo:ContrastivePreferenceOptimization",
             "Prefer the better of two answers and imitate it: CPO, without a reference",
+            Rates(trained=1e-6, source="TRL's CPO"),
         ),
         ObjectiveSpec(
             name="ppo",
@@ -86,27 +101,31 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("prompt",), "ptx": ("text",)},
+            rates=Rates(trained=9e-6, size=1.3e9, source="InstructGPT's PPO (Ouyang 2022)"),
             online=True,
         ),
         _online(
             "grpo",
             "grpo:GroupRelativePolicyOptimization",
             "Sample answers, score them, learn from each beside its siblings: GRPO, Dr. GRPO, DAPO",
+            Rates(trained=1e-6, source="TRL's GRPO"),
         ),
         _online(
             "rloo",
             "rloo:ReinforceLeaveOneOut",
             "Sample answers, score them, learn from each beside the mean of the others: REINFORCE leave-one-out",
+            Rates(trained=1e-6, source="TRL's RLOO"),
         ),
         _online(
             "online-dpo",
             "online_dpo:OnlineDirectPreferenceOptimization",
             "Sample answers, rank them by score, prefer the better ones: online DPO",
+            Rates(trained=5e-7, source="TRL's online DPO"),
         ),
     ]
 
 
-def _online(name: str, target: str, summary: str) -> ObjectiveSpec:
+def _online(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
     """An objective that samples answers to prompts, beside a frozen reference."""
     needs = ("hidden_states", "token_logps")
     return ObjectiveSpec(
@@ -116,10 +135,11 @@ def _online(name: str, target: str, summary: str) -> ObjectiveSpec:
         roles=(Role(name="policy", needs=(*needs, "generate")), Role(name="reference", needs=needs, trains=False)),
         examples={"main": ("prompt",)},
         online=True,
+        rates=rates,
     )
 
 
-def _pairs(name: str, target: str, summary: str) -> ObjectiveSpec:
+def _pairs(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
     """A reference-free objective over pairs."""
     return ObjectiveSpec(
         name=name,
@@ -127,4 +147,5 @@ def _pairs(name: str, target: str, summary: str) -> ObjectiveSpec:
         target=f"mmalign_objectives.{target}",
         roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
         examples={"main": ("preference",)},
+        rates=rates,
     )

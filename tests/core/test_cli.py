@@ -58,7 +58,7 @@ def test_every_command_has_json(words: list[str], capsys: Capture) -> None:
         (["matrix", "contrastive"], {"items"}),
         (["plugins", "list"], {"plugins"}),
         (["plugins", "show", "mmalign_clip"], {"plugin"}),
-        (["config", "show", "contrastive"], {"objective", "sections", "recipe"}),
+        (["config", "show", "contrastive"], {"objective", "sections", "recipe", "values", "reasons"}),
         (["config", "schema"], {"objective", "json_schema"}),
         (["doctor", "--security"], {"security", "problems"}),
         (["completion", "fish"], {"shell", "script", "install"}),

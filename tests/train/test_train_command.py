@@ -38,7 +38,9 @@ def train(tiny_folder, pairs, capsys):
 def test_a_run_leaves_everything(train, tmp_path, tiny_folder, curves) -> None:
     code, out, err = train("--out", str(tmp_path / "run"), "--json")
     assert code == 0, err
-    assert "the options of contrastive.yaml are for its own, and are not used" in err
+    assert "the packaged recipe contrastive.yaml is tuned to clip-lite and emoji, so it is left out" in err
+    assert "mmalign config show contrastive" in err and "train.learning_rate" in err
+    assert re.search(r"4 steps of 8 are .* over \d+ examples", err)
     outcome = json.loads(out)
     assert outcome["schema"] == 1 and outcome["steps"] == 4 and outcome["examples"] == 32
     names = {path.name for path in (tmp_path / "run").iterdir()}

@@ -1,0 +1,54 @@
+"""The options that a run starts from: the packaged recipe where it fits, then files, then --set and the name flags.
+
+    layers, notes = run_layers(catalog, {"objective": "dpo", "dataset": "pairs.jsonl"}, files=(), sets=())
+    plan = resolve(catalog, layers)                   # what `mmalign train` does, and `mmalign config show` prints
+
+A recipe is tuned to one model and one data set. With another its numbers mean nothing, so it is left out as a whole,
+and a note says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmalign.catalog import Catalog
+from mmalign.config.load import Section, load_layers, recipe_path
+
+_TUNED = ("backbone", "dataset")
+
+
+def run_layers(
+    catalog: Catalog, names: Mapping[str, str], files: Sequence[Path] = (), sets: Sequence[str] = ()
+) -> tuple[dict[str, Section], list[str]]:
+    """(section -> options, sentences on what was left out); raises UsageError. names: the flags, by section."""
+    layers = load_layers(files=files, sets=sets, names=names)
+    objective, notes = layers["objective"].get("name"), []
+    if objective:
+        catalog.find("objectives", objective)  # first: among the packaged files there are pipelines, too
+    recipe = recipe_of(objective) if objective else None
+    if recipe is not None:
+        note = _left_out(layers, recipe)
+        if note:
+            notes.append(note)
+        else:
+            layers = load_layers(recipe=recipe, files=files, sets=sets, names=names)
+    for name, section in layers.items():
+        if section.dropped:
+            options = ", ".join(f"{name}.{key} ({origin})" for key, origin in section.dropped.items())
+            notes.append(f"not used, they were for another {name}: {options}; set them again with --set")
+    return layers, notes
+
+
+def recipe_of(objective: str) -> Path | None:
+    """The packaged recipe of an objective, by its name or PLUGIN/NAME."""
+    return recipe_path(objective.rpartition("/")[2])
+
+
+def _left_out(layers: Mapping[str, Section], recipe: Path) -> str:
+    """Why the recipe does not fit; empty where it does."""
+    tuned = load_layers(files=[recipe])
+    asked = {section: str(layers[section].get("name") or "") for section in _TUNED}
+    others = {section: name for section, name in asked.items() if name and name != tuned[section].get("name")}
+    if not others:
+        return ""
+    whose = " and ".join(str(tuned[section].get("name")) for section in _TUNED)
+    return f"the packaged recipe {recipe.name} is tuned to {whose}, so it is left out: options have their defaults"

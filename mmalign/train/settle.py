@@ -1,0 +1,42 @@
+"""What a plan makes of what a user leaves open, as far as it is known before data and weights are there.
+
+train, reasons = settle(configs, objective.spec.rates, source, backbone_class)
+reasons      # {"learning_rate": "TRL's DPO: 1e-06 for all weights at 1 billion parameters, ..."}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmalign.capabilities import Capability
+from mmalign.size import KnowsSize, ModelSize
+from mmalign.sources import Source
+from mmalign.specs import Rates
+from mmalign.train.config import TrainConfig
+from mmalign.train.length import with_steps
+from mmalign.train.rates import default_rate
+
+
+def settle(
+    configs: Mapping[str, Any], rates: Rates, source: Source, backbone: Any
+) -> tuple[TrainConfig, dict[str, str]]:
+    """(`train` with steps, warm-up and learning rate; option -> why it has its value, of those that were not given).
+
+    backbone: its class.
+    """
+    train, reasons = with_steps(configs["train"])
+    if not train.learning_rate:
+        options = configs["backbone"]
+        size = backbone.size(source, options) if isinstance(backbone, KnowsSize) else ModelSize(0, False)
+        adapts = Capability.ADAPTER_SWITCH in source.family.provides and bool(options.lora.rank)
+        rate, reasons["learning_rate"] = default_rate(rates, size, adapter=adapts)
+        train = train.model_copy(update={"learning_rate": rate})
+    return train, reasons
+
+
+def lasting_reference(source: Source) -> str:
+    """The reference, with a local path made absolute: a run is resumed from anywhere."""
+    if source.path is None or source.entry.spec.bundled:
+        return source.reference
+    prefix = source.reference.partition(":")[0]
+    path = str(source.path.absolute())
+    return f"{prefix}:{path}" if prefix in source.entry.spec.prefixes else path

@@ -1,0 +1,43 @@
+"""How many parameters a causal language model has, by its config alone: it is built without memory for its weights.
+
+model_size(source, options)      # ModelSize(parameters=4_830_720, random=False)
+"""
+
+from typing import TYPE_CHECKING
+
+from mmalign.pretrained import quiet, unreadable
+from mmalign.safety import offline
+from mmalign.size import ModelSize
+from mmalign_lm import scratch
+from mmalign_lm.options import CausalLMConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from mmalign.sources import Source
+
+
+def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:
+    """Without a size where the config says too little: a GGUF file's, or one that transformers cannot build from."""
+    random = bool(source.size) or options.random_weights
+    if source.size:
+        return ModelSize(count_parameters(scratch.read_config(source, options)), random)
+    if source.file is not None:
+        return ModelSize(0, random)
+    from transformers import AutoConfig
+
+    try:
+        with offline():
+            config = AutoConfig.for_model(**source.config)
+        return ModelSize(count_parameters(config), random)
+    except unreadable():  # loading says what is wrong with it
+        return ModelSize(0, random)
+
+
+def count_parameters(config: "PreTrainedConfig") -> int:
+    """Of the model with its head; tied ones once. Draws no random numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with offline(), quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
