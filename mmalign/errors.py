@@ -74,6 +74,10 @@ class EngineError(MmalignError):
     """A sampling engine raised, or what it drew is no answer (exit 1)."""
 
 
+class ShortageError(MmalignError):
+    """There is too little memory for a run as it is (exit 1)."""
+
+
 class CheckpointError(MmalignError):
     """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
 

@@ -34,7 +34,8 @@ class TrainConfig(_Section):
     micro_batch_size: int = Field(
         0,
         ge=0,
-        description="examples a forward pass and process; 0: the whole batch, shared out where several models learn",
+        description="examples a forward pass and process; 0: the whole batch, shared out where several models learn, "
+        "or as many as keep the run within half of the device's memory (3 GB on a CPU), measured before the first step",
     )
     learning_rate: float = Field(
         0.0,

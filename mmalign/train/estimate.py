@@ -18,12 +18,14 @@ import torch
 from mmalign.errors import DataError
 from mmalign.train.display import Say
 from mmalign.train.distributed import Processes
+from mmalign.train.fit import settle_micro_batch
 from mmalign.train.job import Job, assemble
 from mmalign.train.length import passes
 from mmalign.train.plan import Plan
 from mmalign.train.preview import first_example, preview
 from mmalign.train.progress import duration, peak_memory
 from mmalign.train.sharing import RoleFigures, in_megabytes, role_figures
+from mmalign.train.shortage import explained
 from mmalign.train.step import accumulate
 
 _PROBE_STEPS = 2
@@ -31,15 +33,16 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds. `length`: steps and passes over the data, in words. `activation_bytes`: growth of the peak
-    over the probe, less gradients and moments. `roles`: what is each one's own; their bytes add up to those of all.
-    `first_example`: lines, as training sees it."""
+    """Bytes and seconds. `length`: steps and passes over the data; `micro_batch`: examples a forward pass; in words.
+    `activation_bytes`: growth of the peak over the probe, less gradients and moments. `roles`: what is each one's own;
+    their bytes add up to those of all. `first_example`: lines, as training sees it."""
 
     parameters: int
     trainable: int
     examples: int
     heldout_examples: int
     length: str
+    micro_batch: str
     weights_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -62,6 +65,7 @@ class Estimate:
         return [
             f"data      {self.examples:,} training and {self.heldout_examples:,} held-out examples",
             f"length    {self.length}",
+            f"passes    {self.micro_batch}",
             f"model     {self.parameters:,} parameters, {self.trainable:,} of them trained",
             f"roles     {first}",
             *(f"          {line}" for line in others),
@@ -77,13 +81,16 @@ class Estimate:
 def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     """Build the job, probe two steps on real data, change nothing on disk."""
     processes = Processes(device)
-    job = assemble(plan, processes)
+    with explained(plan, lambda: plan.train.micro_batch_size, "for the models"):
+        job = assemble(plan, processes)
     for note in job.models.notes:
         say(note)
     shown = tuple(preview(job)) or tuple(first_example(job.data))
     say(f"probing {_PROBE_STEPS} steps")
     before = peak_memory(job.device)
-    seconds = _probe(job)
+    found: list[str] = []
+    with explained(plan, lambda: job.micro_batch, f"in the first {_PROBE_STEPS} steps"):
+        seconds = _probe(job, found)
     roles = tuple(role_figures(job.models))
     trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
     own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
@@ -97,6 +104,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         trainable=sum(p.numel() for _, p in job.parameters),
         examples=len(job.data),
         heldout_examples=job.num_heldout,
+        micro_batch="; ".join(found) or f"micro-batches of {job.micro_batch}, as train.micro_batch_size says",
         length=passes(train, len(job.data), "prompts" if job.sampler else "examples"),
         weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
@@ -113,9 +121,9 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     )
 
 
-def _probe(job: Job) -> float:
-    """Seconds of the second of two steps; the weights are thrown away afterwards."""
-    train = job.plan.train
+def _probe(job: Job, found: list[str]) -> float:
+    """Seconds of the second of two steps; the weights are thrown away afterwards. found: gets what is said of the
+    micro-batch."""
     job.models.train(freeze_batchnorm=job.freezes_batchnorm)
     stream, others = job.stream(start_step=0), job.other_streams(start_step=0)
     times = []
@@ -125,7 +133,8 @@ def _probe(job: Job) -> float:
             beside = {name: other.next_batch(name).to(job.device) for name, other in others.items()}
             for parts in job.updates(index, job.prepare(index, batch), beside):
                 job.optimizer.zero_grad(set_to_none=True)
-                accumulate(job.engine, parts, train.micro_batch_size)
+                settle_micro_batch(job, parts, found.append)
+                accumulate(job.engine, parts, job.micro_batch_size)
                 job.optimizer.step()
             if job.device.type == "cuda":
                 torch.cuda.synchronize()

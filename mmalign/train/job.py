@@ -57,6 +57,8 @@ class Job:
     sampler: Sampler | None = None  # of an online objective
     average: MovingAverage | None = None  # of the policy's weights
     frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
+    micro_batch_size: int = 0  # examples a forward pass and process; 0: this process's share of the batch
+    measures_memory: bool = False  # the first update finds the micro-batch that fits
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +75,12 @@ class Job:
     @property
     def freezes_batchnorm(self) -> bool:
         """Whether the batch is split in any way, so that live statistics would depend on the split."""
-        micro = self.plan.train.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
-        return self.processes.world_size > 1 or micro < self.local_batch_size
+        return self.processes.world_size > 1 or self.micro_batch < self.local_batch_size
+
+    @property
+    def micro_batch(self) -> int:
+        """Examples a forward pass, as a number."""
+        return self.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
         """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
@@ -223,6 +229,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         _others(plan, policy.processor, objective.passes, processes),
         sampler,
         MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
+        micro_batch_size=train.micro_batch_size,
+        measures_memory=not train.micro_batch_size and not (train.compile and objective.coupled),
     )
 
 

@@ -22,6 +22,7 @@ from mmalign.train import checkpoint
 from mmalign.train.display import Display, Say, display_of
 from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
+from mmalign.train.fit import KEY, take_up
 from mmalign.train.job import assemble
 from mmalign.train.judge import FEW_HELDOUT
 from mmalign.train.length import never_warm, passes
@@ -31,8 +32,10 @@ from mmalign.train.plan import Plan, resolve
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
 from mmalign.train.rundir import Run, default_folder, package_versions
+from mmalign.train.shortage import explained
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
 
+_OF_LEARNING = ("train", "data", "evaluation")
 _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
 
 
@@ -54,7 +57,8 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     run = None
     if processes.is_main:
         info = {"plan": plan.names(), "device": str(processes.device), "num_threads": torch.get_num_threads()}
-        run = Run.create(chosen, plan.to_yaml(), {**info, "starting_weights": _starting_weights(plan)})
+        info |= {"starting_weights": _starting_weights(plan), KEY: None}
+        run = Run.create(chosen, plan.to_yaml(), info)
     processes.barrier()
     if processes.is_main:
         if run is not None and run.took_over:
@@ -118,11 +122,18 @@ def resume(
     main = processes.is_main and bool(drift)
     # Only once the checkpoint is taken up: options that do not fit it leave the run as it was.
     accept = (lambda: write_text(config, changed.to_yaml())) if main else lambda: None
-    return _execute(changed, catalog, processes, run, say, accept)
+    return _execute(changed, catalog, processes, run, say, accept, fits_anew=_takes_other_memory(plan, changed))
 
 
 def _execute(
-    plan: Plan, catalog: Catalog, processes: Processes, run: Run, say: Say, resumed: Callable[[], None] = lambda: None
+    plan: Plan,
+    catalog: Catalog,
+    processes: Processes,
+    run: Run,
+    say: Say,
+    resumed: Callable[[], None] = lambda: None,
+    *,
+    fits_anew: bool = False,
 ) -> Outcome | None:
     host, error = catalog.host, None
     talk = display_of(say) if processes.is_main else Display(lambda line: None)
@@ -130,8 +141,10 @@ def _execute(
         with StopRequest() as stop:
             talk.heed(lambda: stop.signal is not None)
             talk.stage("loading")
-            with stop.interrupts_alone(processes):  # nothing is lost while models and data are read
+            in_assembly = explained(plan, lambda: plan.train.micro_batch_size, "for the models")
+            with in_assembly, stop.interrupts_alone(processes):  # nothing is lost while models and data are read
                 job = assemble(plan, processes, talk)
+            take_up(job, {KEY: None} if fits_anew else run.info)
             if processes.is_main:
                 report, facts = job.data.report(), dict(job.models.policy.describe())
                 run.write_info(data=dict(report), backbone=facts)
@@ -208,6 +221,17 @@ def _starting_weights(plan: Plan) -> str | None:
     options += [chosen.config for chosen in check_rewards(plan.catalog, plan.rollout.rewards, required=False)]
     named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
     return "+".join(map(folder_digest, (*plan.source.places, *named))) or None
+
+
+def _takes_other_memory(old: Plan, new: Plan) -> bool:
+    """Whether options changed that what a pass takes depends on; not those of how long and how fast to learn."""
+    keys = {"batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "compile", "ema_decay"}
+    others = [section for section in old.configs if section not in _OF_LEARNING]
+    return (
+        old.streams != new.streams
+        or old.train.model_dump(include=keys) != new.train.model_dump(include=keys)
+        or any(old.configs[section] != new.configs[section] for section in others)
+    )
 
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

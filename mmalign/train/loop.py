@@ -19,17 +19,19 @@ from mmalign.capabilities import Capability
 from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.data.loader import Stream
-from mmalign.errors import CheckpointError, MmalignError, NonFiniteError
+from mmalign.errors import CheckpointError, MmalignError, NonFiniteError, ShortageError
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.counts import why_empty
 from mmalign.train.display import Say, display_of
+from mmalign.train.fit import settle_micro_batch
 from mmalign.train.job import Guard, Job
 from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from mmalign.train.progress import Progress, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
+from mmalign.train.shortage import explained
 from mmalign.train.signals import Interrupted, StopRequest, interruptible
 from mmalign.train.step import StepResult, accumulate, check_limits
 
@@ -117,9 +119,10 @@ class Loop:
                 beside = {name: other.next_batch(name) for name, other in others.items()}
             for source in (stream, *others.values()):
                 self.bad_samples |= source.bad
-            self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes))
+            with explained(job.plan, lambda: job.micro_batch, f"in step {index + 1}"):
+                self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes))
         except (Interrupted, MmalignError) as error:
-            if isinstance(error, NonFiniteError):  # of the weights as they are: what was saved before is to be kept
+            if isinstance(error, NonFiniteError | ShortageError):  # what was saved before is to be kept
                 error.hint = f"{error.hint}\n{self.run.way_back(self._saved)}"
                 raise
             failed = isinstance(error, MmalignError)
@@ -139,8 +142,9 @@ class Loop:
         job, train = self.job, self.job.plan.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
+        settle_micro_batch(job, batches, self.say, self.run)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
-        work = functools.partial(accumulate, job.engine, batches, train.micro_batch_size)
+        work = functools.partial(accumulate, job.engine, batches, job.micro_batch_size)
         # A signal may end passes where nothing has changed yet, no process waits in them and no statistics run.
         ends = not self._mid_step and job.processes.world_size == 1 and job.sampler is not None
         result = guard(work) if ends else work()

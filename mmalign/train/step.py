@@ -70,7 +70,7 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
     those of one model alone where they take turns.
     """
     results = []
-    for turn in itertools.chain.from_iterable(_turns(engine, batch) for batch in batches):
+    for turn in itertools.chain.from_iterable(turns_of(engine, batch) for batch in batches):
         micros = turn.split(micro_batch_size or -(-len(turn) // engine.passes))
         counts = _global_counts(engine, micros)
         if engine.objective.coupled:
@@ -81,7 +81,8 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
     return functools.reduce(merge, results)
 
 
-def _turns(engine: Engine, batch: Batch) -> list[Batch]:
+def turns_of(engine: Engine, batch: Batch) -> list[Batch]:
+    """What a batch is learnt from as, one after the other; see `Objective.turns`."""
     return [batch.of_stream(name) for name in engine.turns] if engine.turns and batch.stream == "main" else [batch]
 
 

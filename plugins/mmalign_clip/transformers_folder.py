@@ -94,7 +94,7 @@ def count_parameters(stated: dict[str, Any]) -> int:
             config = _config_class(stated).from_dict(stated)
             module = CLIPModel(config) if stated.get("model_type") == "clip" else SiglipModel(config)
             return module.num_parameters()
-    except unreadable():  # loading says what is wrong with it
+    except (*unreadable(), AssertionError):  # loading says what is wrong with it
         return 0
 
 

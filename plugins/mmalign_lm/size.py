@@ -30,7 +30,7 @@ def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:
         with offline():
             config = AutoConfig.for_model(**source.config)
         return ModelSize(count_parameters(config), random)
-    except unreadable():  # loading says what is wrong with it
+    except (*unreadable(), AssertionError):  # loading says what is wrong with it
         return ModelSize(0, random)
 
 

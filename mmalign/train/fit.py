@@ -1,0 +1,168 @@
+"""How many examples a forward pass takes, where `train.micro_batch_size` leaves it to the program: found by memory.
+
+    fit = measure(job, batches)           # before the first update, on what it would learn from
+    fit.size, fit.why                     # 16, "a step's examples at once would take about 13.8 GB, ..."; 0: all
+
+Counted are the tensors that live at one time in a forward and backward pass of the longest examples: one of them, and
+then four times as many, until that is enough to tell. The count (`mmalign.train.live_bytes`) is the same at every try;
+resident memory is not, and depends on what ran before. Random state, running statistics and gradients stay as they
+were. A run keeps the size in run.json, and a resume takes it from there.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.data.batch import Batch
+from mmalign.train.heldout import undisturbed
+from mmalign.train.job import Job, Say
+from mmalign.train.live_bytes import LiveBytes
+from mmalign.train.rundir import Run
+from mmalign.train.shortage import is_shortage
+from mmalign.train.step import turns_of
+
+KEY = "micro_batch_size"  # in run.json: null until it is found
+_SHARE = 0.5  # of a device's memory that a run takes by default
+_CPU_LIMIT = 3_000_000_000  # bytes, at most, on a CPU
+_PROGRAM = 1_000_000_000  # resident on a CPU before the first step: Python, torch, transformers, data
+# Resident memory grew by 0.8 (language models) to 1.3 times (convolutions) the count, and what evaluations leave is not
+# all of use: kernels take some for themselves, and blocks of other sizes do not fit.
+_SLACK = 1.5
+_GROWTH, _ENOUGH = 4, 8  # probes grow by the first, until one takes an eighth of what there is
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """size: examples a forward pass and process; 0: a step's whole share at once."""
+
+    size: int
+    why: str
+
+
+def take_up(job: Job, info: Mapping[str, Any]) -> None:
+    """What run.json says of an earlier sitting: the size that it found, or none yet. Runs of versions that looked for
+    none took a step's examples at once, and go on so."""
+    if not job.measures_memory or info.get(KEY, {"size": 0}) is None:
+        return
+    job.micro_batch_size, job.measures_memory = info.get(KEY, {"size": 0})["size"], False
+
+
+def settle_micro_batch(job: Job, batches: list[Batch], say: Say, run: Run | None = None) -> None:
+    """Where the micro-batch is yet to be found: find it, say it, keep it in the job and the run. On all processes
+    together."""
+    if not job.measures_memory:
+        return
+    fit = measure(job, batches)
+    job.micro_batch_size, job.measures_memory = fit.size, False
+    if run is not None and job.processes.is_main:
+        run.write_info(**{KEY: asdict(fit)})
+    say(f"{f'micro-batches of {fit.size}' if fit.size else 'one micro-batch'}: {fit.why}")
+    num_frozen = job.models.train(freeze_batchnorm=job.freezes_batchnorm)
+    if fit.size and num_frozen:
+        say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
+
+
+def measure(job: Job, batches: list[Batch]) -> Fit:
+    """The same on all processes, which must all call it. batches: prepared, of each stream, this process's share."""
+    limit = _limit(job)
+    budget = limit - _standing(job)
+    with _unchanged(job):
+        probes = [_probe(job, batch, budget) for batch in batches if len(batch)]
+    everyone = [probe for own in job.processes.gather_objects(probes) for probe in own]
+    sizes = [size for size, _ in everyone if size]
+    needed = max((peak for _, peak in everyone), default=0.0) / _SLACK + limit - budget
+    most = f"the {limit / 1e9:.1f} GB of {job.device.type} memory that a run takes where train.micro_batch_size is 0"
+    if not sizes:
+        return Fit(0, f"a step's examples at once take no more than {needed / 1e9:.1f} GB, within {most}")
+    return Fit(min(sizes), f"a step's examples at once would take about {needed / 1e9:.1f} GB, more than {most}")
+
+
+def _probe(job: Job, batch: Batch, budget: float) -> tuple[int, float]:
+    """(examples a pass, 0 where all fit at once; bytes that all at once take)."""
+    whole = -(-len(batch) // job.engine.passes)
+    longest = sorted(range(len(batch)), key=lambda row: -batch.select([row]).cost())
+    number = each = 1
+    while True:
+        number = min(number, whole)
+        try:
+            peak = _SLACK * _peak(job, batch.select(longest[:number]))
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            return max(1, number // _GROWTH), each * whole
+        each = peak / number  # what does not grow with the examples is in it, so it is too much rather than too little
+        if each * whole <= budget or (number == whole and peak <= budget):
+            return 0, each * whole
+        if number == whole or peak * _ENOUGH >= budget:
+            passes = -(-whole // max(1, int(budget / each)))
+            return -(-whole // min(passes, whole)), each * whole
+        number *= _GROWTH
+
+
+def _peak(job: Job, batch: Batch) -> int:
+    """Bytes of a forward and backward pass, as of a second micro-batch: gradients are there, and added to."""
+    known: list[Tensor] = [tensor for module in job.models.modules() for tensor in _tensors(module)]
+    for _, parameter in job.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+        known.append(parameter.grad)
+    peak = 0
+    try:
+        for turn in turns_of(job.engine, batch):
+            with LiveBytes(known) as count:
+                _forward_and_backward(job, turn)
+            peak = max(peak, count.peak)
+    finally:
+        for _, parameter in job.parameters:
+            parameter.grad = None
+    return peak
+
+
+def _forward_and_backward(job: Job, batch: Batch) -> None:
+    """Of a coupled objective the outputs alone: its loss is of all examples, whatever a pass takes."""
+    with job.engine.autocast():
+        outputs = job.objective.forward(job.models, batch)
+    terms = outputs if job.objective.coupled else job.objective.loss(outputs, batch)[0]
+    sums = [term.float().sum() for term in terms.values() if term.requires_grad]
+    if sums:
+        torch.stack(sums).sum().backward()
+
+
+@contextmanager
+def _unchanged(job: Job) -> Iterator[None]:
+    before = [buffer.clone() for buffer in job.models.buffers()]
+    with undisturbed(job):
+        job.models.train(freeze_batchnorm=True)
+        try:
+            yield
+        finally:
+            for buffer, value in zip(job.models.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+
+def _limit(job: Job) -> float:
+    """Bytes that the process may take on its device."""
+    if job.device.type == "cuda":
+        return _SHARE * torch.cuda.get_device_properties(job.device).total_memory
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if _CONTAINER.is_file() and (text := _CONTAINER.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return min(_SHARE * memory / job.processes.world_size, _CPU_LIMIT)
+
+
+def _standing(job: Job) -> float:
+    """Bytes that are there whatever a pass takes: the program, weights, gradients, two moments, an average."""
+    weights = {t.untyped_storage()._cdata: t.nbytes for module in job.models.modules() for t in _tensors(module)}
+    trained = sum(parameter.nbytes for _, parameter in job.parameters)
+    copies = 3 + (job.average is not None)
+    return (_PROGRAM if job.device.type == "cpu" else 0) + sum(weights.values()) + copies * trained
+
+
+def _tensors(module: torch.nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

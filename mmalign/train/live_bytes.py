@@ -1,0 +1,47 @@
+"""Count the bytes of tensors that operators made and that still live, on any device.
+
+    with LiveBytes(known=[weights, inputs]) as count:
+        loss(model(inputs)).backward()
+    count.peak                                         # most at one time, without what was known before
+
+The same at every try, unlike what an allocator or the kernel says. What a kernel takes and frees within is not seen.
+"""
+
+import functools
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """known: tensors whose storage is not counted, whatever is written into it."""
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._counted: dict[int, Any] = {}  # a weak reference goes with the storage, and tells of it
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._counted:
+            return
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        self._counted[key] = weakref.ref(storage, functools.partial(self._drop, key, size))
+
+    def _drop(self, key: int, size: int, reference: Any) -> None:
+        del self._counted[key]
+        self.live -= size
