@@ -36,7 +36,11 @@ def test_two_processes_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
 def test_a_run_of_two_processes_is_the_run_of_one(tiny_folder: Path, tmp_path: Path, capsys) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     sets = ("train.steps=4", "train.batch_size=8", "train.learning_rate=0.01", "data.num_workers=0", "train.keep=9")
-    sets += ("train.eval_every=1", "train.save_every=0")  # the best is known to one process, and saved by both
+    sets += (
+        "train.warmup_steps=20",
+        "train.eval_every=1",
+        "train.save_every=0",
+    )  # the best is known to one process, and saved by both
     command = ["-m", "mmalign", "train", "--objective", "contrastive", "--backbone", str(tiny_folder)]
     command += ["--dataset", str(pairs), "--device", "cpu", *(part for value in sets for part in ("--set", value))]
     launch_two([*command, "--out", str(tmp_path / "two")])
