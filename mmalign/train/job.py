@@ -170,14 +170,13 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
             hint=f"Try: --set train.batch_size={nearest}",
         )
     if train.deterministic:
-        _make_deterministic()
+        rng.make_deterministic()
     if processes.device.type == "cpu":
         keep_freed_memory()
     data = _training_data(plan)
     if data is None or not len(data):
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
-    train = with_examples(train, len(data))
-    plan = replace(plan, configs={**plan.configs, "train": train})
+    plan = replace(plan, configs={**plan.configs, "train": (train := with_examples(train, len(data)))})
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
     objective = plan.objective_class(plan.configs["objective"])
@@ -299,11 +298,3 @@ def _sampler(
             "are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
         )
     return Sampler(config, processor, rewards, environment, engine)
-
-
-def _make_deterministic() -> None:
-    import os
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False

@@ -200,7 +200,6 @@ class Loop:
         torch_states, host_states, bad_samples, truncated, tokens = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
             generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
-            bad = {key: reason for found in bad_samples for key, reason in found.items()}
             checkpoint.save(
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
@@ -222,7 +221,7 @@ class Loop:
                     },
                 ),
             )
-            self.run.write_skipped(sorted(bad.items()))
+            self.run.write_skipped(sorted({key: why for bad in bad_samples for key, why in bad.items()}.items()))
             best = self.best["step"] if self.best else None
             checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
         self._saved = self.step
@@ -292,11 +291,8 @@ class Loop:
         keys = ", ".join(map(str, batch["key"][:8])) if "key" in batch else "?"
         what = f"loss {loss:g}, gradient norm {norm:g} at step {index + 1}; the batch holds {keys}, …"
         if self.job.plan.train.on_nonfinite == "stop":
-            raise NonFiniteError(
-                f"not finite: {what}",
-                hint="The weights were not updated. Try a lower --set train.learning_rate, "
-                "or --set train.on_nonfinite=skip.",
-            )
+            hint = "The weights were not updated. Try a lower --set train.learning_rate, or train.on_nonfinite=skip."
+            raise NonFiniteError(f"not finite: {what}", hint=hint)
         self.skipped_updates += 1
         self.say(f"update skipped: {what}")
 

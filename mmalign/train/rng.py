@@ -1,5 +1,6 @@
 """Random state of this process: captured, restored, replayed. torch's as tensors, Python's and numpy's as JSON."""
 
+import os
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,13 @@ def seed_everything(seed: int, rank: int) -> None:
     torch.manual_seed(own)
     random.seed(own)
     np.random.seed(own % 2**32)
+
+
+def make_deterministic() -> None:
+    """Deterministic kernels only, from here on in this process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def capture(device: torch.device) -> dict[str, Tensor]:
