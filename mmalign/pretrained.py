@@ -7,14 +7,17 @@
 Plugins for different model families share this; what a folder must hold besides is theirs to say.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmalign import reading
-from mmalign.errors import CheckpointError
+from mmalign.errors import CheckpointError, UsageError
 from mmalign.safety import offline
+
+if TYPE_CHECKING:
+    from mmalign.sources import Source
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -131,3 +134,18 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if drawn:
             logging.enable_progress_bar()
+
+
+def refuse_random_weights(source: "Source", options: Mapping[str, Any], facts: Mapping[str, Any], outcome: str) -> None:
+    """Raise UsageError for a model that nobody trained, unless the options ask for random weights.
+
+    options: the backbone's, as given; facts: what the loaded backbone describes, empty before it is loaded; outcome:
+    what comes of random weights.
+    """
+    untrained = bool(source.size) or facts.get("pretrained") is False
+    if untrained and options.get("random_weights") is not True:
+        raise UsageError(
+            f"{source.reference} has random weights: {outcome}",
+            hint="Train it first (mmalign train --objective pretrain), or give a model with weights: mmalign list "
+            "backbones. With --set backbone.random_weights=true it is taken all the same.",
+        )

@@ -108,12 +108,12 @@ def _known(reference: str, entries: list[Entry], prefixes: list[str]) -> str:
     """What would have been understood, the nearest first."""
     embedded = [entry.spec.name for entry in entries if entry.spec.bundled]
     shapes = [entry.spec.name for entry in entries if entry.spec.sizes]
-    kinds = [
-        f"Embedded: {', '.join(embedded)}",
-        *([f"from scratch: {', '.join(shapes)}"] if shapes else []),
-        f"prefixes: {', '.join(f'{prefix}:' for prefix in prefixes)}",
-    ]
-    near = did_you_mean(reference, [*embedded, *shapes])
+    scratch = [f"from scratch: {', '.join(shapes)}"] if shapes else []
+    kinds = [f"Embedded: {', '.join(embedded)}", *scratch, f"prefixes: {', '.join(f'{name}:' for name in prefixes)}"]
+    near = did_you_mean(reference, embedded)
+    if not near and (near := did_you_mean(reference, shapes)):
+        hub = f"; weights of that name on the hub are hf:{reference}" if "hf" in prefixes else ""
+        near += f" That is a shape that starts from random weights, for training{hub}."
     return f"{near} {'; '.join(kinds)}; or a folder. Try: mmalign list backbones".strip()
 
 

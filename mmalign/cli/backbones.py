@@ -23,14 +23,21 @@ def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], com
     return source
 
 
-def load_backbone(app: "App", source: "Source", settings: Mapping[str, Any], runtime: "Runtime") -> Any:
+def load_backbone(
+    app: "App", source: "Source", settings: Mapping[str, Any], runtime: "Runtime", *, if_random: str = ""
+) -> Any:
     """The model on its device, with a word on what is not plain of it; raises UsageError for wrong options, and what
-    its loader raises."""
+    its loader raises. if_random: what comes of random weights, where the command refuses them unless asked for."""
     from mmalign.config.validate import build
+    from mmalign.pretrained import refuse_random_weights
 
+    if if_random:
+        refuse_random_weights(source, settings, {}, if_random)
     backbone_class = app.catalog.load(source.entry)
     hint = f"All options: mmalign show {source.entry.spec.name} --options"
     backbone = backbone_class.load(source, build(backbone_class.Config, settings, "backbone", hint=hint))
+    if if_random:
+        refuse_random_weights(source, settings, backbone.describe(), if_random)
     backbone.module.to(runtime.device)
     for note in filter(None, (source.note, backbone.describe().get("note"))):
         app.say(note)

@@ -64,7 +64,7 @@ def run_evaluate(app: App, options: Options) -> int:
     backbone = load_backbone(app, source, settings["backbone"], runtime)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
-        app.warn(f"{source.reference} has random weights")
+        app.warn(f"{source.reference} has random weights: its figures are those of chance")
     runtime = replace(runtime, load_model=lambda name: _load_other(app, name, tasks, runtime, trained), trained=trained)
     results = []
     for task, part, values in zip(tasks, parts, chosen, strict=True):

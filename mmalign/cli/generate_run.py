@@ -60,7 +60,7 @@ def run_generate(
     from mmalign.sampling import Sampling
 
     runtime = Runtime.choose(device)
-    model = load_backbone(app, source, settings["backbone"], runtime)
+    model = load_backbone(app, source, settings["backbone"], runtime, if_random="its answers are noise")
     ids, problems = _encode(model.processor, texts, chat, max_tokens)
     good = [place for place in range(len(texts)) if place not in problems]
     sampling = Sampling(max_tokens, temperature, top_p)

@@ -67,7 +67,7 @@ def run_score(
     else:
         answers = _from_dataset(app, dataset, split, settings["dataset"])
     runtime = Runtime.choose(device, batch_size)
-    model = load_backbone(app, source, settings["backbone"], runtime)
+    model = load_backbone(app, source, settings["backbone"], runtime, if_random="its scores are noise")
     scored = rank(score(model, answers, runtime))
     _check(app, scored, model.processor.context_length)
     rows = [_row(place, item) for place, item in enumerate(scored, start=1)]

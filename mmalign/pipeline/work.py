@@ -37,11 +37,13 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     from mmalign.compat import require_needs
     from mmalign.config.validate import build
     from mmalign.evaluate.runtime import Runtime
+    from mmalign.pretrained import refuse_random_weights
     from mmalign.sources import resolve
 
     name, values = name_and_options(config.backbone)
     source = resolve(name, catalog)
     require_needs("sample", NEEDS, source.family, name, catalog)
+    refuse_random_weights(source, values, {}, "its answers are noise")
     part = open_prompts(catalog, config)
     prompts = asked(part.dataset, config.limit)
     if source.note:
@@ -54,6 +56,7 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     runtime = Runtime.choose(device)
     backbone_class = catalog.load(source.entry)
     model = backbone_class.load(source, build(backbone_class.Config, values, "backbone"))
+    refuse_random_weights(source, values, model.describe(), "its answers are noise")
     model.module.to(runtime.device)
     with runtime.evaluating(model):
         samples = sample(model, prompts, config, config.k, _progress(len(prompts) * config.k, say))

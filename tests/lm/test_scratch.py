@@ -178,10 +178,34 @@ def test_heads_that_do_not_fit_are_a_users_mistake(options, words) -> None:
 def test_mistakes_are_named_before_a_weight_is_made(backbone, sets, words, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mmalign_lm.scratch.load_module", None)  # would fail otherwise
-    options = [part for text in sets for part in ("--set", f"backbone.{text}")]
+    options = [part for text in (*sets, "random_weights=true") for part in ("--set", f"backbone.{text}")]
     assert run(["generate", "--backbone", backbone, *options, "a film"]) != 0
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
+
+
+def test_random_weights_are_refused_before_they_are_made(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mmalign_lm.scratch.load_module", None)  # would fail otherwise
+    out = tmp_path / "answers.jsonl"
+    sample = ["sample", "--dataset", "movie-reviews", "--out", str(out)]
+    for command in (["generate", "a film"], sample):
+        assert run([*command, "--backbone", "gpt-2"]) == 2
+        error = capsys.readouterr().err
+        assert "gpt-2 has random weights: its answers are noise" in error and "backbone.random_weights=true" in error
+    assert not out.exists()
+
+
+def test_random_weights_that_are_asked_for_answer(capsys) -> None:
+    asked = ["--backbone", "gpt-2", "--set", "backbone.layers=1", "--set", "backbone.width=64"]
+    assert run(["generate", "a", "--max-tokens", "2", *asked, "--set", "backbone.random_weights=true"]) == 0
+    assert run(["generate", "a", "--max-tokens", "2", *asked]) == 2
+    capsys.readouterr()
+    assert run(["generate", "a", "--backbone", "gpt2"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "gpt-2" in error
+        and "starts from random weights, for training; weights of that name on the hub are hf:gpt2" in error
+    )
 
 
 def test_a_shape_is_known_by_name_without_a_size(catalog) -> None:
