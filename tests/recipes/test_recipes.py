@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from floors import FLOORS, PHOTOGRAPHS
 
 from mmalign.catalog import Catalog
@@ -24,6 +25,7 @@ from mmalign.config.load import recipe_path
 from mmalign.plugins import BUILTINS, load_plugins
 
 README = Path(__file__).parents[2] / "README.md"
+CONFIGS = README.parent / "configs"
 OBJECTIVES = [entry.spec.name for entry in Catalog(load_plugins()).entries("objectives") if entry.plugin in BUILTINS]
 
 Mmalign = Callable[..., subprocess.CompletedProcess[str]]
@@ -48,6 +50,16 @@ def test_every_objective_has_a_recipe_and_a_floor() -> None:
     """A bare command that nothing measures can stop learning, and nobody sees it."""
     assert set(FLOORS) == set(OBJECTIVES)
     assert [objective for objective in OBJECTIVES if recipe_path(objective) is None] == []
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_states_what_it_was_measured_with(recipe: Path) -> None:
+    """Another default must not change it."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    runs = [stage for stage in content.get("stages", {"": content}).values() if "train" in stage]
+    assert runs
+    for run in runs:
+        assert {"steps", "batch_size", "learning_rate", "warmup_steps"} <= set(run["train"])
 
 
 @pytest.mark.recipes
