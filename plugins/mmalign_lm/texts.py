@@ -23,6 +23,7 @@ from mmalign.data.examples import Message, Turns
 from mmalign.data.messages import ROLES
 from mmalign.errors import BadSample, CheckpointError
 from mmalign.protocols import TokenizedAnswers, TokenizedText
+from mmalign_lm import bounded_jinja
 from mmalign_lm.conversations import ChatTemplate, Form, choose_form, render_conversation
 
 if TYPE_CHECKING:
@@ -155,22 +156,31 @@ class TextProcessor:
     def _render(
         self, messages: list[dict[str, Any]], tools: list[Any] | None, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]] | None]:
-        """Through transformers' sandboxed renderer; raises BadSample."""
+        """As transformers renders, within limits; raises BadSample."""
         unknown = sorted({message["role"] for message in messages} - set(ROLES))
         if unknown:
             raise BadSample(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
-        template = self.template or (None if self.tokenizer.chat_template else PLAIN_TEMPLATE)
+        if not messages:
+            raise BadSample("a conversation without messages")
+        variables = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.tokenizer.special_tokens_map,
+        }
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages,
-                tools=tools,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
+            return bounded_jinja.render(self._source(tools), variables)
+        except BadSample:
+            raise
         except Exception as error:  # whatever a template raises: jinja's errors, its raise_exception, a missing key
             raise BadSample(f"the chat template does not render: {type(error).__name__}: {error}") from error
-        return str(rendered), None
+
+    def _source(self, tools: list[Any] | None) -> str:
+        """Of a tokenizer with several templates, that for conversations with tools or without."""
+        if self.template:
+            return self.template
+        return str(self.tokenizer.get_chat_template(None, tools)) if self.tokenizer.chat_template else PLAIN_TEMPLATE
 
     def _prompt(self, prompt: Turns) -> "_Asked":
         """A rendered prompt holds its own start token, where the template writes one."""
