@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmalign.cli.app import emit
 from mmalign.evaluate.inputs import Inputs, plain
 from mmalign.evaluate.labels import Label
 from mmalign.evaluate.results import ImageResult
@@ -65,7 +66,7 @@ def name_width(names: Sequence[str]) -> int:
 def print_results(results: Sequence[ImageResult], as_json: bool, width: int = 0) -> None:
     """One line an image on stdout."""
     for result in results:
-        click.echo(result.as_json() if as_json else line(result, width))
+        emit(result.as_json() if as_json else line(result, width))
 
 
 def line(result: ImageResult, width: int = 0) -> str:
@@ -101,23 +102,23 @@ def print_measured(measured: Measured, labels: Sequence[Label], as_json: bool) -
     if as_json:
         click.echo(json_text({"evaluation": summary | {"by_class": by_class(accuracy, labels)}}))
         return
-    click.echo("")
+    emit("")
     for k in (1, 5):
         low, high = summary[f"top{k}_low"], summary[f"top{k}_high"]
-        click.echo(f"top-{k}  {summary[f'top{k}']:.1%}  (95% interval {low:.1%} to {high:.1%})")
-    click.echo(f"{summary['examples']} images, mean of the classes {summary['mean_class_top1']:.1%}")
+        emit(f"top-{k}  {summary[f'top{k}']:.1%}  (95% interval {low:.1%} to {high:.1%})")
+    emit(f"{summary['examples']} images, mean of the classes {summary['mean_class_top1']:.1%}")
     for name, value in _separation(summary):
-        click.echo(f"{name}: {value}")
+        emit(f"{name}: {value}")
     rows = sorted(by_class(accuracy, labels).items(), key=lambda item: item[1]["top1"])
     weak = [(name, row) for name, row in rows if row["top1"] < 1][:_WORST_CLASSES]
     if weak:
-        click.echo("\nweakest classes")
+        emit("\nweakest classes")
         for name, row in weak:
-            click.echo(f"  {printable(name)}  {row['top1']:.1%} of {row['examples']}")
+            emit(f"  {printable(name)}  {row['top1']:.1%} of {row['examples']}")
     if accuracy.worst:
-        click.echo("\nworst examples")
+        emit("\nworst examples")
         for mistake in accuracy.worst[:_WORST_CLASSES]:
-            click.echo(f"  {_mistake(mistake, labels)}")
+            emit(f"  {_mistake(mistake, labels)}")
 
 
 def _separation(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

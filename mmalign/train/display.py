@@ -55,6 +55,10 @@ class Display:
     def __call__(self, line: str) -> None:
         self._say(line)
 
+    def begin(self, name: str) -> None:
+        """A run begins, with this stage: what was shown of another one is gone."""
+        self._show(Status(name))
+
     def stage(self, name: str, done: int = 0, total: int = 0) -> None:
         """What is being done from now on; total: how many of its units there are, where they are counted."""
         self._show(replace(self._status, stage=name, done=done, total=total))

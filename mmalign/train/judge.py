@@ -45,7 +45,7 @@ class Judged(NamedTuple):
     def told(self) -> str:
         """The verdict with its mark, in words."""
         if self.verdict == "too few":
-            return f"only {self.examples:,} held-out examples: too few"
+            return f"only {self.examples:,} held-out examples"
         return MARKS[self.verdict]
 
 
@@ -165,8 +165,9 @@ def student(freedom: int) -> float:
 
 def _examples(name: str, values: Mapping[str, float]) -> int:
     group = name.partition("/")[0]
-    number = next((values[f"{group}/{what}"] for what in ("examples", "prompts") if f"{group}/{what}" in values), 0)
-    return int(number)
+    # Many answers are sampled to a prompt: a few prompts may tell enough, which the jackknife over them says.
+    names = (f"{group}/{what}" for what in ("answers", "examples"))
+    return int(next((values[name] for name in names if name in values), 0))
 
 
 def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None) -> list[str]:

@@ -46,7 +46,7 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     Returns None on every process but the main one, as `resume` does.
     """
     say = display_of(say)
-    say.stage("loading")
+    say.begin("loading")
     processes = Processes(device)
     chosen: Path = processes.gather_objects(folder or default_folder(plan.objective.spec.name))[0]
     if plan.train.wise_ft < 1 and not _has_starting_weights(plan):
@@ -140,7 +140,7 @@ def _execute(
     try:
         with StopRequest() as stop:
             talk.heed(lambda: stop.signal is not None)
-            talk.stage("loading")
+            talk.begin("loading")
             in_assembly = explained(plan, lambda: plan.train.micro_batch_size, "for the models")
             with in_assembly, stop.interrupts_alone(processes):  # nothing is lost while models and data are read
                 job = assemble(plan, processes, talk)

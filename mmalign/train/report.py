@@ -126,7 +126,9 @@ def verdict_note(rows: Sequence[Mapping[str, Any]]) -> str:
         "paired": "on the same examples both times (jackknife over parts of the held-out data)",
         "intervals": "from the two figures' own intervals",
     }
-    return f"The change with its 95% interval: {'; or '.join(told[way] for way in sorted(ways))}." if ways else ""
+    note = [f"The change with its 95% interval: {'; or '.join(told[way] for way in sorted(ways))}."] if ways else []
+    few = any(row["verdict"] == "too few" for row in rows)
+    return " ".join([*note, *(["So few held-out examples do not tell better from worse."] if few else [])])
 
 
 def read(summary: Mapping[str, Any]) -> str:

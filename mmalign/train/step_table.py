@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mmalign.train.display import Say
 
 HEADER_EVERY = 20  # rows
-_NARROWEST = 7
+_NARROWEST = 8  # columns of a cell: "-2.8e-05" and "-0.00028" fit
 _GAP = 2
 
 
@@ -34,7 +34,7 @@ class StepTable:
     ) -> None:
         """Say one row; the header again every so many, and where a column comes or goes. width: of the terminal, 0: any
         length will do."""
-        cells = {name: f"{value:.3g}" for name, value in metrics.items()}
+        cells = {name: _number(value) for name, value in metrics.items()}
         cells |= {name: f"{value:.0%}" for name, value in shares.items()}
         cells |= {"s": f"{seconds:.1f}", "left": left}
         first = [name for name in self._watched if name in cells]
@@ -62,6 +62,12 @@ class StepTable:
     def _line(self, first: str, cells: Mapping[str, str]) -> None:
         columns = (f"{text:>{_width(name)}}" for name, text in cells.items())
         self._say((" " * _GAP).join([f"{first:>{len(self._total)}}", *columns]))
+
+
+def _number(value: float) -> str:
+    """Three digits, two where they would not fit: 0.203, -0.00028, -2.8e-05."""
+    text = f"{value:.3g}"
+    return text if len(text) <= _NARROWEST else f"{value:.1e}" if abs(value) < 1e-4 else f"{value:.2g}"
 
 
 def _title(name: str) -> str:

@@ -61,6 +61,25 @@ def test_where_a_line_can_be_drawn(environment, drawn, monkeypatch) -> None:
     assert live.can_draw() == drawn
 
 
+def test_a_run_that_begins_shows_nothing_of_the_one_before() -> None:
+    shown: list[Status] = []
+
+    class Screen:
+        def show(self, status: Status) -> None:
+            shown.append(status)
+
+        def heed(self, stopping) -> None:
+            assert not stopping()
+
+    display = Display(print, Screen())
+    display.heed(lambda: False)
+    display.training(60, 60, FIGURES, "1 example/s", "0 s left")
+    display.stage("saving")
+    assert (shown[-1].stage, shown[-1].step, shown[-1].steps) == ("saving", 60, 60)
+    display.begin("loading")
+    assert shown[-1] == Status("loading") and display.live
+
+
 def test_lines_alone_say_nothing_of_stages() -> None:
     lines: list[str] = []
     display = Display(lines.append)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_figures_with_intervals_of_their_own_and_those_without() -> None:
     assert rows["zero-shot/other"].verdict == "" and "zero-shot/top1_low" not in rows
     assert judge(shares(50, 100), shares(55, 100), {}, {}, known)[0].verdict == "no clear difference"
     assert judge(shares(80, 100), shares(50, 100), {}, {}, known)[0].told == "✗ worse"
-    assert judge(shares(5, 10), shares(10, 10), {}, {}, known)[0].told == "only 10 held-out examples: too few"
+    assert judge(shares(5, 10), shares(10, 10), {}, {}, known)[0].told == "only 10 held-out examples"
     assert judge({}, shares(5, 10), {}, {}, known)[0].verdict == "", "nothing to compare with"
 
 
@@ -141,7 +142,7 @@ def test_few_held_out_examples_are_not_judged(train) -> None:
     rows = [{"prompt": f"q {n}", "completion": " the cat"} for n in range(40)]
     out, err, _ = train(rows, "dataset.holdout=0.1")
     (line,) = [line for line in out.splitlines() if line.startswith("heldout/loss")]
-    assert "only " in line and line.endswith("held-out examples: too few")
+    assert re.search(r"only \d held-out examples$", line) and "So few held-out examples" in err
     assert "try more held-out data, to tell: --set dataset.holdout=0.2" in err
     assert "mmalign generate --backbone" in err and "'q " in err and "--chat" not in err
 

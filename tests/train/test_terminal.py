@@ -22,7 +22,7 @@ def command(bench: Workbench, tmp_path: Path) -> list[str]:
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"film {n} was", "chosen": " good", "rejected": " bad"} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    sets = ("train.steps=12", "train.batch_size=4", "train.eval_every=6", "data.max_lost=1", "data.num_workers=0",
+    sets = ("train.steps=90", "train.batch_size=4", "train.eval_every=45", "data.max_lost=1", "data.num_workers=0",
             "evaluation.samples=0")  # fmt: skip
     named = ["--objective", "dpo", "--backbone", str(bench.model("tiny-llama")), "--dataset", str(path)]
     options = [part for text in sets for part in ("--set", text)]
@@ -38,10 +38,10 @@ def test_one_line_is_redrawn_and_the_rest_stays(command: list[str]) -> None:
     assert {line for line in stages for text in drawn if text.startswith(line)} == stages
     bars = [text for text in drawn if "━" in text or "─" in text]
     assert bars and max(map(len, bars)) < columns, "it never fills the line, so it never wraps"
-    assert any(re.match(r"training.* \d+/12  loss \d", text) for text in bars)
+    assert any(re.match(r"training.* \d+/90  loss \d", text) for text in bars)
     lines = CONTROL.sub(b"", written).decode()
-    assert "step 0: heldout/loss" in lines and "step 6: heldout/loss" in lines and "step 12/12  loss" in lines
-    assert lines.count("step 12/12") == 1 and "step 10/12  loss" not in lines, "the redrawn line takes their place"
+    assert "step 0: heldout/loss" in lines and "step 45: heldout/loss" in lines and "step 90/90  loss" in lines
+    assert lines.count("step 90/90") == 1 and "step 10/12  loss" not in lines, "the redrawn line takes their place"
     assert written.count(b"\x1b[?25l") <= written.count(b"\x1b[?25h"), "the cursor is there at the end"
     assert written.rstrip().decode().splitlines()[-1].startswith("next: mmalign")
 
