@@ -187,8 +187,14 @@ def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None) 
     slower = f"a smaller rate: --set train.learning_rate={train.learning_rate / 3:.2g}"
     if row.verdict == "worse":
         steps = best_step or max(1, train.steps // 2)
-        fewer = f"fewer passes over the data: --set train.steps={min(steps, max(1, train.steps - 1))}"
-        return [fewer, slower]
+        return [f"fewer passes over the data: {_length(train, min(steps, max(1, train.steps - 1)))}", slower]
     if row.verdict == "no clear difference":
-        return [*more, f"more training: --set train.steps={2 * train.steps}"]
+        return [*more, f"more training: {_length(train, 2 * train.steps)}"]
     return more
+
+
+def _length(train: Any, steps: int) -> str:
+    """The option for so many steps, in the unit that the run was given."""
+    if train.epochs:
+        return f"--set train.epochs={train.epochs * steps / train.steps:.2g}"
+    return f"--set train.steps={steps}"
