@@ -69,7 +69,7 @@ class TrainConfig(_Section):
     gradient_checkpointing: bool = Field(
         False, description="keep no activations within layers, and compute them again in the backward pass: less memory"
     )
-    compile: bool = Field(False, description="compile the forward with torch.compile")
+    compile: bool = Field(False, description="compile the forward with torch.compile; on a GPU in fp32 only")
     deterministic: bool = Field(False, description="deterministic kernels only (CUDA: needed for bit-exact resume)")
     seed: int = Field(0, ge=0, description="of data order, augmentation and dropout")
     wise_ft: float = Field(
