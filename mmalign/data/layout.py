@@ -2,6 +2,7 @@
 
     layout = packed(sequences, capacity=512)         # needs a trunk that takes a 4-D mask and positions
     layout = bucketed(sequences)                     # any causal trunk: right-padded rows of like length
+    layout = bucketed(sequences, padded=False)       # rows of equal length share a call
     states = run each layout.grids ..., flattened and joined
     states_at(states, layout.predict)                # [P, H]: what predicts layout.labels
 
@@ -11,7 +12,7 @@ R rows of T tokens a grid; P labels; M answers. "Flat" counts positions through 
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,13 +28,15 @@ _BUDGET = 16_384
 class Grid:
     """One call of the trunk. ids, positions: [R, T] int64. real: [R, T] bool, no padding. unit, part: [R, T] int64 of a
     packed grid, else None: which prompt a token belongs to (-1: padding), and whether to the prompt itself (0) or to
-    which of its answers (1, 2, ...)."""
+    which of its answers (1, 2, ...). full: one example a row and no padding, so a trunk needs neither mask nor
+    positions."""
 
     ids: Tensor
     positions: Tensor
     real: Tensor
     unit: Tensor | None = None
     part: Tensor | None = None
+    full: bool = False
 
     def lengths(self) -> Tensor:
         """[R, T] int64: how many tokens the example of each has; a packed one is a prompt with all its answers. At
@@ -122,13 +125,17 @@ def packed(sequences: Sequences, capacity: int, cost: Cost | None = None) -> Lay
     return _finish(sequences, grids, segments.flat[len(sequences) :], (base + prompt_lengths - 1)[owner])
 
 
-def bucketed(sequences: Sequences) -> Layout:
-    """One answer a row behind a copy of its prompt, padded on the right; rows of like length share a grid."""
+def bucketed(sequences: Sequences, *, padded: bool = True) -> Layout:
+    """One answer a row behind a copy of its prompt, padded on the right; rows of like length share a grid.
+
+    padded: False lets only rows of equal length share one.
+    """
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     totals = prompt_lengths[owner] + answer_lengths
-    shapes, base, done = [], torch.zeros(len(owner), dtype=torch.int64), 0
-    for rows in _buckets(totals.tolist()):
+    shapes, full, base, done = [], [], torch.zeros(len(owner), dtype=torch.int64), 0
+    for rows in _buckets(totals.tolist(), padded):
         width = int(totals[rows].max())
+        full.append(bool((totals[rows] == width).all()))
         base[rows] = done + torch.arange(len(rows)) * width
         done += len(rows) * width
         shapes.append((len(rows), width))
@@ -141,7 +148,9 @@ def bucketed(sequences: Sequences) -> Layout:
         part=torch.zeros(2 * len(owner), dtype=torch.int64),
     )
     tokens = torch.cat([prompts.values, sequences.answers.values])
-    return _finish(sequences, _grids(tokens, segments, shapes, packed=False), start, start - 1)
+    grids = _grids(tokens, segments, shapes, packed=False)
+    grids = tuple(replace(grid, full=whole) for grid, whole in zip(grids, full, strict=True))
+    return _finish(sequences, grids, start, start - 1)
 
 
 @dataclass(frozen=True)
@@ -261,14 +270,16 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[in
     return rows, starts, max((start + length for start, length in zip(starts, lengths, strict=True)), default=0)
 
 
-def _buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices, longest first, in groups of at most 16,384 tokens whose padding stays under a tenth of them."""
+def _buckets(lengths: Sequence[int], padded: bool) -> list[list[int]]:
+    """Indices, longest first, in groups of at most 16,384 tokens whose padding stays under a tenth, or is none."""
     groups: list[list[int]] = []
     total = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         total += lengths[index]
-        area = lengths[groups[-1][0]] * (len(groups[-1]) + 1) if groups else 0
-        if groups and total >= (1 - _MAX_PADDING) * area and area <= _BUDGET:
+        longest = lengths[groups[-1][0]] if groups else 0
+        area = longest * (len(groups[-1]) + 1) if groups else 0
+        alike = padded or lengths[index] == longest
+        if groups and alike and total >= (1 - _MAX_PADDING) * area and area <= _BUDGET:
             groups[-1].append(index)
         else:
             groups.append([index])

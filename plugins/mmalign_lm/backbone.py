@@ -5,9 +5,8 @@
     backbone.token_logps(hidden).logps                      # [P], no [P, V] logits were ever held
 
 At loading, the model is tried on a few tokens: that its logits are the head on the trunk's output (a family may scale
-or cap them in a way that is not known here: refused), and whether examples packed in a row, kept apart by a 4-D mask
-and restarted positions, get the outputs that they get alone. Families that do not pass the second (ALiBi) get one
-example a row, in rows of like length.
+or cap them in a way that is not known here: refused), how examples may lie in rows (`mmalign_lm.rows`), and how prompts
+may be answered together (`mmalign_lm.writing`). What a row gets is what transformers gives it alone.
 """
 
 import math
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmalign import adapters, lora
-from mmalign.data.layout import Cost, Layout, bucketed, packed, states_at
+from mmalign.data.layout import Cost, Layout, states_at
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.ops import Head, TokenLogps, token_logps
@@ -33,12 +32,14 @@ from mmalign.size import ModelSize
 from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
-from mmalign_lm.folder import Parts
+from mmalign_lm.folder import Parts, text_config
 from mmalign_lm.generation import batches, generate
 from mmalign_lm.options import CausalLMConfig
+from mmalign_lm.rows import FAILURES, try_rows
 from mmalign_lm.scorer import save_classifier, save_scorer
 from mmalign_lm.size import model_size
-from mmalign_lm.trunk import Trunk, some_ids
+from mmalign_lm.trunk import Trunk, below_head, some_ids
+from mmalign_lm.writing import try_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,11 +64,23 @@ class CausalLMBackbone(lora.Adaptable):
         output: Any = module.get_output_embeddings()
         self._output = output
         self.hidden_width = int(output.weight.shape[1])
-        self._trunk = Trunk(module.base_model, self.hidden_width, config.neftune_alpha)
+        self._trunk = Trunk(below_head(module), self.hidden_width, config.neftune_alpha)
         self._row_length = config.row_length
-        self._scale, self._softcap = _head_options(parts.config.to_dict())
+        stated = text_config(parts.config).to_dict()
+        self._scale, self._softcap = _head_options(stated)
         self._check_head()
-        self.packs = config.packing == "auto" and self._packing_is_exact()
+        self._rows = try_rows(
+            self._trunk,
+            stated,
+            len(output.weight),
+            context_length=self.processor.context_length,
+            packing=config.packing == "auto",
+            tolerance=self._tolerance,
+            sharpen=not parts.has_weights,
+        )
+        self._writing = try_writing(
+            module, self._rows, len(output.weight), tolerance=self._tolerance, sharpen=not parts.has_weights
+        )
 
     @classmethod
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
@@ -94,6 +107,11 @@ class CausalLMBackbone(lora.Adaptable):
         """See `mmalign_lm.size`."""
         return model_size(source, config)
 
+    @property
+    def packs(self) -> bool:
+        """Whether several examples share a row."""
+        return self._rows.packs
+
     def hidden_states(self, sequences: Sequences) -> Hidden:
         """One pass: every prompt once where the model packs, else a row for each answer."""
         layout = self._layout(sequences)
@@ -116,7 +134,10 @@ class CausalLMBackbone(lora.Adaptable):
     ) -> Generated:
         """An answer to each prompt, in order; prompts of like length are answered together. See `mmalign.sampling`."""
         found: dict[int, list[Any]] = {}
-        padded = self._output.weight.dtype != torch.float64
+        longest = max(map(len, prompts), default=0) + sampling.max_tokens
+        way = self._writing.up_to(longest)
+        # In float64 BLOOM's softmax, which is in float32, makes NaN of a padding place that may look at nothing.
+        padded = way.padded and self._output.weight.dtype != torch.float64
         for rows in batches(prompts, sampling.max_tokens, padded=padded):
 
             def tell(line: int, token: int, rows: list[int] = rows) -> None:
@@ -124,7 +145,13 @@ class CausalLMBackbone(lora.Adaptable):
                     on_token(rows[line], token)
 
             part = generate(
-                self.module, [prompts[r] for r in rows], sampling, [seeds[r] for r in rows], self.processor.end_id, tell
+                self.module,
+                [prompts[r] for r in rows],
+                sampling,
+                [seeds[r] for r in rows],
+                {self.processor.end_id},
+                tell,
+                way,
             )
             found |= {row: answer for row, *answer in zip(rows, *part, strict=True)}
         ids, logps, ended = ([found[row][place] for row in range(len(prompts))] for place in range(3))
@@ -150,8 +177,7 @@ class CausalLMBackbone(lora.Adaptable):
 
     def scorer_copy(self, folder: Path) -> ReadScorer:
         """A reward model's trunk and head, rows laid out as this model's; see `mmalign_lm.critic`."""
-        layout = self._layout if self.packs else bucketed
-        return read_scorer_copy(self.module, self.processor.tokenizer, folder, layout)
+        return read_scorer_copy(self.module, self.processor, folder, self._layout)
 
     def scorer_adapter(self, folder: Path, name: str, *, trains: bool) -> ReadScorer:
         """A reward model's adapter on this trunk, and its head; see `mmalign_lm.critic`."""
@@ -173,7 +199,8 @@ class CausalLMBackbone(lora.Adaptable):
             "context_length": self.processor.context_length,
             "vocabulary_size": self.processor.num_tokens,
             **({"linear_layers": "in 4 bits (NF4)"} if self._in_four_bits else {}),
-            "packing": "rows shared behind masks" if self.packs else "one example a row, in rows of like length",
+            "packing": self._rows.describe(),
+            "generation": self._writing.describe(),
             "chat_template": "its own" if self.processor.has_template else "plain",
             **lora.describe_adapter(self.module),
             **({"note": self._parts.note} if self._parts.note else {}),
@@ -192,23 +219,22 @@ class CausalLMBackbone(lora.Adaptable):
         return Cost(1 / ((1.5 if on_cpu else 6) * self.hidden_width), 64 if on_cpu else math.inf)
 
     def _layout(self, sequences: Sequences) -> Layout:
-        if self.packs and not self._slides(sequences):
-            return packed(sequences, min(self._row_length, self.processor.context_length), self._cost())
-        return bucketed(sequences)
-
-    def _slides(self, sequences: Sequences) -> bool:
-        """Whether rows could be longer than a sliding window, which a 4-D mask would widen."""
-        window = self._parts.config.to_dict().get("sliding_window")
-        return isinstance(window, int) and max(self._row_length, sequences.num_tokens()) > window
+        return self._rows.layout(sequences, min(self._row_length, self.processor.context_length), self._cost())
 
     # Trials at loading ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _check_head(self) -> None:
         ids = some_ids(self._output.weight.shape[0], 6).to(self._output.weight.device)
-        logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
-        hidden = self._trunk.of_one(ids)
-        found = token_logps(hidden[:-1], self._head(), ids[1:]).logps
+        name = type(self.module).__name__
+        try:
+            logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
+            found = token_logps(self._trunk.of_one(ids)[:-1], self._head(), ids[1:]).logps
+        except FAILURES as error:
+            raise CheckpointError(
+                f"{name} gives no logits or hidden states for a row of tokens alone ({type(error).__name__}: {error})",
+                hint="It needs more than text, or is not a language model for this version of transformers.",
+            ) from error
         expected = logits[:-1].gather(1, ids[1:, None])[:, 0]
         if not expected.isfinite().all():
             raise CheckpointError(
@@ -217,24 +243,10 @@ class CausalLMBackbone(lora.Adaptable):
             )
         if not torch.allclose(found, expected, rtol=self._tolerance, atol=self._tolerance):
             raise CheckpointError(
-                f"{type(self.module).__name__} changes its logits after the head in a way that is not known here",
-                hint="Known: a scale (logit_scale, logits_scaling) and a cap (final_logit_softcapping).",
+                f"the logits of {name} are not those of its output layer on its hidden states: it has more between "
+                "them, or behind them, than is known here",
+                hint="Known: a scale (logit_scale, logits_scaling), a cap (final_logit_softcapping, logits_soft_cap).",
             )
-
-    @torch.no_grad()
-    def _packing_is_exact(self) -> bool:
-        size = self._output.weight.shape[0]
-        prompt, first, second, other = (some_ids(size, length, seed) for seed, length in enumerate((4, 3, 5, 6)))
-        sequences = Sequences.from_lists([prompt, other[:2]], [[first, second], [other[2:]]])
-        device = self._output.weight.device
-        layout = packed(sequences.to(device), 18)
-        try:
-            states = self._trunk(layout)
-        except (ValueError, RuntimeError, TypeError, IndexError):
-            return False  # the family says that it takes no such mask (BLOOM: ValueError)
-        alone = [torch.cat(parts) for parts in ((prompt, first), (prompt, second), (other,))]
-        expected = torch.stack([self._trunk.of_one(ids.to(device))[-1] for ids in alone])
-        return torch.allclose(states[layout.last], expected, rtol=self._tolerance, atol=self._tolerance)
 
 
 def _merge(module: "PreTrainedModel", parts: Parts, source: "Source", config: CausalLMConfig) -> Parts:
@@ -252,4 +264,5 @@ def _head_options(config: Mapping[str, Any]) -> tuple[float, float]:
     """(scale, cap) of the logits, as families write them in their configs."""
     scale = float(config.get("logit_scale") or 1.0)  # Cohere
     scale /= float(config.get("logits_scaling") or 1.0)  # Granite
-    return scale, float(config.get("final_logit_softcapping") or 0.0)  # Gemma 2 and 3
+    cap = config.get("final_logit_softcapping") or config.get("logits_soft_cap")  # Gemma 2 and 3; RecurrentGemma
+    return scale, float(cap or 0.0)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmalign.adapters import attach, is_adapter
-from mmalign.data.layout import Layout, bucketed
+from mmalign.data.layout import Layout
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
 from mmalign.lora import ADAPTER_FOLDER, remove_adapter
@@ -28,7 +28,9 @@ from mmalign.selection import adapted_layers
 from mmalign.sources import TRANSFORMERS_CONFIG, no_model_in
 from mmalign_lm.families import REWARD_MEAN, is_reward_model
 from mmalign_lm.folder import read_config, read_tokenizer
+from mmalign_lm.rows import try_unpacked
 from mmalign_lm.scorer import HEAD_FILE, load_scorer, parts_of
+from mmalign_lm.texts import TextProcessor
 from mmalign_lm.trunk import Trunk
 
 if TYPE_CHECKING:
@@ -55,15 +57,16 @@ class Critic:
 
 
 def read_scorer_copy(
-    policy: "PreTrainedModel", tokenizer: Any, folder: Path, layout: Callable[[Sequences], Layout]
+    policy: "PreTrainedModel", processor: TextProcessor, folder: Path, layout: Callable[[Sequences], Layout]
 ) -> ReadScorer:
     """Trunk and head as they were saved, on the CPU; raises CheckpointError. layout: the policy's, for its family."""
-    stated = _read_stated(tokenizer, folder)
+    stated = _read_stated(processor.tokenizer, folder)
     with offline():
         config = read_config(folder, 0.0)
-    if config.model_type != policy.config.model_type:
-        layout = bucketed
     trunk, head = parts_of(load_scorer(folder, config).eval())
+    if config.model_type != policy.config.model_type:
+        embeddings: Any = policy.get_input_embeddings()
+        layout = try_unpacked(Trunk(trunk, head.in_features), config, len(embeddings.weight), processor).layout
     return ReadScorer(Critic(trunk, head.in_features, layout), head, _mean(stated))
 
 

@@ -98,6 +98,11 @@ def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -
     return config
 
 
+def text_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """The part of a config that is the language model's: all of it but where a model has towers of other kinds."""
+    return config.get_text_config(decoder=True)
+
+
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
     """Set every dropout of a config, whatever the family calls it; no layer is left out as a whole."""
     for name, value in config.to_dict().items():
@@ -127,9 +132,10 @@ def read_tokenizer(folder: Path) -> Any:
 def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
     """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
     tokenizer = read_tokenizer(folder)
-    if len(tokenizer) > config.vocab_size:
+    known = text_config(config).vocab_size
+    if len(tokenizer) > known:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {config.vocab_size:,}",
+            f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {known:,}",
             hint="The tokenizer files are another model's.",
         )
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
@@ -141,7 +147,7 @@ def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMCo
 
 def context_length(config: "PreTrainedConfig", tokenizer: Any) -> int:
     """The model's limit in tokens; a million where neither config nor tokenizer knows one (ALiBi)."""
-    stated = config.to_dict()
+    stated = text_config(config).to_dict()
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     found = [stated[name] for name in names if isinstance(stated.get(name), int)]
     return min([*found[:1], tokenizer.model_max_length, 1_000_000])

@@ -1,15 +1,16 @@
 """Answers token by token with a cache of keys and values; rows that have ended leave the batch. A family without such a
 cache (GPT-1) reads each row again for every token.
 
-    generated = generate(module, prompts, Sampling(max_tokens=64), seeds=[0, 1], end_id=2)
+    generated = generate(module, prompts, Sampling(max_tokens=64), seeds=[0, 1], end_ids={2})
 
-Prompts are padded on the left, and positions count from the first real token. A prompt that occurs several times is
-read once.
+Prompts are padded on the left, and positions count from the first real token, where the family allows it; `Way` says
+what it allows. A prompt that occurs several times is read once.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 _LEAVE = 8  # rows leave when an eighth have ended: what stays is copied then
 # Of a batch, at most: a small model wants many rows, and keys and values of long ones take much memory.
 _ROWS, _PLACES = 256, 1 << 15
+_CACHES = ("cache", "past_key_values")  # the argument of a model's forward, since transformers 5.24 and before
+
+
+@dataclass(frozen=True)
+class Way:
+    """padded: prompts of different lengths may be answered in one call. cache: of keys and values between tokens, with
+    room behind them, transformers' own for the family, or none. switch: all is read again when rows, which then must be
+    of equal length, grow past so many tokens (LongRoPE turns all their positions differently); 0: never."""
+
+    padded: bool = True
+    cache: Literal["roomy", "own", "none"] = "roomy"
+    switch: int = 0
 
 
 @torch.no_grad()
@@ -31,14 +44,16 @@ def generate(
     prompts: Sequence[Tensor],
     sampling: Sampling,
     seeds: Sequence[int],
-    end_id: int,
+    end_ids: Collection[int],
     on_token: Callable[[int, int], None] | None = None,
+    way: Way = Way(),
 ) -> Generated:
-    """prompts: N rows of ids, none empty; seeds: one a row. `on_token(row, id)` sees every token as it is drawn."""
+    """prompts: N rows of ids, none empty; seeds: one a row; end_ids: each ends an answer. `on_token(row, id)` sees
+    every token as it is drawn."""
     if not prompts:
         return Generated([], [], [])
     different, owner = _distinct(prompts)
-    reading = _Reading(module, different, sampling.max_tokens)
+    reading = Reading(module, different, sampling.max_tokens, way)
     logits = reading.first(owner)
     tokens = torch.zeros(sampling.max_tokens, len(prompts), dtype=torch.int64, device=logits.device)
     logps = torch.zeros(tokens.shape, device=logits.device)
@@ -51,7 +66,7 @@ def generate(
         for row, token in zip(rows, drawn.tolist(), strict=True):  # syncs with a GPU
             if ended[row]:
                 continue
-            if token == end_id:
+            if token in end_ids:
                 ended[row], lengths[row] = True, step + 1
             if on_token is not None:
                 on_token(row, token)
@@ -76,10 +91,7 @@ def generate(
 
 
 def batches(prompts: Sequence[Tensor], max_tokens: int, *, padded: bool = True) -> Iterator[list[int]]:
-    """Rows to answer together: those of like length, and equal prompts side by side. padded: lengths may differ.
-
-    In float64 BLOOM's softmax, which is in float32, makes NaN of a padding place that may look at nothing.
-    """
+    """Rows to answer together: those of like length, and equal prompts side by side. padded: lengths may differ."""
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row].tolist()))
     while order:
         number, longest = 1, len(prompts[order[0]]) if not padded else max(map(len, prompts))
@@ -103,27 +115,27 @@ def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
     return different, owner
 
 
-class _Reading:
-    """A batch as the model has read it. mask: [n, width + room], ones behind the prompts. positions: like
-    the tokens that the model reads next."""
+class Reading:
+    """A batch as the model has read it. `_tokens`, `_positions`, `_mask`: [n, width] of all, padding on the left.
+    `_unread`: where the tokens begin that the model reads next."""
 
-    def __init__(self, module: "PreTrainedModel", prompts: Sequence[Tensor], room: int) -> None:
-        self._module = module
-        takes = inspect.signature(module.forward).parameters
-        self._takes_positions, self._takes_cache = "position_ids" in takes, "past_key_values" in takes
-        # Of a prompt, the last logits alone: all of them are its length times the vocabulary.
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-        self._cache: Any = _new_cache() if self._takes_cache else None
+    def __init__(self, module: "PreTrainedModel", prompts: Sequence[Tensor], room: int, way: Way) -> None:
+        self._module, self._way = module, way
+        self._takes = inspect.signature(module.forward).parameters
+        self._cache_name = next((name for name in _CACHES if name in self._takes), "")
+        if not self._cache_name and way.cache != "none":
+            raise ValueError(f"{type(module).__name__} takes no cache")
         device, lengths = next(module.parameters()).device, [len(prompt) for prompt in prompts]
-        self._width = max(lengths)
-        self._tokens = torch.zeros(len(prompts), self._width, dtype=torch.int64)
-        mask = torch.ones(len(prompts), self._width + room, dtype=torch.int64)
+        width = max(lengths)
+        tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
+        mask = torch.ones(len(prompts), width + room, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
-            self._tokens[row, self._width - len(prompt) :] = prompt
-            mask[row, : self._width - len(prompt)] = 0
-        self._tokens = self._tokens.to(device)
-        self._positions = (mask[:, : self._width].cumsum(1) - 1).clamp(min=0).to(device)
-        self._mask = mask.to(device)
+            tokens[row, width - len(prompt) :] = prompt
+            mask[row, : width - len(prompt)] = 0
+        self._plain = len(set(lengths)) == 1 and way.cache == "none"
+        self._positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0).to(device)
+        self._tokens, self._mask = tokens.to(device), mask.to(device)
+        self._restart()
 
     def first(self, owner: Sequence[int]) -> Tensor:
         """[N, V] behind the prompts; from here on there are N rows, row i behind prompt `owner[i]`."""
@@ -136,11 +148,11 @@ class _Reading:
 
     def next(self, ids: Tensor) -> Tensor:
         """[n, V] behind one token more in each row. ids: [n]."""
-        ids, positions = ids[:, None], self._positions[:, -1:] + 1
-        self._width += 1
-        if not self._takes_cache:
-            ids, positions = torch.cat([self._tokens, ids], 1), torch.cat([self._positions, positions], 1)
-        self._tokens, self._positions = ids, positions
+        width = self._tokens.shape[1]
+        self._tokens = torch.cat([self._tokens, ids[:, None]], 1)
+        self._positions = torch.cat([self._positions, self._positions[:, -1:] + 1], 1)
+        if width == self._way.switch:
+            self._restart()
         return self._logits()
 
     def select(self, rows: Tensor) -> None:
@@ -149,20 +161,32 @@ class _Reading:
         if self._cache is not None:
             self._cache.batch_select_indices(rows)
 
+    def _restart(self) -> None:
+        self._unread = 0
+        self._cache: Any = _new_cache(self._module, self._way.cache) if self._way.cache != "none" else None
+
     def _logits(self) -> Tensor:
-        extra: dict[str, Any] = {"position_ids": self._positions} if self._takes_positions else {}
-        if self._takes_cache:
-            extra |= {"past_key_values": self._cache, "use_cache": True}
-        mask = self._mask[:, : self._width]
-        out: Any = self._module(input_ids=self._tokens, attention_mask=mask, **extra, **self._last_only)
-        if self._takes_cache:
-            self._cache = out.past_key_values
-        return out.logits[:, -1]
+        unread, width = slice(self._unread, None), self._tokens.shape[1]
+        inputs: dict[str, Any] = {"input_ids": self._tokens[:, unread]}
+        if not self._plain:
+            inputs["attention_mask"] = self._mask[:, :width]
+            if "position_ids" in self._takes:
+                inputs["position_ids"] = self._positions[:, unread]
+        if self._cache is not None:
+            inputs[self._cache_name] = self._cache
+            self._unread = width
+        if "use_cache" in self._takes:
+            inputs["use_cache"] = self._cache is not None
+        if "logits_to_keep" in self._takes:  # all logits of a prompt are its length times the vocabulary
+            inputs["logits_to_keep"] = 1
+        return self._module(**inputs).logits[:, -1]
 
 
-def _new_cache() -> Any:
-    from transformers import Cache
+def _new_cache(module: "PreTrainedModel", kind: str) -> Any:
+    from transformers import Cache, DynamicCache
 
     from mmalign_lm.roomy_cache import RoomyLayer
 
+    if kind == "own":
+        return DynamicCache(config=module.config.get_text_config(decoder=True))
     return Cache(layer_class_to_replicate=RoomyLayer)

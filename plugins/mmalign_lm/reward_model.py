@@ -17,13 +17,13 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from mmalign.data.batch import Ragged
-from mmalign.data.layout import bucketed
 from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
 from mmalign.pretrained import quiet
 from mmalign_lm.families import REWARD_MEAN
-from mmalign_lm.folder import Parts, read
+from mmalign_lm.folder import Parts, read, text_config
 from mmalign_lm.options import CausalLMConfig, RewardModelConfig
+from mmalign_lm.rows import try_unpacked
 from mmalign_lm.scorer import Scorer, load_scorer, parts_of, save_beside
 from mmalign_lm.trunk import Trunk, some_ids
 
@@ -50,8 +50,10 @@ class RewardModelBackbone:
         self._trunk = Trunk(trunk, self._head.in_features)
         # A classifier reads the last token that is not padding, and padding may equal the end token.
         self._skipped = None if isinstance(module, Scorer) else stated.get("pad_token_id")
+        vocabulary = int(text_config(parts.config).vocab_size)
         if not isinstance(module, Scorer):
-            self._check_head(int(stated["vocab_size"]))
+            self._check_head(vocabulary)
+        self._rows = try_unpacked(self._trunk, parts.config, vocabulary, parts.processor)
 
     @classmethod
     def load(cls, source: "Source", config: RewardModelConfig) -> Self:
@@ -61,7 +63,7 @@ class RewardModelBackbone:
 
     def score_sequences(self, sequences: Sequences) -> Tensor:
         """[M], in the precision of the weights."""
-        layout = bucketed(sequences)
+        layout = self._rows.layout(sequences)
         last = layout.last.to(sequences.answers.values.device) - _trailing(sequences.answers, self._skipped)
         return self._head(self._trunk(layout)[last])[:, 0] - self.mean
 

@@ -27,6 +27,7 @@ from mmalign.errors import CheckpointError
 from mmalign.lora import merged_state
 from mmalign.pretrained import draw_weights, load_exactly, quiet, unreadable
 from mmalign_lm.families import REWARD_MEAN
+from mmalign_lm.trunk import below_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -111,7 +112,7 @@ def load_scorer(folder: Path, config: "PreTrainedConfig") -> "Scorer | PreTraine
 def parts_of(scorer: "Scorer | PreTrainedModel") -> tuple[nn.Module, nn.Linear]:
     """(trunk, head)."""
     if isinstance(scorer, Scorer):
-        return scorer.model.base_model, scorer.head
+        return below_head(scorer.model), scorer.head
     return scorer.base_model, _head_of(scorer)
 
 

@@ -1,17 +1,31 @@
 """A transformers model below its head: rows of a layout in, hidden states out.
 
-trunk = Trunk(module.base_model, width)
+trunk = Trunk(below_head(module), width)
 states = trunk(layout)                 # [L, H], flat over the grids
 """
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmalign.data.layout import Grid, Layout
 from mmalign_lm.noise import noisy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def below_head(module: "PreTrainedModel") -> nn.Module:
+    """The trunk of a language model or classifier. Llama 4 names a base model that it does not have: then it is the one
+    part that is a model itself."""
+    from transformers import PreTrainedModel
+
+    if module.base_model is not module:
+        return module.base_model
+    inner = [child for child in module.children() if isinstance(child, PreTrainedModel)]
+    return inner[0] if len(inner) == 1 else module
 
 
 class Trunk:
@@ -24,7 +38,7 @@ class Trunk:
 
     def __call__(self, layout: Layout) -> Tensor:
         """[L, H]: the outputs of all grids, flat."""
-        states = [self._forward(grid).flatten(0, 1) for grid in layout.grids]
+        states = [self.of_grid(grid).flatten(0, 1) for grid in layout.grids]
         if not states:
             return next(self.module.parameters()).new_zeros(0, self.width)
         return torch.cat(states)
@@ -33,7 +47,10 @@ class Trunk:
         """[T] -> [T, H], one row without padding."""
         return self.module(input_ids=ids[None], use_cache=False).last_hidden_state[0]
 
-    def _forward(self, grid: Grid) -> Tensor:
+    def of_grid(self, grid: Grid) -> Tensor:
+        """[R, T, H]."""
+        if grid.full:
+            return self.module(use_cache=False, **self._inputs(grid)).last_hidden_state
         # The mask is added to scores, in the precision that they have.
         dtype = next(self.module.parameters()).dtype
         device = grid.ids.device.type
@@ -53,5 +70,8 @@ class Trunk:
 
 
 def some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:
-    """[length] ids to try a model on, the same at every call."""
-    return (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
+    """[length] ids to try a model on, the same at every call. A third are one token, as texts repeat theirs: where keys
+    are selected, equal tokens tie."""
+    ids = (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
+    ids[2::3] = ids[0]
+    return ids

@@ -13,6 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from mmalign.sampling import Sampling, draw, uniforms
 
+WITH_CACHE = generation.Way()
+
 
 @torch.no_grad()
 def plain(module: Any, prompt: torch.Tensor, sampling: Sampling, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +34,7 @@ def repeated() -> list[torch.Tensor]:
     return [different[place].clone() for place in (0, 1, 2, 1, 0, 4, 3, 3, 3, 1, 2, 0, 0, 4, 1, 3, 0, 2, 4)]
 
 
-def check(module: Any, prompts: list[torch.Tensor], sampling: Sampling) -> None:
+def check(module: Any, prompts: list[torch.Tensor], sampling: Sampling, way: generation.Way = WITH_CACHE) -> None:
     seeds, said = list(range(len(prompts))), {}
     expected = [plain(module, prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     # The token drawn most often ends answers, so that they end at different times.
@@ -41,7 +43,7 @@ def check(module: Any, prompts: list[torch.Tensor], sampling: Sampling) -> None:
     def tell(row: int, token: int) -> None:
         said.setdefault(row, []).append(token)
 
-    found = generation.generate(module, prompts, sampling, seeds, end, tell)
+    found = generation.generate(module, prompts, sampling, seeds, {end}, tell, way)
     for row, (ids, logps) in enumerate(expected):
         length = ids.tolist().index(end) + 1 if end in ids.tolist() else len(ids)
         assert found.ids[row].tolist() == ids[:length].tolist() == said[row]
@@ -61,7 +63,7 @@ def test_gpt_1_has_no_cache() -> None:
     torch.manual_seed(0)
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": 60}
     module = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes)).eval()
-    check(module, [prompt % 60 for prompt in repeated()], Sampling(max_tokens=12))
+    check(module, [prompt % 60 for prompt in repeated()], Sampling(max_tokens=12), generation.Way(cache="none"))
 
 
 def test_several_batches_give_what_one_gives(load_lm, lm_folders, monkeypatch) -> None:
@@ -85,7 +87,7 @@ def test_each_prompt_is_read_once_and_no_more_logits_than_are_drawn_from(load_lm
         lambda module, inputs, options, out: shapes.append((options["input_ids"].shape, out.logits.shape[:2])),
         with_kwargs=True,
     )
-    generation.generate(module, repeated(), Sampling(max_tokens=3), list(range(19)), end_id=-1)
+    generation.generate(module, repeated(), Sampling(max_tokens=3), list(range(19)), end_ids=())
     assert shapes == [((5, 7), (5, 1)), ((19, 1), (19, 1)), ((19, 1), (19, 1))]
 
 
