@@ -24,7 +24,7 @@ from mmalign.rl.objective import PolicyGradientConfig
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
-from mmalign.train.config import TrainConfig
+from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
@@ -198,11 +198,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
     forward = StepModule(objective, models)
     if train.compile:
-        if objective.coupled and (processes.world_size > 1 or 0 < train.micro_batch_size < train.batch_size):
-            raise UsageError(
-                "train.compile cannot replay the random state of a coupled objective's second pass",
-                hint="Leave train.micro_batch_size at 0 on one process, or train.compile at false.",
-            )
+        check_passes(train, objective.coupled, processes.world_size)
         forward.compile()
     engine = Engine(
         objective,
@@ -247,19 +243,6 @@ def _training_data(plan: Plan) -> Any:
         name = names[0] if len(names) == 1 else "NAME"
         hint = f"What learns from {error.looks_like} data: {', '.join(names)}. Try: --objective {name}"
         raise DataError(error.message, hint=f"{hint}\n{error.hint}") from error
-
-
-def check_compile(train: TrainConfig, device: str) -> None:
-    """Raise UsageError for a precision in which a compiled forward is not the plain one. device: as "cuda".
-
-    Under bf16 on CUDA the first loss of DPO was 0.83 where ln 2 = 0.69 is right, and rewards ended in NaN; in fp32 the
-    losses are equal (measured on an H200).
-    """
-    if train.compile and train.precision == "bf16" and device == "cuda":
-        raise UsageError(
-            "train.compile=true with train.precision=bf16 gives wrong losses on a CUDA GPU",
-            hint="Leave one of them out: --set train.compile=false, or --set train.precision=fp32",
-        )
 
 
 def _others(
