@@ -87,6 +87,13 @@ class Rows(Protocol):
 Column = Tensor | Rows | tuple[Any, ...]
 
 
+class UnknownColumn(KeyError):
+    """A batch was asked for a column that it lacks."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError shows it as a literal
+
+
 class Batch:
     """N examples as columns: tensors [N, ...], ragged rows, or tuples of N python objects. `len` is N.
 
@@ -102,6 +109,12 @@ class Batch:
         self.stream = stream
 
     def __getitem__(self, name: str) -> Any:
+        """Raises UnknownColumn, which says what columns there are."""
+        if name not in self._columns:
+            has = ", ".join(sorted(self._columns)) or "none, as in the loss of a coupled objective"
+            raise UnknownColumn(
+                f"a batch has no column {name!r}; its columns: {has}. docs/plugins.md says which there are"
+            )
         return self._columns[name]
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ from mmalign.evaluate.runner import run_evaluation
 from mmalign.evaluate.runtime import Runtime
 from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
+from mmalign.train import returned
 from mmalign.train.job import Job
 from mmalign.train.judge import Direction, Estimates
 from mmalign.train.moment import Moment
@@ -192,13 +193,15 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
 
     def forward(micro: Batch) -> Any:
         with engine.autocast():
-            return objective.forward(job.models, micro)
+            return returned.outputs(objective, objective.forward(job.models, micro), micro)
 
     micros = batch.split(_share(job))
     if not objective.coupled:
         for micro in micros:
-            yield *objective.loss(forward(micro), micro), objective.count(micro)
+            loss = returned.loss(objective, objective.loss(forward(micro), micro))
+            yield *loss, returned.counts(objective, objective.count(micro))
         return
     parts = [forward(micro) for micro in micros]
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    yield *objective.loss(outputs, Batch({}, size=len(batch))), objective.count(batch)
+    loss = returned.loss(objective, objective.loss(outputs, Batch({}, size=len(batch))))
+    yield *loss, returned.counts(objective, objective.count(batch))

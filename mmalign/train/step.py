@@ -21,7 +21,7 @@ from mmalign.data.batch import Batch
 from mmalign.errors import NonFiniteError, PluginError
 from mmalign.memory import release_freed_memory
 from mmalign.objective import Metrics, Objective
-from mmalign.train import rng
+from mmalign.train import returned, rng
 from mmalign.train.distributed import Processes
 
 Counts = Mapping[str, float]
@@ -55,7 +55,7 @@ class Engine:
 
     def run(self, batch: Batch) -> Mapping[str, Tensor]:
         with self.autocast():
-            return self.forward(batch)
+            return returned.outputs(self.objective, self.forward(batch), batch)
 
     def release(self) -> None:
         """Where sampling and learning take turns, each with blocks of its own sizes: free memory to the system."""
@@ -90,7 +90,7 @@ def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts)
     """Weighted total and the mean of each term; a term whose count is zero drops out. Raises PluginError."""
     if set(sums) != set(counts):
         raise PluginError(
-            f"{type(objective).__name__}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
+            f"{returned.name_of(objective)}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
             hint="Both must name the same terms.",
         )
     means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
@@ -116,7 +116,7 @@ def check_limits(objective: Objective, result: StepResult, where: str) -> None:
 def _global_counts(engine: Engine, micros: list[Batch]) -> Counts:
     local: dict[str, float] = {}
     for micro in micros:
-        for name, value in engine.objective.count(micro).items():
+        for name, value in returned.counts(engine.objective, engine.objective.count(micro)).items():
             local[name] = local.get(name, 0.0) + float(value)
     names = sorted(local)
     summed = engine.processes.sum(torch.tensor([local[name] for name in names], dtype=torch.float64))
@@ -128,7 +128,7 @@ def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
     objective = engine.objective
     result: StepResult | None = None
     for micro in micros:
-        sums, metrics = objective.loss(engine.run(micro), micro)
+        sums, metrics = returned.loss(objective, objective.loss(engine.run(micro), micro))
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
         if len(micros) > 1:
@@ -185,7 +185,7 @@ def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
 
 def _global_loss(engine: Engine, outputs: Mapping[str, Tensor], counts: Counts) -> tuple[StepResult, Tensor]:
     size = len(next(iter(outputs.values())))
-    sums, metrics = engine.objective.loss(outputs, Batch({}, size=size))
+    sums, metrics = returned.loss(engine.objective, engine.objective.loss(outputs, Batch({}, size=size)))
     loss, terms = total_loss(engine.objective, sums, counts)
     return StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values())), loss
 
