@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from mmalign.data.examples import ImageRef, ImageText
 from mmalign.errors import BadSample, DataError
+from mmalign_data.parquet_files import open_parquet, text_columns
 
 MAX_CAPTION = 100_000  # characters; longer ones are documents, or a table read with the wrong separator
 
@@ -162,7 +164,7 @@ def _encodes(text: str) -> bool:
 def _cell(path: str, column: str, group: int, row: int) -> bytes:
     try:
         value: Any = _row_group(path, column, group)[row].as_py()
-    except (OSError, pa.ArrowException, IndexError) as error:
+    except (OSError, pa.ArrowException, IndexError, DataError) as error:
         raise BadSample(f"{path}: row {row} of row group {group}: {error}") from error
     if isinstance(value, dict):
         value = value.get("bytes")
@@ -176,4 +178,6 @@ def _row_group(path: str, column: str, group: int) -> pa.ChunkedArray:
     """The image column of one row group. Random access decodes a whole group: small groups (100 rows) are quickest."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read_row_group(group, columns=[column], use_threads=False).column(column)
+    # As dictionary and indices: one image may stand in any number of rows.
+    file = pq.ParquetFile(path, read_dictionary=text_columns(open_parquet(Path(path))))
+    return file.read_row_group(group, columns=[column], use_threads=False).column(column)

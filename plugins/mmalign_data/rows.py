@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import DataError, did_you_mean
-from mmalign.reading import open_file, parse_json, read_bytes
+from mmalign.reading import MAX_DEPTH, open_file, parse_json, read_bytes
+from mmalign_data.parquet_files import open_parquet, parquet_rows, rows_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MAX_LINE = 16_000_000
@@ -132,6 +133,8 @@ def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         text = read_bytes(path, _MAX_LIST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start:,})", hint=_RECODE) from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
     decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 0
     while True:
         place = _after_blanks(text, place)
@@ -140,6 +143,8 @@ def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         number += 1
         try:
             row, end = decoder.raw_decode(text, place)
+            if text.count("[", place, end) + text.count("{", place, end) > MAX_DEPTH:
+                row = parse_json(text[place:end])  # which refuses what is nested too deep
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: broken JSON in object {number} of the list: {error}") from error
         yield number, _checked(row, text[place:end])
@@ -167,34 +172,6 @@ def is_text(value: Any) -> bool:
     return True
 
 
-def parquet_rows(
-    path: Path, file: Any, columns: Sequence[str] | None = None
-) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(row number from 1, row, or the reason why there is none) of an opened parquet file."""
-    import pyarrow as pa
-
-    start = 1
-    try:
-        for batch in file.iter_batches(columns=None if columns is None else list(columns)):
-            yield from enumerate(_rows_of(batch), start)
-            start += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
-
-
-def _rows_of(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """The rows of a record batch, or the reason why one cannot be used."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for place in range(batch.num_rows):
-            try:
-                row: Mapping[str, Any] | str = batch.slice(place, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                row = "a text is not UTF-8"
-            yield row
-
-
 def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """(row number from 1, row, or the reason why there is none) of an Arrow stream."""
     import pyarrow as pa
@@ -203,20 +180,10 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     try:
         with pa.memory_map(str(path)) as file:
             for batch in pa.ipc.open_stream(file):
-                yield from enumerate(_rows_of(batch), start)
+                yield from enumerate(rows_of(batch), start)
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not an Arrow stream, or damaged: {str(error).splitlines()[0]}") from error
-
-
-def open_parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from error
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from mmalign.errors import DataError
 from mmalign_data.pairs import Found
-from mmalign_data.rows import choose, csv_rows, json_rows, open_parquet, parquet_rows
+from mmalign_data.parquet_files import open_parquet, parquet_rows
+from mmalign_data.rows import choose, csv_rows, json_rows
 
 IMAGE_COLUMNS = ("image", "filepath", "file_name", "filename", "image_path", "path", "file", "img")
 CAPTION_COLUMNS = ("caption", "text", "title", "captions", "description")
@@ -130,6 +131,7 @@ def _is_text(file: Any, path: Path, columns: Columns) -> bool:
 
     image, _ = _parquet_columns(file, path, columns)
     kind = file.schema_arrow.field(image).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     if types.is_string(kind) or types.is_large_string(kind):
         return True
     inner = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
