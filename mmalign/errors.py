@@ -5,9 +5,11 @@ raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign lis
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+OWN_FILE = "mmalign_function_"  # begins the name of a module made of a user's file
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_NON_FINITE = 0, 1, 2, 3, 4
 
 
@@ -86,10 +88,38 @@ class PluginError(MmalignError):
     """A plugin cannot be used (exit 1)."""
 
 
-def raised_at(error: BaseException) -> str:
-    """ " (file.py:17)": the innermost place that an exception came from, or an empty text."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+class Raised(NamedTuple):
+    """Where an exception came from. file: its path; line: from 1; package: the top one of its module."""
+
+    file: str
+    line: int
+    function: str
+    package: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} ({self.function})"
+
+
+def raised_in(error: BaseException, is_meant: Callable[[str], bool] = lambda package: True) -> Raised | None:
+    """The innermost place of an exception in a package that is meant; None where it passed through none."""
+    raised = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if is_meant(package):
+            raised = Raised(frame.f_code.co_filename, line, frame.f_code.co_name, package)
+    return raised
+
+
+def raised_at(error: BaseException, target: str = "") -> str:
+    """ " (mine.py:17)": the innermost place that an exception came from, or an empty text.
+
+    target: `package.module:Class` of the plugin's that was called; a place in its package, or in a user's own file that
+    it loaded, is preferred to one in a library that it calls.
+    """
+    package = target.partition(":")[0].partition(".")[0]
+    own = raised_in(error, lambda name: name == package or name.startswith(OWN_FILE)) if package else None
+    raised = own or raised_in(error)
+    return f" ({Path(raised.file).name}:{raised.line})" if raised else ""
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import pluggy
 
 from mmalign import hookspecs
-from mmalign.errors import UsageError, did_you_mean
+from mmalign.errors import UsageError, did_you_mean, raised_at
 from mmalign.specs import KINDS, Entry
 from mmalign.train.signals import Interrupted
 
@@ -101,8 +101,9 @@ class PluginHost:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
-                warnings.append(f"plugin {implementation.plugin_name}: {hook} failed: {_describe(error)}")
+            except (Exception, SystemExit) as error:
+                where = raised_at(error, implementation.function.__module__)
+                warnings.append(f"plugin {implementation.plugin_name}: {hook} failed: {_describe(error)}{where}")
         return warnings
 
     def add(self, name: str, source: str, version: str, load: Any) -> PluginRecord:

@@ -3,7 +3,9 @@
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,13 +13,19 @@ from mmalign.errors import EXIT_FAILED, MmalignError
 from mmalign.printable import printable
 from mmalign.train.signals import Interrupted, exit_code, interruption_behind
 
+if TYPE_CHECKING:
+    from mmalign.cli.app import App
+
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code. Errors go to stderr, with a traceback only if MMALIGN_DEBUG is set."""
+    from mmalign.cli.app import App
+
+    app = App()
     try:
-        code = _invoke(list(argv))
+        code = _invoke(list(argv), app)
         sys.stdout.flush()
         return code
     except click.ClickException as error:
@@ -36,17 +44,15 @@ def run(argv: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
+        return _exit(error, app)
     except Exception as error:
         interruption = interruption_behind(error)
-        return _report(error) if interruption is None else exit_code(interruption)
+        return _report(error, app) if interruption is None else exit_code(interruption)
 
 
-def _invoke(argv: list[str]) -> int:
-    from mmalign.cli.app import App
+def _invoke(argv: list[str], app: "App") -> int:
     from mmalign.cli.root import root
 
-    app = App()
     instruction = os.environ.get("_MMALIGN_COMPLETE")
     if instruction:
         from click.shell_completion import shell_complete
@@ -60,10 +66,8 @@ def _invoke(argv: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, app: "App") -> int:
     if os.environ.get("MMALIGN_DEBUG"):
-        import traceback
-
         traceback.print_exception(error)
     if isinstance(error, MmalignError):
         _tell(f"error: {error.message}")
@@ -74,12 +78,20 @@ def _report(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         _tell(f"error: {where}{error.strerror}")
         return EXIT_FAILED
-    _tell(f"internal error: {type(error).__name__}: {error}")
-    click.echo(
-        "This is a fault of mmalign or of a plugin. MMALIGN_DEBUG=1 shows where; mmalign doctor says what runs.",
-        err=True,
-    )
+    from mmalign.cli.failures import failure_lines
+
+    for line in failure_lines(app, error):
+        _tell(line)
     return EXIT_FAILED
+
+
+def _exit(error: SystemExit, app: "App") -> int:
+    from mmalign.cli.failures import ended_by_plugin
+
+    if "host" in vars(app) and (blamed := ended_by_plugin(app, error)):
+        _tell(blamed)
+        return EXIT_FAILED
+    return error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
 
 
 def _tell(text: str) -> None:

@@ -19,16 +19,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from mmalign.data.batch import Batch
 from mmalign.data.collate import Encoder, collate
+from mmalign.data.failures import Carried, Limit, carry, failure_of, raise_carried
 from mmalign.data.order import Order, stable_hash
-from mmalign.errors import BadSample, DataError, UsageError
+from mmalign.errors import BadSample, UsageError
 from mmalign.protocols import Dataset
 
 _MAX_SUBSTITUTES = 16
-_MIN_BASE = 1000  # below so many examples, a share of bad ones says little
 
 Bad = tuple[str, str]  # (key, reason)
 
@@ -62,7 +62,7 @@ class Stream:
         self.bad: dict[str, str] = dict(bad or {})
         self._step = start_step
         self._share = batch_size // world_size
-        self._limit = _Limit(max_bad, len(dataset))
+        self._limit = Limit(max_bad, len(dataset))
         self._place = (order, batch_size, rank * self._share, self._share)
         self._rows = _Rows(dataset, encoder, train=True, seed=order.seed)
         self._workers = (num_workers, prefetch)
@@ -75,7 +75,7 @@ class Stream:
         if self._batches is None:
             self._batches = _load(self._rows, _Batches(*self._place, self._step), *self._workers)
         try:
-            loaded = next(self._batches)
+            loaded = _checked(next(self._batches))
         except BaseException:
             # A signal handler that raises leaves the pipes to the workers in mid-message, where the next read would
             # wait for ever: end them. A later call starts others at this very step.
@@ -127,14 +127,14 @@ class Sweep:
         self._batch_size = batch_size
         self._rows = _Rows(dataset, encoder, train=False, seed=0)
         self._workers = (num_workers, prefetch)
-        self._limit = _Limit(max_bad, total)
+        self._limit = Limit(max_bad, total)
 
     def __iter__(self) -> Iterator[Batch]:
         indices = [(0, index) for index in self._range]
         batches = [indices[i : i + self._batch_size] for i in range(0, len(indices), self._batch_size)]
         drawn = 0
         for wanted, loaded in zip(batches, _load(self._rows, batches, *self._workers), strict=True):
-            self.bad.update(loaded.bad)
+            self.bad.update(_checked(loaded).bad)
             drawn += len(wanted)
             self._limit.check(self.bad, drawn, exhausted=False)
             if loaded.batch is not None and len(loaded.batch):
@@ -162,38 +162,18 @@ class Draws:
                 yield loaded.batch
 
 
-class _Limit:
-    """When bad samples are too many."""
-
-    def __init__(self, max_bad: float, num_examples: int) -> None:
-        self._max_bad = max_bad
-        self._num_examples = num_examples
-
-    def check(self, bad: Mapping[str, str], drawn: int, exhausted: bool) -> None:
-        base = min(self._num_examples, max(drawn, _MIN_BASE))
-        if len(bad) <= self._max_bad * base and not exhausted:
-            return
-        shown = "\n".join(
-            f"  {reason if key in reason else f'{key}: {reason}'}" for key, reason in list(bad.items())[:5]
-        )
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(
-            f"{len(bad)} unreadable samples; data.max_bad={self._max_bad:g} allows {int(self._max_bad * base)} "
-            f"of {base:,}:\n{shown}{more}",
-            hint="Mend or remove them, or allow more: --set data.max_bad=0.05",
-        )
-
-
 class _Loaded(NamedTuple):
     """What a worker sends: a batch (None where no substitute was readable either) and the bad samples met."""
 
     batch: Batch | None
     bad: list[Bad]
+    failure: Carried | None = None
 
 
 class _Row(NamedTuple):
     values: dict[str, Any] | None
     bad: list[Bad]
+    failure: Carried | None = None  # of a worker, which ends the run
 
 
 class _Rows:
@@ -219,6 +199,11 @@ class _Rows:
                 return _Row(self._encoder.encode(example, epoch, index, self._train), bad)
             except BadSample as error:
                 bad.append((key, str(error)))
+            except Exception as error:  # a plugin's code, which may raise anything
+                failure = failure_of(error, self._dataset, key)
+                if get_worker_info() is None:
+                    raise failure from error
+                return _Row(None, bad, carry(failure, error))
         return _Row(None, bad)
 
 
@@ -248,6 +233,8 @@ class _Join:
 
     def __call__(self, rows: Sequence[_Row]) -> _Loaded:
         bad = [item for row in rows for item in row.bad]
+        if failures := [row.failure for row in rows if row.failure is not None]:
+            return _Loaded(None, bad, failures[0])
         good = [row.values for row in rows if row.values is not None]
         return _Loaded(None if self._whole and len(good) < len(rows) else collate(good), bad)
 
@@ -265,6 +252,12 @@ def _load(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> Iterato
     # A signal between a worker's birth and `_start_worker` would end it: born with both blocked, it never sees one.
     with _blocked(signal.SIGINT, signal.SIGTERM) if num_workers else nullcontext():
         return iter(loader)
+
+
+def _checked(loaded: _Loaded) -> _Loaded:
+    if loaded.failure is not None:
+        raise_carried(loaded.failure)
+    return loaded
 
 
 @contextmanager

@@ -132,7 +132,9 @@ class Engine:
         except MmalignError:
             raise
         except Exception as error:  # a plugin's code, which may raise anything
-            raise self._failure(f"{doing} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+            raise self._failure(
+                f"{doing} raised {type(error).__name__}: {error}{raised_at(error, self._entry.spec.target)}"
+            ) from error
 
     def _failure(self, what: str) -> EngineError:
         hint = f"Without it: --set rollout.engine={{}}. Try: mmalign plugins check {self._entry.plugin}"

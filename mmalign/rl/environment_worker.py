@@ -35,6 +35,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._class: Any = None
+        self._target = ""
         self._config: Any = None
         self._environments: dict[int, Environment] = {}
 
@@ -42,7 +43,8 @@ class Worker:
         """The reply to a request; nothing but SystemExit and the like escapes."""
         try:
             if request["do"] == "load":
-                module, _, name = request["target"].partition(":")
+                self._target = request["target"]
+                module, _, name = self._target.partition(":")
                 self._class = getattr(importlib.import_module(module), name)
                 self._config = self._class.Config.model_validate(request["config"])
             elif request["do"] == "clear":
@@ -60,7 +62,7 @@ class Worker:
             hint = error.hint if isinstance(error, MmalignError) else ""
             return {"error": str(error).removesuffix(f"\n{hint}"), "hint": hint}
         except Exception as error:  # a stranger's code: whatever it raises is the answer
-            return {"error": f"raised {type(error).__name__}: {error}{raised_at(error)}", "hint": ""}
+            return {"error": f"raised {type(error).__name__}: {error}{raised_at(error, self._target)}", "hint": ""}
         return {"ok": True}
 
 

@@ -179,8 +179,15 @@ def _opened(
         raise type(error)(f"{chosen}: {error.message}", hint=error.hint) from error
     except Exception as error:  # a plugin's code, which may raise anything
         hint = f"Is it its plugin's fault? Try: mmalign plugins check {chosen.entry.plugin}"
-        raise RewardError(f"{chosen} cannot be opened: {type(error).__name__}: {error}", hint=hint) from error
+        raise RewardError(
+            f"{chosen} cannot be opened: {type(error).__name__}: {error}{_where(chosen, error)}",
+            hint=hint,
+        ) from error
     return reward
+
+
+def _where(chosen: Chosen, error: BaseException) -> str:
+    return raised_at(error, chosen.entry.spec.target)
 
 
 def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
@@ -189,7 +196,7 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
-        what = error.message if known else f"{type(error).__name__}: {error}{raised_at(error)}"
+        what = error.message if known else f"{type(error).__name__}: {error}{_where(chosen, error)}"
         hint = error.hint if known and error.hint else advice(chosen)
         raise RewardError(f"{chosen} failed: {what}\n{example(answers, row)}", hint=hint) from error
 

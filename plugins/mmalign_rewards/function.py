@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mmalign.data.messages import as_rows
-from mmalign.errors import UsageError, did_you_mean
+from mmalign.errors import OWN_FILE, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
@@ -123,7 +123,7 @@ def _from_path(module: str) -> Any:
 
 
 def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"mmalign_function_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{OWN_FILE}{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there

@@ -136,5 +136,6 @@ def test_a_failing_event_hook_warns_and_the_others_run(install) -> None:
     install("angry", "from mmalign import hookimpl\n@hookimpl\ndef run_started(run):\n    raise ValueError('no')")
     install("calm", "from mmalign import hookimpl\nseen = []\n@hookimpl\ndef run_started(run):\n    seen.append(run)")
     warnings = load_plugins().notify("run_started", run="the run")
-    assert warnings == ["plugin angry: run_started failed: ValueError: no"]
+    assert len(warnings) == 1 and warnings[0].startswith("plugin angry: run_started failed: ValueError: no (")
+    assert "(plug_angry.py:4)" in warnings[0]
     assert sys.modules["plug_calm"].seen == ["the run"]
