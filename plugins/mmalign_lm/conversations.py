@@ -56,12 +56,12 @@ class ChatTemplate:
 
     def text(self, messages: Sequence[Message], form: Form, *, asks: bool = False) -> str:
         """asks: with the header behind it that asks for an answer."""
-        return self._render(messages, form, asks)[0]
+        return self.marked(messages, form, asks=asks)[0]
 
-    def generation_spans(self, messages: Sequence[Message], form: Form) -> list[tuple[int, int]] | None:
-        return self._render(messages, form, False)[1]
-
-    def _render(self, messages: Sequence[Message], form: Form, asks: bool) -> tuple[str, list[tuple[int, int]] | None]:
+    def marked(
+        self, messages: Sequence[Message], form: Form, *, asks: bool = False
+    ) -> tuple[str, list[tuple[int, int]] | None]:
+        """(text, spans of `{% generation %}`); see `render`."""
         return self.render([_as_mapping(message, form) for message in messages], tools_of(messages) or None, asks)
 
 
@@ -88,10 +88,9 @@ def render_conversation(template: ChatTemplate, messages: Sequence[Message], fir
     Raises BadSample for a conversation that the template does not render whole.
     """
     form = choose_form(template, messages)
-    text = template.text(messages, form)
+    text, marked = template.marked(messages, form)
     turns = [k for k in range(first_answer, len(messages)) if messages[k].role == "assistant" and messages[k].learn]
     spans = [_Turn(template, messages, form, text, k).span() for k in turns]
-    marked = template.generation_spans(messages, form)
     if marked:
         spans = [(max(a, c), min(b, d)) for a, b in spans for c, d in marked if max(a, c) < min(b, d)]
     return Rendered(text, spans, sum(_leaves_out(text, message) for message in messages))

@@ -1,10 +1,13 @@
+# ruff: noqa: RUF001
 """What is learnt of a conversation, with the published chat templates of 19 families, against transformers and against
 what each family's documentation says the assistant writes. `python -m pytest -s -k table` prints the table.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_samples import FAMILIES, TOOLS, conversations, learnt_characters, tokenizer
 from mmalign_lm.texts import TextProcessor
 
@@ -182,6 +185,59 @@ def test_an_observation_stands_between_the_marks_of_the_template(name) -> None:
     talk = [*talk, {"role": "user", "content": "Who are you?"}]
     whole = processor.tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
     assert whole[-len(ids) :] == ids and "Hello" not in processor.tokenizer.decode(ids)
+
+
+TRL_NAMES = {
+    "qwen2.5": "qwen2_5", "qwen3": "qwen3", "deepseek-r1-distill": "deepseek_r1_distill", "deepseek-v3": "deepseekv3",
+    "phi-3": "phi3", "gpt-oss": "gptoss", "gemma-3": "gemma3", "llama-3": "llama3", "nemotron-3": "nemotron_3_nano",
+}  # fmt: skip
+HEADERS = ("\n", "<｜Assistant｜>", "<|start|>assistant", "<think>", "<think>\n")
+
+
+@pytest.mark.parametrize("name", TRL_NAMES)
+def test_the_mask_is_that_of_trl_but_for_headers(name) -> None:
+    """TRL's training templates mark the assistant with `{% generation %}`. Where they write the same text, TRL learns
+    the same, and in some families the header before an answer, which is given when a model is asked, or the line break
+    behind the last end token."""
+    trl = pytest.importorskip("trl")
+    path = Path(trl.__file__).parent / "chat_templates" / f"{TRL_NAMES[name]}_training.jinja"
+    if not path.is_file():
+        pytest.skip("this TRL has no such training template")
+    processor, compared = processor_of(name), 0
+    for rows, tools in conversations(name).values():
+        prompt, answer = turns_of(rows, tools)
+        ids, learn = read(processor.answers(prompt, [answer]))
+        try:
+            marked = processor.tokenizer.apply_chat_template(
+                rows, tools=tools, chat_template=path.read_text(encoding="utf-8"), return_assistant_tokens_mask=True
+            )
+        except TypeError:  # DeepSeek's patched template takes arguments as objects, the published one as text
+            continue
+        if marked["input_ids"] != ids:
+            continue
+        compared += 1
+        mask = [bool(on) for on in marked["assistant_masks"]]
+        assert not any(on and not theirs for on, theirs in zip(learn, mask, strict=True))
+        extra = [theirs and not on for on, theirs in zip(learn, mask, strict=True)]
+        starts = [i for i, on in enumerate(extra) if on and (i == 0 or not extra[i - 1])]
+        for start in starts:
+            stop = next((i for i in range(start, len(extra)) if not extra[i]), len(extra))
+            assert processor.decode(torch.tensor(ids[start:stop])) in HEADERS
+    assert compared
+
+
+def test_the_preview_says_what_a_template_leaves_out() -> None:
+    from mmalign.data.collate import Encoder
+    from mmalign.data.examples import Completion
+    from mmalign.train.config import DataConfig
+    from mmalign.train.preview import survey
+
+    rows, tools = conversations("qwen3")["thinking"]
+    examples = [Completion(f"chat:{n}", *turns_of(rows, tools)) for n in range(3)]
+    said = survey(examples, Encoder(processor_of("qwen3"), "completion", seed=0), DataConfig())
+    assert said.endswith("the chat template leaves out the thinking of 3 turns")
+    plain = [Completion("chat:0", *turns_of(*conversations("qwen3")["multi"]))]
+    assert "leaves out" not in survey(plain, Encoder(processor_of("qwen3"), "completion", seed=0), DataConfig())
 
 
 def test_table_of_families() -> None:

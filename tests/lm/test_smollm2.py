@@ -62,6 +62,25 @@ def test_the_end_token_is_learnt_though_it_is_the_padding(smollm2) -> None:
 
 @needs_smollm2
 @pytest.mark.slow
+def test_its_own_tokenizer_and_template_give_what_is_learnt(smollm2) -> None:
+    processor = smollm2.processor
+    talk = [
+        ("user", "Hello, who are you?"),
+        ("assistant", "I am SmolLM \u2603."),
+        ("user", "2 + 2?"),
+        ("assistant", "4"),
+    ]
+    turns = tuple(Message(role, content) for role, content in talk)
+    answers = processor.answers(turns[:1], [turns[1:]])
+    text = processor.tokenizer.apply_chat_template([turn._asdict() for turn in turns], tokenize=False)
+    ids = [*answers.prompt.tolist(), *answers.answers[0].tolist()]
+    assert ids == processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    said = "".join(f"{content}<|im_end|>\n" for role, content in talk if role == "assistant")
+    assert processor.decode(answers.answers[0][answers.learn[0]]) == said
+
+
+@needs_smollm2
+@pytest.mark.slow
 def test_it_saves_as_a_plain_folder_with_equal_logits(smollm2, load_lm, tmp_path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
