@@ -127,15 +127,24 @@ class _Turn:
         until = self._try(self._messages[: self._index + 1], asks=False)
         if until and self._text.startswith(until):
             return len(until)
-        content_end = len(self._text) - _shared_end(self._text, self._with_other_content(self._index))
+        content_end = max(start, len(self._text) - _shared_end(self._text, self._with_other_content(self._index)))
         following = _shared_start(self._text, self._with_other_content(self._index + 1))
         special = re.compile("|".join(map(re.escape, sorted(self._template.special, key=len, reverse=True))) or "(?!)")
-        end = max(start, content_end)
         for match in special.finditer(self._text, start, max(start, following)):
             if match.end() > content_end:
-                end = match.end()
-                break
-        return end + len(self._text[end:]) - len(self._text[end:].lstrip("\n"))
+                behind = self._text[match.end() :]
+                return match.end() + len(behind) - len(behind.lstrip("\n"))
+        return content_end + self._closing(content_end, until)
+
+    def _closing(self, content_end: int, until: str) -> int:
+        """Characters behind a content that end its turn, where no special token does: what stands behind it here as
+        behind the last turn, in whole lines."""
+        changed = [*self._messages[: self._index], _replaced(self._messages[self._index], _STAND_IN.format("last"))]
+        shared = _shared_end(until, self._try(changed, asks=False))
+        closing = until[len(until) - shared :]
+        same = _shared_start(closing, self._text[content_end:])
+        whole = closing.rfind("\n", 0, same) + 1
+        return same if same == len(closing) or not whole else whole
 
     def _try(self, messages: Sequence[Message], *, asks: bool) -> str:
         """A beginning of the conversation, or nothing where the template refuses it."""

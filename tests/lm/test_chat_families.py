@@ -187,6 +187,30 @@ def test_an_observation_stands_between_the_marks_of_the_template(name) -> None:
     assert whole[-len(ids) :] == ids and "Hello" not in processor.tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("qwen2.5", "<e>"), ("qwen3", "<e>"), ("llama-3", "<e>"), ("nemotron-3", "<e>"), ("phi-3", "<|endoftext|>"),
+     ("zephyr", "</s>")],
+)  # fmt: skip
+def test_a_tokenizer_without_the_special_tokens_learns_the_same_text(name, end) -> None:
+    """A template beside a tokenizer of another family: the marks of turns are text, and the end token is added."""
+    from chat_samples import byte_level
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token=end, bos_token="<b>")
+    made.chat_template = tokenizer(name).chat_template
+    processor = TextProcessor(made, {}, 1 << 20, made.eos_token_id)
+    for rows, tools in conversations(name).values():
+        prompt, answer = turns_of(rows, tools)
+        text = made.apply_chat_template(rows, tools=tools, tokenize=False)
+        marks = learnt_characters(name, text)
+        ids, learn = read(processor.answers(prompt, [answer]))
+        places = made(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        closed = end in text
+        assert learn == [any(marks[start:end]) for start, end in places] + [True] * (not closed)
+        assert ids.count(processor.end_id) == (text.count(end) if closed else 1)
+
+
 TRL_NAMES = {
     "qwen2.5": "qwen2_5", "qwen3": "qwen3", "deepseek-r1-distill": "deepseek_r1_distill", "deepseek-v3": "deepseekv3",
     "phi-3": "phi3", "gpt-oss": "gptoss", "gemma-3": "gemma3", "llama-3": "llama3", "nemotron-3": "nemotron_3_nano",
