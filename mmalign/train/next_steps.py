@@ -108,7 +108,9 @@ def readable(data: Any) -> Iterator[Any]:
 
 
 def _typed(text: str) -> bool:
-    """Whether a person would type it into a shell."""
+    """Whether a person would type it into a shell, where it is neither an option nor a file to read."""
+    if text.startswith(("-", "@")):
+        return False
     return 0 < len(text) <= _LONGEST and bool(text.strip()) and text.isprintable() and text == printable(text)
 
 
