@@ -64,27 +64,26 @@ class AnswersProcessor(Processor, Protocol):
     end_id: int
 
     @property
+    def end_ids(self) -> "frozenset[int]":
+        """All that end an answer when one is drawn, `end_id` among them: what closes a turn, too."""
+
+    @property
     def num_tokens(self) -> int:
         """Size of the vocabulary: every id is below it."""
-        ...
 
     def prompt(self, prompt: "Turns") -> "Tensor":
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
-        ...
 
     def observation(self, text: str, *, in_chat: bool = False) -> "Tensor":
         """[T] ids of what an environment says, to go behind what the policy wrote and ended. The text gives no special
         tokens, not even where it spells one. in_chat: as a turn of the user in a conversation, whose marks are the chat
         template's, up to where the next answer begins. Raises BadSample for a template that has no such turn."""
-        ...
 
     def decode(self, ids: "Tensor") -> str:
         """ids: [T] -> their text, special tokens included."""
-        ...
 
     def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
         """Cut to the context, and counted; without answers, the prompt alone. Raises BadSample, with the reason."""
-        ...
 
 
 class Backbone(Protocol):

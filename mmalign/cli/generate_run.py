@@ -153,7 +153,7 @@ def _streamer(processor: Any) -> Callable[[int, int], None]:
 
     def show(row: int, token: int) -> None:
         nonlocal written
-        if token == processor.end_id:
+        if token in processor.end_ids:
             return
         drawn.append(token)
         text = processor.decode(torch.tensor(drawn)).rstrip("\ufffd")

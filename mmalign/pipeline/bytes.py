@@ -21,6 +21,7 @@ class ByteProcessor:
 
     context_length = 1 << 31
     end_id = _END
+    end_ids = frozenset({_END})
     num_tokens = _END + 1
 
     def image(self, image: Any, rng: random.Random | None = None) -> Tensor:

@@ -176,7 +176,7 @@ def _wrong(found: Any, rows: int, most: int, processor: "AnswersProcessor") -> s
             return f"an id outside of the vocabulary of {processor.num_tokens:,} in row {row}"
         if not bool(logps.isfinite().all()) or float(logps.max()) > 1e-3:
             return f"numbers that are no log-probabilities in row {row}"
-        ends = (ids == processor.end_id).nonzero()[:, 0].tolist()
+        ends = [place for place, token in enumerate(ids.tolist()) if token in processor.end_ids]
         if ends != ([len(ids) - 1] if ended else []):
             return f"end tokens at {ends} of {len(ids)} places in row {row}, which is said to have ended: {ended}"
     return ""

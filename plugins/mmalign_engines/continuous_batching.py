@@ -15,7 +15,7 @@ gives other probabilities without an error.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -74,11 +74,11 @@ class ContinuousBatching:
     ) -> Generated:
         if not prompts:
             return Generated([], [], [])
-        module, end = _module(policy), policy.processor.end_id
+        module, ends = _module(policy), policy.processor.end_ids
         devices = [module.device] if module.device.type == "cuda" else []
         with _silent(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the generators that all share
             manager = cast(Any, module).init_continuous_batching(
-                generation_config=_generation(sampling, end),
+                generation_config=_generation(sampling, ends),
                 continuous_batching_config=self._paged(prompts, sampling, seeds),
             )
             try:
@@ -100,7 +100,7 @@ class ContinuousBatching:
         found = [results[name] for name in order]
         ids = [torch.tensor(one.generated_tokens, dtype=torch.int64) for one in found]
         logps = [torch.tensor(one.logprobs, dtype=torch.float32) for one in found]
-        return Generated(ids, logps, [row[-1:].tolist() == [end] for row in ids])
+        return Generated(ids, logps, [int(row[-1]) in ends for row in ids])
 
     def rest(self) -> None:
         """Nothing to do: pages live as long as a turn."""
@@ -149,11 +149,11 @@ def _module(policy: Any) -> PreTrainedModel:
     return module
 
 
-def _generation(sampling: Sampling, end: int) -> GenerationConfig:
+def _generation(sampling: Sampling, ends: Collection[int]) -> GenerationConfig:
     drawn = {"do_sample": False}
     if sampling.temperature:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
-    return GenerationConfig(max_new_tokens=sampling.max_tokens, eos_token_id=end, **drawn)
+    return GenerationConfig(max_new_tokens=sampling.max_tokens, eos_token_id=sorted(ends), **drawn)
 
 
 def _gap(policy: "Policy", prompts: Sequence[Tensor], found: Generated) -> float:

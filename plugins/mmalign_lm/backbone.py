@@ -56,7 +56,7 @@ class CausalLMBackbone(lora.Adaptable):
 
     def __init__(self, module: "PreTrainedModel", parts: Parts, config: CausalLMConfig) -> None:
         self.module = module
-        self.processor = parts.processor
+        self.processor = replace(parts.processor, stops=_stops(module))
         self.vocabulary: tuple[str, ...] = ()
         self._parts = parts
         self._in_four_bits = config.load_in == "4bit"
@@ -149,7 +149,7 @@ class CausalLMBackbone(lora.Adaptable):
                 [prompts[r] for r in rows],
                 sampling,
                 [seeds[r] for r in rows],
-                {self.processor.end_id},
+                self.processor.end_ids,
                 tell,
                 way,
             )
@@ -247,6 +247,12 @@ class CausalLMBackbone(lora.Adaptable):
                 "them, or behind them, than is known here",
                 hint="Known: a scale (logit_scale, logits_scaling), a cap (final_logit_softcapping, logits_soft_cap).",
             )
+
+
+def _stops(module: "PreTrainedModel") -> frozenset[int]:
+    """What ends an answer by the model's generation config (of a model without one: by its config)."""
+    stated = module.generation_config.eos_token_id if module.generation_config else None
+    return frozenset([stated] if isinstance(stated, int) else stated or ())
 
 
 def _merge(module: "PreTrainedModel", parts: Parts, source: "Source", config: CausalLMConfig) -> Parts:

@@ -38,13 +38,19 @@ PLAIN_TEMPLATE = (
 @dataclass(frozen=True)
 class TextProcessor:
     """A language model's tokenizer. `files` are written back unchanged by `save`. template: Jinja source, or empty for
-    the tokenizer's own."""
+    the tokenizer's own. stops: ids that end an answer besides `end_id`, as the model's generation config names them."""
 
     tokenizer: "PreTrainedTokenizerBase"
     files: Mapping[str, bytes]
     context_length: int
     end_id: int
     template: str = ""
+    stops: frozenset[int] = frozenset()
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """What ends an answer: the end token, `stops`, and the special token that closes the template's turns."""
+        return frozenset({self.end_id}) | self.stops | self._turn_ends
 
     @property
     def num_tokens(self) -> int:
@@ -132,6 +138,23 @@ class TextProcessor:
         before = [i for i, on in zip(ids, is_before, strict=True) if on]
         closes = bool(before) and before[0] in {self.end_id, *self._special_ids}
         return before[1:] if closes else before, [i for i, on in zip(ids, is_behind, strict=True) if on]
+
+    @cached_property
+    def _turn_ends(self) -> frozenset[int]:
+        """The special token behind a turn of the assistant, where there is a template that writes one."""
+        talk = Message("user", "?"), Message("assistant", "(answer)")
+        try:
+            text = self._chat.text(talk, Form(), asks=False) if self.has_template else ""
+        except BadSample:  # it takes no such conversation
+            return frozenset()
+        before, said, _ = text.rpartition(talk[1].content)
+        ids, is_behind = self._learnt(text, [(len(before) + len(said), len(text))] if said else [])
+        for token in (i for i, on in zip(ids, is_behind, strict=True) if on):
+            if token in self._special_ids:
+                return frozenset({token})
+            if str(self.tokenizer.decode([token])).strip():
+                break
+        return frozenset()
 
     def _following(self, text: str) -> list[int]:
         """Ids of a text behind another one: alone, its first piece would begin with a space in tokenizers as Llama 2's.

@@ -40,6 +40,9 @@ class Length:
 
 def _tokens(answers: "Answers") -> list[int]:
     """Of several turns, the policy's own."""
+    import torch
+
     written = answers.sequences
-    counted = (written.learn & (written.answers.values != answers.processor.end_id)).cpu()
+    ends = torch.tensor(sorted(answers.processor.end_ids), device=written.answers.values.device)
+    counted = (written.learn & ~torch.isin(written.answers.values, ends)).cpu()
     return [int(row.sum()) for row in counted.split(written.answers.lengths.tolist())]

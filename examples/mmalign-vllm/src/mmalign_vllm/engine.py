@@ -67,14 +67,14 @@ class Vllm:
     ) -> Generated:
         from vllm import SamplingParams
 
-        end = policy.processor.end_id
+        ends = policy.processor.end_ids
         found = self._llm.generate(
             [{"prompt_token_ids": prompt.tolist()} for prompt in prompts],
-            sampling_params=[SamplingParams(**sampling_arguments(sampling, seed, end)) for seed in seeds],
+            sampling_params=[SamplingParams(**sampling_arguments(sampling, seed, ends)) for seed in seeds],
             use_tqdm=False,
         )
         firsts = [request.outputs[0] for request in found]
-        return answers([(first.token_ids, first.logprobs) for first in firsts], end)
+        return answers([(first.token_ids, first.logprobs) for first in firsts], ends)
 
     def rest(self) -> None:
         """Level 1: weights wait on the CPU, the cache is dropped."""

@@ -1,11 +1,11 @@
 """What goes into vLLM and what comes out, as plain data: nothing here imports it.
 
 LLM(**engine_arguments(config, folder, context_length))
-SamplingParams(**sampling_arguments(sampling, seed, end_id))
-answers([(output.token_ids, output.logprobs), ...], end_id)
+SamplingParams(**sampling_arguments(sampling, seed, end_ids))
+answers([(output.token_ids, output.logprobs), ...], end_ids)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,7 +37,7 @@ def engine_arguments(config: VllmConfig, folder: str, context_length: int) -> di
     }
 
 
-def sampling_arguments(sampling: Sampling, seed: int, end_id: int) -> dict[str, Any]:
+def sampling_arguments(sampling: Sampling, seed: int, end_ids: Collection[int]) -> dict[str, Any]:
     """Of `vllm.SamplingParams`, for one row."""
     return {
         "max_tokens": sampling.max_tokens,
@@ -45,14 +45,16 @@ def sampling_arguments(sampling: Sampling, seed: int, end_id: int) -> dict[str, 
         "top_p": sampling.top_p,
         "top_k": 0,  # among all
         "seed": seed % 2**63,
-        "stop_token_ids": [end_id],
-        "ignore_eos": True,  # the processor's end token ends, and no other
+        "stop_token_ids": sorted(end_ids),
+        "ignore_eos": True,  # the processor's end tokens end, and no other
         "logprobs": 0,  # of the drawn token alone
         "detokenize": False,
     }
 
 
-def answers(outputs: Iterable[tuple[Sequence[int], Sequence[Mapping[int, Logprob]] | None]], end_id: int) -> Generated:
+def answers(
+    outputs: Iterable[tuple[Sequence[int], Sequence[Mapping[int, Logprob]] | None]], end_ids: Collection[int]
+) -> Generated:
     """outputs: of each row the ids drawn and, at each place, log-probabilities by id. Raises EngineError."""
     ids, logps = [], []
     for row, (tokens, places) in enumerate(outputs):
@@ -63,4 +65,4 @@ def answers(outputs: Iterable[tuple[Sequence[int], Sequence[Mapping[int, Logprob
             )
         ids.append(torch.tensor(list(tokens), dtype=torch.int64))
         logps.append(torch.tensor([at[token].logprob for token, at in zip(tokens, places, strict=True)]))
-    return Generated(ids, logps, [row[-1:].tolist() == [end_id] for row in ids])
+    return Generated(ids, logps, [len(row) > 0 and int(row[-1]) in end_ids for row in ids])
