@@ -94,7 +94,7 @@ def merge(module: "nn.Module", folder: Path) -> None:
     trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     uses = Counter(parameter.data_ptr() for _, parameter in module.named_parameters(remove_duplicate=False))
     try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        tensors = _without_base(module, load_file(folder / ADAPTER_WEIGHTS), folder)
         with torch.random.fork_rng(devices=[]):  # its values are replaced
             tuner: Any = LoraModel(module, LoraConfig(**settings), "default")
         _check(tuner.model, tensors, folder)
@@ -102,7 +102,11 @@ def merge(module: "nn.Module", folder: Path) -> None:
             name for name, layer in adapted_layers(tuner.model) if uses[layer.get_base_layer().weight.data_ptr()] > 1
         ]
         if tied:
-            raise CheckpointError(f"{folder}: {tied[0]} shares its weights with another layer", hint=_MERGE)
+            raise CheckpointError(
+                f"{folder} has an adapter on {tied[0]}, which shares its weights with another layer (tied embeddings): "
+                "added to them, it would change both",
+                hint="Save the base model with tie_word_embeddings=false and the weights twice, and merge into that.",
+            )
         set_peft_model_state_dict(tuner.model, tensors, adapter_name="default")
         with torch.no_grad():
             tuner.merge_and_unload()
@@ -137,7 +141,7 @@ def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> Non
     except unreadable() as error:
         raise CheckpointError(f"{folder}: the adapter cannot be put into this model: {error}") from error
     try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        tensors = _without_base(module, load_file(folder / ADAPTER_WEIGHTS), folder)
         _check(module, tensors, folder, name)
         set_peft_model_state_dict(module, tensors, adapter_name=name)
     except (CheckpointError, *unreadable()) as error:
@@ -145,6 +149,28 @@ def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> Non
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder}: the adapter cannot be read: {error}") from error
+
+
+def _without_base(module: "nn.Module", tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The adapter's own tensors: peft writes the weights of embeddings and heads beside an adapter on them. Raises
+    CheckpointError where those are not the base model's."""
+    import torch
+
+    own = dict(module.named_parameters(remove_duplicate=False))
+    kept = {}
+    for name, tensor in tensors.items():
+        inner = name.removeprefix("base_model.model.")
+        plain = inner.replace(".base_layer.", ".")
+        base = own[plain] if plain in own else own.get(inner)
+        if base is None:
+            kept[name] = tensor
+        elif base.shape != tensor.shape or not torch.equal(base.detach().to(tensor), tensor):
+            raise CheckpointError(
+                f"{folder} brings weights of its own for {plain}, {tuple(tensor.shape)}, which are not the base "
+                f"model's, {tuple(base.shape)}: its vocabulary was resized, or the layer was trained in full",
+                hint=_MERGE,
+            )
+    return kept
 
 
 def _check(module: "nn.Module", tensors: dict[str, Any], folder: Path, name: str = "default") -> None:

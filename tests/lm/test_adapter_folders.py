@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,43 @@ def test_an_adapter_alone_is_the_merged_model(saved, load_lm, lm_folders, family
     backbone.save(tmp_path / "again")
     assert torch.equal(logits(load_lm(tmp_path / "again")), logits(backbone))
     assert not (tmp_path / "again" / "adapter").exists()
+
+
+def on_embeddings(base: Path, folder: Path, targets: list[str], *, tokens: int = 0) -> Any:
+    """peft's model with an adapter on embeddings or head, saved as peft does: with the weights of those layers beside
+    it (peft #1300). tokens: by how many the vocabulary grows first."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    module = AutoModelForCausalLM.from_pretrained(base)
+    if tokens:
+        module.resize_token_embeddings(len(module.get_input_embeddings().weight) + tokens, mean_resizing=False)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():  # peft's, that it saves those weights, and that they are tied
+        warnings.simplefilter("ignore")
+        peer = get_peft_model(module, LoraConfig(r=2, target_modules=targets, init_lora_weights=False)).eval()
+        peer.save_pretrained(folder)
+    return peer
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head", "q_proj"]])
+def test_adapters_on_embeddings_and_head(lm_folders, load_lm, tmp_path, targets) -> None:
+    peer = on_embeddings(lm_folders["tiny_llama"], tmp_path / "peer", targets)
+    with torch.no_grad():
+        expected = peer(IDS).logits
+    torch.testing.assert_close(logits(load_lm(tmp_path / "peer")), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_what_cannot_be_merged_there_names_its_cause(lm_folders, load_lm, tmp_path) -> None:
+    on_embeddings(lm_folders["tiny_llama"], tmp_path / "resized", ["lm_head"], tokens=5)
+    with pytest.raises(CheckpointError, match=r"brings weights of its own for .*: its vocabulary was resized") as error:
+        load_lm(tmp_path / "resized")
+    assert "merge_and_unload" in error.value.hint and "trained on?" not in error.value.hint
+    on_embeddings(lm_folders["tiny_gpt2"], tmp_path / "tied", ["wte"])
+    with pytest.raises(CheckpointError, match=r"an adapter on transformer\.wte, .*tied embeddings"):
+        load_lm(tmp_path / "tied")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
