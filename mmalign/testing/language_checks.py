@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.capabilities import Capability
 from mmalign.testing.bench import Skip, Workbench
+from mmalign.testing.rounding import rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from mmalign.data.sequences import Sequences
     from mmalign.sources import Source
 
-TOLERANCE = 1e-5  # float32, another summation order
 MANY_TOKENS = 20_000
 NEEDED = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
 
@@ -31,12 +31,12 @@ def probabilities_sum_to_one(backbone: Any, batch: "Batch", source: "Source") ->
     with torch.no_grad():
         found = backbone.token_logps(backbone.hidden_states(sequences), entropy=True)
     probabilities = found.logps.double().exp()
-    gap = abs(float(probabilities.sum()) - 1)
-    assert gap < TOLERANCE, f"the probabilities of all tokens sum to 1 with an error of {gap:.1e}"
+    limit, gap = rounding(backbone.module), abs(float(probabilities.sum()) - 1)
+    assert gap < limit, f"the probabilities of all tokens sum to 1 with an error of {gap:.1e}"
     assert found.hits.sum() == 1 and int(found.logps.argmax()) == int(found.hits.nonzero()), "hits are not the top-1"
     expected = -(probabilities * found.logps.double()).sum()
     gap = float((found.entropy.double() - expected).abs().max())
-    assert gap < 10 * TOLERANCE, f"the entropy is wrong by {gap:.1e}"
+    assert gap < 10 * limit, f"the entropy is wrong by {gap:.1e}"
 
 
 def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> None:
@@ -56,7 +56,7 @@ def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> 
             order = [m for n in reversed(range(len(batch))) for m in range(firsts[n], firsts[n] + sequences.counts[n])]
             found = [row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
         worst = max(float((a - b).abs().max()) for a, b in zip(together, found, strict=True))
-        assert worst < TOLERANCE, f"an answer {title} differs by {worst:.1e}"
+        assert worst < rounding(backbone.module), f"an answer {title} differs by {worst:.1e}"
     assert all(torch.isfinite(row).all() for row in together), "log-probabilities are not finite"
 
 

@@ -59,12 +59,11 @@ def some_prompts() -> list[torch.Tensor]:
 def greedy(module: Any, prompt: torch.Tensor, end: int, **options: Any) -> list[int]:
     from transformers import GenerationConfig
 
-    # Its own, in place of the model's: some have processors that force a token or forbid one.
-    config = GenerationConfig(eos_token_id=end, pad_token_id=0, max_new_tokens=TOKENS, do_sample=False, **options)
+    # In place of the model's own, of which some force a token or forbid one.
+    module.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=0)
     ids = prompt[None]
-    return module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[
-        0, len(prompt) :
-    ].tolist()
+    options = {"max_new_tokens": TOKENS, "do_sample": False, **options}
+    return module.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
 
 
 @torch.no_grad()

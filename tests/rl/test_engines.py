@@ -165,7 +165,7 @@ def test_a_family_that_it_would_silently_get_wrong_is_refused(bench: Workbench) 
     bloom = load(resolve(str(bench.model("tiny-bloom")), bench.catalog), bench)
     with pytest.raises(UsageError, match="cannot draw from a BloomForCausalLM") as error:
         opened(bench, bloom)
-    assert "log-probabilities differ" in error.value.message and "rollout.engine" in error.value.hint
+    assert "rollout.engine" in error.value.hint
 
 
 @pytest.fixture(scope="module")
