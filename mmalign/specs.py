@@ -65,7 +65,8 @@ class BackboneSpec(Spec):
     `bundled`: "package:folder" of an embedded model; `extra`: what to install for that package, where it is not the
     plugin's own, such as "mmalign[smollm2]". `default_for`: example kinds for which it is the default backbone.
     `sizes`: of a shape that starts from random weights, a config for its family's `matches` by size; "gpt-2" is then a
-    reference to the first, and "gpt-2:355m" to another. `merges_adapters`: its loader heeds `Source.adapters`.
+    reference to the first, and "gpt-2:355m" to another. `parameters`: how many each size has with the tokenizer that it
+    gets by default, where its name counts another's. `merges_adapters`: its loader heeds `Source.adapters`.
     """
 
     families: tuple[Family, ...]
@@ -74,6 +75,7 @@ class BackboneSpec(Spec):
     extra: str = ""
     default_for: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parameters: Mapping[str, int] = field(default_factory=dict)
     merges_adapters: bool = False
 
 

@@ -61,6 +61,7 @@ def _particular(spec: Any) -> dict[str, Any]:
             "needs_extra": spec.extra,
             "default_for": list(spec.default_for),
             "sizes": _sizes(spec),
+            "parameters": dict(spec.parameters),
         }
     if isinstance(spec, ObjectiveSpec):
         roles = [{"name": role.name, "needs": list(role.needs), "trains": role.trains} for role in spec.roles]
@@ -102,6 +103,9 @@ def text(entry: Entry) -> str:
         elif key == "roles":
             for role in value:
                 lines.append(f"  role {role['name']} ({_role(role)}): needs {', '.join(map(_need, role['needs']))}")
+        elif key == "parameters":
+            counts = (f"{entry.spec.name}:{size} has {number:,}" for size, number in value.items())
+            lines.append(f"  parameters with the default tokenizer: {', '.join(counts)}")
         elif isinstance(value, dict):
             lines += [f"  {label} {name}: {', '.join(items)}" for name, items in value.items()]
         else:

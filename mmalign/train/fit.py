@@ -76,33 +76,46 @@ def measure(job: Job, batches: list[Batch]) -> Fit:
     with _unchanged(job):
         probes = [_probe(job, batch, budget) for batch in batches if len(batch)]
     everyone = [probe for own in job.processes.gather_objects(probes) for probe in own]
-    sizes = [size for size, _ in everyone if size]
-    needed = max((peak for _, peak in everyone), default=0.0) / _SLACK + limit - budget
+    sizes = [probe.size for probe in everyone if probe.size]
+    unknown = next((probe.error for probe in everyone if probe.error), "")
+    needed = (max((probe.whole for probe in everyone), default=0.0) + limit - budget) / 1e9
     most = f"the {limit / 1e9:.1f} GB of {job.device.type} memory that a run takes where train.micro_batch_size is 0"
-    if not sizes:
-        return Fit(0, f"a step's examples at once take no more than {needed / 1e9:.1f} GB, within {most}")
-    return Fit(min(sizes), f"a step's examples at once would take about {needed / 1e9:.1f} GB, more than {most}")
+    if sizes:
+        return Fit(min(sizes), f"a step's examples at once may take up to {needed:.1f} GB, more than {most}")
+    if unknown:
+        return Fit(0, f"the memory of a pass cannot be counted ({unknown}); --set train.micro_batch_size=N takes less")
+    return Fit(0, f"a step's examples at once take no more than {needed:.1f} GB, within {most}")
 
 
-def _probe(job: Job, batch: Batch, budget: float) -> tuple[int, float]:
-    """(examples a pass, 0 where all fit at once; bytes that all at once take)."""
+@dataclass(frozen=True)
+class _Probe:
+    """size: examples a pass, 0 where all fit at once. whole: bytes that all at once take, with slack. error: why
+    neither is known."""
+
+    size: int = 0
+    whole: float = 0.0
+    error: str = ""
+
+
+def _probe(job: Job, batch: Batch, budget: float) -> _Probe:
     whole = -(-len(batch) // job.engine.passes)
     longest = sorted(range(len(batch)), key=lambda row: -batch.select([row]).cost())
-    number = each = 1
+    number = 1
+    each = 0.0
     while True:
         number = min(number, whole)
         try:
             peak = _SLACK * _peak(job, batch.select(longest[:number]))
-        except (MemoryError, RuntimeError) as error:
-            if not is_shortage(error):
-                raise
-            return max(1, number // _GROWTH), each * whole
+        except Exception as error:  # the pass itself comes next, and raises whatever is not of counting
+            if is_shortage(error):
+                return _Probe(max(1, number // _GROWTH), max(each * whole, budget))
+            return _Probe(error=f"{type(error).__name__}: {error}")
         each = peak / number  # what does not grow with the examples is in it, so it is too much rather than too little
-        if each * whole <= budget or (number == whole and peak <= budget):
-            return 0, each * whole
+        if each * whole <= budget:
+            return _Probe(0, each * whole)
         if number == whole or peak * _ENOUGH >= budget:
             passes = -(-whole // max(1, int(budget / each)))
-            return -(-whole // min(passes, whole)), each * whole
+            return _Probe(-(-whole // min(passes, whole)), each * whole)
         number *= _GROWTH
 
 

@@ -77,6 +77,7 @@ def register_backbones() -> list[BackboneSpec]:
                 config="mmalign_lm.options:CausalLMConfig",
                 families=(causal_lm,),
                 sizes=sizes,
+                parameters=shapes.PARAMETERS[name],
             )
             for name, title, sizes in (
                 ("gpt-1", "GPT-1 (Radford 2018)", shapes.GPT_1),

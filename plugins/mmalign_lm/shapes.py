@@ -73,6 +73,18 @@ LLAMA = {
     "1.1b": _llama(22, 2048, 32, 2048, groups=4, inner=5632, tied=False),
     "7b": _llama(32, 4096, 32, 2048, inner=11008, tied=False),
 }
+# With gpt-mini's tokenizer, which they get where none is named: the names count the published ones.
+PARAMETERS = {
+    "gpt-1": {"117m": 90_166_272},
+    "gpt-2": {"124m": 90_561_024, "355m": 309_651_456, "774m": 717_565_440, "1.5b": 1_487_030_400},
+    "llama": {
+        "15m": 7_745_184,
+        "42m": 28_451_328,
+        "110m": 89_672_448,
+        "1.1b": 994_142_208,
+        "7b": 6_526_603_264,
+    },
+}
 
 
 def reshaped(shape: Shape, *, layers: int = 0, width: int = 0, heads: int = 0, context_length: int = 0) -> Shape:

@@ -10,6 +10,7 @@ import yaml
 
 from mmalign.catalog import Catalog
 from mmalign.cli import run
+from mmalign.cli.config import _heading
 from mmalign.config.load import load_layers
 from mmalign.config.yaml_reader import read_yaml
 from mmalign.size import ModelSize
@@ -98,6 +99,18 @@ def test_the_size_told_beforehand_is_that_of_the_model(
     assert size.random == (reference in ("llama:15m", "gpt-1"))
     module = backbone.load(source, backbone.Config()).module
     assert size.parameters == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_sizes_named_after_another_vocabulary_say_how_many_parameters_they_have(catalog: Catalog, capsys: Any) -> None:
+    for name in ("gpt-1", "gpt-2", "llama"):
+        spec = catalog.find("backbones", name).spec
+        assert set(spec.parameters) == set(spec.sizes)
+        for size, number in spec.parameters.items():
+            source = resolve_source(f"{name}:{size}", catalog)
+            backbone = catalog.load(source.entry)
+            assert backbone.size(source, backbone.Config()).parameters == number
+    assert run(["show", "gpt-2"]) == 0
+    assert "gpt-2:124m has 90,561,024" in capsys.readouterr().out
 
 
 def test_sizes_are_told_in_words() -> None:
@@ -211,5 +224,4 @@ def test_config_show_says_whose_options_it_prints(capsys: Any, tmp_path: Path) -
     own = yaml.safe_load(out)
     assert own["objective"]["beta"] == 0.1 and own["train"]["learning_rate"] == 5.9e-6  # 1e-6 x (1e9 / 4.8e6) ** (1/3)
     assert "here: TRL's DPO: 1e-06 for all weights" in out and "dpo.yaml is tuned to gpt-mini and movie-reviews" in err
-    assert run(["config", "show", "cpo"]) == 0
-    assert "it has no recipe" in capsys.readouterr().out
+    assert "it has no recipe" in _heading("mine", "", own=True)

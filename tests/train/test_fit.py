@@ -102,6 +102,23 @@ def test_the_size_is_the_largest_that_has_room(catalog, tiny_bn_folder, pairs, m
     assert fit.measure(job, batches).size == 1
 
 
+def test_a_pass_that_cannot_be_counted_is_one_micro_batch(catalog, tiny_folder, pairs, monkeypatch) -> None:
+    job, batches = job_of(catalog, tiny_folder, pairs)
+
+    def refuse(*arguments):
+        raise NotImplementedError("no such mode")
+
+    monkeypatch.setattr(LiveBytes, "__torch_dispatch__", refuse)
+    found = fit.measure(job, batches)
+    assert found.size == 0 and "cannot be counted (NotImplementedError: no such mode)" in found.why
+    monkeypatch.setattr(fit, "_peak", lambda *arguments: refuse_memory())
+    assert fit.measure(job, batches).size == 1  # not even one example fits: the pass itself says so
+
+
+def refuse_memory():
+    raise MemoryError
+
+
 def test_measuring_leaves_everything_as_it_was(catalog, tiny_bn_folder, pairs, monkeypatch) -> None:
     job, batches = job_of(catalog, tiny_bn_folder, pairs)
     state = {name: tensor.clone() for name, tensor in job.models.state().items()}
@@ -227,6 +244,6 @@ def test_the_plan_says_the_micro_batch_and_the_passes(tiny_folder, pairs, monkey
     names = ["--objective", "contrastive", "--backbone", str(tiny_folder), "--dataset", str(pairs)]
     assert run(["train", *names, "--dry-run", "--set", "train.batch_size=8", "--set", "data.num_workers=0"]) == 0
     out = capsys.readouterr().out
-    assert "micro-batches of 1: a step's examples at once would take about" in out
+    assert "micro-batches of 1: a step's examples at once may take up to" in out
     assert re.search(r"200 steps of 8 are [\d.]+ passes over \d+ examples", out)
     assert re.search(r"train.learning_rate [\de.-]+: CLIP from random weights", out)
