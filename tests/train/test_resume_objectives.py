@@ -221,8 +221,8 @@ def interrupt_evaluation(lab: Lab, run: Path) -> None:
     """Resume, and send a signal once the held-out loss was worked out, before anything is written of it."""
     real = heldout._heldout_loss
 
-    def interrupted(job):
-        real(job)
+    def interrupted(*arguments):
+        real(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupted):
