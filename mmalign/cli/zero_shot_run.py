@@ -139,12 +139,12 @@ def _inputs(app: App, options: Options) -> Inputs:
         if len(options.images) > 1 or "-" in options.images:
             raise UsageError("--eval takes one folder", hint="Give a folder that holds one folder a class.")
         inputs = from_dataset(app.catalog, Path(options.images[0]).expanduser() if options.images else None)
-        for note in inputs.notes:
-            app.warn(note)
     elif options.images:
         inputs = from_arguments(options.images, sys.stdin.buffer)
     else:
         inputs = from_dataset(app.catalog, None)
+    for note in inputs.notes:
+        app.warn(note)
     if not options.images:
         app.say(f"no image given: these are the {len(inputs.refs)} sample photographs of the data set {SAMPLES}")
     return inputs

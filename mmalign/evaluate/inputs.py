@@ -5,6 +5,7 @@ inputs = from_dataset(catalog, folder)          # None: the data set `photos`
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import IO
 from mmalign.catalog import Catalog
 from mmalign.config.validate import build
 from mmalign.data.examples import ImageRef
-from mmalign.data.images import find_images
+from mmalign.data.images import find_images, survey
 from mmalign.errors import UsageError
 from mmalign.specs import Entry
 
@@ -37,7 +38,8 @@ class Inputs:
 
 
 def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
-    """`-` stands for the lines of stdin. An image that is named twice is looked at once."""
+    """`-` stands for the lines of stdin. An image that is named twice is looked at once. Pictures of a folder that are
+    in a format which is not read, and links to folders, are counted in the notes."""
     sources: list[str] = []
     for argument in arguments:
         if argument == "-":
@@ -45,7 +47,10 @@ def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
         else:
             sources.append(argument)
     paths, problems = find_images(sources)
-    return Inputs([str(path) for path in paths], [ImageRef(str(path)) for path in paths], problems)
+    folders = [path for path in (Path(source).expanduser() for source in dict.fromkeys(sources)) if path.is_dir()]
+    lost = Counter(item.reason for folder in folders for item in survey(folder)[1] if item.lost)
+    notes = [f"{count} files left out: {reason}" for reason, count in lost.items()]
+    return Inputs([str(path) for path in paths], [ImageRef(str(path)) for path in paths], problems, notes=notes)
 
 
 def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:

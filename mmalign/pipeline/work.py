@@ -51,8 +51,11 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
     if config.k > 1 and not config.temperature:
         say(f"at temperature 0 all {config.k} answers to a prompt are the same, and there is nothing to rank")
-    for reason, count in part.dataset.report()["skipped"].items():
+    report = part.dataset.report()
+    for reason, count in report["skipped"].items():
         say(f"{count:,} rows left out of the data: {reason}")
+    for note in report.get("notes", ()):
+        say(note)
     runtime = Runtime.choose(device)
     backbone_class = catalog.load(source.entry)
     model = backbone_class.load(source, build(backbone_class.Config, values, "backbone"))

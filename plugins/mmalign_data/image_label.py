@@ -68,6 +68,11 @@ class ImageFolders:
             raise DataError(f"{config.path}: {reason}", hint="Wanted: one folder per class, with images inside.")
         train = folder / "train" if (folder / "train").is_dir() else folder
         separate = _validation_folder(config, folder if train != folder else None)
+        if separate is not None and separate.resolve() in (train.resolve(), *train.resolve().parents):
+            raise DataError(
+                f"{separate} holds the training images as well",
+                hint="Name another folder: --set dataset.validation=...",
+            )
         classes = _classes(train)
         left_out: list[LeftOut] = []
         items, empty = _list(train, classes, left_out)

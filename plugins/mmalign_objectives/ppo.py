@@ -2,7 +2,7 @@ r"""Proximal policy optimisation from rewards of whole answers (RLHF): `mmalign 
 
 The policy answers a batch of prompts; rewards score the answers; the critic says what each state is worth:
 
-    r_t = -beta KL_t, and the score added at the last action                     (Ouyang 2022, equation 2)
+    r_t = -beta KL_t, and the score added at the last action, 0 where no reward has one    (Ouyang 2022, equation 2)
     A_t = r_t + gamma V_{t+1} - V_t + gamma lambda A_{t+1},   both 0 after the end, R_t = A_t + V_t
     L   = mean_t max(-A_t rho_t, -A_t clip(rho_t, 1 - e, 1 + e)),   rho_t = pi(y_t) / pi_old(y_t)
         + c_v mean_t 1/2 max((V_t - R_t)^2, (clip(V_t, V_old -+ e_v) - R_t)^2)

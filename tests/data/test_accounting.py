@@ -1,5 +1,6 @@
 """Every row of a table, member of a tar and file of a folder ends in exactly one count, and the counts add up."""
 
+import io
 import json
 import os
 import tarfile
@@ -16,7 +17,7 @@ from mmalign_data.texts import CompletionFiles, TextDocuments, TextFilesConfig
 
 from mmalign.catalog import Catalog
 from mmalign.errors import DataError
-from mmalign.evaluate.inputs import from_dataset
+from mmalign.evaluate.inputs import from_arguments, from_dataset
 from mmalign.plugins import load_plugins
 
 JPEG = encoded(picture(), "JPEG")
@@ -251,3 +252,17 @@ def test_files_of_a_folder_of_texts_add_up(tmp_path: Path) -> None:
         "hidden file": 1, "no table (.md)": 1, "description of the data": 1, "no table (.docx)": 1,
         "of the split test": 1,
     }  # fmt: skip
+
+
+def test_pictures_of_a_plain_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+    """`mmalign zero-shot FOLDER`."""
+    plant(tmp_path / "photos")
+    inputs = from_arguments([str(tmp_path / "photos")], io.BytesIO())
+    told = sum(int(note.split()[0]) for note in inputs.notes)
+    assert len(inputs.refs) == len(READ) + 7 and told == len(UNREAD) + 2, inputs.notes
+
+
+def test_one_folder_for_both_parts_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "1.jpg")
+    with pytest.raises(DataError, match="holds the training images as well"):
+        ImageFolders.build(ImageLabelConfig(path=str(tmp_path), validation=str(tmp_path / "." / "cat" / "..")), "train")

@@ -11,6 +11,7 @@ import pytest
 from pipeline_samples import Lab
 
 from mmalign.data.examples import Message
+from mmalign.errors import DataError
 from mmalign.pipeline.answers import Answered, as_answers, read_answers, write_rows
 from mmalign.pipeline.rank import places, rank
 from mmalign.pipeline.sheet import answer_id, read_sheet, write_sheet
@@ -299,3 +300,21 @@ def _write(sheet: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def test_columns_of_the_data_travel_with_the_answers(tmp_path: Path) -> None:
+    """From a data set through the file to a reward, as a run has them."""
+    columns = {"answer": 4, "tags": ["a", None], "solution": "worked"}
+    records = [Answered("a", "2 + 2?", ("4", "5"), (True, True), "4", columns), RECORDS[1]]
+    write_rows(tmp_path / "a.jsonl", (record.as_row() for record in records))
+    again = read_answers(tmp_path / "a.jsonl")
+    assert again == records
+    answers = as_answers(again)
+    assert answers.column("answer") == [4, 4, None, None]
+    assert answers.select([1, 3]).column("tags") == [["a", None], None]
+    (tmp_path / "b.jsonl").write_text('{"prompt": "Q", "completions": ["A"], "columns": [1]}\n')
+    with pytest.raises(DataError, match="its columns are no JSON object"):
+        read_answers(tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").write_text('{"prompt": "Q \\ud83d", "completions": ["A"]}\n')
+    with pytest.raises(DataError, match="half of a character"):
+        read_answers(tmp_path / "c.jsonl")
