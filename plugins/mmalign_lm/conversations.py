@@ -23,7 +23,7 @@ from mmalign.data.messages import tools_of
 from mmalign.errors import BadSample
 
 _HEADER = 400  # characters: no template's header of an answer is longer
-_STAND_IN = "Qx{}zJ7stands4in"  # a content that no conversation holds
+_STAND_IN = "qx{}zj7stands4in"  # a content that no conversation holds; in lower case, as templates may change that
 
 
 class Rendered(NamedTuple):
@@ -119,7 +119,9 @@ class _Turn:
         # The template writes something else before this turn: its header is what stands before the content.
         content = _shared_start(self._text, self._with_other_content(self._index))
         ends = range(max(0, content - _HEADER), content + 1)
-        return max(ends, key=lambda end: (_shared_end(self._text[:end], asking), end)) if asking else content
+        last = asking[-_HEADER:]
+        before_end = {end: self._text[max(0, end - _HEADER) : end] for end in ends}
+        return max(ends, key=lambda end: (_shared_end(before_end[end], last), end)) if asking else content
 
     def _end(self, start: int) -> int:
         if self._index + 1 == len(self._messages):
@@ -173,7 +175,7 @@ def _check_complete(template: ChatTemplate, messages: Sequence[Message], form: F
     """Raises BadSample for a turn or a tool call of which nothing is written."""
     template.text(messages, form)
     stand_ins = [_STAND_IN.format(index) for index in range(len(messages))]
-    written = template.text([_replaced(m, s) for m, s in zip(messages, stand_ins, strict=True)], form)
+    written = template.text([_replaced(m, s) for m, s in zip(messages, stand_ins, strict=True)], form).lower()
     for number, (message, stand_in) in enumerate(zip(messages, stand_ins, strict=True), start=1):
         calls = "tool_calls" in message.fields
         if calls and f"{stand_in}()" not in written:

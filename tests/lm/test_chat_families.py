@@ -135,6 +135,14 @@ def test_what_a_template_leaves_out_is_refused_by_name() -> None:
             processor_of(name).answers(prompt, [answer])
 
 
+def test_a_template_may_change_the_case_of_texts() -> None:
+    made = processor_of("qwen2.5")
+    source = "{% for m in messages %}{{ m.content|upper }}\n{% endfor %}"
+    loud = TextProcessor(made.tokenizer, {}, 1 << 20, made.end_id, source)
+    answers = loud.answers((Message("user", "Hi"),), [(Message("assistant", "Hello"),)])
+    assert loud.decode(answers.prompt) == "HI\n" and loud.decode(answers.answers[0]) == "HELLO\n<|im_end|>"
+
+
 def test_a_developer_is_the_system_where_a_template_knows_no_developer() -> None:
     rows = [{"role": "developer", "content": "Be kind."}, *conversations("qwen2.5")["single"][0]]
     for name in ("qwen2.5", "gpt-oss", "phi-4"):
