@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_recipes import OBJECTIVES
+from floors import OBJECTIVES
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 from mmalign.catalog import Catalog

@@ -18,15 +18,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from floors import FLOORS, PHOTOGRAPHS
+from floors import FLOORS, OBJECTIVES, PHOTOGRAPHS
 
-from mmalign.catalog import Catalog
 from mmalign.config.load import recipe_path
-from mmalign.plugins import BUILTINS, load_plugins
 
 README = Path(__file__).parents[2] / "README.md"
 CONFIGS = README.parent / "configs"
-OBJECTIVES = [entry.spec.name for entry in Catalog(load_plugins()).entries("objectives") if entry.plugin in BUILTINS]
 
 Mmalign = Callable[..., subprocess.CompletedProcess[str]]
 
