@@ -29,6 +29,11 @@ def read_folder(folder: Path, found: Found, template: str, wanted: str) -> str:
     own = {picture: [captions[p] for s in _TEXTS for p in _beside(picture, s) if p in captions] for picture in pictures}
     nested = any(picture.parent != folder for picture in pictures)
     made = bool(template) and nested and not any(own.values())
+    if made and (folder / "train").is_dir():
+        raise DataError(
+            f"{folder}: train is the name of a part of data, not of a class",
+            hint=f"Give the parts apart: --dataset {folder / 'train'} --set dataset.validation={folder / 'val'}",
+        )
     used = set()
     for picture in pictures:
         name = os.path.relpath(picture, folder)

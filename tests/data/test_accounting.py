@@ -131,6 +131,9 @@ def test_a_folder_a_class_is_captioned_by_a_template(tmp_path: Path) -> None:
         assert data is not None and [data[i].text for i in range(2)] == expected
     with pytest.raises(DataError, match="2 x no caption"):
         ImageTextFiles.build(ImageTextConfig(path=str(tmp_path), holdout=0, template=""), "train")
+    write(tmp_path / "train" / "cat" / "1.jpg")
+    with pytest.raises(DataError, match=r"a part of data, not of a class\nGive the parts apart: --dataset .*/train "):
+        ImageTextFiles.build(ImageTextConfig(path=str(tmp_path), holdout=0), "train")
 
 
 def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
