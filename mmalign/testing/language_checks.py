@@ -130,4 +130,6 @@ def _rows(backbone: Any, sequences: "Sequences") -> "list[Tensor]":
 def _single(sequences: "Sequences", m: int) -> "Sequences":
     from mmalign.data.sequences import Sequences
 
-    return Sequences.from_lists([sequences.prompts.rows()[int(sequences.owner[m])]], [[sequences.answers.rows()[m]]])
+    prompt, answer = sequences.prompts.rows()[int(sequences.owner[m])], sequences.answers.rows()[m]
+    learn = sequences.learn.split(sequences.answers.lengths.tolist())[m]
+    return Sequences.from_lists([prompt], [[answer]], [[learn]])
