@@ -317,7 +317,7 @@ PLACES: dict[str, tuple[str, Any, str, tuple[int, int]]] = {
     "decoding: pixels": ("contrastive", images, "_flatten", (1, 40)),
     "evaluation": ("sft", heldout, "_heldout_loss", (1, 3)),
     "evaluation of dpo": ("dpo", heldout, "_heldout_loss", (1, 3)),
-    "rollouts": ("ppo", mmalign_lm.generation, "draw", (1, 60)),
+    "rollouts": ("ppo", mmalign_lm.generation, "draw", (1, 20)),
     "saving": ("sft", checkpoint, "_digest", (1, 20)),
     "the wait for data": ("sft", Stream, "__next__", (1, STEPS)),
 }

@@ -131,7 +131,8 @@ def test_a_signal_that_an_import_swallows_ends_the_program(tmp_path, module, nam
     paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "plugins")))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + signal.Signals[name], done.stderr
-    assert done.stderr.strip() == f"interrupted by {name}" and not out.exists()
+    # Before it, Python may tell of a callback of its own that swallowed it once more.
+    assert done.stderr.strip().splitlines()[-1] == f"interrupted by {name}" and not out.exists()
 
 
 def test_a_signal_ends_the_wait_for_data_and_the_step_before_is_saved(
