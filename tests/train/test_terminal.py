@@ -12,9 +12,10 @@ from mmalign.testing.bench import Workbench
 
 
 def redrawn(written: bytes) -> list[str]:
-    """What the line showed, newest last: text between a carriage return and the next one, without colours."""
-    pieces = CONTROL.sub(b"", written).replace(b"\r\n", b"\n").split(b"\r")
-    return [piece.decode().split("\n")[0] for piece in pieces]
+    """What the line showed, newest last, without colours: it begins behind a carriage return, or, where a line that stays
+    was written last, on a line of its own that a carriage return takes away."""
+    pieces = [piece.split(b"\n") for piece in CONTROL.sub(b"", written).replace(b"\r\n", b"\n").split(b"\r")]
+    return [line.decode() for lines in pieces for line in dict.fromkeys((lines[0], lines[-1]))]
 
 
 @pytest.fixture
