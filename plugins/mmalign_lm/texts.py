@@ -239,9 +239,10 @@ class TextProcessor:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         learn, reached, remaining = [], 0, list(spans)
         for start, end in encoded["offset_mapping"]:
-            # Some tokenizers leave white space out of a token's place: it reaches from the token before.
-            start, reached = min(start, reached), max(end, reached)
-            while remaining and remaining[0][1] <= start:
+            # Some tokenizers leave white space out of a token's place: it reaches from the token before. A token that
+            # holds more than white space is behind a span that ends ahead of its own place: others drop white space.
+            reaches_from, reached = min(start, reached), max(end, reached)
+            while remaining and remaining[0][1] <= (start if start < end else reaches_from):
                 remaining.pop(0)
             learn.append(bool(remaining) and reached > remaining[0][0])
         return encoded["input_ids"], learn

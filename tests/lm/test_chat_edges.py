@@ -1,0 +1,44 @@
+"""What is learnt of a conversation with unusual tokenizers, templates and turns: by hand-written ids and by places."""
+
+import pytest
+from mmalign_lm.texts import TextProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mmalign.data.examples import Message
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = ["<unk>", "<|im_start|>", "<|im_end|>", "<s>", "<pad>", "user", "assistant", "one", "two", "three", "four"]
+TALK = (
+    Message("user", "three"),
+    Message("assistant", "one two"),
+    Message("user", "four"),
+    Message("assistant", "two"),
+)
+
+
+def processor_of(template: str = CHATML, *, word_piece: bool = False) -> TextProcessor:
+    """A tokenizer of whole words that drops white space."""
+    vocabulary = {word: place for place, word in enumerate(WORDS)}
+    model = models.WordPiece(vocabulary, unk_token="<unk>") if word_piece else models.WordLevel(vocabulary, "<unk>")
+    words = Tokenizer(model)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if word_piece else pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", pad_token="<pad>", eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+    )  # fmt: skip
+    made.chat_template = template
+    return TextProcessor(made, {}, 1 << 10, made.eos_token_id)
+
+
+@pytest.mark.parametrize("word_piece", [False, True])
+def test_the_header_of_the_next_turn_is_not_learnt_where_a_tokenizer_drops_white_space(word_piece: bool) -> None:
+    processor = processor_of(word_piece=word_piece)
+    answers = processor.answers(TALK[:1], [TALK[1:]])
+    words = processor.tokenizer.convert_ids_to_tokens(answers.answers[0].tolist())
+    learnt = [word for word, on in zip(words, answers.learn[0].tolist(), strict=True) if on]
+    assert words == "one two <|im_end|> <|im_start|> user four <|im_end|> <|im_start|> assistant two <|im_end|>".split()
+    assert learnt == "one two <|im_end|> two <|im_end|>".split()
