@@ -12,8 +12,8 @@ from mmalign.testing.bench import Workbench
 
 
 def redrawn(written: bytes) -> list[str]:
-    """What the line showed, newest last, without colours: it begins behind a carriage return, or, where a line that stays
-    was written last, on a line of its own that a carriage return takes away."""
+    """What the line showed, newest last, without colours: it begins behind a carriage return, or, where a line that
+    stays was written last, on a line of its own that a carriage return takes away."""
     pieces = [piece.split(b"\n") for piece in CONTROL.sub(b"", written).replace(b"\r\n", b"\n").split(b"\r")]
     return [line.decode() for lines in pieces for line in dict.fromkeys((lines[0], lines[-1]))]
 
