@@ -85,11 +85,18 @@ def choose_form(template: ChatTemplate, messages: Sequence[Message]) -> Form:
 def render_conversation(template: ChatTemplate, messages: Sequence[Message], first_answer: int) -> Rendered:
     """See the module. Of the messages from `first_answer` on, the assistant's with `learn` are learnt.
 
-    Raises BadSample for a conversation that the template does not render whole.
+    Raises BadSample for a conversation without such a turn, with an empty one, or that the template does not render
+    whole.
     """
+    turns = [k for k in range(first_answer, len(messages)) if messages[k].role == "assistant" and messages[k].learn]
+    if not turns:
+        raise BadSample("no turn of the assistant to learn from")
+    empty = [k + 1 for k in turns if _says_nothing(messages[k])]
+    if empty:
+        which = "" if len(turns) == 1 else f": message {empty[0]} of the conversation; weight 0 leaves it unlearnt"
+        raise BadSample(f"an empty answer{which}")
     form = choose_form(template, messages)
     text, marked = template.marked(messages, form)
-    turns = [k for k in range(first_answer, len(messages)) if messages[k].role == "assistant" and messages[k].learn]
     spans = [_Turn(template, messages, form, text, k).span() for k in turns]
     if marked:
         spans = [(max(a, c), min(b, d)) for a, b in spans for c, d in marked if max(a, c) < min(b, d)]
@@ -159,6 +166,11 @@ class _Turn:
         changed = [*self._messages]
         changed[index] = _replaced(changed[index], _STAND_IN.format(index))
         return self._template.text(changed, self._form)
+
+
+def _says_nothing(message: Message) -> bool:
+    """A turn without a text, a tool call or thinking: from it a model would learn to end at once."""
+    return not message.content.strip() and not {"tool_calls", "reasoning_content"} & message.fields.keys()
 
 
 def _forms(messages: Sequence[Message]) -> Iterator[Form]:

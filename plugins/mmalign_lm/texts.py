@@ -25,6 +25,7 @@ from mmalign.errors import BadSample, CheckpointError
 from mmalign.protocols import TokenizedAnswers, TokenizedText
 from mmalign_lm import bounded_jinja
 from mmalign_lm.conversations import ChatTemplate, Form, choose_form, render_conversation
+from mmalign_lm.token_spans import num_shared, tokenise_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,11 +76,11 @@ class TextProcessor:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 
         An answer has at least half of the context; without answers a prompt may fill it. Raises BadSample for an
-        empty answer, an unknown role, or a template that does not render the conversation whole.
+        empty answer or turn to be learnt, an unknown role, or a template that does not render the conversation whole.
         """
         asked = self._prompt(prompt)
         whole = [self._whole(prompt, asked, answer) for answer in answers]
-        cut = min((_num_shared(asked.ids, each.ids[: each.first]) for each in whole), default=len(asked.ids))
+        cut = min((num_shared(asked.ids, each.ids[: each.first]) for each in whole), default=len(asked.ids))
         pieces = [(each.ids[cut:], each.learn[cut:]) for each in whole]
         longest = max((len(ids) for ids, _ in pieces), default=0)
         room = self.context_length - min(longest, self.context_length // 2)
@@ -133,8 +134,8 @@ class TextProcessor:
         until = text.find(said[1], start)
         if until < 0 or said[0] not in text:
             raise BadSample("the chat template leaves out a turn of the user that follows an answer")
-        ids, is_before = self._learnt(text, [(start, until)])
-        is_behind = self._learnt(text, [(until + len(said[1]), len(text))])[1]
+        ids, is_before = tokenise_spans(self.tokenizer, text, [(start, until)])
+        is_behind = tokenise_spans(self.tokenizer, text, [(until + len(said[1]), len(text))])[1]
         before = [i for i, on in zip(ids, is_before, strict=True) if on]
         closes = bool(before) and before[0] in {self.end_id, *self._special_ids}
         return before[1:] if closes else before, [i for i, on in zip(ids, is_behind, strict=True) if on]
@@ -148,7 +149,7 @@ class TextProcessor:
         except BadSample:  # it takes no such conversation
             return frozenset()
         before, said, _ = text.rpartition(talk[1].content)
-        ids, is_behind = self._learnt(text, [(len(before) + len(said), len(text))] if said else [])
+        ids, is_behind = tokenise_spans(self.tokenizer, text, [(len(before) + len(said), len(text))] if said else [])
         for token in (i for i, on in zip(ids, is_behind, strict=True) if on):
             if token in self._special_ids:
                 return frozenset({token})
@@ -220,41 +221,20 @@ class TextProcessor:
         if isinstance(answer, str):
             ids = self._ids(asked.text + answer, special=isinstance(prompt, str))
             ids = ids if ids[-1] == self.end_id else [*ids, self.end_id]
-            first = _num_shared(asked.ids, ids)
+            first = num_shared(asked.ids, ids)
             return _Whole(ids, [place >= first for place in range(len(ids))], first, 0)
         if isinstance(prompt, str):
             raise BadSample("the prompt is text and the answer is messages: give both as one or the other")
-        if not any(message.role == "assistant" and message.learn for message in answer):
-            raise BadSample("no turn of the assistant to learn from")
         rendered = render_conversation(self._chat, (*prompt, *answer), len(prompt))
-        ids, learn = self._learnt(rendered.text, rendered.spans)
+        ids, learn = tokenise_spans(self.tokenizer, rendered.text, rendered.spans)
+        if True not in learn:
+            raise BadSample(
+                "nothing of the assistant's turns is left to learn: the chat template leaves them out, or stands them "
+                "outside {% generation %}"
+            )
         if learn[-1] and not self._is_closed(ids):
             ids, learn = [*ids, self.end_id], [*learn, True]
         return _Whole(ids, learn, learn.index(True), rendered.num_left_out)
-
-    def _learnt(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """Ids of a rendering, and which of them lie in a span, if only in part."""
-        if not self.tokenizer.is_fast:
-            return self._learnt_by_beginnings(text, spans)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        learn, reached, remaining = [], 0, list(spans)
-        for start, end in encoded["offset_mapping"]:
-            # Some tokenizers leave white space out of a token's place: it reaches from the token before. A token that
-            # holds more than white space is behind a span that ends ahead of its own place: others drop white space.
-            reaches_from, reached = min(start, reached), max(end, reached)
-            while remaining and remaining[0][1] <= (start if start < end else reaches_from):
-                remaining.pop(0)
-            learn.append(bool(remaining) and reached > remaining[0][0])
-        return encoded["input_ids"], learn
-
-    def _learnt_by_beginnings(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """The same for tokenizers that do not tell where a token stands: cut where the ids of a beginning end."""
-        ids = self._ids(text, special=False)
-        learn = [False] * len(ids)
-        for span in spans:
-            first, last = (_num_shared(self._ids(text[:place], special=False), ids) for place in span)
-            learn[first:last] = [True] * (last - first)
-        return ids, learn
 
     def _is_closed(self, ids: Sequence[int]) -> bool:
         """Whether a special token ends a conversation, with at most white space behind it."""
@@ -283,11 +263,6 @@ class _Whole(NamedTuple):
     learn: list[bool]
     first: int
     num_left_out: int
-
-
-def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Ids that both begin with."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def end_token(tokenizer: "PreTrainedTokenizerBase", folder: Any) -> int:

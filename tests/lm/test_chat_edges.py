@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mmalign.data.examples import Message
+from mmalign.errors import BadSample
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -42,3 +43,37 @@ def test_the_header_of_the_next_turn_is_not_learnt_where_a_tokenizer_drops_white
     learnt = [word for word, on in zip(words, answers.learn[0].tolist(), strict=True) if on]
     assert words == "one two <|im_end|> <|im_start|> user four <|im_end|> <|im_start|> assistant two <|im_end|>".split()
     assert learnt == "one two <|im_end|> two <|im_end|>".split()
+
+
+MARKED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}{% endgeneration %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = {"tool_calls": [{"type": "function", "function": {"name": "one", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_turn_is_refused_by_name(template: str, content: str) -> None:
+    """From it a model would learn to end at once; text answers are refused, too."""
+    processor, empty = processor_of(template), Message("assistant", content)
+    with pytest.raises(BadSample, match=r"^an empty answer$"):
+        processor.answers(TALK[:1], [(empty,)])
+    with pytest.raises(BadSample, match="an empty answer: message 4 of the conversation; weight 0 leaves it unlearnt"):
+        processor.answers(TALK[:1], [(*TALK[1:3], empty)])
+    answers = processor.answers(TALK[:1], [(empty._replace(learn=False), *TALK[2:])])
+    words = processor.decode(answers.answers[0][answers.learn[0]])
+    assert words.split() == (["two"] if template == MARKED else ["two", "<|im_end|>"])
+
+
+def test_a_turn_that_only_thinks_or_calls_is_no_empty_answer() -> None:
+    template = CHATML.replace("{{ m.content }}", "{{ m.reasoning_content }}{{ m.tool_calls }}{{ m.content }}")
+    for fields in ({"reasoning_content": "one"}, CALL):
+        answers = processor_of(template).answers(TALK[:1], [(Message("assistant", "", True, fields),)])
+        assert answers.learn[0].any()
+
+
+def test_a_template_that_marks_nothing_of_the_turns_is_refused() -> None:
+    template = MARKED.replace("{{ m.content }}{% endgeneration %}", "{% endgeneration %}{{ m.content }}")
+    with pytest.raises(BadSample, match="nothing of the assistant's turns is left to learn"):
+        processor_of(template).answers(TALK[:1], [TALK[1:2]])

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from chat_samples import FAMILIES, TOOLS, conversations, learnt_characters, tokenizer
+from mmalign_lm import texts
 from mmalign_lm.texts import TextProcessor
+from mmalign_lm.token_spans import tokenise_spans_by_beginnings
 
 from mmalign.data.examples import Message
 from mmalign.data.messages import as_turns, read_messages, with_tools
@@ -178,7 +180,7 @@ def test_a_tokenizer_without_places_gives_the_same(monkeypatch) -> None:
         rows, tools = conversations(name)["multi"]
         prompt, answer = turns_of(rows, tools)
         by_places = read(processor.answers(prompt, [answer]))
-        monkeypatch.setattr(TextProcessor, "_learnt", TextProcessor._learnt_by_beginnings)
+        monkeypatch.setattr(texts, "tokenise_spans", tokenise_spans_by_beginnings)
         assert read(processor.answers(prompt, [answer])) == by_places
         monkeypatch.undo()
 
