@@ -155,12 +155,13 @@ class RewardList:
 
         parts: dict[str, Tensor] = {}
         total = torch.zeros(len(answers), dtype=torch.float64)
-        unscored = torch.full((len(answers),), bool(self._rewards))
+        unscored = torch.full((len(answers),), any(chosen.weight for chosen, _ in self._rewards))
         with torch.no_grad():
             for chosen, reward in self._rewards:
                 part = checked(_call(chosen, reward, answers), chosen, answers)
                 total += chosen.weight * part.double().nan_to_num(0.0)
-                unscored &= part.isnan()
+                if chosen.weight:  # one that only reports says nothing of what is learnt
+                    unscored &= part.isnan()
                 parts[chosen.name] = part
         return Scores(total.float(), parts, unscored)
 

@@ -26,7 +26,8 @@ def checked(value: Any, chosen: "Chosen", answers: "Answers") -> "Tensor":
 
     missing: list[int] = []
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value) if value.dtype.kind in "biuf" else value.tolist()
+        is_real = value.dtype.kind in "biuf"  # other orders of bytes or axes, and longer floats, torch does not take
+        value = torch.from_numpy(np.array(value, dtype=np.float64, order="C")) if is_real else value.tolist()
     if not isinstance(value, torch.Tensor):
         value, missing = _from_list(value, chosen, answers)
     if value.shape != (len(answers),):

@@ -29,7 +29,8 @@ from mmalign.train.step import turns_of
 
 KEY = "micro_batch_size"  # in run.json: null until it is found
 _SHARE = 0.5  # of a device's memory that a run takes by default
-_CPU_LIMIT = 3_000_000_000  # bytes, at most, on a CPU
+_CPU_LIMIT = 3_000_000_000  # bytes, at most, on a CPU, where weights and moments leave a pass its room
+_ROOM = 1_000_000_000  # bytes for a pass on a CPU, within the share: single examples would take many times as long
 _PROGRAM = 1_000_000_000  # resident on a CPU before the first step: Python, torch, transformers, data
 # Resident memory grew by 0.8 (language models) to 1.3 times (convolutions) the count, and what evaluations leave is not
 # all of use: kernels take some for themselves, and blocks of other sizes do not fit.
@@ -99,7 +100,8 @@ class _Probe:
 
 def _probe(job: Job, batch: Batch, budget: float) -> _Probe:
     whole = -(-len(batch) // job.engine.passes)
-    longest = sorted(range(len(batch)), key=lambda row: -batch.select([row]).cost())
+    costs = _costs(batch)
+    longest = sorted(range(len(batch)), key=lambda row: -costs[row])
     number = 1
     each = 0.0
     while True:
@@ -117,6 +119,15 @@ def _probe(job: Job, batch: Batch, budget: float) -> _Probe:
             passes = -(-whole // max(1, int(budget / each)))
             return _Probe(-(-whole // min(passes, whole)), each * whole)
         number *= _GROWTH
+
+
+def _costs(batch: Batch) -> list[int]:
+    """Of each example. By halves: to select a row walks over all of them."""
+    if len(batch) <= 1:
+        return [batch.cost()] * len(batch)
+    middle = len(batch) // 2
+    halves = (range(middle), range(middle, len(batch)))
+    return [cost for half in halves for cost in _costs(batch.select(half))]
 
 
 def _peak(job: Job, batch: Batch) -> int:
@@ -166,7 +177,7 @@ def _limit(job: Job) -> float:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if _CONTAINER.is_file() and (text := _CONTAINER.read_text().strip()).isdigit():
         memory = min(memory, int(text))
-    return min(_SHARE * memory / job.processes.world_size, _CPU_LIMIT)
+    return min(_SHARE * memory / job.processes.world_size, max(_CPU_LIMIT, _standing(job) + _ROOM))
 
 
 def _standing(job: Job) -> float:

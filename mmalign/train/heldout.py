@@ -195,7 +195,8 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
         with engine.autocast():
             return returned.outputs(objective, objective.forward(job.models, micro), micro)
 
-    micros = batch.split(_share(job))
+    passes = -(-len(batch) // _share(job))
+    micros = batch.split(-(-len(batch) // passes))  # alike: a last one of a single example would cost a pass
     if not objective.coupled:
         for micro in micros:
             loss = returned.loss(objective, objective.loss(forward(micro), micro))

@@ -2,10 +2,11 @@
 
 1 where the answer, without white space around it, is the example's solution, else 0. With `after`, only what follows
 the last match of that expression is compared: an answer without it is wrong, a solution without it is taken whole
-(GSM8K writes "... #### 42" in both). A solution that is a number is also matched by another way to write it: 2.0 by 2.
+(GSM8K writes "... #### 42" in both).
 
 The solution is what the data set takes for it, and its log says which column that is: of final_answer, answer,
-ground_truth and solution the first that the data have. `column` names another.
+ground_truth and solution the first that the data have, as text. `column` names another; a number in it is also matched
+by another way to write it: 2.0 by 2.
 """
 
 import json

@@ -141,6 +141,9 @@ def test_lists_arrays_and_tensors_of_any_real_type_are_scores(bench, answered, t
         "return [True, 0, 1, 2, 3]",
         "import numpy; return numpy.array([1, 0, 1, 2, 3], dtype='int16')",
         "import numpy; return [numpy.float32(v) for v in (1, 0, 1, 2, 3)]",
+        "import numpy; return numpy.array([3.0, 2, 1, 0, 1])[::-1]",
+        "import numpy; return numpy.array([1, 0, 1, 2, 3], dtype='>f4')",
+        "import numpy; return numpy.array([1, 0, 1, 2, 3], dtype=numpy.longdouble)",
         "import torch; return torch.tensor([1.0, 0, 1, 2, 3], dtype=torch.float64, requires_grad=True)",
         "import torch; return [torch.tensor(v) for v in (1, 0, 1, 2, 3)]",
     ):
@@ -160,6 +163,15 @@ def test_none_is_no_score_and_the_weighted_sum_goes_without_it(bench, answered, 
     assert scores.unscored.tolist() == [False, True, False, False, False]
     for found, expected in zip(scores.parts.values(), parts, strict=True):
         assert torch.equal(found.nan_to_num(-9), expected.nan_to_num(-9))
+
+
+def test_a_reward_that_only_reports_scores_no_answer(bench, answered, tmp_path) -> None:
+    """Beside it, an answer that no weighed reward scored is still none to learn from."""
+    learnt = function(tmp_path, "return [None, 1, 2, 3, None]")
+    alone = build(bench, learnt).score(answered(TEXTS))
+    beside = build(bench, learnt, {"name": "length", "weight": 0}).score(answered(TEXTS))
+    assert alone.unscored.tolist() == beside.unscored.tolist() == [True, False, False, False, True]
+    assert torch.equal(alone.total, beside.total)
 
 
 def test_a_long_answer_is_shown_cut(bench, answered, tmp_path) -> None:

@@ -13,6 +13,7 @@ from resume_cases import Lab, assert_same_run, measurements
 
 from mmalign.cli import run
 from mmalign.config.load import load_layers
+from mmalign.data.batch import Batch, Ragged
 from mmalign.errors import ShortageError
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
@@ -139,6 +140,23 @@ def test_by_default_a_cpu_run_takes_half_of_the_memory_and_three_gigabytes_at_mo
     weights = sum(tensor.nbytes for tensor in job.models.state().values())
     trained = sum(parameter.nbytes for _, parameter in job.parameters)
     assert fit._standing(job) == pytest.approx(fit._PROGRAM + weights + 3 * trained, rel=1e-3)
+
+
+def test_a_model_that_fills_three_gigabytes_leaves_a_pass_its_room(catalog, tiny_folder, pairs, monkeypatch) -> None:
+    """Within half of the machine's memory: passes of single examples would take many times as long."""
+    job, _ = job_of(catalog, tiny_folder, pairs)
+    monkeypatch.setattr(fit, "_standing", lambda job: 3.5e9)
+    monkeypatch.setattr(fit.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16e9 // 4096}.__getitem__)
+    monkeypatch.setattr(fit, "_CONTAINER", Path("none"))
+    assert fit._limit(job) == 4.5e9
+    monkeypatch.setattr(fit.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8e9 // 4096}.__getitem__)
+    assert fit._limit(job) == pytest.approx(4e9)
+
+
+def test_costs_by_halves_are_those_of_each_row() -> None:
+    rows = [torch.arange(n) for n in (3, 1, 4, 1, 5, 9, 2)]
+    assert fit._costs(Batch({"ids": Ragged.from_list(rows)})) == [3, 1, 4, 1, 5, 9, 2]
+    assert fit._costs(Batch({}, size=0)) == []
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "dpo", "ppo"])
