@@ -10,6 +10,7 @@ from pathlib import Path
 from mmalign.errors import CheckpointError
 
 TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
+CHAT_TEMPLATE = "chat_template.jinja"  # as transformers names it beside the tokenizer's files
 
 
 def fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:

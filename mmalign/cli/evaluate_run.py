@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from mmalign.cli import evaluate_output as output
 from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
+from mmalign.hub import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mmalign.trained import TrainedBy
 
 _SECTIONS = ("backbone", "dataset", "evaluation")
+READING = ("context_length", "template")  # options of backbones that decide which ids a text or a conversation becomes
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,14 @@ def run_evaluate(app: App, options: Options) -> int:
 
     parts = [task.open(app.catalog) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
-    backbone = load_backbone(app, source, settings["backbone"], runtime)
+    reading = _reading(app, source, trained, settings["backbone"])
+    backbone = load_backbone(app, source, {**reading, **settings["backbone"]}, runtime)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         app.warn(f"{source.reference} has random weights: its figures are those of chance")
-    runtime = replace(runtime, load_model=lambda name: _load_other(app, name, tasks, runtime, trained), trained=trained)
+    reading |= {name: settings["backbone"][name] for name in READING if name in settings["backbone"]}
+    load_model = partial(_load_other, app, tasks=tasks, runtime=runtime, trained=trained, reading=reading)
+    runtime = replace(runtime, load_model=load_model, trained=trained)
     results = []
     for task, part, values in zip(tasks, parts, chosen, strict=True):
         if trained is not None:
@@ -152,6 +158,26 @@ def _record(app: App, source: "Source") -> "TrainedBy | None":
     return trained
 
 
+def _reading(app: App, source: "Source", trained: "TrainedBy | None", asked: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model's run read texts: its options of `READING`, where they were set and the model has them.
+
+    asked: the user's own, which go before; says where they differ from the run's. The template is the one saved with
+    the model, as the run's file may be gone or another by now.
+    """
+    if trained is None:
+        return {}
+    known = app.catalog.load_config(source.entry).model_fields
+    stated = {name: trained.backbone[name] for name in READING if name in known and name in trained.backbone}
+    for name in sorted(stated.keys() & asked.keys()):
+        if str(asked[name] or "") != str(stated[name] or ""):
+            had = f"backbone.{name}={stated[name]}" if stated[name] else f"no backbone.{name}"
+            app.warn(f"the model's run had {had}: with backbone.{name}={asked[name]} figures are not the run's own")
+    values = {name: value for name, value in stated.items() if value}
+    if "template" in values and source.path is not None and (source.path / CHAT_TEMPLATE).is_file():
+        values["template"] = str(source.path / CHAT_TEMPLATE)
+    return values
+
+
 def _say_whose_rows(app: App, trained: "TrainedBy", task: "Task", part: "Part") -> None:
     """Whether the model's own run learnt from the rows that are measured."""
     from mmalign.evaluate.selection import HELD_OUT, is_own
@@ -174,13 +200,24 @@ def _say_whose_rows(app: App, trained: "TrainedBy", task: "Task", part: "Part") 
         app.say(f"{name}: held out by the model's run")
 
 
-def _load_other(app: App, reference: str, tasks: "list[Task]", runtime: "Runtime", trained: "TrainedBy | None") -> Any:
+def _load_other(
+    app: App,
+    reference: str,
+    *,
+    tasks: "list[Task]",
+    runtime: "Runtime",
+    trained: "TrainedBy | None",
+    reading: Mapping[str, Any],
+) -> Any:
     """Another model that an evaluation compares with: it must be able to do what they ask of the first.
 
-    The one that the model's run started from is loaded with the run's options, but for its adapter.
+    The one that the model's run started from is loaded with the run's options, but for its adapter. reading: options
+    of `READING` that the first model has; any other reads texts by them, too.
     """
     needs = sorted({need for task in tasks for need in task.evaluation.spec.needs})
     source = require_source(app.catalog, reference, needs, "evaluation.reference")
     own = trained is not None and reference == trained.reference
     options = {key: value for key, value in trained.backbone.items() if key != "lora"} if own and trained else {}
+    known = app.catalog.load_config(source.entry).model_fields
+    options |= {name: value for name, value in reading.items() if name in known}
     return load_backbone(app, source, options, runtime)

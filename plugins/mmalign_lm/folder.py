@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
-from mmalign.hub import TOKENIZER_PATTERNS, fetch
+from mmalign.hub import CHAT_TEMPLATE, TOKENIZER_PATTERNS, fetch
 from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
 from mmalign.reading import read_text
 from mmalign.safety import offline, refuse_code
@@ -142,7 +142,12 @@ def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMCo
     template = _read_template(options.template)
     length = options.context_length or context_length(config, tokenizer)
     content = {path.name: path.read_bytes() for path in files}
-    return TextProcessor(tokenizer, content, length, end_token(tokenizer, folder), template)
+    if template:
+        # The tokenizer's own from here on: it is saved with the model, in place of any that was there.
+        tokenizer.chat_template = template
+        content = {name: each for name, each in content.items() if not name.startswith("chat_template")}
+        content[CHAT_TEMPLATE] = template.encode()
+    return TextProcessor(tokenizer, content, length, end_token(tokenizer, folder))
 
 
 def context_length(config: "PreTrainedConfig", tokenizer: Any) -> int:

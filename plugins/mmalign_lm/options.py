@@ -18,7 +18,9 @@ class RewardModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     context_length: int = Field(0, ge=0, description="longest prompt and answer, in tokens; 0: the model's own limit")
     template: LocalPath = Field(
-        "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
+        "",
+        description="a Jinja file that renders messages, saved with the model as its chat template; empty: the "
+        "tokenizer's own chat template, or a plain one",
     )
 
 
@@ -54,7 +56,9 @@ class CausalLMConfig(BaseModel):
         description="longest prompt and answer, in tokens; 0: the model's own limit; from scratch: its limit",
     )
     template: LocalPath = Field(
-        "", description="a Jinja file that renders messages; empty: the tokenizer's own chat template, or a plain one"
+        "",
+        description="a Jinja file that renders messages, saved with the model as its chat template; empty: the "
+        "tokenizer's own chat template, or a plain one",
     )
 
     def places(self) -> tuple[Path, ...]:

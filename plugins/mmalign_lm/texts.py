@@ -38,14 +38,13 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TextProcessor:
-    """A language model's tokenizer. `files` are written back unchanged by `save`. template: Jinja source, or empty for
-    the tokenizer's own. stops: ids that end an answer besides `end_id`, as the model's generation config names them."""
+    """A language model's tokenizer. `files` are written back unchanged by `save`. stops: ids that end an answer
+    besides `end_id`, as the model's generation config names them."""
 
     tokenizer: "PreTrainedTokenizerBase"
     files: Mapping[str, bytes]
     context_length: int
     end_id: int
-    template: str = ""
     stops: frozenset[int] = frozenset()
 
     @cached_property
@@ -60,7 +59,7 @@ class TextProcessor:
     @cached_property
     def has_template(self) -> bool:
         """Whether messages are rendered by a template of the model's or the user's, not by the plain one."""
-        return bool(self.template or self.tokenizer.chat_template)
+        return bool(self.tokenizer.chat_template)
 
     def image(self, image: Any, rng: Any = None) -> Tensor:
         raise BadSample("a language model takes no images")
@@ -202,8 +201,6 @@ class TextProcessor:
 
     def _source(self, tools: list[Any] | None) -> str:
         """Of a tokenizer with several templates, that for conversations with tools or without."""
-        if self.template:
-            return self.template
         return str(self.tokenizer.get_chat_template(None, tools)) if self.tokenizer.chat_template else PLAIN_TEMPLATE
 
     def _prompt(self, prompt: Turns) -> "_Asked":

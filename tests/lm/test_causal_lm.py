@@ -164,6 +164,24 @@ def test_an_empty_answer_is_a_bad_sample(load_lm, lm_folders, answer) -> None:
         load_lm(lm_folders["tiny_llama"]).processor.answers("cat", [answer])
 
 
+def test_a_template_of_the_users_is_saved_in_place_of_the_models(load_lm, lm_folders, tmp_path) -> None:
+    """transformers renders with it, tools or not, where the model came with templates of its own."""
+    from transformers import AutoTokenizer
+
+    start = AutoTokenizer.from_pretrained(lm_folders["tiny_llama"])
+    start.chat_template = {"default": "theirs", "tool_use": "theirs, with tools"}
+    folder = Path(shutil.copytree(lm_folders["tiny_llama"], tmp_path / "start"))
+    start.save_pretrained(folder)
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}é {{ m.content }}\n\n{% endfor %}")
+    load_lm(folder, template=str(tmp_path / "own.jinja")).save(tmp_path / "saved")
+    talk, tool = [{"role": "user", "content": "cat"}], {"type": "function", "function": {"name": "f"}}
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for tools in (None, [tool]):
+        assert saved.apply_chat_template(talk, tools=tools, tokenize=False) == "é cat\n\n"
+    own = load_lm(tmp_path / "saved").processor
+    assert own.render([Message("user", "cat")], add_generation_prompt=True) == "é cat\n\n"
+
+
 def test_messages_are_rendered_and_only_the_assistant_is_learnt(load_lm, lm_folders, tmp_path) -> None:
     user, bot = Message("user", "cat"), Message("assistant", "dog")
     plain = load_lm(lm_folders["tiny_llama"], context_length=200).processor

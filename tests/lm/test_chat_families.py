@@ -3,6 +3,7 @@
 what each family's documentation says the assistant writes. `python -m pytest -s -k table` prints the table.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,9 @@ def test_what_a_template_leaves_out_is_refused_by_name() -> None:
 def test_a_template_may_change_the_case_of_texts() -> None:
     made = processor_of("qwen2.5")
     source = "{% for m in messages %}{{ m.content|upper }}\n{% endfor %}"
-    loud = TextProcessor(made.tokenizer, {}, 1 << 20, made.end_id, source)
+    tokenizer = copy.deepcopy(made.tokenizer)
+    tokenizer.chat_template = source
+    loud = TextProcessor(tokenizer, {}, 1 << 20, made.end_id)
     answers = loud.answers((Message("user", "Hi"),), [(Message("assistant", "Hello"),)])
     assert loud.decode(answers.prompt) == "HI\n" and loud.decode(answers.answers[0]) == "HELLO\n<|im_end|>"
 

@@ -177,11 +177,15 @@ def test_references_that_cannot_be_compared_with(capsys, lm_folders, load_lm, tm
         PreferenceAccuracy(config).run(load_lm(lm_folders["tiny_gpt2"]), PREFERENCES, runtime)
 
 
-def _train(objective: str, start: str, folder: Path, capsys: Any, *sets: str) -> dict[str, float]:
-    """Two steps on thirty pairs or so; the final held-out figures."""
+def _train(objective: str, start: str, folder: Path, capsys: Any, *sets: str, chat: bool = False) -> dict[str, float]:
+    """Two steps on thirty pairs or so; the final held-out figures. chat: the same as messages."""
     data = folder / "pairs.jsonl"
     rows = [{"prompt": f"the cat {i}", "chosen": f" {WORDS[i % 6]}", "rejected": f" {WORDS[i % 5]}"} for i in range(60)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows if row["chosen"] != row["rejected"]))
+    rows = [row for row in rows if row["chosen"] != row["rejected"]]
+    if chat:
+        roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        rows = [{k: [{"role": roles[k], "content": text.strip()}] for k, text in row.items()} for row in rows]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = ["train.steps=2", "train.batch_size=8", "train.learning_rate=0.01", "train.warmup_steps=0", *sets]
     values += ["data.num_workers=0", "dataset.holdout=0.5"]
     options = [part for value in values for part in ("--set", value)]
@@ -212,6 +216,42 @@ def test_evaluate_repeats_the_runs_own_figure(capsys, lm_folders, tmp_path, obje
     assert metrics["accuracy"] == pytest.approx(held_out["heldout/accuracy"]) and metrics["accuracy"] != 0.5
     assert f"{evaluation}: held out by the model's run" in err
     assert (f"less those of its reference {start}" in err) == (objective == "dpo")
+
+
+TWICE = "{% for m in messages %}{{ m.content }} {{ m.content }} <end>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "evaluation"),
+    [("dpo", "preference-accuracy"), ("simpo", "preference-accuracy"), ("reward", "reward-accuracy")],
+)
+def test_evaluate_reads_texts_as_the_run_did(capsys, lm_folders, tmp_path, objective, evaluation) -> None:
+    """A short context, in which texts are cut, and a template of the user's, which is the saved model's own."""
+    from transformers import AutoTokenizer
+
+    template = tmp_path / "twice.jinja"
+    template.write_text(TWICE)
+    sets = ("backbone.context_length=14", f"backbone.template={template}", "data.max_lost=1")
+    held_out = _train(objective, str(lm_folders["tiny_gpt2"]), tmp_path, capsys, *sets, chat=True)
+    model = tmp_path / "run" / "model"
+    talk = [{"role": "user", "content": "cat"}]
+    saved = AutoTokenizer.from_pretrained(model)
+    assert saved.apply_chat_template(talk, tokenize=False) == "cat cat <end>"
+    assert (model / "chat_template.jinja").read_text() == TWICE
+    template.unlink()  # the model has it
+
+    def measure(*arguments: str) -> tuple[dict[str, float], str]:
+        assert run(["evaluate", evaluation, "--backbone", str(model), "--json", *arguments]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out)["results"][0]["metrics"], err
+
+    metrics, err = measure()
+    for name in ("accuracy", "examples"):
+        assert metrics[name] == pytest.approx(held_out[f"heldout/{name}"]), name
+    assert metrics["truncated"] > 0 and "not the run's own" not in err
+    metrics, err = measure("--set", "backbone.context_length=48")
+    assert metrics["truncated"] == 0
+    assert "the model's run had backbone.context_length=14: with backbone.context_length=48 figures are not the" in err
 
 
 def test_evaluate_says_whose_rows_it_measures(capsys, lm_folders, tmp_path) -> None:

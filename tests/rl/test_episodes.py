@@ -1,5 +1,6 @@
 """Episodes: one turn is plain generation, several are what a slow twin plays, company changes nothing, limits hold."""
 
+import copy
 import dataclasses
 import itertools
 from types import SimpleNamespace
@@ -187,11 +188,17 @@ CHATS = {
 }
 
 
+def with_template(processor: Any, template: str) -> Any:
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.chat_template = template
+    return dataclasses.replace(processor, tokenizer=tokenizer)
+
+
 @pytest.mark.parametrize("name", CHATS)
 def test_in_a_conversation_an_observation_is_a_turn_of_the_user(policies, name) -> None:
     """What the policy reads before each answer is what the template makes of the conversation up to there."""
     own = policies["tiny_llama"].processor
-    processor = dataclasses.replace(own, template=CHATS[name], context_length=400)
+    processor = dataclasses.replace(with_template(own, CHATS[name]), context_length=400)
     answer = processor.answers("", [" a cat and a dog"]).answers[0]  # its end token included
     writer = SimpleNamespace(
         processor=processor,
@@ -214,7 +221,7 @@ def test_in_a_conversation_an_observation_is_a_turn_of_the_user(policies, name) 
 
 
 def test_a_template_without_such_a_turn_is_named(policies) -> None:
-    processor = dataclasses.replace(policies["tiny_llama"].processor, template="{{ messages[0].content }}")
+    processor = with_template(policies["tiny_llama"].processor, "{{ messages[0].content }}")
     with pytest.raises(BadSample, match="leaves out a turn of the user"):
         processor.observation("a cat", in_chat=True)
 
