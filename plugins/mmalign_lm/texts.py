@@ -136,7 +136,7 @@ class TextProcessor:
         ids, is_before = tokenise_spans(self.tokenizer, text, [(start, until)])
         is_behind = tokenise_spans(self.tokenizer, text, [(until + len(said[1]), len(text))])[1]
         before = [i for i, on in zip(ids, is_before, strict=True) if on]
-        closes = bool(before) and before[0] in {self.end_id, *self._special_ids}
+        closes = bool(before) and before[0] in {self.end_id, *self._closing_ids}
         return before[1:] if closes else before, [i for i, on in zip(ids, is_behind, strict=True) if on]
 
     @cached_property
@@ -150,7 +150,7 @@ class TextProcessor:
         before, said, _ = text.rpartition(talk[1].content)
         ids, is_behind = tokenise_spans(self.tokenizer, text, [(len(before) + len(said), len(text))] if said else [])
         for token in (i for i, on in zip(ids, is_behind, strict=True) if on):
-            if token in self._special_ids:
+            if token in self._closing_ids:
                 return frozenset({token})
             if str(self.tokenizer.decode([token])).strip():
                 break
@@ -166,14 +166,17 @@ class TextProcessor:
         return ids[len(ahead) :] if ids[: len(ahead)] == ahead else alone
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        """Ids of tokens that no text is made of: they open and close turns."""
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset({*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})
+    def _closing_ids(self) -> frozenset[int]:
+        """Special tokens that may end a turn: all but those that begin a text, fill a batch, or stand for what the
+        tokenizer does not know. One of these that is an end token, too, as in GPT-2, ends a turn."""
+        made = self.tokenizer
+        special = {*made.all_special_ids, *(i for i, token in made.added_tokens_decoder.items() if token.special)}
+        ends = {self.end_id, *self.stops} & special
+        return frozenset((special - {made.bos_token_id, made.pad_token_id, made.unk_token_id}) | ends)
 
     @property
     def _chat(self) -> ChatTemplate:
-        special = tuple(str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(self._special_ids))
+        special = tuple(str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(self._closing_ids))
         return ChatTemplate(self._render, special)
 
     def _render(
@@ -236,7 +239,7 @@ class TextProcessor:
     def _is_closed(self, ids: Sequence[int]) -> bool:
         """Whether a special token ends a conversation, with at most white space behind it."""
         for token in reversed(ids):
-            if token in self._special_ids:
+            if token in self._closing_ids:
                 return True
             if str(self.tokenizer.decode([token])).strip():
                 return False

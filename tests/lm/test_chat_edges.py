@@ -77,3 +77,41 @@ def test_a_template_that_marks_nothing_of_the_turns_is_refused() -> None:
     template = MARKED.replace("{{ m.content }}{% endgeneration %}", "{% endgeneration %}{{ m.content }}")
     with pytest.raises(BadSample, match="nothing of the assistant's turns is left to learn"):
         processor_of(template).answers(TALK[:1], [TALK[1:2]])
+
+
+BARE = "{% for m in messages %}{{ m.content }} {% endfor %}"
+
+
+@pytest.mark.parametrize("word", ["<unk>", "<pad>", "<s>"])
+def test_a_special_token_that_ends_no_text_closes_no_turn(word: str) -> None:
+    """An answer that ends in one still learns its end, and drawing one ends no answer."""
+    processor = processor_of(BARE)
+    said = "one zzz" if word == "<unk>" else f"one {word}"
+    answers = processor.answers(TALK[:1], [(Message("assistant", said),)])
+    words = processor.tokenizer.convert_ids_to_tokens(answers.answers[0].tolist())
+    assert words == ["one", word, "<|im_end|>"] and answers.learn[0].all()
+    behind = "zzz" if word == "<unk>" else word
+    assert processor_of("{% for m in messages %}{{ m.content }} " + behind + " {% endfor %}").end_ids == {2}
+
+
+def test_a_start_token_that_is_the_end_token_closes_turns() -> None:
+    """One token is all of them in GPT-2."""
+    made = processor_of(CHATML).tokenizer
+    made.bos_token = made.unk_token = made.pad_token = "<|im_end|>"
+    processor = TextProcessor(made, {}, 1 << 10, made.eos_token_id)
+    answers = processor.answers(TALK[:1], [TALK[1:2]])
+    assert processor.decode(answers.answers[0]).split() == ["one", "two", "<|im_end|>"]
+    stopped = TextProcessor(made, {}, 1 << 10, made.convert_tokens_to_ids("four"), stops=frozenset({made.eos_token_id}))
+    assert stopped.answers(TALK[:1], [TALK[1:2]]).answers[0].tolist() == answers.answers[0].tolist()
+
+
+def test_a_start_token_behind_an_answer_is_no_part_of_its_turn() -> None:
+    """A template that begins each turn with it, writes no end, and writes a last turn in another way."""
+    template = (
+        "{% for m in messages %}<s> {{ m.role }} {{ m.content }} {% if loop.last %}zzz {% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<s> assistant {% endif %}"
+    )
+    processor = processor_of(template)
+    answers = processor.answers(TALK[:1], [TALK[1:]])
+    learnt = processor.tokenizer.convert_ids_to_tokens(answers.answers[0][answers.learn[0]].tolist())
+    assert learnt == ["one", "two", "two", "<unk>", "<|im_end|>"]

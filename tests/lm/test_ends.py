@@ -99,6 +99,8 @@ def test_the_token_that_closes_a_turn_ends_an_answer(load_lm, lm_folders, tmp_pa
 
     folder = Path(shutil.copytree(lm_folders["tiny_gpt2"], tmp_path / "chat"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = None  # it stays special, and begins no text: a start token would close no turn
+    tokenizer.save_pretrained(folder)
     plain = load_lm(folder).processor
     assert plain.end_ids == {plain.end_id}
     turn = tokenizer.convert_tokens_to_ids("<start>")  # special, and in the vocabulary already
