@@ -12,6 +12,7 @@ from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
 from mmalign.hub import CHAT_TEMPLATE
+from mmalign.trained import FILE as RECORD
 
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part
@@ -62,7 +63,7 @@ def run_evaluate(app: App, options: Options) -> int:
 
     from mmalign.evaluate.runtime import Runtime
 
-    parts = [task.open(app.catalog) for task in tasks]
+    parts = [_open(app, task, source, options.dataset is None and "path" not in settings["dataset"]) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
     reading = _reading(app, source, trained, settings["backbone"])
     backbone = load_backbone(app, source, {**reading, **settings["backbone"]}, runtime)
@@ -156,6 +157,19 @@ def _record(app: App, source: "Source") -> "TrainedBy | None":
         compared += f", less those of its reference {trained.reference}"
     app.say(f"the model's run ({trained.objective}) compared answers by their {compared}")
     return trained
+
+
+def _open(app: App, task: "Task", source: "Source", unnamed: bool) -> "Part":
+    """The task's data. unnamed: the user named none, so that those of the model's run come from its record."""
+    try:
+        return task.open(app.catalog)
+    except DataError as error:
+        if not (task.own and unnamed and source.path):
+            raise
+        raise DataError(
+            f"the data of the model's run, which {source.path / RECORD} names, cannot be read: {error.message}",
+            hint=f"Measure it on other data: mmalign evaluate --backbone {source.reference} --dataset DATA",
+        ) from error
 
 
 def _reading(app: App, source: "Source", trained: "TrainedBy | None", asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -283,7 +283,10 @@ def test_evaluate_says_whose_rows_it_measures(capsys, lm_folders, tmp_path) -> N
     assert metrics["accuracy"] == plain["accuracy"] and "a reference that cannot be had" in err
     data.unlink()
     assert run(["evaluate", "preference-accuracy", "--backbone", model]) == 3
-    assert "pairs.jsonl" in capsys.readouterr().err
+    _, err = capsys.readouterr()
+    assert f"which {record} names, cannot be read: {data}: no such file or folder" in err and "--dataset DATA" in err
+    assert run(["evaluate", "preference-accuracy", "--backbone", model, "--dataset", str(data)]) != 0
+    assert str(record) not in capsys.readouterr().err  # the user named that file
     record.write_text("{}")
     assert run(["evaluate", "preference-accuracy", "--backbone", model]) != 0
     assert "mmalign.json cannot be read" in capsys.readouterr().err
