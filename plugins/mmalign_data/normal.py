@@ -6,6 +6,7 @@
 Texts are strings; a conversation is a list of {"role", "content"}. Fields are JSON values.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,8 +117,18 @@ def _ranking(row: Mapping[str, Any]) -> Normal | str:
         return "fewer than two completions"
     if not all(isinstance(rank, int | float) and not isinstance(rank, bool) for rank in ranks):
         return "a rank is not a number"
+    numbers = [_as_float(rank) for rank in ranks]
+    if not all(map(math.isfinite, numbers)):
+        return "a rank is not finite"
     normal = _with_answers(row, answers)
-    return normal if isinstance(normal, str) else {**normal, "ranks": [float(rank) for rank in ranks]}
+    return normal if isinstance(normal, str) else {**normal, "ranks": numbers}
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer of more digits than a float has room for
+        return math.inf
 
 
 def _labelled_completion(row: Mapping[str, Any]) -> Normal | str:

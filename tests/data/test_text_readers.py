@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,10 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
         ("ranking", {"prompt": "Q", "completions": ["A"], "ranks": [1]}, "fewer than two"),
         ("ranking", {"prompt": "Q", "completions": ["A", "B"], "ranks": [1]}, "one length"),
         ("ranking", {"prompt": "Q", "completions": ["A", "B"], "ranks": [1, "2"]}, "not a number"),
+        *(
+            ("ranking", {"prompt": "Q", "completions": ["A", "B"], "ranks": [1, rank]}, "a rank is not finite")
+            for rank in (math.nan, math.inf, -math.inf, 10**400)
+        ),
     ],
 )
 def test_rows_that_cannot_be_used_say_why(kind, row, reason) -> None:
