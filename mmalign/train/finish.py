@@ -104,7 +104,7 @@ def finish(
         "counts": total(records),
         "next": next_commands(model, job.plan, job.heldout if job.num_heldout else job.data),
         "judged": [row._asdict() for row in judged],
-        "advice": advice(judged, main, job.plan, best_step),
+        "advice": advice(judged, main, job.plan, best_step, dealt=_is_dealt(job)),
         "before": before,
         "after": after,
         "comparison": compare(started.get("baselines", []), after, name, comparable),
@@ -114,6 +114,13 @@ def finish(
     write_reports(run, job.plan, trained if after is not trained else None)
     run.write_info(status="finished", error=None)
     return Outcome(run.folder, model, before, after, summary)
+
+
+def _is_dealt(job: Job) -> bool:
+    """Whether what is held out comes from where the training data come from, and not from a part of its own."""
+    if job.heldout is None or job.plan.configs["dataset"].model_dump().get("validation"):
+        return False
+    return job.data.report().get("source") == job.heldout.report().get("source")
 
 
 def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Held-out figures before and after training: which are better, which worse, and what cannot be told.
 
     rows = judge(before, after, parts_before, parts_after, directions)
-    for line in advice(rows, plan, records): say(line)
+    for line in advice(rows, main, plan, best_step, dealt=True): say(line)
 
 The interval is of the difference, after less before, at 95%:
 
@@ -170,18 +170,20 @@ def _examples(name: str, values: Mapping[str, float]) -> int:
     return int(next((values[name] for name in names if name in values), 0))
 
 
-def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None) -> list[str]:
+def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None, *, dealt: bool) -> list[str]:
     """What to try next, of the held-out figure that the best checkpoint is chosen by. main: its name; best_step: at
-    which it was best."""
+    which it was best. dealt: what is held out was dealt out of the data by `dataset.holdout`, and has no source of its
+    own."""
     row = next((row for row in rows if row.name == main), None)
     train = plan.train
     if row is None or not row.verdict:
         return []
     options = plan.configs["dataset"].model_dump()
     more = []
-    if row.verdict in ("too few", "no clear difference") and "holdout" in options:
+    if row.verdict in ("too few", "no clear difference") and dealt and "holdout" in options:
         share = min(0.5, max(0.1, 2 * float(options["holdout"])))
-        more = [f"more held-out data, to tell: --set dataset.holdout={share:g}"]
+        if share > options["holdout"]:
+            more = [f"more held-out data, to tell: --set dataset.holdout={share:g}"]
     elif row.verdict == "too few":
         more = ["more held-out data, to tell: a data set with a larger validation part"]
     slower = f"a smaller rate: --set train.learning_rate={train.learning_rate / 3:.2g}"

@@ -96,11 +96,18 @@ def test_figures_with_intervals_of_their_own_and_those_without() -> None:
 
 @pytest.fixture
 def train(bench: Workbench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """train(rows, *arguments) -> (stdout, stderr, run folder) of twelve steps of sft on the tiny Llama."""
+    """train(rows, *arguments) -> (stdout, stderr, run folder) of twelve steps of sft on the tiny Llama. split: rows of
+    a validation split beside them."""
 
-    def call(rows: list[dict], *arguments: str) -> tuple[str, str, Path]:
+    def call(rows: list[dict], *arguments: str, split: list[dict] | None = None) -> tuple[str, str, Path]:
         data, out = tmp_path / "my-data.jsonl", tmp_path / "run"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        files = {data: rows}
+        if split is not None:
+            data = tmp_path / "parts"
+            data.mkdir()
+            files = {data / "train.jsonl": rows, data / "val.jsonl": split}
+        for path, some in files.items():
+            path.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
         options = ("train.steps=12", "train.batch_size=8", "data.num_workers=0", "data.max_lost=1",
                    "train.warmup_steps=1", "evaluation.samples=0", *arguments)  # fmt: skip
         sets = [part for text in options for part in ("--set", text)]
@@ -145,6 +152,24 @@ def test_few_held_out_examples_are_not_judged(train) -> None:
     assert re.search(r"only \d held-out examples$", line) and "So few held-out examples" in err
     assert "try more held-out data, to tell: --set dataset.holdout=0.2" in err
     assert "mmalign generate --backbone" in err and "'q " in err and "--chat" not in err
+
+
+@pytest.mark.parametrize("own", ["dataset.validation", "a split"])
+def test_no_share_to_hold_out_is_advised_where_it_changes_nothing(train, tmp_path, own) -> None:
+    """Validation data of their own leave `dataset.holdout` without effect."""
+    rows = [{"prompt": f"q {n}", "completion": " the cat"} for n in range(24)]
+    if own == "a split":
+        _, err, _ = train(rows, split=rows[:6])
+    else:
+        (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+        _, err, _ = train(rows, f"dataset.validation={tmp_path / 'other.jsonl'}")
+    assert "dataset.holdout" not in err and "try more held-out data, to tell: a data set with a larger" in err
+
+
+def test_half_is_the_most_that_is_advised_to_be_held_out(train) -> None:
+    rows = [{"prompt": f"q {n}", "completion": " the cat"} for n in range(24)]
+    _, err, _ = train(rows, "dataset.holdout=0.5")
+    assert "So few held-out examples" in err and "try more held-out data" not in err
 
 
 def test_the_smooth_line_does_not_lag() -> None:
