@@ -9,7 +9,6 @@ runs, every turn of a loop and call of a macro looks at the time, and a text is 
 
 import functools
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -39,7 +38,8 @@ _METER: ContextVar[Meter] = ContextVar("meter")
 
 
 def render(source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]] | None]:
-    """(the text, the places of what `{% generation %}` encloses, None without that tag).
+    """(the text, the places of what `{% generation %}` encloses). The places are None without that tag, and where it
+    stands in a block whose text the template may still change and move, as in a macro.
 
     Raises BadSample past a limit, and what jinja2 and the template raise.
     """
@@ -61,12 +61,29 @@ def render(source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[i
 def _compiled(source: str) -> tuple[jinja2.Template, bool]:
     environment = _Environment()
     tree = environment.parse(source)
+    has_places = _tells_places(tree)
     tick = nodes.ExprStmt(nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None))
     for loop in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
         loop.body.insert(0, tick)
     code = environment.compile(_with_measured_concat(tree))
     template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
-    return template, bool(re.search(r"\{%-?\s*generation\s*-?%\}", source))
+    return template, has_places
+
+
+def _tells_places(tree: nodes.Template) -> bool:
+    """Whether there are generation tags, and each writes straight into the text: what macros, `set`, `filter`, `call`
+    and recursive loops enclose is written later. A tag inside another one marks what is marked already."""
+    buffers = [*tree.find_all((nodes.Macro, nodes.FilterBlock, nodes.AssignBlock))]
+    buffers += [block for block in tree.find_all(nodes.CallBlock) if not _is_generation(block)]
+    buffers += [loop for loop in tree.find_all(nodes.For) if loop.recursive]
+    is_buffered = any(_is_generation(block) for buffer in buffers for block in buffer.find_all(nodes.CallBlock))
+    return not is_buffered and any(map(_is_generation, tree.find_all(nodes.CallBlock)))
+
+
+def _is_generation(block: nodes.CallBlock) -> bool:
+    return (
+        isinstance(block.call.node, nodes.ExtensionAttribute) and block.call.node.identifier == _Generation.identifier
+    )
 
 
 def _with_measured_concat(node: nodes.Node) -> Any:

@@ -49,7 +49,7 @@ class Form:
 @dataclass(frozen=True)
 class ChatTemplate:
     """render: (messages as mappings, tools or None, add_generation_prompt) -> (text, spans of `{% generation %}`, None
-    in a template without it); raises BadSample. special: the texts of special tokens, of which one ends a turn."""
+    where it tells none); raises BadSample. special: the texts of special tokens, of which one ends a turn."""
 
     render: Callable[[list[dict[str, Any]], list[Any] | None, bool], tuple[str, list[tuple[int, int]] | None]]
     special: tuple[str, ...]

@@ -115,3 +115,32 @@ def test_a_start_token_behind_an_answer_is_no_part_of_its_turn() -> None:
     answers = processor.answers(TALK[:1], [TALK[1:]])
     learnt = processor.tokenizer.convert_ids_to_tokens(answers.answers[0][answers.learn[0]].tolist())
     assert learnt == ["one", "two", "two", "<unk>", "<|im_end|>"]
+
+
+TURN = (
+    "<|im_start|> {{ m.role }} {% if m.role == 'assistant' %}{% generation %}{{ m.content }} <|im_end|>"
+    "{% endgeneration %}{% else %}{{ m.content }} <|im_end|>{% endif %} "
+)
+ASK = "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+LOOP = "{% for m in messages %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        f"{LOOP}{TURN}{{% endfor %}}",
+        f"{{% macro turn(m) %}}{TURN}{{% endmacro %}}{LOOP}{{{{ turn(m) }}}}{{% endfor %}}",
+        f"{LOOP}{{% set turn %}}{TURN}{{% endset %}}{{{{ turn | trim }}}} {{% endfor %}}",
+        f"{LOOP}{{% filter replace('  ', ' ') %}}{TURN}{{% endfilter %}}{{% endfor %}}",
+        LOOP.replace("%}", "recursive %}") + f"{TURN}{{% endfor %}}",
+        "{% macro wrap() %}{{ caller() }}{% endmacro %}"
+        f"{LOOP}{{% call wrap() %}}{TURN}{{% endcall %}}{{% endfor %}}",
+    ],
+    ids=["plain", "macro", "set", "filter", "recursive", "call"],
+)
+def test_generation_tags_in_blocks_that_are_written_later_mark_no_other_text(template: str) -> None:
+    """A tag there marked places in the text written until then; now the turns are learnt as without the tag."""
+    processor = processor_of(template + ASK)
+    answers = processor.answers(TALK[:1], [TALK[1:]])
+    learnt = processor.tokenizer.convert_ids_to_tokens(answers.answers[0][answers.learn[0]].tolist())
+    assert learnt == "one two <|im_end|> two <|im_end|>".split()
