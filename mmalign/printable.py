@@ -11,6 +11,7 @@ emoji and of Arabic included.
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -32,9 +33,27 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """The document as JSON in readable Unicode, without a character that is unsafe on a terminal."""
-    text = json.dumps(document, ensure_ascii=False, indent=indent, default=str)
+    """The document as JSON in readable Unicode, without a character that is unsafe on a terminal. NaN becomes null."""
+    text = json.dumps(without_nan(document), ensure_ascii=False, indent=indent, default=str)
     return _IN_LINES.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def without_nan(document: Any) -> Any:
+    """The document with null for every number that is NaN or infinite, for which JSON has no word."""
+    if isinstance(document, dict):
+        return {key: without_nan(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [without_nan(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
+
+
+def with_nan(figures: Any) -> Any:
+    """What `without_nan` wrote of figures: null is NaN again."""
+    if isinstance(figures, dict):
+        return {key: with_nan(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return [with_nan(value) for value in figures]
+    return math.nan if figures is None else figures
 
 
 def _code(match: re.Match[str]) -> str:

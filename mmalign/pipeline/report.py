@@ -12,6 +12,7 @@ from mmalign.files import write_text
 from mmalign.pipeline.answers import write_rows
 from mmalign.pipeline.config import Pipeline
 from mmalign.pipeline.work import count_line
+from mmalign.printable import without_nan
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog
@@ -40,7 +41,8 @@ def make_report(
     stages = [_stage(pipeline, name, folder) for name in pipeline.stages]
     models = [row.as_dict() for row in comparison.rows] if comparison else []
     figures = {"stages": stages, "against": config.base, "models": models}
-    write_text(out / "report.json", json.dumps({"schema": SCHEMA, **figures}, indent=1, ensure_ascii=False) + "\n")
+    document = without_nan({"schema": SCHEMA, **figures})
+    write_text(out / "report.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if comparison:
         write_rows(out / "answers.jsonl", comparison.answers)
     _write_page(out / "report.html", pipeline, config, comparison, stages, rewards, folder)

@@ -19,6 +19,7 @@ from mmalign.errors import CheckpointError
 from mmalign.files import fsync
 from mmalign.lora import scale_adapter
 from mmalign.objective import Objective
+from mmalign.printable import with_nan
 from mmalign.train import rng
 from mmalign.train.baselines import compare
 from mmalign.train.counts import total
@@ -52,7 +53,8 @@ class Outcome:
 
 def finished(run: Run) -> Outcome:
     """What a run that is over left."""
-    recorded: dict[str, Any] = run.info["summary"]  # earlier versions counted nothing, and had one time
+    recorded: dict[str, Any] = dict(run.info["summary"])  # earlier versions counted nothing, and had one time
+    recorded |= {name: with_nan(recorded[name]) for name in ("before", "after")}
     judged = judge(recorded["before"], recorded["after"], {}, {}, {})
     missing: dict[str, Any] = {"counts": {}, "training_seconds": recorded["seconds"], "advice": []}
     summary: dict[str, Any] = {**missing, "judged": [row._asdict() for row in judged], **recorded}

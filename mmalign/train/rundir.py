@@ -5,7 +5,6 @@ run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve
 
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
@@ -19,10 +18,12 @@ from typing import Any
 from mmalign import __version__
 from mmalign.errors import UsageError
 from mmalign.files import write_text
+from mmalign.printable import with_nan, without_nan
 from mmalign.reading import check_regular, parse_json, read_json, read_text
 
 SCHEMA = 1
 _BEFORE_A_STEP = {"run.json", "config.yaml", "metrics.jsonl", "checkpoints", "skipped.jsonl"}  # and caches
+_FIGURES = ("evaluation", "parts", "baselines")  # of a record: what was measured on held-out data
 
 
 class Run:
@@ -96,22 +97,22 @@ class Run:
     def write_info(self, **changes: Any) -> None:
         """Update run.json."""
         self.info.update(changes)
-        write_text(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
+        write_text(self.folder / "run.json", json.dumps(without_nan(self.info), indent=2) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl; a value that is not finite becomes null, as JSON has no other word for it."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        """Append a line to metrics.jsonl; a value that is not finite becomes null, at any depth."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+            file.write(json.dumps(without_nan(record)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; a line cut short by a kill is left out."""
+        """All whole lines of metrics.jsonl; a line cut short by a kill is left out. A figure of an evaluation that was
+        written as null is NaN again."""
         return _records(self.folder / "metrics.jsonl")
 
     def rewind(self, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step`, and final ones: they are about to be made again."""
         kept = [record for record in self.metrics() if record["step"] <= step and not record.get("final")]
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(without_nan(record)) + "\n" for record in kept))
 
     def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Write skipped.jsonl: one {key, reason} a sample that could not be used."""
@@ -178,9 +179,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in read_text(path).splitlines() if path.is_file() else ():
         try:
-            records.append(parse_json(line))
+            record = parse_json(line)
         except ValueError:
             continue
+        records.append({name: with_nan(value) if name in _FIGURES else value for name, value in record.items()})
     return records
 
 

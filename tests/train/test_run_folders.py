@@ -1,13 +1,17 @@
 """Folders of runs on the command line: one that made no step gives way, and one that is finished is its model."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_text import EVIL, obeyed
 
 from mmalign.cli import run
+from mmalign.printable import json_text
 from mmalign.testing.bench import Workbench
+from mmalign.train.rundir import Run
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" {EVIL} {n}"} for n in range(30)]
 
@@ -97,3 +101,30 @@ def test_foreign_files_are_never_removed(train, tmp_path) -> None:
     code, _, err = train("--out", str(out))
     assert code == 2 and "is not empty" in err, err
     assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_every_line_of_a_run_is_json_where_figures_are_not_finite(tmp_path: Path) -> None:
+    """No NaN or Infinity, which `json.loads` takes and other readers refuse; read back, figures are numbers again."""
+
+    def strict(text: str) -> Any:
+        def refuse(word: str) -> None:
+            raise ValueError(word)
+
+        return json.loads(text, parse_constant=refuse)
+
+    started = Run.create(tmp_path / "run", "train: {}\n", {"device": "cpu"})
+    figures = {"heldout/loss": math.nan, "heldout/accuracy": 0.5}
+    started.log({"step": 0, "loss": math.inf, "evaluation": figures, "parts": {"heldout/loss": [1.0, -math.inf]}})
+    started.write_info(summary={"before": figures, "rows": [(1, math.nan)]})
+    for _ in range(2):
+        (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        record = strict(line)
+        assert record["evaluation"] == {"heldout/loss": None, "heldout/accuracy": 0.5} and record["loss"] is None
+        assert record["parts"] == {"heldout/loss": [1.0, None]}
+        started.rewind(0)  # writes the same lines again
+    info = strict((tmp_path / "run" / "run.json").read_text())
+    assert info["summary"] == {"before": {"heldout/loss": None, "heldout/accuracy": 0.5}, "rows": [[1, None]]}
+    (record,) = started.metrics()
+    assert math.isnan(record["evaluation"]["heldout/loss"]) and math.isnan(record["parts"]["heldout/loss"][1])
+    assert strict(json_text({"metrics": figures}))["metrics"]["heldout/loss"] is None
+    started.close()
