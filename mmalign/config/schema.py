@@ -81,7 +81,7 @@ def field_rows(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]
 
 def default_of(field: FieldInfo) -> Any:
     """The default as plain data."""
-    return to_jsonable_python(field.get_default(call_default_factory=True), inf_nan_mode="constants")
+    return to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}), inf_nan_mode="constants")
 
 
 def type_text(field: FieldInfo) -> str:
