@@ -121,6 +121,15 @@ def draw_weights(cls: Any, config: Any) -> Any:
 
 
 @contextmanager
+def weightless() -> Iterator[None]:
+    """Within, a model is built without memory for its weights, to count them; nothing is drawn or downloaded."""
+    import torch
+
+    with offline(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Within, transformers draws no progress bars, nor the tables of tensors that this module reports itself."""
     from transformers.utils import logging

@@ -1,7 +1,7 @@
 """Read files that users, configs and manifests name: regular ones, of bounded size, and JSON of bounded depth.
 
     with open_file(path) as file: ...          # as open(path, "rb")
-    read_text(path), read_bytes(path), read_json(path), parse_json(text)
+    read_text(path), read_bytes(path), read_json(path), parse_json(text), is_text(value)
 
 A named pipe waits for ever, a device may never end, and a JSON document of a few kilobytes may be nested deeper than
 Python recurs. All are refused here, as an OSError or a ValueError that says why: what readers of files catch anyway.
@@ -74,6 +74,16 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
     if _depth(value) > MAX_DEPTH:
         raise ValueError(_TOO_DEEP)
     return value
+
+
+def is_text(value: Any) -> bool:
+    """False where a string in a JSON value, however deep, has a lone surrogate: half of a character, which no encoding
+    holds."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _depth(value: Any) -> int:

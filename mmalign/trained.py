@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mmalign.errors import CheckpointError
+from mmalign.reading import read_json
 
 FILE = "mmalign.json"
 SCHEMA = 1
@@ -71,7 +72,7 @@ def read_record(folder: Path | None) -> TrainedBy | None:
     if folder is None or not (folder / FILE).is_file():
         return None
     try:
-        return TrainedBy.from_dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return TrainedBy.from_dict(read_json(folder / FILE))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / FILE} cannot be read: {type(error).__name__}: {error}",

@@ -126,7 +126,7 @@ def survey(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     for parent, folders, files in os.walk(folder, onerror=refused):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         rest += [LeftOut(Path(parent, name), "link to a folder, which is not followed", True) for name in links]
-        is_hidden = any(_is_litter(part) for part in Path(parent).relative_to(folder).parts)
+        is_hidden = any(is_litter(part) for part in Path(parent).relative_to(folder).parts)
         for name in files:
             why = LeftOut(Path(parent, name), "hidden file", False) if is_hidden else _why_no_picture(parent, name)
             if why is None:
@@ -151,7 +151,7 @@ def _why_no_picture(parent: str, name: str) -> LeftOut | None:
     return LeftOut(path, unread or f"not a picture ({suffix[:12] or 'no suffix'})", bool(unread))
 
 
-def _is_litter(folder: str) -> bool:
+def is_litter(folder: str) -> bool:
     return folder.startswith(".") or folder == "__MACOSX"
 
 

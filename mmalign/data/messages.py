@@ -10,11 +10,11 @@ that chat templates read ({"type", "function": {"name", "arguments"}}); argument
 are given. Keys that are null inside tools and tool calls are left out, as TRL does: tables of one schema fill them in.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmalign.data.examples import Message, Turns
+from mmalign.reading import parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -141,8 +141,8 @@ def _loaded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value) if value.strip() else None
-    except (ValueError, RecursionError):
+        return parse_json(value) if value.strip() else None
+    except ValueError:
         return value
 
 

@@ -19,7 +19,7 @@ from mmalign.data.examples import Turns
 from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, with_tools
 from mmalign.errors import DataError
 from mmalign.files import write_atomically
-from mmalign.reading import parse_json, read_text
+from mmalign.reading import is_text, parse_json, read_text
 
 if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
@@ -102,9 +102,7 @@ def _record(text: str, key: str) -> "Answered | str":
         row = parse_json(text)
     except ValueError as error:
         return f"broken JSON: {error}"
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
+    if not is_text(row):
         return "a text holds half of a character (a lone surrogate)"
     if not isinstance(row, dict):
         return "not a JSON object"

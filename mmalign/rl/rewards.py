@@ -60,7 +60,7 @@ class ReadsColumns(Protocol):
 @dataclass(frozen=True)
 class Scores:
     """total: [M] float32 on the CPU, the weighted sum; parts: the same of each reward by itself, unweighted, NaN where
-    it gave None. unscored: [M] bool, answers for which every reward gave None; their total is 0."""
+    it gave None. unscored: [M] bool, answers for which every reward that weighs gave None; their total is 0."""
 
     total: "Tensor"
     parts: "dict[str, Tensor]"

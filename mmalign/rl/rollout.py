@@ -59,8 +59,8 @@ class Sampler:
         sequences: the prompts with K answers each; score: [N, K], what an answer earns in all; token_rewards: ragged,
         the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
         each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward, NaN where
-        it gave None. Where an engine drew that is not exact, "other sampler": [N] bool too; where every reward gave
-        None for an answer and no environment paid, "unscored": [N, K] bool.
+        it gave None. Where an engine drew that is not exact, "other sampler": [N] bool too; where every reward
+        that weighs gave None for an answer and no environment paid, "unscored": [N, K] bool.
         """
         device, seeds, self.counts = batch.device, [seed(row) for row in range(len(batch) * answers)], {}
         engine = self._engine

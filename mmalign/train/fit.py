@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from mmalign.data.batch import Batch
+from mmalign.train.display import Say
 from mmalign.train.heldout import undisturbed
-from mmalign.train.job import Job, Say
+from mmalign.train.job import Job
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.rundir import Run
 from mmalign.train.shortage import is_shortage

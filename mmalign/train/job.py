@@ -25,6 +25,7 @@ from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
+from mmalign.train.display import Say
 from mmalign.train.distributed import Processes, StepModule
 from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
@@ -37,7 +38,6 @@ from mmalign.train.step import Engine
 from mmalign.train.updates import updates
 
 Guard = Callable[[Callable[[], Any]], Any]
-Say = Callable[[str], None]
 
 
 @dataclass

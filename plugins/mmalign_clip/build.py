@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmalign.errors import CheckpointError
+from mmalign.pretrained import weightless
 from mmalign.safety import offline
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def build(model_cfg: Mapping[str, Any], weights: Path | None = None) -> "OpenCli
 
 def count_parameters(model_cfg: Mapping[str, Any]) -> int:
     """Of the model of a `model_cfg`, built without memory for its weights. Draws nothing; raises CheckpointError."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with weightless():
         return sum(parameter.numel() for parameter in _construct(model_cfg).parameters())
 
 

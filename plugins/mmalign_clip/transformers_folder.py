@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
 from mmalign.hub import TOKENIZER_PATTERNS, fetch
-from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
+from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable, weightless
 from mmalign.safety import offline, refuse_code
 from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_clip.images import Preprocess
@@ -86,11 +86,10 @@ def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
 
 def count_parameters(stated: dict[str, Any]) -> int:
     """Of the model of a config, built without memory for its weights; 0 where transformers cannot. Draws nothing."""
-    import torch
     from transformers import CLIPModel, SiglipModel
 
     try:
-        with offline(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with weightless():
             config = _config_class(stated).from_dict(stated)
             module = CLIPModel(config) if stated.get("model_type") == "clip" else SiglipModel(config)
             return module.num_parameters()

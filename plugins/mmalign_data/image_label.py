@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.data.examples import ImageLabel, ImageRef
-from mmalign.data.images import LeftOut, survey
+from mmalign.data.images import LeftOut, is_litter, survey
 from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, did_you_mean
 
@@ -125,11 +125,7 @@ def _validation_folder(config: ImageLabelConfig, above: Path | None) -> Path | N
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not _is_litter(entry.name))
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_litter(entry.name))
 
 
 def _classes(root: Path) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ Both as LLaMA-Factory reads them: `system` and `tools` beside conversations, fun
 `system`, `history`, `chosen`, `rejected` and `kto_tag` beside instructions; and Dolly's `context` and `response`.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from mmalign.reading import parse_json
 
 Asked = Literal["prompt", "messages"]
 SHAREGPT, ALPACA = "conversations", "instruction"
@@ -91,8 +92,8 @@ def _message(turn: Any) -> dict[str, Any] | str:
     if speaker != "function_call":
         return {**rest, "role": _ROLES.get(speaker, speaker), "content": value}
     try:
-        calls = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
+        calls = parse_json(value) if isinstance(value, str) else value
+    except ValueError:
         return "a function_call is not the JSON of {name, arguments}"
     return {**rest, "role": "assistant", "content": None, "tool_calls": calls if isinstance(calls, list) else [calls]}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import DataError, did_you_mean
-from mmalign.reading import MAX_DEPTH, open_file, parse_json, read_bytes
+from mmalign.reading import MAX_DEPTH, is_text, open_file, parse_json, read_bytes
 from mmalign_data.parquet_files import open_parquet, parquet_rows, rows_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -161,15 +161,6 @@ def _after_blanks(text: str, place: int) -> int:
     while text[place : place + 1].isspace():
         place += 1
     return place
-
-
-def is_text(value: Any) -> bool:
-    """False where a string in it, however deep, has a lone surrogate: half of a character, which no encoding holds."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:

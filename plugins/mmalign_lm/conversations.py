@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from mmalign.data.examples import Message
 from mmalign.data.messages import tools_of
 from mmalign.errors import BadSample
+from mmalign.reading import parse_json
 
 _HEADER = 400  # characters: no template's header of an answer is longer
 _STAND_IN = "qx{}zj7stands4in"  # a content that no conversation holds; in lower case, as templates may change that
@@ -220,8 +221,8 @@ def _with_arguments(call: Mapping[str, Any], as_text: bool) -> dict[str, Any]:
     if as_text and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif not as_text and isinstance(arguments, str):
-        with suppress(ValueError, RecursionError):
-            arguments = json.loads(arguments)
+        with suppress(ValueError):
+            arguments = parse_json(arguments)
     return {**call, "function": {**call["function"], "arguments": arguments}}
 
 

@@ -5,7 +5,7 @@ model_size(source, options)      # ModelSize(parameters=4_830_720, random=False)
 
 from typing import TYPE_CHECKING
 
-from mmalign.pretrained import quiet, unreadable
+from mmalign.pretrained import quiet, unreadable, weightless
 from mmalign.safety import offline
 from mmalign.size import ModelSize
 from mmalign_lm import scratch
@@ -36,8 +36,7 @@ def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:
 
 def count_parameters(config: "PreTrainedConfig") -> int:
     """Of the model with its head; tied ones once. Draws no random numbers."""
-    import torch
     from transformers import AutoModelForCausalLM
 
-    with offline(), quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with quiet(), weightless():
         return AutoModelForCausalLM.from_config(config).num_parameters()

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.trained import Comparison
 from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
-    from mmalign.trained import Comparison
 
 
 class ContrastivePreferenceOptimization(Objective):
@@ -41,9 +41,7 @@ class ContrastivePreferenceOptimization(Objective):
         return {"nll": self.config.alpha}
 
     @property
-    def comparison(self) -> "Comparison":
-        from mmalign.trained import Comparison
-
+    def comparison(self) -> Comparison:
         return Comparison()
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.trained import Comparison
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from mmalign.data.sequences import Sequences
     from mmalign.protocols import CausalLM
     from mmalign.train.models import Models
-    from mmalign.trained import Comparison
 
 
 class DirectPreferenceOptimization(Objective):
@@ -45,9 +45,7 @@ class DirectPreferenceOptimization(Objective):
     watched = ("accuracy", "margin")
 
     @property
-    def comparison(self) -> "Comparison":
-        from mmalign.trained import Comparison
-
+    def comparison(self) -> Comparison:
         return Comparison(reference=True, per_token=self._per_token, tie=self.config.tie)
 
     def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":

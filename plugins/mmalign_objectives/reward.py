@@ -20,6 +20,7 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.trained import Comparison
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
-    from mmalign.trained import Comparison
 
 
 class RewardModelling(Objective):
@@ -51,9 +51,7 @@ class RewardModelling(Objective):
         self.mean = 0.0
 
     @property
-    def comparison(self) -> "Comparison":
-        from mmalign.trained import Comparison
-
+    def comparison(self) -> Comparison:
         return Comparison(by="scores", tie=self.config.tie)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.trained import Comparison
 from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.train.models import Models
-    from mmalign.trained import Comparison
 
 
 class SimplePreferenceOptimization(Objective):
@@ -36,9 +36,7 @@ class SimplePreferenceOptimization(Objective):
     config: Config
 
     @property
-    def comparison(self) -> "Comparison":
-        from mmalign.trained import Comparison
-
+    def comparison(self) -> Comparison:
         return Comparison(per_token=True)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:

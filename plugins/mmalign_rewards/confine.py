@@ -22,7 +22,7 @@ filter_program = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__f
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}  # by version
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime")
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _SECCOMP_FILTER = 38, 22, 2
 
@@ -49,7 +49,7 @@ def confine_files(libc: ctypes.CDLL, folder: str) -> None:
     attributes = struct.pack("QQQ", handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = libc.syscall(_LANDLOCK_CREATE, attributes, size, 0)
-    readable = [*_LIBRARIES, os.path.dirname(os.__file__), sys.base_prefix + "/lib"]
+    readable = [*LIBRARIES, os.path.dirname(os.__file__), sys.base_prefix + "/lib"]
     readable += [path for path in sys.path if os.path.exists(path)]
     for path, rights in (
         *((path, _READ_FILE | _READ_DIR) for path in readable),

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmalign.errors import RewardError
+from mmalign_rewards.confine import LIBRARIES
 from mmalign_rewards.remove import remove_folder
 
 _CONFINE = Path(__file__).with_name("confine.py").resolve()
@@ -37,7 +38,6 @@ _PYTHON = os.path.realpath(sys.executable)  # a virtual environment's is a link 
 _UNSHARE = ("unshare", "--map-root-user", "--net", "--pid", "--ipc", "--kill-child", "--fork")
 _BUBBLEWRAP = ("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--dev", "/dev")
 _FOLDER_BYTES = 64 * 2**20  # what a program may write in all, behind bubblewrap
-_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime")
 # What a program can do here that it should not, each told by a line of its own.
 _PROBE = """
 import os, socket
@@ -166,7 +166,7 @@ def _bubblewrap() -> tuple[str, ...]:
     if where is None:
         return ()
     python = Path(_PYTHON).parents[1]
-    shown = dict.fromkeys((*_SYSTEM, "/etc/ld.so.cache", str(python), sys.base_prefix, str(_CONFINE.parent)))
+    shown = dict.fromkeys((*LIBRARIES, "/etc/ld.so.cache", str(python), sys.base_prefix, str(_CONFINE.parent)))
     command = (where, *_BUBBLEWRAP[1:], *(text for path in shown for text in ("--ro-bind-try", path, path)))
     return command if _works([*command, "--size", "4096", "--tmpfs", "/own", _PYTHON, "-I", "-S", "-c", ""]) else ()
 

@@ -8,19 +8,21 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from mmalign.compat import check
 from mmalign.config.load import load_layers
 from mmalign.specs import Entry
 from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import TEXTS, source_of
-from mmalign.train import checkpoint, launch
+from mmalign.testing.subjects import TEXTS, single_thread, source_of
+from mmalign.train import checkpoint, finish, launch, preview
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.signals import Interrupted
 
@@ -186,3 +188,20 @@ def measurements(folder: Path) -> list[dict[str, Any]]:
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     timed = (*_SPEEDS, "seconds_")
     return [{name: value for name, value in r.items() if not name.startswith(timed)} for r in records]
+
+
+@contextmanager
+def quick_runs() -> Iterator[pytest.MonkeyPatch]:
+    """Within, reports are not drawn and few examples surveyed: nothing of it touches what is compared, and both take
+    most of the time of a run this small."""
+    with pytest.MonkeyPatch.context() as patch, single_thread():
+        patch.setattr(finish, "write_reports", lambda *arguments: None)
+        patch.setattr(finish, "SURVEYED", 8)
+        patch.setattr(preview, "SURVEYED", 8)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with quick_runs():
+        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))

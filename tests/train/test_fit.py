@@ -9,29 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from pictures import write_pairs
-from resume_cases import Lab, assert_same_run, measurements
+from resume_cases import assert_same_run, measurements
 
 from mmalign.cli import run
 from mmalign.config.load import load_layers
 from mmalign.data.batch import Batch, Ragged
 from mmalign.errors import ShortageError
-from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import single_thread
-from mmalign.train import finish, fit, launch, loop, preview
+from mmalign.train import fit, launch, loop
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.plan import resolve
 from mmalign.train.shortage import is_shortage
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
-        patch.setattr(finish, "SURVEYED", 8)
-        patch.setattr(preview, "SURVEYED", 8)
-        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from resume_cases import STEPS, Lab, assert_same_run
+from resume_cases import STEPS, assert_same_run
 
 from mmalign.errors import UsageError
-from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import TEXTS, single_thread
-from mmalign.train import finish, launch, preview
+from mmalign.testing.subjects import TEXTS
+from mmalign.train import launch
 from mmalign.train.counts import worth_telling
 
 SOURCE = """
@@ -28,15 +27,6 @@ def score(completions, completion_ids, level, tags, answer, solution, **kwargs):
 def needs(completions, difficulty):
     return [0.0 for _ in completions]
 """
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
-        patch.setattr(finish, "SURVEYED", 8)
-        patch.setattr(preview, "SURVEYED", 8)
-        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -14,24 +14,13 @@ from resume_cases import REWARD, Lab, newest, quiet, write_prompts
 from mmalign.data.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
 from mmalign.sampling import Generated
-from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, heldout, launch, preview
+from mmalign.train import checkpoint, heldout, launch, preview
 from mmalign.train.counts import worth_telling
 from mmalign.train.distributed import Processes
 from mmalign.train.job import assemble
 
 SAME = f'rollout.rewards=[{{"name": "function", "function": "{REWARD.rpartition(":")[0]}:same"}}]'
 SHORT = ("train.steps=3", "train.save_every=1", "train.eval_every=0", "data.max_lost=1")
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
-        patch.setattr(finish, "SURVEYED", 8)
-        patch.setattr(preview, "SURVEYED", 8)
-        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
 
 def begin(lab: Lab, folder: Path, objective: str, *options: str, say=quiet, dataset: str = ""):

@@ -6,11 +6,11 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
-from resume_cases import Lab
+from resume_cases import Lab, quick_runs
 
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, heldout, launch, loop, preview, samples, step_table
+from mmalign.train import checkpoint, finish, heldout, launch, loop, samples, step_table
 
 COLUMNS = (
     "score",
@@ -31,10 +31,7 @@ def seen(tmp_path_factory):
     """(lines, folder) of six steps, a table at every second; the header again after four rows."""
     lines: list[str] = []
     folder = tmp_path_factory.mktemp("progress")
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
-        patch.setattr(finish, "SURVEYED", 8)
-        patch.setattr(preview, "SURVEYED", 8)
+    with quick_runs() as patch:
         patch.setattr(step_table, "HEADER_EVERY", 4)
         lab = Lab(Workbench({}, {}), folder)
         launch.start(lab.plan("ppo", "whole"), lab.catalog, folder=folder / "run", device="cpu", say=lines.append)

@@ -21,14 +21,13 @@ import torch
 from mmalign_data import reviews
 from mmalign_objectives.ppo import ProximalPolicyOptimization
 from mmalign_objectives.sft import SupervisedFineTuning
-from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest
+from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest, quick_runs
 
 from mmalign.catalog import Catalog
 from mmalign.objective import Context
 from mmalign.plugins import load_plugins
 from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, heldout, preview, rng
+from mmalign.train import checkpoint, finish, heldout, rng
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.signals import Interrupted
 
@@ -38,13 +37,9 @@ KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoi
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Reports are not drawn, few examples surveyed and few film reviews read: nothing of it touches what is compared,
-    and all take most of the time of a run this small."""
+    """Few film reviews are read, too."""
     read = reviews.read
-    with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
-        patch.setattr(finish, "SURVEYED", 8)
-        patch.setattr(preview, "SURVEYED", 8)
+    with quick_runs() as patch:
         patch.setattr(reviews, "read", functools.cache(lambda split: read(split)[:200]))
         yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
 
