@@ -49,6 +49,9 @@ class Processes:
         for engine in ("FSDP", "DEEPSPEED"):
             if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true"):
                 raise UsageError(f"{engine} launches are not supported yet", hint="Launch with plain torchrun.")
+        # Its functions hold the group of the moment they are defined as a default: defined later, by whoever imports
+        # open_clip or torch.compile, they would keep this one's threads beyond `close`, to abort the interpreter's end.
+        import torch.distributed.nn.functional
         from accelerate import PartialState
 
         # The others wait while the main process evaluates and saves: longer than the default ten minutes, maybe.
