@@ -2,7 +2,7 @@
 
 import sys
 
-from mmalign.train.signals import call_interruptibly
+from mmalign.stop import call_interruptibly
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ import pluggy
 from mmalign import hookspecs
 from mmalign.errors import UsageError, did_you_mean, raised_at
 from mmalign.specs import KINDS, Entry
-from mmalign.train.signals import Interrupted
+from mmalign.stop import Interrupted
 
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (

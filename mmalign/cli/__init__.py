@@ -11,7 +11,7 @@ import click
 
 from mmalign.errors import EXIT_FAILED, MmalignError
 from mmalign.printable import printable
-from mmalign.train.signals import Interrupted, exit_code, interruption_behind
+from mmalign.stop import Interrupted, exit_code, interruption_behind
 
 if TYPE_CHECKING:
     from mmalign.cli.app import App

@@ -14,8 +14,8 @@ from mmalign.pipeline.check import check_pipeline
 from mmalign.pipeline.config import OUTPUTS, REPORT, Pipeline, read_pipeline
 from mmalign.pipeline.folder import PipelineFolder
 from mmalign.pipeline.run import Outcome, run_pipeline, stages_between
+from mmalign.stop import Interrupted
 from mmalign.train.rundir import default_folder
-from mmalign.train.signals import Interrupted
 
 
 def run(

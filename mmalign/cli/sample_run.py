@@ -9,7 +9,7 @@ from mmalign.cli.app import App, emit_json
 from mmalign.cli.backbones import settings_of
 from mmalign.errors import EXIT_OK, UsageError
 from mmalign.pipeline.work import count_line, rank_to, sample_to
-from mmalign.train.signals import Interrupted, StopRequest
+from mmalign.stop import Interrupted, StopRequest
 
 
 def run_sample(

@@ -14,7 +14,7 @@ from mmalign.cli.live import run_display
 from mmalign.config.load import load_layers
 from mmalign.errors import UsageError
 from mmalign.printable import json_text
-from mmalign.train.signals import Interrupted
+from mmalign.stop import Interrupted
 
 SCHEMA = 1
 _SHOWN_SAMPLES = 2

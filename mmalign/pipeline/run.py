@@ -18,7 +18,7 @@ from mmalign.pipeline.check import check_pipeline, rank_config, report_config, s
 from mmalign.pipeline.config import Pipeline, Stage
 from mmalign.pipeline.folder import PipelineFolder
 from mmalign.pipeline.work import Say, WaitsForPeople, rank_to, sample_to
-from mmalign.train.signals import StopRequest
+from mmalign.stop import StopRequest
 
 if TYPE_CHECKING:
     from mmalign.catalog import Catalog

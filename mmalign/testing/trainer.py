@@ -144,9 +144,9 @@ def build_trainer(
     """
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
     from mmalign.train.config import RolloutConfig
-    from mmalign.train.distributed import Processes, StepModule
+    from mmalign.train.distributed import Processes
     from mmalign.train.models import build_models
-    from mmalign.train.step import Engine
+    from mmalign.train.step import Engine, StepModule
 
     source = resolve_or_skip(reference, bench)
     require_compatible(entry.spec, source)

@@ -9,32 +9,17 @@ exactly.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.data.batch import Batch
 from mmalign.errors import UsageError
 from mmalign.evaluate.runtime import choose_device
-from mmalign.objective import Objective
-from mmalign.train.models import Models
 
 _BUCKET = 25_000_000
-
-
-class StepModule(nn.Module):
-    """An objective's forward as a module, so that torch.compile can wrap it. Registers the trained roles."""
-
-    def __init__(self, objective: Objective, models: Models) -> None:
-        super().__init__()
-        self.roles = nn.ModuleDict(models.trained_modules())
-        self._run: Callable[[Batch], Mapping[str, Tensor]] = lambda batch: objective.forward(models, batch)
-
-    def forward(self, batch: Batch) -> Mapping[str, Tensor]:
-        return self._run(batch)
 
 
 class Processes:

@@ -18,11 +18,11 @@ from mmalign.evaluate.runner import run_evaluation
 from mmalign.evaluate.runtime import Runtime
 from mmalign.objective import Context, Objective
 from mmalign.specs import EvaluationSpec
+from mmalign.stop import held_back
 from mmalign.train import returned
 from mmalign.train.job import Job
 from mmalign.train.judge import Direction, Estimates
 from mmalign.train.moment import Moment
-from mmalign.train.signals import held_back
 from mmalign.train.step import total_loss
 
 OWN = "heldout/"  # before the objective's own metrics

@@ -26,7 +26,7 @@ from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.display import Say
-from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.length import with_examples
@@ -34,7 +34,7 @@ from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.roles import checkpoint_activations
-from mmalign.train.step import Engine
+from mmalign.train.step import Engine, StepModule
 from mmalign.train.updates import updates
 
 Guard = Callable[[Callable[[], Any]], Any]

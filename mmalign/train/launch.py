@@ -5,6 +5,7 @@ outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="a
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmalign.evaluate.cache import folder_digest
 from mmalign.files import write_text
 from mmalign.protocols import NamesPlaces
 from mmalign.rl.rewards import check_rewards
+from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint
 from mmalign.train.display import Display, Say, display_of
 from mmalign.train.distributed import Processes
@@ -33,7 +35,6 @@ from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
 from mmalign.train.rundir import Run, default_folder, package_versions
 from mmalign.train.shortage import explained
-from mmalign.train.signals import Interrupted, StopRequest, interruptible
 
 _OF_LEARNING = ("train", "data", "evaluation")
 _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
@@ -142,7 +143,10 @@ def _execute(
             talk.heed(lambda: stop.signal is not None)
             talk.begin("loading")
             in_assembly = explained(plan, lambda: plan.train.micro_batch_size, "for the models")
-            with in_assembly, stop.interrupts_alone(processes):  # nothing is lost while models and data are read
+            with (
+                in_assembly,
+                stop.interrupts_alone(processes.world_size),
+            ):  # nothing is lost while models and data are read
                 job = assemble(plan, processes, talk)
             take_up(job, {KEY: None} if fits_anew else run.info)
             if processes.is_main:
@@ -170,11 +174,12 @@ def _execute(
                 for line in preview(job):
                     talk(line)
             # Neither leaves a state that a resume would miss, so a signal ends them at once, and on all processes.
-            interruptible(stop, processes, lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
+            together = functools.partial(interruptible, stop, processes.gather_objects)
+            together(lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
             loop.go(stop, resumed)
             counts = processes.gather_objects((loop.truncated_texts, loop.tokens))
-            return interruptible(stop, processes, lambda: finish(job, loop, counts, run, catalog, talk))
+            return together(lambda: finish(job, loop, counts, run, catalog, talk))
     except BaseException as exception:
         error = exception
         if processes.is_main:

@@ -20,6 +20,7 @@ from mmalign.catalog import Catalog
 from mmalign.data.batch import Batch
 from mmalign.data.loader import Stream
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError, ShortageError
+from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.counts import why_empty
@@ -32,7 +33,6 @@ from mmalign.train.progress import Progress, describe
 from mmalign.train.rundir import Run
 from mmalign.train.samples import write_samples
 from mmalign.train.shortage import explained
-from mmalign.train.signals import Interrupted, StopRequest, interruptible
 from mmalign.train.step import StepResult, accumulate, check_limits
 
 
@@ -114,13 +114,13 @@ class Loop:
         job, before, skipped = self.job, Moment(self.job), self.skipped_updates
         self._mid_step = False
         try:
-            with stop.interrupts_alone(job.processes):  # the wait for data
+            with stop.interrupts_alone(job.processes.world_size):  # the wait for data
                 index, batch = next(stream)
                 beside = {name: other.next_batch(name) for name, other in others.items()}
             for source in (stream, *others.values()):
                 self.bad_samples |= source.bad
             with explained(job.plan, lambda: job.micro_batch, f"in step {index + 1}"):
-                self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes))
+                self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes.gather_objects))
         except (Interrupted, MmalignError) as error:
             if isinstance(error, NonFiniteError | ShortageError):  # what was saved before is to be kept
                 error.hint = f"{error.hint}\n{self.run.way_back(self._saved)}"

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmalign.memory import release_freed_memory
 from mmalign.objective import Metrics, Objective
 from mmalign.train import returned, rng
 from mmalign.train.distributed import Processes
+from mmalign.train.models import Models
 
 Counts = Mapping[str, float]
 
@@ -35,6 +36,18 @@ class StepResult:
     terms: dict[str, Tensor]
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     empty: bool = False
+
+
+class StepModule(nn.Module):
+    """An objective's forward as a module, so that torch.compile can wrap it. Registers the trained roles."""
+
+    def __init__(self, objective: Objective, models: Models) -> None:
+        super().__init__()
+        self.roles = nn.ModuleDict(models.trained_modules())
+        self._run: Callable[[Batch], Mapping[str, Tensor]] = lambda batch: objective.forward(models, batch)
+
+    def forward(self, batch: Batch) -> Mapping[str, Tensor]:
+        return self._run(batch)
 
 
 @dataclass(frozen=True)

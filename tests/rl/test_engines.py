@@ -21,9 +21,9 @@ from mmalign.rl.turns import Turn
 from mmalign.sampling import Generated, Sampling
 from mmalign.sources import resolve
 from mmalign.specs import EngineSpec, Entry
+from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import load, single_thread
-from mmalign.train.signals import Interrupted
 
 BATCHING = {"name": "continuous-batching"}
 PROMPTS = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([5, 6, 7, 8, 9, 10])]

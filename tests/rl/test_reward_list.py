@@ -11,7 +11,7 @@ import torch
 
 from mmalign.errors import RewardError, UsageError
 from mmalign.rl.rewards import RewardList, check_rewards
-from mmalign.train.signals import Interrupted
+from mmalign.stop import Interrupted
 
 CPU = torch.device("cpu")
 TEXTS = (" a cat", " a dog", " two dogs", " a bird and a fish", " tree")
@@ -181,7 +181,7 @@ def test_a_long_answer_is_shown_cut(bench, answered, tmp_path) -> None:
 
 
 def test_a_signal_during_scoring_is_no_fault_of_the_reward(bench, answered, tmp_path) -> None:
-    body = "from mmalign.train.signals import Interrupted; raise Interrupted(2)"
+    body = "from mmalign.stop import Interrupted; raise Interrupted(2)"
     with pytest.raises(Interrupted):
         build(bench, function(tmp_path, body)).score(answered(TEXTS))
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from mmalign.catalog import Catalog
 from mmalign.plugins import load_plugins
 from mmalign.sources import resolve
-from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.distributed import Processes
 from mmalign.train.models import Models
-from mmalign.train.step import Engine, accumulate
+from mmalign.train.step import Engine, StepModule, accumulate
 
 CASES = [("infonce", 0), ("infonce", 2), ("infonce", 3), ("sigmoid", 2)]
 

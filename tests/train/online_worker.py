@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from mmalign.errors import RewardError
+from mmalign.stop import StopRequest, interruptible
 from mmalign.testing.bench import Workbench
 from mmalign.testing.trainer import build_trainer
-from mmalign.train.signals import StopRequest, interruptible
 from mmalign.train.updates import updates
 
 OPTIONS = {"epochs": 2, "minibatches": 1, "kl_target": 0.5, "kl_coef": 0.2, "scale_scores": True}
@@ -63,7 +63,7 @@ def work(bench: Workbench, rank: int, world: int, port: int, out: Path) -> None:
     if world == 2:  # what fails on one process stops all of them with its words
         stop = StopRequest()
         try:
-            interruptible(stop, trainer.engine.processes, lambda: fail() if rank else None)
+            interruptible(stop, trainer.engine.processes.gather_objects, lambda: fail() if rank else None)
         except RewardError as error:
             assert stop.failed_together and str(error) == "process 1: no answer\nask again", error
             tensors["failed"] = torch.tensor(0.0)

@@ -20,11 +20,11 @@ import torch
 from mmalign.compat import check
 from mmalign.config.load import load_layers
 from mmalign.specs import Entry
+from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import TEXTS, single_thread, source_of
 from mmalign.train import checkpoint, finish, launch, preview
 from mmalign.train.plan import Plan, resolve
-from mmalign.train.signals import Interrupted
 
 STEPS = 6
 OPTIONS = (

@@ -11,13 +11,13 @@ from pictures import write_pairs
 from resume_cases import Lab, assert_same_run
 
 from mmalign.config.load import load_layers
+from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import launch
-from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.distributed import Processes
 from mmalign.train.models import Models
 from mmalign.train.plan import resolve
-from mmalign.train.signals import Interrupted
-from mmalign.train.step import Engine, accumulate
+from mmalign.train.step import Engine, StepModule, accumulate
 
 pytestmark = pytest.mark.gpu
 

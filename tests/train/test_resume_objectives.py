@@ -26,10 +26,10 @@ from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tens
 from mmalign.catalog import Catalog
 from mmalign.objective import Context
 from mmalign.plugins import load_plugins
+from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import checkpoint, finish, heldout, rng
 from mmalign.train.frozen import FrozenCache
-from mmalign.train.signals import Interrupted
 
 OBJECTIVES = [entry.qualified for entry in Catalog(load_plugins()).entries("objectives")]
 KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoint is one step old

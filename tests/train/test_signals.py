@@ -17,9 +17,9 @@ from mmalign.data.examples import ImageRef
 from mmalign.data.images import open_image
 from mmalign.data.loader import Stream
 from mmalign.plugins import PluginHost
+from mmalign.stop import Interrupted, StopRequest, held_back, interruption_behind
 from mmalign.train import checkpoint, launch
 from mmalign.train.plan import resolve
-from mmalign.train.signals import Interrupted, StopRequest, held_back, interruption_behind
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 ROOT = Path(__file__).parents[2]

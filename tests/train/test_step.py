@@ -8,9 +8,9 @@ from conftest_train import make_batch
 
 from mmalign.ops import info_nce
 from mmalign.train import rng
-from mmalign.train.distributed import Processes, StepModule
+from mmalign.train.distributed import Processes
 from mmalign.train.models import Models
-from mmalign.train.step import Engine, accumulate
+from mmalign.train.step import Engine, StepModule, accumulate
 
 LOSSES = {"infonce": {}, "sigmoid": {"init_logit_bias": -3.0}}
 

@@ -24,12 +24,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from mmalign.errors import MmalignError
-
-if TYPE_CHECKING:
-    from mmalign.train.distributed import Processes
 
 _PAUSE = 0.01  # seconds until a swallowed Interrupted is raised again
 _innermost: "StopRequest | None" = None  # of those whose handlers stand; signals are the process's, so this is too
@@ -98,9 +95,9 @@ class StopRequest:
         finally:
             self._immediate = False
 
-    def interrupts_alone(self, processes: "Processes") -> contextlib.AbstractContextManager[None]:
+    def interrupts_alone(self, num_processes: int) -> contextlib.AbstractContextManager[None]:
         """`interrupts()` in a run of one process: several would wait for the one that leaves."""
-        return self.interrupts() if processes.world_size == 1 else contextlib.nullcontext()
+        return self.interrupts() if num_processes == 1 else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -182,27 +179,30 @@ def interruption_behind(error: BaseException) -> Interrupted | None:
     return None
 
 
-def interruptible(stop: StopRequest, processes: "Processes", work: Callable[[], Any]) -> Any:
-    """What `work` returns, which waits for no other process; where a signal came to one, or one failed, all raise
-    Interrupted, or the same MmalignError."""
-    signum, failure, found = None, None, []
+def interruptible(stop: StopRequest, gather_objects: Callable[[Any], list[Any]], work: Callable[[], Any]) -> Any:
+    """Return what `work` returns. `work` waits for no other process. Where a signal came to one process, or one failed,
+    all raise Interrupted, or the same MmalignError.
+
+    gather_objects: one value from each process, in rank order, on all.
+    """
+    signum, failure, results = None, None, []
     try:
         with stop.interrupts():
-            found.append(work())
+            results.append(work())
     except Interrupted as interruption:
         signum = interruption.signum
     except MmalignError as error:
-        if processes.world_size == 1:
-            raise
         failure = error
     told = None if failure is None else (type(failure), failure.message, failure.hint)
-    states = processes.gather_objects((signum, told))
+    states = gather_objects((signum, told))
     signals = [s for s, _ in states if s is not None]
     if signals:
         raise Interrupted(signals[0])
     failed = [(rank, told) for rank, (_, told) in enumerate(states) if told is not None]
     if failed:
+        if len(states) == 1 and failure is not None:
+            raise failure
         stop.failed_together = True
         rank, (kind, message, hint) = failed[0]
         raise kind(f"process {rank}: {message}", hint=hint) from failure
-    return found[0]
+    return results[0]
