@@ -8,37 +8,36 @@ Everything a plugin needs is importable from here; heavy modules load on first u
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mmalign.version import __version__
 
 _LAZY = {
-    "hookimpl": "mmalign.hookspecs",
-    "BackboneSpec": "mmalign.specs",
-    "CommandSpec": "mmalign.specs",
-    "DatasetSpec": "mmalign.specs",
-    "EngineSpec": "mmalign.specs",
-    "EnvironmentSpec": "mmalign.specs",
-    "EvaluationSpec": "mmalign.specs",
-    "Family": "mmalign.specs",
-    "ObjectiveSpec": "mmalign.specs",
-    "RewardSpec": "mmalign.specs",
-    "Rates": "mmalign.specs",
-    "Role": "mmalign.specs",
-    "Capability": "mmalign.capabilities",
-    "Derived": "mmalign.capabilities",
-    "Objective": "mmalign.objective",
-    "Batch": "mmalign.data.batch",
-    "Ragged": "mmalign.data.batch",
+    "hookimpl": "mmalign.contract.hooks",
+    "BackboneSpec": "mmalign.contract.specs",
+    "CommandSpec": "mmalign.contract.specs",
+    "DatasetSpec": "mmalign.contract.specs",
+    "EngineSpec": "mmalign.contract.specs",
+    "EnvironmentSpec": "mmalign.contract.specs",
+    "EvaluationSpec": "mmalign.contract.specs",
+    "Family": "mmalign.contract.specs",
+    "ObjectiveSpec": "mmalign.contract.specs",
+    "RewardSpec": "mmalign.contract.specs",
+    "Rates": "mmalign.contract.specs",
+    "Role": "mmalign.contract.specs",
+    "Capability": "mmalign.contract.capabilities",
+    "Derived": "mmalign.contract.capabilities",
+    "Objective": "mmalign.contract.objective",
+    "Batch": "mmalign.contract.batch",
+    "Ragged": "mmalign.contract.batch",
     "MmalignError": "mmalign.errors",
 }
 __all__ = ["__version__", *_LAZY]
 
 if TYPE_CHECKING:  # the names of _LAZY, for type checkers
-    from mmalign.capabilities import Capability, Derived
-    from mmalign.data.batch import Batch, Ragged
-    from mmalign.errors import MmalignError
-    from mmalign.hookspecs import hookimpl
-    from mmalign.objective import Objective
-    from mmalign.specs import (
+    from mmalign.contract.batch import Batch, Ragged
+    from mmalign.contract.capabilities import Capability, Derived
+    from mmalign.contract.hooks import hookimpl
+    from mmalign.contract.objective import Objective
+    from mmalign.contract.specs import (
         BackboneSpec,
         CommandSpec,
         DatasetSpec,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
         RewardSpec,
         Role,
     )
+    from mmalign.errors import MmalignError
 
 
 def __getattr__(name: str) -> Any:

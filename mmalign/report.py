@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign import __version__
 from mmalign.files import write_atomically
+from mmalign.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from mmalign.catalog import Catalog
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 
 def export(source: Path, target: Path) -> None:

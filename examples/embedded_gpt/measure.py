@@ -19,13 +19,13 @@ from mmalign_data.reviews import PROMPT, Review, read
 from torch import Tensor
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from mmalign.catalog import Catalog
-from mmalign.data.order import stable_hash
-from mmalign.data.sequences import Sequences
-from mmalign.derive import sequence_logps
-from mmalign.plugins import load_plugins
-from mmalign.sampling import Generated, Sampling
-from mmalign.sources import resolve
+from mmalign.hashing import stable_hash
+from mmalign.language.derive import sequence_logps
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.language.sequences import Sequences
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 APART = 1.0
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
 
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import PluginHost
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import PluginHost
 
 
 class App:
@@ -39,14 +39,14 @@ class App:
     @cached_property
     def host(self) -> "PluginHost":
         """All plugins, loaded; says nothing of those that failed."""
-        from mmalign.plugins import load_plugins
+        from mmalign.registry.plugins import load_plugins
 
         return load_plugins()
 
     @cached_property
     def catalog(self) -> "Catalog":
         """What the plugins offer; one line on stderr for each plugin that failed or warns."""
-        from mmalign.catalog import Catalog
+        from mmalign.registry.catalog import Catalog
 
         for record in self.host.records:
             if record.status == "failed":
@@ -134,7 +134,7 @@ class CatalogName(click.ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
 
-        from mmalign.catalog import Catalog
+        from mmalign.registry.catalog import Catalog
 
         catalog = Catalog(ctx.ensure_object(App).host)
         found = {catalog.display_name(entry): entry.spec.summary for k in self.kinds for entry in catalog.entries(k)}

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 from mmalign.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
     from mmalign.cli.app import App
     from mmalign.config.load import Section
-    from mmalign.evaluate.runtime import Runtime
-    from mmalign.sources import Source
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.contract.source import Source
+    from mmalign.registry.catalog import Catalog
 
 
 def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], command: str) -> "Source":
     """The backbone's source; raises IncompatibleError where its family lacks what the command needs."""
-    from mmalign.compat import require_needs
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
+    from mmalign.registry.compat import require_needs
 
     source = resolve(reference, catalog)
     require_needs(command, needs, source.family, reference, catalog)
@@ -29,7 +29,7 @@ def load_backbone(
     """The model on its device, with a word on what is not plain of it; raises UsageError for wrong options, and what
     its loader raises. if_random: what comes of random weights, where the command refuses them unless asked for."""
     from mmalign.config.validate import build
-    from mmalign.pretrained import refuse_random_weights
+    from mmalign.models.folder import refuse_random_weights
 
     if if_random:
         refuse_random_weights(source, settings, {}, if_random)

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmalign import __version__
-from mmalign.plugins import PluginHost
+from mmalign.registry.plugins import PluginHost
+from mmalign.version import __version__
 
 # package -> (first release without the hole, the hole)
 FLOORS: dict[str, tuple[str, str]] = {

@@ -8,7 +8,7 @@ import click
 
 from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
 from mmalign.config.load import NAMED_SECTIONS
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
 
 
 @click.group("config")
@@ -127,7 +127,7 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
 
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:
     """The objective, and the backbone and data set that it takes when a run names none."""
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
 
     catalog = app.catalog
     chosen = catalog.find("objectives", objective)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mmalign.capabilities import Derived
-from mmalign.specs import (
+from mmalign.contract.capabilities import Derived
+from mmalign.contract.specs import (
     BackboneSpec,
     DatasetSpec,
     EngineSpec,

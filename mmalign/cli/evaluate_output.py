@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.cli.app import emit, emit_json
 from mmalign.cli.table import table
+from mmalign.contract.specs import EvaluationSpec
 from mmalign.evaluate.intervals import is_bound
 from mmalign.files import write_text
 from mmalign.printable import json_text
-from mmalign.specs import EvaluationSpec
 
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from mmalign.cli import evaluate_output as output
 from mmalign.cli.app import App
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.contract.trained import FILE as RECORD
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
-from mmalign.hub import CHAT_TEMPLATE
-from mmalign.trained import FILE as RECORD
+from mmalign.models.hub import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.contract.source import Source
+    from mmalign.contract.trained import TrainedBy
     from mmalign.evaluate.parts import Part
-    from mmalign.evaluate.runtime import Runtime
     from mmalign.evaluate.selection import Task
-    from mmalign.sources import Source
-    from mmalign.trained import TrainedBy
 
 _SECTIONS = ("backbone", "dataset", "evaluation")
 READING = ("context_length", "template")  # options of backbones that decide which ids a text or a conversation becomes
@@ -61,7 +61,7 @@ def run_evaluate(app: App, options: Options) -> int:
         app.say(f"left out: {name}: {why}")
     chosen = _options(app, tasks, settings["evaluation"])
 
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.evaluation import Runtime
 
     parts = [_open(app, task, source, options.dataset is None and "path" not in settings["dataset"]) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
@@ -135,7 +135,7 @@ def _measure(
 
 def _record(app: App, source: "Source") -> "TrainedBy | None":
     """What the model's own run says of it; says how that run compared answers, and what of it cannot be had."""
-    from mmalign.trained import read_record
+    from mmalign.contract.trained import read_record
 
     trained = read_record(source.path if source.path and source.path.is_dir() else None)
     if trained is None or trained.comparison is None:

@@ -8,7 +8,7 @@ import traceback
 
 from mmalign.cli.app import App
 from mmalign.errors import Raised, raised_in
-from mmalign.plugins import BUILTINS, PluginHost
+from mmalign.registry.plugins import BUILTINS, PluginHost
 
 _WHERE = "MMALIGN_DEBUG=1 shows the whole way there; mmalign doctor says what runs."
 

@@ -10,16 +10,16 @@ import click
 from mmalign.cli.app import App, emit_data
 from mmalign.cli.backbones import load_backbone, require_source, settings_of
 from mmalign.cli.texts import one_line, read_texts
-from mmalign.data.examples import Message
-from mmalign.data.messages import as_rows
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.files import write_atomically
+from mmalign.language.messages import as_rows
 from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.examples import Turns
+    from mmalign.contract.examples import Turns
 
 NEEDS = ("generate",)
 KINDS = ("prompt",)
@@ -55,9 +55,9 @@ def run_generate(
     asked = _asked(app, prompts, dataset, split, limit, settings["dataset"])
     texts = [prompt for prompt, _ in asked]
 
-    from mmalign.data.order import stable_hash
-    from mmalign.evaluate.runtime import Runtime
-    from mmalign.sampling import Sampling
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.hashing import stable_hash
+    from mmalign.language.sampling import Sampling
 
     runtime = Runtime.choose(device)
     model = load_backbone(app, source, settings["backbone"], runtime, if_random="its answers are noise")

@@ -16,7 +16,7 @@ def command(app: App, objective: str | None, as_json: bool) -> None:
     yes: it runs. derived: it runs through what mmalign computes from the backbone's methods. no: something is missing.
     """
     from mmalign.cli.table import table
-    from mmalign.compat import matrix, suggest
+    from mmalign.registry.compat import matrix, suggest
 
     catalog = app.catalog
     chosen = catalog.find("objectives", objective) if objective else None

@@ -8,7 +8,7 @@ import click
 
 from mmalign.cli.app import App, emit, emit_json, first_line, json_option, pass_app, quiet_option
 from mmalign.errors import EXIT_FAILED, UsageError, did_you_mean
-from mmalign.plugins import BUILTINS, ENTRY_POINT_GROUP, disabled_plugins, set_disabled
+from mmalign.registry.plugins import BUILTINS, ENTRY_POINT_GROUP, disabled_plugins, set_disabled
 
 
 @click.group("plugins")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign import __version__
 from mmalign.cli.app import App, quiet_option
 from mmalign.errors import MmalignError, UsageError, did_you_mean
+from mmalign.version import __version__
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

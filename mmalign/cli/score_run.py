@@ -57,7 +57,7 @@ def run_score(
         check_out(out, force, (".csv", ".jsonl"))
     source = require_source(app.catalog, backbone, NEEDS, "score")
 
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.evaluation import Runtime
     from mmalign.evaluate.scoring import Answer, rank, score
 
     if dataset is None:

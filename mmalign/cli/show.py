@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass_app, quiet_option
+from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import UsageError, did_you_mean
-from mmalign.specs import KINDS, Entry
 
 
 @click.command("show", epilog="\b\nExamples:\n  mmalign show contrastive\n  mmalign show contrastive --options")

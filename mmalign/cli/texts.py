@@ -9,7 +9,7 @@ from mmalign.errors import UsageError
 from mmalign.reading import read_text
 
 if TYPE_CHECKING:
-    from mmalign.data.examples import Turns
+    from mmalign.contract.examples import Turns
 
 
 def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:

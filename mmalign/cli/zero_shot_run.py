@@ -25,10 +25,10 @@ from mmalign.evaluate.labels import (
 from mmalign.evaluate.results import ImageResult, check_out, write_results
 
 if TYPE_CHECKING:
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.backbone import DualEncoder
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.contract.source import Source
     from mmalign.evaluate.zero_shot import Classifier, Limits
-    from mmalign.protocols import DualEncoder
-    from mmalign.sources import Source
 
 NEEDS = ("encode_image", "encode_text", "contrastive_head")
 Advance = Callable[[int, int], None]
@@ -167,8 +167,8 @@ def _load(
 ) -> "tuple[Classifier, DualEncoder, Runtime, Mapping[str, Any], list[str]]":
     """The model on its device and the classifier; says what was asked of it."""
     from mmalign.config.validate import build
+    from mmalign.contract.evaluation import Runtime
     from mmalign.evaluate.cache import ClassifierCache
-    from mmalign.evaluate.runtime import Runtime
     from mmalign.evaluate.zero_shot import Classifier, cached_classifier
 
     runtime = Runtime.choose(options.device, options.batch_size)

@@ -20,13 +20,14 @@ from typing import Any, cast
 
 import torch
 
-from mmalign.data.batch import Batch, Column, Ragged
-from mmalign.data.examples import EXAMPLE_KINDS, ImageRef, Turns
+from mmalign.contract.backbone import Processor
+from mmalign.contract.batch import Batch, Column, Ragged
+from mmalign.contract.examples import EXAMPLE_KINDS, ImageRef, Turns
 from mmalign.data.images import open_image
-from mmalign.data.order import stable_hash
-from mmalign.data.sequences import Sequences
 from mmalign.errors import BadSample, DataError, UsageError
-from mmalign.protocols import AnswersProcessor, Processor, TokenizedAnswers
+from mmalign.hashing import stable_hash
+from mmalign.language.protocols import AnswersProcessor, TokenizedAnswers
+from mmalign.language.sequences import Sequences
 
 _NAMES = frozenset({"key", "group", "solution"})
 

@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmalign.catalog import Catalog
+from mmalign.contract.specs import Entry
 from mmalign.errors import UsageError, did_you_mean
-from mmalign.specs import Entry
+from mmalign.registry.catalog import Catalog
 
 
 def find_dataset(

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmalign.data.examples import ImageRef
+from mmalign.contract.examples import ImageRef
 from mmalign.errors import BadSample
 
 if TYPE_CHECKING:

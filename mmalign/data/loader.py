@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.dataset import Dataset
 from mmalign.data.collate import Encoder, collate
 from mmalign.data.failures import Carried, Limit, carry, failure_of, raise_carried
-from mmalign.data.order import Order, stable_hash
+from mmalign.data.order import Order
 from mmalign.errors import BadSample, UsageError
-from mmalign.protocols import Dataset
+from mmalign.hashing import stable_hash
 
 _MAX_SUBSTITUTES = 16
 

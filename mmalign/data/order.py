@@ -9,11 +9,11 @@ no memory, and it is the same under every version of torch and numpy.
 """
 
 import functools
-import hashlib
 
 import numpy as np
 
 from mmalign.errors import DataError
+from mmalign.hashing import splitmix64, stable_hash
 
 _ROUNDS = 48
 
@@ -42,15 +42,9 @@ class Order:
         x = np.arange(first, last, dtype=np.int64)
         for key in _round_keys(self.seed, epoch):
             partner = (int(key) % n + n - x) % n
-            swap = _mix(np.maximum(x, partner).astype(np.uint64) ^ key) & np.uint64(1)
+            swap = splitmix64(np.maximum(x, partner).astype(np.uint64) ^ key) & np.uint64(1)
             x = np.where(swap == 1, partner, x)
         return x
-
-
-def stable_hash(*parts: object) -> int:
-    """A 64-bit hash of strings and numbers, the same on every machine, process and version of Python."""
-    text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def spread(total: int, limit: int) -> range | list[int]:
@@ -63,11 +57,4 @@ def spread(total: int, limit: int) -> range | list[int]:
 @functools.lru_cache(maxsize=4)
 def _round_keys(seed: int, epoch: int) -> np.ndarray:
     start = np.uint64(stable_hash("order", seed, epoch))
-    return _mix(start ^ (np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every output bit depends on every input bit. [n] uint64 -> [n] uint64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return splitmix64(start ^ (np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)))

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mmalign.catalog import Catalog
 from mmalign.config.validate import build
-from mmalign.data.examples import ImageRef
+from mmalign.contract.examples import ImageRef
+from mmalign.contract.specs import Entry
 from mmalign.data.images import find_images, survey
 from mmalign.errors import UsageError
-from mmalign.specs import Entry
+from mmalign.registry.catalog import Catalog
 
 SAMPLES = "photos"
 _KIND = "image-label"

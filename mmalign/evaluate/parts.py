@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mmalign.catalog import Catalog
+from mmalign.contract.specs import Entry
 from mmalign.data.finder import find_dataset
 from mmalign.errors import DataError, IncompatibleError, UsageError
-from mmalign.specs import Entry
+from mmalign.registry.catalog import Catalog
 
 ALL = "all"
 

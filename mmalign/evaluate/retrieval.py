@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Ragged
+from mmalign.contract.backbone import DualEncoder
+from mmalign.contract.batch import Ragged
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.data.order import spread
 from mmalign.errors import DataError, NonFiniteError
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.stream import image_batches
 from mmalign.evaluate.zero_shot import encode_images
-from mmalign.protocols import Dataset, DualEncoder
 
 _SCORES_AT_ONCE = 8 * 2**20  # 32 MiB of float32
 

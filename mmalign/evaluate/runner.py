@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmalign.catalog import Catalog
 from mmalign.config.validate import build
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.specs import Entry
 from mmalign.evaluate.parts import Part
-from mmalign.evaluate.runtime import Runtime
-from mmalign.specs import Entry
+from mmalign.registry.catalog import Catalog
 
 
 def run_evaluation(

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmalign.data.examples import Turns
-from mmalign.data.sequences import Sequences
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import Turns
 from mmalign.errors import BadSample
-from mmalign.evaluate.runtime import Runtime
-from mmalign.protocols import RewardModel, TokenizedAnswers
+from mmalign.language.protocols import RewardModel, TokenizedAnswers
+from mmalign.language.sequences import Sequences
 
 
 class Answer(NamedTuple):

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmalign.catalog import Catalog
-from mmalign.compat import check_needs, require_needs
+from mmalign.contract.source import Source
+from mmalign.contract.specs import Entry
+from mmalign.contract.trained import TrainedBy
 from mmalign.data.finder import find_dataset, recognises
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.parts import Part, open_part
-from mmalign.sources import Source
-from mmalign.specs import Entry
-from mmalign.trained import TrainedBy
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.compat import check_needs, require_needs
 
 HELD_OUT = "validation"
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mmalign.data.examples import ImageRef
+from mmalign.contract.backbone import Processor
+from mmalign.contract.examples import ImageRef
 from mmalign.data.images import describe, open_image
 from mmalign.errors import BadSample
-from mmalign.protocols import Processor
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
 

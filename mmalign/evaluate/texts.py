@@ -10,13 +10,14 @@ from typing import Any, cast
 
 from torch.utils.data import Subset
 
-from mmalign.data.batch import Batch
+from mmalign.contract.backbone import Processor
+from mmalign.contract.batch import Batch
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Sweep
 from mmalign.data.order import spread
 from mmalign.errors import DataError
-from mmalign.evaluate.runtime import Runtime
-from mmalign.protocols import Dataset, Processor
 
 
 class TextSweep:

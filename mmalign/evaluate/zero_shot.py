@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Ragged
-from mmalign.data.examples import ImageRef
+from mmalign.contract.backbone import ContrastiveHead, DualEncoder
+from mmalign.contract.batch import Ragged
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageRef
 from mmalign.errors import NonFiniteError
 from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest, state_digest
 from mmalign.evaluate.labels import Label
 from mmalign.evaluate.results import NONE_OF_THESE, Prediction, Rejected
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.stream import image_batches
-from mmalign.protocols import ContrastiveHead, DualEncoder
 
 if TYPE_CHECKING:
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 _CACHE_VERSION = 1
 _TOKENIZER_PROBES = ("a photo of a cat.", "Two DOGS, 3 birds & an origami crane", "naïve café 猫 🐈", "")

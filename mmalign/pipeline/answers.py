@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.data.examples import Turns
-from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, with_tools
+from mmalign.contract.examples import Turns
 from mmalign.errors import DataError
 from mmalign.files import write_atomically
+from mmalign.language.messages import as_rows, as_turns, read_messages, tools_of, with_tools
 from mmalign.reading import is_text, parse_json, read_text
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _turns(value: Any, tools: Any) -> "Turns | None":
 
 def as_answers(records: Sequence[Answered]) -> "Answers":
     """All answers, in their order. Their tokens are their bytes: no model wrote them that is known here."""
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
     from mmalign.pipeline.bytes import ByteProcessor
     from mmalign.rl.answers import Answers
 

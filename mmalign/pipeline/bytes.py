@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.data.examples import Turns
-from mmalign.protocols import TokenizedAnswers, TokenizedText
+from mmalign.contract.backbone import TokenizedText
+from mmalign.contract.examples import Turns
+from mmalign.language.protocols import TokenizedAnswers
 
 _END = 256
 

@@ -13,20 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.compat import require_needs
 from mmalign.config.validate import build
 from mmalign.data.finder import find_dataset
 from mmalign.errors import DataError, IncompatibleError, MmalignError, UsageError
+from mmalign.models.references import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG
+from mmalign.models.references import resolve as resolve_source
 from mmalign.pipeline.compare import ReportConfig
 from mmalign.pipeline.config import REPORT, Pipeline, Stage, outputs_of
 from mmalign.pipeline.rank import RankConfig, to_rank
 from mmalign.pipeline.sample import KINDS, NEEDS, SampleConfig, name_and_options
 from mmalign.pipeline.sheet import check_suffix
-from mmalign.sources import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG
-from mmalign.sources import resolve as resolve_source
+from mmalign.registry.compat import require_needs
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
     from mmalign.train.plan import Plan
 
 # How transformers writes a model with one score for a text, and one with two classes.

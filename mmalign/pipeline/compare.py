@@ -32,10 +32,10 @@ from mmalign.pipeline.sample import open_prompts as open_sampled
 from mmalign.train.config import reward_list
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.evaluation import Runtime
     from mmalign.pipeline.answers import Answered
     from mmalign.pipeline.sample import Samples
+    from mmalign.registry.catalog import Catalog
 
 _ANSWERS_AT_ONCE = 64  # answers read together
 _PROBES = ("The film was good.", " 1,234 Äpfel 猫")
@@ -139,8 +139,8 @@ def compare(catalog: "Catalog", config: ReportConfig, runtime: "Runtime", say: C
 
 def load_policy(catalog: "Catalog", reference: str, runtime: "Runtime") -> Any:
     """A language model by its reference, on the device; raises UsageError, IncompatibleError, CheckpointError."""
-    from mmalign.compat import require_needs
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
+    from mmalign.registry.compat import require_needs
 
     source = resolve(reference, catalog)
     require_needs("sampling", NEEDS, source.family, reference, catalog)
@@ -201,8 +201,8 @@ def _judge(
 
 def _kl(model: Any, base: Any, samples: "Samples", runtime: "Runtime") -> float | None:
     """Nats an answer; None where the two read texts differently."""
-    from mmalign.data.sequences import Sequences
-    from mmalign.derive import sequence_logps
+    from mmalign.language.derive import sequence_logps
+    from mmalign.language.sequences import Sequences
 
     if not _same_tokens(model, base):
         return None

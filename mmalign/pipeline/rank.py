@@ -22,7 +22,7 @@ from mmalign.train.config import reward_list
 if TYPE_CHECKING:
     import torch
 
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 _AT_ONCE = 2048  # answers scored together: what is held of them stays small
 

@@ -15,9 +15,9 @@ from mmalign.pipeline.work import count_line
 from mmalign.printable import without_nan
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
     from mmalign.pipeline.compare import Comparison, ModelRow, ReportConfig
     from mmalign.pipeline.folder import PipelineFolder
+    from mmalign.registry.catalog import Catalog
 
 SCHEMA = 1
 _FIGURES = ("loss", "accuracy", "score", "kl")  # of a stage, the first that it has, at most three
@@ -32,7 +32,7 @@ def make_report(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Compare the models, and write the three files into the report's folder."""
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.evaluation import Runtime
     from mmalign.pipeline.compare import compare
 
     out = folder.of(pipeline.report)

@@ -21,7 +21,7 @@ from mmalign.pipeline.work import Say, WaitsForPeople, rank_to, sample_to
 from mmalign.stop import StopRequest
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run_pipeline(
     say: Say,
 ) -> Outcome:
     """Check everything, then run what is to do; raises Interrupted, and what stages raise."""
-    from mmalign.evaluate.runtime import choose_device
+    from mmalign.device import choose_device
 
     wanted, again = stages_between(pipeline, start, until)
     choose_device(device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from mmalign.data.examples import Turns
+from mmalign.contract.examples import Turns
 from mmalign.errors import BadSample, UsageError
 from mmalign.pipeline.answers import Answered
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mmalign.catalog import Catalog
     from mmalign.evaluate.parts import Part
-    from mmalign.protocols import AnswersProcessor
+    from mmalign.language.protocols import AnswersProcessor
+    from mmalign.language.sampling import Sampling
+    from mmalign.registry.catalog import Catalog
     from mmalign.rl.episodes import Policy
-    from mmalign.sampling import Sampling
 
 NEEDS = ("generate",)
 KINDS = ("prompt", "completion", "preference", "ranking", "labelled-completion")
@@ -48,7 +48,7 @@ class Drawing(BaseModel):
 
     @property
     def sampling(self) -> "Sampling":
-        from mmalign.sampling import Sampling
+        from mmalign.language.sampling import Sampling
 
         return Sampling(self.max_tokens, self.temperature, self.top_p)
 
@@ -136,7 +136,7 @@ def sample(
 
     The model is used as it is: put it into evaluation mode first (`Runtime.evaluating`).
     """
-    from mmalign.data.order import stable_hash
+    from mmalign.hashing import stable_hash
     from mmalign.rl.episodes import Episode, play
 
     encoded, lost = _encode(policy.processor, prompts, config.max_tokens)

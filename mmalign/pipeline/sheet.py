@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.examples import Turns
-from mmalign.data.order import stable_hash
+from mmalign.contract.examples import Turns
 from mmalign.errors import DataError, UsageError
 from mmalign.files import write_atomically
+from mmalign.hashing import stable_hash
 from mmalign.pipeline.answers import Answered, write_rows
 from mmalign.pipeline.rank import Ranked, count_ties, distinct, ranking_row
 from mmalign.reading import parse_json, read_text

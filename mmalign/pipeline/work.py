@@ -18,7 +18,7 @@ from mmalign.pipeline.sample import NEEDS, SampleConfig, asked, name_and_options
 from mmalign.pipeline.sheet import read_sheet, write_sheet
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 Say = Callable[[str], None]
 _SAY_EVERY = 10.0  # seconds
@@ -34,11 +34,11 @@ class WaitsForPeople(Exception):
 
 def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str, say: Say) -> dict[str, int]:
     """Sample, and write one line a prompt. Returns counts; raises UsageError, IncompatibleError, DataError."""
-    from mmalign.compat import require_needs
     from mmalign.config.validate import build
-    from mmalign.evaluate.runtime import Runtime
-    from mmalign.pretrained import refuse_random_weights
-    from mmalign.sources import resolve
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.models.folder import refuse_random_weights
+    from mmalign.models.references import resolve
+    from mmalign.registry.compat import require_needs
 
     name, values = name_and_options(config.backbone)
     source = resolve(name, catalog)
@@ -80,7 +80,7 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
 
     Raises WaitsForPeople where the sheet was not there and is now, DataError, UsageError, RewardError.
     """
-    from mmalign.evaluate.runtime import choose_device
+    from mmalign.device import choose_device
 
     records = to_rank(config)
     sheet = Path(config.sheet).expanduser()

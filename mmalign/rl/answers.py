@@ -11,9 +11,9 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Any
 
-from mmalign.data.examples import Turns
-from mmalign.data.sequences import Sequences
-from mmalign.protocols import AnswersProcessor
+from mmalign.contract.examples import Turns
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sequences import Sequences
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch, Ragged
-from mmalign.data.sequences import Sequences
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.language.sequences import Sequences
 from mmalign.ops import sum_rows
-from mmalign.ops.rl import truncated_weights
+from mmalign.ops.policy_gradient import truncated_weights
 
 if TYPE_CHECKING:
-    from mmalign.objective import Context
-    from mmalign.protocols import CausalLM
+    from mmalign.contract.objective import Context
+    from mmalign.language.protocols import CausalLM
 
 REWARD = "reward "  # before a reward's name, in a column's
 OTHER_SAMPLER = "other sampler"  # [N] bool: answers are an engine's, whose log-probabilities are not the policy's

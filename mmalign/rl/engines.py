@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from mmalign.contract.specs import Entry
 from mmalign.errors import EngineError, MmalignError, raised_at
+from mmalign.language.sampling import Generated
 from mmalign.rl.named import find_named
-from mmalign.sampling import Generated
-from mmalign.specs import Entry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.catalog import Catalog
-    from mmalign.protocols import AnswersProcessor
+    from mmalign.language.protocols import AnswersProcessor
+    from mmalign.language.sampling import Sampling
+    from mmalign.registry.catalog import Catalog
     from mmalign.rl.episodes import Policy
-    from mmalign.sampling import Sampling
 
 _Found = TypeVar("_Found")
 
@@ -168,7 +168,7 @@ class Writer:
 def _wrong(found: Any, rows: int, most: int, processor: "AnswersProcessor") -> str:
     """What is wrong with generated answers; empty where nothing is."""
     if not isinstance(found, Generated) or {len(part) for part in found} != {rows}:
-        return f"no `mmalign.sampling.Generated` of {rows} answers"
+        return f"no `mmalign.language.sampling.Generated` of {rows} answers"
     for row, (ids, logps, ended) in enumerate(zip(*found, strict=True)):
         if ids.ndim != 1 or ids.shape != logps.shape or not 1 <= len(ids) <= most:
             return f"ids {list(ids.shape)} and logps {list(logps.shape)} in row {row}, where {most} tokens are allowed"

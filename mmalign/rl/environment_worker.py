@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mmalign.data.examples import Message, Prompt, Turns
+from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import MmalignError, raised_at
 from mmalign.rl.turns import Environment, Turn
 

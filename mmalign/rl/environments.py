@@ -27,17 +27,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Self
 
-from mmalign.data.examples import Prompt, Turns
+from mmalign.contract.examples import Prompt, Turns
+from mmalign.contract.specs import Entry
 from mmalign.errors import EnvironmentFailure
 from mmalign.rl.environment_worker import as_json, turns_of
 from mmalign.rl.named import find_named
 from mmalign.rl.turns import Turn
-from mmalign.specs import Entry
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 START_SECONDS = 60.0  # for the process to start and import the environment
 _GRACE = 5.0  # until the process, left alone, ends itself

@@ -23,10 +23,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from mmalign.data.order import stable_hash
-from mmalign.protocols import AnswersProcessor, Generates
+from mmalign.hashing import stable_hash
+from mmalign.language.protocols import AnswersProcessor, Generates
+from mmalign.language.sampling import Sampling
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Sampling
 
 Stopped = Literal["", "turns", "length"]
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from mmalign.data.batch import Batch, Ragged
+from mmalign.contract.batch import Batch, Ragged
 from mmalign.files import write_atomically
-from mmalign.protocols import AnswersProcessor
+from mmalign.language.protocols import AnswersProcessor
 from mmalign.rl.columns import answer_offsets
 
 _SHOWN, _WIDTH, _NARROWEST = 3, 145, 40

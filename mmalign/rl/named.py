@@ -12,8 +12,8 @@ from mmalign.errors import UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from mmalign.catalog import Catalog
-    from mmalign.specs import Entry
+    from mmalign.contract.specs import Entry
+    from mmalign.registry.catalog import Catalog
 
 
 def find_named(catalog: "Catalog", kind: str, options: Mapping[str, Any], such: str) -> "tuple[Entry, BaseModel]":

@@ -3,18 +3,18 @@
     class Mine(OnlineObjective):
         class Config(OnlineConfig): beta: float = Field(0.1, description="...")
 
-`prepare` begins with `ctx.rollout(models.policy, batch)`; its columns: `mmalign.rl.rollout`, and how to read them:
-`mmalign.rl.columns`.
+`prepare` gets the batch with its answers sampled and scored. The columns: `mmalign.rl.rollout.Sampler.sample`; how to
+read them: `mmalign.rl.columns`.
 """
 
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mmalign.objective import Objective, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Objective, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
-    from mmalign.data.batch import Batch
+    from mmalign.contract.batch import Batch
     from mmalign.train.models import Models
 
 

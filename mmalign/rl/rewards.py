@@ -16,45 +16,25 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
-from mmalign.catalog import Catalog
 from mmalign.config.validate import build as build_config
-from mmalign.errors import MmalignError, RewardError, UsageError, raised_at
-from mmalign.plugins import BUILTINS
-from mmalign.protocols import OpensModels
-from mmalign.rl.scores import advice, checked, example, short
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
+from mmalign.errors import MmalignError, NonFiniteRewardError, RewardError, UsageError, raised_at
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import BUILTINS
+from mmalign.rl.reward import OpensModels, ReadsColumns, Reward, SharesTrunk
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mmalign.protocols import Reward
     from mmalign.rl.answers import Answers
     from mmalign.train.models import Models
 
 SECTION = "rollout.rewards"
+_SHOWN = 200  # characters of an answer or an option in an error
 _SEARCH_SECONDS = 5.0
-
-
-@runtime_checkable
-class SharesTrunk(Protocol):
-    """A reward that may be an adapter on the policy's weights, and then holds no model of its own."""
-
-    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
-        """Before `open`. name: for its adapter."""
-        ...
-
-
-@runtime_checkable
-class ReadsColumns(Protocol):
-    """A reward that reads columns of the data by their names (`answers.column(name)`)."""
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """columns: of every prompt of the data. Raise UsageError where one that it needs is missing: before training
-        starts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ class Chosen:
     def __str__(self) -> str:
         """With the options that are not the default ones: of two functions, which."""
         given = self.config.model_dump(mode="json", exclude_defaults=True)
-        options = "".join(f", {key}={short(str(value))}" for key, value in given.items())
+        options = "".join(f", {key}={_short(str(value))}" for key, value in given.items())
         return f"reward {self.name} (of {self.entry.plugin}{options})"
 
 
@@ -158,7 +138,7 @@ class RewardList:
         unscored = torch.full((len(answers),), any(chosen.weight for chosen, _ in self._rewards))
         with torch.no_grad():
             for chosen, reward in self._rewards:
-                part = checked(_call(chosen, reward, answers), chosen, answers)
+                part = _checked(_call(chosen, reward, answers), chosen, answers)
                 total += chosen.weight * part.double().nan_to_num(0.0)
                 if chosen.weight:  # one that only reports says nothing of what is learnt
                     unscored &= part.isnan()
@@ -198,8 +178,8 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
         what = error.message if known else f"{type(error).__name__}: {error}{_where(chosen, error)}"
-        hint = error.hint if known and error.hint else advice(chosen)
-        raise RewardError(f"{chosen} failed: {what}\n{example(answers, row)}", hint=hint) from error
+        hint = error.hint if known and error.hint else _advice(chosen)
+        raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
 
 
 def _score(reward: "Reward", answers: "Answers") -> Any:
@@ -259,3 +239,75 @@ def _unused(name: str, taken: set[str]) -> str:
 def _some(catalog: Catalog) -> str:
     names = ", ".join(catalog.display_name(entry) for entry in catalog.entries("rewards")[:8])
     return f"""Rewards: {names}. Try: --set {SECTION}='[{{"name": "vader"}}]'"""
+
+
+def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
+    """[M] float32 on the CPU, NaN where the reward gave None; raises RewardError for another shape or type,
+    NonFiniteRewardError for NaN or infinity of the reward's own."""
+    import numpy as np
+    import torch
+
+    missing: list[int] = []
+    if isinstance(value, np.ndarray):
+        is_real = value.dtype.kind in "biuf"  # other orders of bytes or axes, and longer floats, torch does not take
+        value = torch.from_numpy(np.array(value, dtype=np.float64, order="C")) if is_real else value.tolist()
+    if not isinstance(value, torch.Tensor):
+        value, missing = _from_list(value, chosen, answers)
+    if value.shape != (len(answers),):
+        raise RewardError(
+            f"{chosen} gave the shape {list(value.shape)} for {len(answers)} answers, not [{len(answers)}]\n"
+            + _example(answers, 0),
+            hint=f"It must give one number for each answer. {_advice(chosen)}",
+        )
+    if value.is_complex():
+        raise RewardError(f"{chosen} gave complex numbers\n{_example(answers, 0)}", hint=_advice(chosen))
+    part = value.detach().to("cpu", torch.float32)
+    wrong = (~part.isfinite()).nonzero()[:, 0].tolist()
+    if wrong:
+        raise NonFiniteRewardError(
+            f"{chosen} gave {float(value[wrong[0]])} ({len(wrong)} of {len(answers)} scores are not finite)\n"
+            + _example(answers, wrong[0]),
+            hint=_advice(chosen),
+        )
+    part[missing] = math.nan
+    return part
+
+
+def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "tuple[Tensor, list[int]]":
+    """The numbers, 0 in place of None, and where None was."""
+    import torch
+
+    if not isinstance(value, list | tuple):
+        raise RewardError(
+            f"{chosen} gave {type(value).__name__}, not a list or tensor of numbers\n{_example(answers, 0)}",
+            hint=_advice(chosen),
+        )
+    numbers = []
+    for row, item in enumerate(value):
+        try:
+            if isinstance(item, str | bytes):  # float("1") is a number, but a reward that writes text is broken
+                raise TypeError("a text")
+            numbers.append(0.0 if item is None else float(item))
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = f"the text {item!r}" if isinstance(item, str | bytes) else repr(item)
+            raise RewardError(
+                f"{chosen} gave {_short(what)}, which is no number\n{_example(answers, min(row, len(answers) - 1))}",
+                hint=f"It must give a number for every answer, or None where it has no score. {_advice(chosen)}",
+            ) from error
+    missing = [row for row, item in enumerate(value) if item is None]
+    return torch.tensor(numbers, dtype=torch.float64), missing
+
+
+def _example(answers: "Answers", row: int) -> str:
+    if not len(answers):
+        return "There was no answer to score."
+    return f"First at example {answers.keys[row]}, answer {_short(answers.texts[row])!r}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def _advice(chosen: Chosen) -> str:
+    check = "" if chosen.entry.plugin in BUILTINS else f" Try: mmalign plugins check {chosen.entry.plugin}"
+    return f"Mend the reward, or leave it out.{check}"

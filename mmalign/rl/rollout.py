@@ -1,7 +1,7 @@
-"""The policy answers prompts, and rewards score the answers: what `ctx.rollout` of an online objective does.
+"""The policy answers prompts, and rewards score the answers: what an online objective's `prepare` then learns from.
 
     sampler = Sampler(config, processor, rewards)
-    batch = sampler.sample(policy, prompts, seed=ctx.seed, answers=4)
+    batch = sampler.answered(policy, prompts, ctx, answers=4)
     batch["sequences"], batch["score"]           # N prompts with K answers each; [N, K]
 
 Answer k to prompt n is drawn with numbers that depend on (seed, step, n, k) and the token's place alone: neither on
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmalign.data.batch import Batch
-from mmalign.data.examples import Prompt
-from mmalign.data.sequences import Sequences
+from mmalign.contract.batch import Batch
+from mmalign.contract.examples import Prompt
+from mmalign.language.sequences import Sequences
 from mmalign.rl.answers import Answers
 from mmalign.rl.columns import OTHER_SAMPLER, REWARD, UNSCORED, answer_offsets, per_prompt
 from mmalign.rl.engines import find as find_engine
@@ -28,8 +28,9 @@ from mmalign.rl.rewards import RewardList, check_rewards
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.catalog import Catalog
-    from mmalign.protocols import AnswersProcessor
+    from mmalign.contract.objective import Context
+    from mmalign.language.protocols import AnswersProcessor
+    from mmalign.registry.catalog import Catalog
     from mmalign.rl.engines import Engine
     from mmalign.rl.environments import EnvironmentHost, Started
     from mmalign.train.config import RolloutConfig
@@ -52,6 +53,13 @@ class Sampler:
         self._environment, self._engine = environment, engine
         self._seconds: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+
+    def answered(self, policy: Policy, batch: Batch, ctx: "Context", answers: int) -> Batch:
+        """What an online objective's `prepare` gets: `batch` with so many answers to each prompt, sampled with seeds of
+        the context, and their scores (`sample`). Batches of other streams stay as they are."""
+        if batch.stream != "main":
+            return batch
+        return ctx.guard(lambda: self.sample(policy, batch, lambda n: ctx.seed(*divmod(n, answers)), answers))
 
     def sample(self, policy: Policy, batch: Batch, seed: Callable[[int], int], answers: int) -> Batch:
         """batch: of kind `prompt`. Adds, for K = `answers`:

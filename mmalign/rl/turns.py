@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from mmalign.data.examples import Prompt, Turns
+    from mmalign.contract.examples import Prompt, Turns
 
 
 class Turn(NamedTuple):

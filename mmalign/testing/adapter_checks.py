@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
 from mmalign.testing.bench import Skip, Workbench
 from mmalign.testing.rounding import rounding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Batch
+    from mmalign.contract.source import Source
 
 NEEDED = frozenset({Capability.ADAPTER_SWITCH})
 
@@ -56,7 +56,7 @@ def only_the_adapter_trains(backbone: Any, batch: "Batch", source: "Source", ben
 
 def saves_merged(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder is a model without adapter that computes the same; the live model keeps its own."""
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
     from mmalign.testing.subjects import load
 
     adapted = _adapted(source, bench)

@@ -5,14 +5,15 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mmalign.capabilities import Capability
-from mmalign.specs import Entry
+from mmalign.contract.capabilities import Capability
+from mmalign.contract.specs import Entry
 from mmalign.testing import adapter_checks, language_checks, scorer_checks
 from mmalign.testing.bench import Check, Skip, Workbench
+from mmalign.testing.saving import saving_is_exact
 
 if TYPE_CHECKING:
-    from mmalign.data.batch import Batch
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Batch
+    from mmalign.contract.source import Source
 
 TOLERANCE = 1e-5  # float32, another summation order
 _DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT})
@@ -130,32 +131,6 @@ def processor_travels(backbone: Any, batch: "Batch", source: "Source") -> None:
 def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
     saving_is_exact(backbone, bench, lambda model: _features(model, batch))
-
-
-def saving_is_exact(backbone: Any, bench: Workbench, outputs: Callable[[Any], dict[str, Any]]) -> None:
-    """A backbone's saved folder loads as the same model: tensors, `outputs`, tokenisation and vocabulary."""
-    import tempfile
-    from pathlib import Path
-
-    import torch
-
-    from mmalign.sources import resolve
-    from mmalign.testing.subjects import TEXTS, load
-
-    with tempfile.TemporaryDirectory(dir=bench.folder) as parent:
-        folder = Path(parent) / "saved"
-        backbone.save(folder)
-        twin = load(resolve(str(folder), bench.catalog), bench, seed=1)
-        expected, found = backbone.module.state_dict(), twin.module.state_dict()
-        assert list(expected) == list(found), "the saved model has other tensors"
-        changed = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
-        assert not changed, f"tensors changed by saving: {', '.join(changed[:5])}"
-        again = outputs(twin)
-        for name, value in outputs(backbone).items():
-            assert torch.equal(value, again[name]), f"{name} differ after saving"
-        for text in TEXTS:
-            assert torch.equal(twin.processor.text(text).ids, backbone.processor.text(text).ids), "another tokenisation"
-        assert twin.vocabulary == backbone.vocabulary, "the vocabulary did not travel"
 
 
 def copy_as_to_a_worker(value: Any) -> Any:

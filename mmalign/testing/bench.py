@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mmalign.catalog import Catalog
-from mmalign.plugins import PluginHost, PluginRecord, load_plugins
-from mmalign.specs import Entry, Family
+from mmalign.contract.specs import Entry, Family
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import PluginHost, PluginRecord, load_plugins
 
 _OPEN_CLIP = ("open_clip", {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}})
 # The kit's own models (in mmalign.testing.models): the prefix in whose format they are, and as much of their config as

@@ -4,8 +4,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmalign.compat import check_needs
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
+from mmalign.registry.compat import check_needs
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def reports(entry: Entry, bench: Workbench) -> None:
 
 
 def yields_its_kind(entry: Entry, bench: Workbench) -> None:
-    from mmalign.data.examples import EXAMPLE_KINDS
+    from mmalign.contract.examples import EXAMPLE_KINDS
 
     for name in entry.spec.kinds:
         data = _build(entry, bench, kind=name)
@@ -101,8 +101,8 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
     """On a few examples: all metrics finite, the primary among them, random state and modes left alone."""
     import torch
 
+    from mmalign.contract.evaluation import Runtime
     from mmalign.evaluate.runner import run_evaluation
-    from mmalign.evaluate.runtime import Runtime
     from mmalign.testing.subjects import load, resolve_or_skip
 
     source = resolve_or_skip(reference, bench)

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmalign.contract.specs import Entry
 from mmalign.errors import UsageError
-from mmalign.sampling import Sampling
-from mmalign.specs import Entry
+from mmalign.language.sampling import Sampling
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmalign.language.sampling import Generated
     from mmalign.rl.engines import Engine
-    from mmalign.sampling import Generated
 
 TOLERANCE = 1e-3  # nats a token, float32 under other kernels; an exact engine: 1e-5
 _EXACT = 1e-5
@@ -96,8 +96,8 @@ _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {
 
 
 def _opened(entry: Entry, bench: Workbench) -> "tuple[Engine, Any]":
+    from mmalign.models.references import resolve
     from mmalign.rl.engines import Engine
-    from mmalign.sources import resolve
     from mmalign.testing.subjects import load
 
     policy = load(resolve(str(bench.model(_POLICY)), bench.catalog), bench)
@@ -131,7 +131,7 @@ def _logps(policy: Any, prompt: "Tensor", ids: "Tensor") -> "Tensor":
     """[T] of an answer, by one pass of the policy over it alone."""
     import torch
 
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
 
     one = Sequences.from_lists([prompt], [[ids]], [[torch.ones(len(ids), dtype=torch.bool)]])
     with torch.no_grad():

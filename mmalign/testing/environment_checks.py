@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:

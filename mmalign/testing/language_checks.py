@@ -2,16 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
 from mmalign.testing.bench import Skip, Workbench
 from mmalign.testing.rounding import rounding
+from mmalign.testing.saving import saving_is_exact
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
-    from mmalign.data.sequences import Sequences
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Batch
+    from mmalign.contract.source import Source
+    from mmalign.language.sequences import Sequences
 
 MANY_TOKENS = 20_000
 NEEDED = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
@@ -21,7 +22,7 @@ def probabilities_sum_to_one(backbone: Any, batch: "Batch", source: "Source") ->
     """Over every token as the answer to one prompt; entropy and top-1 hit are of that distribution."""
     import torch
 
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
 
     if backbone.processor.num_tokens > MANY_TOKENS:
         raise Skip(f"a pass for each of {backbone.processor.num_tokens:,} tokens takes too long")
@@ -96,7 +97,6 @@ def prompts_come_alone(backbone: Any, batch: "Batch", source: "Source") -> None:
 
 def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
-    from mmalign.testing.backbone_checks import saving_is_exact
 
     def logps(model: Any) -> "dict[str, Tensor]":
         import torch
@@ -128,7 +128,7 @@ def _rows(backbone: Any, sequences: "Sequences") -> "list[Tensor]":
 
 
 def _single(sequences: "Sequences", m: int) -> "Sequences":
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
 
     prompt, answer = sequences.prompts.rows()[int(sequences.owner[m])], sequences.answers.rows()[m]
     learn = sequences.learn.split(sequences.answers.lengths.tolist())[m]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmalign.compat import check
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
+from mmalign.registry.compat import check
 from mmalign.testing import online_checks
 from mmalign.testing.bench import Check, Skip, Workbench
 from mmalign.testing.trainer import Trainer, build_trainer
@@ -14,7 +14,7 @@ from mmalign.testing.trainer import Trainer, build_trainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
+    from mmalign.contract.batch import Batch
 
 OVERFIT_STEPS = 50
 

@@ -9,7 +9,7 @@ from mmalign.testing.trainer import SINGLE, Trainer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
+    from mmalign.contract.batch import Batch
 
 
 def company_changes_no_answer(build: Callable[..., Trainer]) -> None:
@@ -63,7 +63,7 @@ def _assert_near(name: str, noted: "Tensor", logps: "Tensor") -> None:
 def _assert_first_update_ignores_old(trainer: Trainer, prepared: "list[Batch]") -> None:
     import torch
 
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
 
     main, *others = prepared
     old: Ragged = main["old"]

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmalign.plugins import PluginRecord
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
+from mmalign.registry.plugins import PluginRecord
 from mmalign.testing.bench import Check, Skip, Workbench
 
 HEAVY = ("torch", "transformers", "open_clip", "pydantic")
@@ -20,7 +20,7 @@ MAX_SECONDS = 0.5
 _PROBE = """
 import importlib, json, os, sys, time
 os.environ.pop("MMALIGN_STRICT_PLUGINS", None)
-from mmalign.plugins import PluginHost
+from mmalign.registry.plugins import PluginHost
 host, name = PluginHost(), sys.argv[1]
 began = time.perf_counter()
 record = host.add("probe", "", "", lambda: importlib.import_module(name))

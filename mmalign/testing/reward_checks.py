@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmalign.contract.specs import Entry
 from mmalign.errors import UsageError
-from mmalign.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def make_answers(texts: Sequence[str], bench: Workbench) -> "Answers":
     """As a tiny policy would have written them: two to each prompt, every third stopped before its end."""
     import torch
 
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
     from mmalign.rl.answers import Answers
     from mmalign.testing.subjects import load, resolve_or_skip
 

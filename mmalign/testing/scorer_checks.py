@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
 from mmalign.testing.bench import Workbench
+from mmalign.testing.saving import saving_is_exact
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
-    from mmalign.data.sequences import Sequences
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Batch
+    from mmalign.contract.source import Source
+    from mmalign.language.sequences import Sequences
 
 TOLERANCE = 1e-5  # float32, another summation order
 NEEDED = frozenset({Capability.SCORE_SEQUENCES})
@@ -35,8 +36,6 @@ def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> 
 
 def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder loads as the same model, bit for bit, with its processor and description."""
-    from mmalign.testing.backbone_checks import saving_is_exact
-
     saving_is_exact(backbone, bench, lambda model: {"scores": _scores(model, batch["sequences"])})
 
 

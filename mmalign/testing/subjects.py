@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.compat import check
-from mmalign.sources import Source, read_config, resolve
-from mmalign.specs import Entry, ObjectiveSpec
+from mmalign.contract.source import Source
+from mmalign.contract.specs import Entry, ObjectiveSpec
+from mmalign.models.references import read_config, resolve
+from mmalign.registry.compat import check
 from mmalign.testing.bench import Skip, Workbench
 
 if TYPE_CHECKING:
-    from mmalign.data.batch import Batch
+    from mmalign.contract.batch import Batch
 
 CLASSES = ("red", "green", "blue")  # of the kit's labelled examples
 TEXTS = (
@@ -94,8 +95,8 @@ def make_batch(
 
 def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[Any]:
     """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
-    from mmalign.data import examples as kinds
-    from mmalign.data.examples import Completion, ImageLabel, ImageText, Preference, Ranking, Text, TextPair
+    from mmalign.contract import examples as kinds
+    from mmalign.contract.examples import Completion, ImageLabel, ImageText, Preference, Ranking, Text, TextPair
 
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
     if kind == "image-text":
@@ -138,7 +139,7 @@ def _picture(folder: Path, index: int) -> Any:
     """A picture of its own for each index: blocks of random colours."""
     from PIL import Image
 
-    from mmalign.data.examples import ImageRef
+    from mmalign.contract.examples import ImageRef
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{index}.png"

@@ -10,13 +10,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mmalign.specs import Entry, RewardSpec
+from mmalign.contract.specs import Entry, RewardSpec
 from mmalign.testing.bench import Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmalign.data.batch import Batch
+    from mmalign.contract.batch import Batch
+    from mmalign.contract.objective import Context
     from mmalign.rl.rollout import Sampler
 
 EXACT = 1e-10  # float64, another summation order
@@ -44,7 +45,7 @@ class Trainer:
         """first_row: where these batches begin in the global one."""
         import torch
 
-        from mmalign.objective import Context
+        from mmalign.contract.objective import Context
 
         ctx = Context(
             _SEED,
@@ -52,14 +53,14 @@ class Trainer:
             self.engine.processes.sum,
             micro_batch_size or len(batches[0]),
             first_row=first_row,
-            sampler=self.sampler,
-            answers=ANSWERS,
         )
         with torch.no_grad():
-            return [self.objective.prepare(self.models, self._with_frozen(batch), ctx) for batch in batches]
+            return [self.objective.prepare(self.models, self._asked(batch, ctx), ctx) for batch in batches]
 
-    def _with_frozen(self, batch: "Batch") -> "Batch":
-        return batch.with_columns(**self.objective.frozen(self.models, batch))
+    def _asked(self, batch: "Batch", ctx: "Context") -> "Batch":
+        """With what frozen roles say and, where the objective samples, with answers."""
+        batch = batch.with_columns(**self.objective.frozen(self.models, batch))
+        return batch if self.sampler is None else self.sampler.answered(self.models.policy, batch, ctx, ANSWERS)
 
     @cached_property
     def limit(self) -> float:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmalign.catalog import Catalog
+from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.intervals import wilson
 from mmalign.evaluate.runner import run_evaluation
-from mmalign.evaluate.runtime import Runtime
+from mmalign.registry.catalog import Catalog
 from mmalign.train.heldout import part_for, undisturbed
 from mmalign.train.job import Job
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 if TYPE_CHECKING:
-    from mmalign.sampling import Sampling
+    from mmalign.language.sampling import Sampling
 
 
 DEFAULT_STEPS = 200
@@ -181,7 +181,7 @@ class RolloutConfig(_Section):
 
     @property
     def sampling(self) -> "Sampling":
-        from mmalign.sampling import Sampling
+        from mmalign.language.sampling import Sampling
 
         return Sampling(self.max_tokens, self.temperature, self.top_p)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
 from mmalign.rl.columns import REWARD, scored
 
 LOGGED = "num_"  # before a count's name, in metrics.jsonl

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmalign.device import choose_device
 from mmalign.errors import UsageError
-from mmalign.evaluate.runtime import choose_device
 
 _BUCKET = 25_000_000
 

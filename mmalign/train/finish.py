@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from mmalign.catalog import Catalog
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Objective
+from mmalign.contract.trained import TrainedBy
 from mmalign.data.loader import Sweep
 from mmalign.errors import CheckpointError
 from mmalign.files import fsync
-from mmalign.lora import scale_adapter
-from mmalign.objective import Objective
+from mmalign.models.lora import scale_adapter
 from mmalign.printable import with_nan
+from mmalign.registry.catalog import Catalog
 from mmalign.train import rng
 from mmalign.train.baselines import compare
 from mmalign.train.counts import total
@@ -35,7 +36,6 @@ from mmalign.train.progress import peak_memory
 from mmalign.train.report import write_reports
 from mmalign.train.rundir import Run
 from mmalign.train.samples import side_by_side, write_samples
-from mmalign.trained import TrainedBy
 
 FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
 from mmalign.train.display import Say
 from mmalign.train.heldout import undisturbed
 from mmalign.train.job import Job

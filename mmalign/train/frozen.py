@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmalign.data.batch import Batch, Column, Ragged
+from mmalign.contract.batch import Batch, Column, Ragged
 
 _NAME = "frozen.safetensors"
 

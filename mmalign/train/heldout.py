@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from mmalign.catalog import Catalog
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.objective import Context, Objective
+from mmalign.contract.specs import EvaluationSpec
 from mmalign.data.loader import Sweep
 from mmalign.evaluate.parts import Part, default_part
 from mmalign.evaluate.runner import run_evaluation
-from mmalign.evaluate.runtime import Runtime
-from mmalign.objective import Context, Objective
-from mmalign.specs import EvaluationSpec
+from mmalign.registry.catalog import Catalog
 from mmalign.stop import held_back
 from mmalign.train import returned
 from mmalign.train.job import Job
@@ -120,13 +120,13 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
             -1 - number,
             lambda tensor: tensor,
             _chunk(job),
-            sampler=job.sampler,
-            answers=job.plan.rollout.answers_heldout(
-                min(job.num_heldout, job.plan.evaluation.max_examples), objective.fewest_answers
-            ),
         )
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
+            if job.sampler is not None:
+                prompts = min(job.num_heldout, job.plan.evaluation.max_examples)
+                answers_each = job.plan.rollout.answers_heldout(prompts, objective.fewest_answers)
+                batch = job.sampler.answered(job.models.policy, batch, ctx, answers_each)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         answers += batch["score"].numel() if job.sampler is not None else 0
         for part_sums, part_metrics, part in _losses(job, batch):

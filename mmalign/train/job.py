@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Context, Objective
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
-from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
+from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
-from mmalign.objective import Context, Objective
 from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environments import EnvironmentHost
 from mmalign.rl.objective import PolicyGradientConfig
@@ -134,8 +134,6 @@ class Job:
             self.processes.sum,
             train.micro_batch_size or self.local_batch_size,
             first_row=self.processes.rank * self.local_batch_size,
-            sampler=self.sampler,
-            answers=self.plan.rollout.samples,
             guard=guard,
         )
         self.models.eval()
@@ -144,6 +142,8 @@ class Job:
                 # What is cached takes no time, and on several processes a guard is a conversation.
                 batch = self.with_frozen(batch) if self.frozen else guard(lambda: self.with_frozen(batch))
                 with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
+                    if self.sampler is not None:
+                        batch = self.sampler.answered(self.models.policy, batch, ctx, self.plan.rollout.samples)
                     return objective.prepare(self.models, batch, ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)

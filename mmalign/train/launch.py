@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
+from mmalign.contract.backbone import NamesPlaces
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import write_text
-from mmalign.protocols import NamesPlaces
+from mmalign.registry.catalog import Catalog
 from mmalign.rl.rewards import check_rewards
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint

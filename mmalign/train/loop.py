@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from mmalign.capabilities import Capability
-from mmalign.catalog import Catalog
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import Capability
 from mmalign.data.loader import Stream
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError, ShortageError
+from mmalign.registry.catalog import Catalog
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmalign.lora import adapter_parameters
-from mmalign.selection import adapted_layers
-from mmalign.specs import Role
+from mmalign.contract.specs import Role
+from mmalign.models.adapter_switch import adapted_layers
+from mmalign.models.lora import adapter_parameters
 from mmalign.train.roles import (
     CriticOptions,
     TrunkScorer,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmalign.capabilities import Capability
-from mmalign.data.examples import (
+from mmalign.contract.capabilities import Capability
+from mmalign.contract.examples import (
     Completion,
     ImageText,
     LabelledCompletion,

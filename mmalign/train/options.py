@@ -10,8 +10,8 @@ and a note says so.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmalign.catalog import Catalog
 from mmalign.config.load import Section, load_layers, recipe_path
+from mmalign.registry.catalog import Catalog
 
 _TUNED = ("backbone", "dataset")
 

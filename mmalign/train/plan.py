@@ -10,20 +10,20 @@ from typing import Any
 
 import yaml
 
-from mmalign.catalog import Catalog
-from mmalign.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.config.load import NAMED_SECTIONS
 from mmalign.config.validate import build, build_all
-from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.contract.backbone import ChecksTraining, NamesPlaces
+from mmalign.contract.examples import EXAMPLE_KINDS
+from mmalign.contract.objective import Objective
+from mmalign.contract.source import Source
+from mmalign.contract.specs import Entry
 from mmalign.data.finder import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
-from mmalign.objective import Objective
-from mmalign.protocols import ChecksTraining, NamesPlaces
+from mmalign.models.references import resolve as resolve_source
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.rl.rollout import checked_rollout
-from mmalign.sources import Source
-from mmalign.sources import resolve as resolve_source
-from mmalign.specs import Entry
 from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
 from mmalign.train.settle import lasting_reference, settle
 
@@ -295,6 +295,6 @@ def _baselines(
 
 
 def bare_name(entry: Entry) -> str:
-    from mmalign.plugins import BUILTINS
+    from mmalign.registry.plugins import BUILTINS
 
     return entry.spec.name if entry.plugin in BUILTINS else entry.qualified

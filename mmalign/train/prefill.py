@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from mmalign.data.batch import Batch, Column
+from mmalign.contract.batch import Batch, Column
 from mmalign.data.loader import Draws, Order, Sweep
-from mmalign.data.order import stable_hash
+from mmalign.hashing import stable_hash
 from mmalign.train.display import Display
 from mmalign.train.frozen import FrozenCache
 from mmalign.train.job import Job

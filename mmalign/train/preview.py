@@ -15,15 +15,15 @@ from typing import Any, cast
 import click
 import torch
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
+from mmalign.contract.examples import EXAMPLE_KINDS, ImageRef
 from mmalign.data.collate import Encoder
-from mmalign.data.examples import EXAMPLE_KINDS, ImageRef
 from mmalign.data.images import describe, open_image
 from mmalign.data.loader import Sweep
-from mmalign.data.sequences import Sequences, sequences_of
 from mmalign.errors import BadSample, DataError
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sequences import Sequences, sequences_of
 from mmalign.printable import Printable, printable
-from mmalign.protocols import AnswersProcessor
 from mmalign.train.config import DataConfig
 from mmalign.train.job import Job
 from mmalign.train.next_steps import readable

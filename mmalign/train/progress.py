@@ -20,10 +20,10 @@ from typing import Any, cast
 
 import torch
 
-from mmalign.capabilities import Capability
-from mmalign.catalog import Catalog
-from mmalign.data.batch import Batch
-from mmalign.protocols import AnswersProcessor
+from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import Capability
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.registry.catalog import Catalog
 from mmalign.rl.experience import show_experience, write_experience
 from mmalign.train.counts import LOGGED, answer_counts, unlearnt_prompts
 from mmalign.train.display import Display

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Metrics, Objective, Outputs
 from mmalign.errors import PluginError
-from mmalign.objective import Metrics, Objective, Outputs
 
 _CONTRACT = "See docs/plugins.md; mmalign plugins check PACKAGE tries the whole contract."
 

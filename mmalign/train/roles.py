@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mmalign.contract.backbone import SwitchesAdapter
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.lora import add_adapter
-from mmalign.protocols import SwitchesAdapter
-from mmalign.scorers import ReadScorer, ReadsScorers
-from mmalign.selection import follow_checkpointing, selected
+from mmalign.models.adapter_switch import follow_checkpointing, selected
+from mmalign.models.lora import add_adapter
+from mmalign.models.reward_trunk import ReadScorer, ReadsScorers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
 
 
 class CriticOptions(BaseModel):
@@ -88,7 +88,7 @@ class TrunkScorer:
 
     def score_sequences(self, sequences: "Sequences") -> "Tensor":
         """[M], less the mean, as the reward model alone."""
-        from mmalign.derive import last_token_scores
+        from mmalign.language.derive import last_token_scores
 
         return last_token_scores(self.head, self.backbone.hidden_states(sequences))[:, 0] - self.mean
 

@@ -15,11 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmalign import __version__
 from mmalign.errors import UsageError
 from mmalign.files import write_text
 from mmalign.printable import with_nan, without_nan
 from mmalign.reading import check_regular, parse_json, read_json, read_text
+from mmalign.version import __version__
 
 SCHEMA = 1
 _BEFORE_A_STEP = {"run.json", "config.yaml", "metrics.jsonl", "checkpoints", "skipped.jsonl"}  # and caches

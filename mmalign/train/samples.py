@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
 from mmalign.data.loader import Sweep
-from mmalign.data.order import stable_hash
-from mmalign.protocols import AnswersProcessor
-from mmalign.sampling import Sampling
+from mmalign.hashing import stable_hash
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sampling import Sampling
 from mmalign.train.heldout import undisturbed
 from mmalign.train.job import Job
 

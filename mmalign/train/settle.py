@@ -7,10 +7,10 @@ reasons      # {"learning_rate": "TRL's DPO: 1e-06 for all weights at 1 billion 
 from collections.abc import Mapping
 from typing import Any
 
-from mmalign.capabilities import Capability
-from mmalign.size import KnowsSize, ModelSize
-from mmalign.sources import Source
-from mmalign.specs import Rates
+from mmalign.contract.capabilities import Capability
+from mmalign.contract.source import Source
+from mmalign.contract.specs import Rates
+from mmalign.models.size import KnowsSize, ModelSize
 from mmalign.train.config import TrainConfig
 from mmalign.train.length import with_steps
 from mmalign.train.rates import default_rate

@@ -7,7 +7,7 @@ with explained(plan, lambda: 16, "in step 3"):
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mmalign.capabilities import Capability
+from mmalign.contract.capabilities import Capability
 from mmalign.errors import ShortageError
 from mmalign.train.plan import Plan
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Metrics, Objective
 from mmalign.errors import NonFiniteError, PluginError
 from mmalign.memory import release_freed_memory
-from mmalign.objective import Metrics, Objective
 from mmalign.train import returned, rng
 from mmalign.train.distributed import Processes
 from mmalign.train.models import Models

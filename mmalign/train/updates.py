@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from mmalign.data.batch import Batch
-from mmalign.data.order import stable_hash
-from mmalign.objective import Objective
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Objective
+from mmalign.hashing import stable_hash
 
 
 def updates(

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
-from mmalign.pretrained import pickled_weights, without_weights
-from mmalign.safety import refuse_code
-from mmalign.sources import OPEN_CLIP_CONFIG, read_config
+from mmalign.models.folder import pickled_weights, without_weights
+from mmalign.models.references import OPEN_CLIP_CONFIG, read_config
+from mmalign.models.safety import refuse_code
 from mmalign_clip.downloads import WEIGHTS, fetch_repository, fetch_tag, hub_tokenizer
 from mmalign_clip.images import INTERPOLATIONS, RESIZE_MODES, Preprocess
 from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
 from mmalign_clip.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 
 @dataclass(frozen=True)

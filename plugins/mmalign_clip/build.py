@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import weightless
-from mmalign.safety import offline
+from mmalign.models.folder import weightless
+from mmalign.models.safety import offline
 
 if TYPE_CHECKING:
     from open_clip import CLIP, CoCa, CustomTextCLIP

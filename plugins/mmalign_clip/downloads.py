@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import CheckpointError
-from mmalign.hub import TOKENIZER_PATTERNS, fetch
-from mmalign.sources import OPEN_CLIP_CONFIG
+from mmalign.models.hub import TOKENIZER_PATTERNS, fetch
+from mmalign.models.references import OPEN_CLIP_CONFIG
 from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
 
 WEIGHTS = "open_clip_model.safetensors"

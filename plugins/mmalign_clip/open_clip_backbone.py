@@ -1,6 +1,6 @@
 """open_clip's dual encoders: a folder, a tag, a hub repository, or an architecture with random weights.
 
-backbone = OpenClipBackbone.load(mmalign.sources.resolve("./run/final", catalog), OpenClipConfig())
+backbone = OpenClipBackbone.load(mmalign.models.references.resolve("./run/final", catalog), OpenClipConfig())
 scores = backbone.encode_image(pixels) @ backbone.encode_text(tokens).T       # cosines
 backbone.save(Path("copy"))       # loads in plain open_clip: create_model_and_transforms("local-dir:copy")
 """
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from mmalign import lora
+from mmalign.contract.backbone import ContrastiveHead
 from mmalign.errors import CheckpointError
-from mmalign.lora import LoraOptions
-from mmalign.protocols import ContrastiveHead
-from mmalign.size import ModelSize
-from mmalign.sources import OPEN_CLIP_CONFIG
+from mmalign.models import lora
+from mmalign.models.lora import LoraOptions
+from mmalign.models.references import OPEN_CLIP_CONFIG
+from mmalign.models.size import ModelSize
 from mmalign_clip import locking
 from mmalign_clip.blueprint import Blueprint, read
 from mmalign_clip.build import build, count_parameters
@@ -29,8 +29,8 @@ from mmalign_clip.text_tower import at_least_one, can_trim, encode_text, unit
 from mmalign_clip.vocabulary import imagenet_names, write_vocabulary
 
 if TYPE_CHECKING:
-    from mmalign.data.batch import Ragged
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Ragged
+    from mmalign.contract.source import Source
     from mmalign_clip.build import OpenClipModule
 
 

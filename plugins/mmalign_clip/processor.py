@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmalign.protocols import TokenizedText
+from mmalign.contract.backbone import TokenizedText
 from mmalign_clip.images import Preprocess, evaluation_image, training_image
 from mmalign_clip.texts import TextTokenizer
 

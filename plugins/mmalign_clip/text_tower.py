@@ -17,7 +17,7 @@ from mmalign.errors import DataError
 if TYPE_CHECKING:
     from open_clip.transformer import Transformer
 
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
     from mmalign_clip.build import OpenClipModule
 
 

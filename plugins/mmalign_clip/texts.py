@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import torch
 
+from mmalign.contract.backbone import TokenizedText
 from mmalign.errors import CheckpointError
-from mmalign.protocols import TokenizedText
+from mmalign.models.safety import offline, refuse_code
 from mmalign.reading import read_json
-from mmalign.safety import offline, refuse_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

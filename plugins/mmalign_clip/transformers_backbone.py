@@ -1,6 +1,6 @@
 """transformers' CLIP and SigLIP (SigLIP 2 with a fixed resolution included) as dual encoders.
 
-backbone = TransformersClipBackbone.load(mmalign.sources.resolve("hf:./folder", catalog), TransformersClipConfig())
+backbone = TransformersClipBackbone.load(resolve("hf:./folder", catalog), TransformersClipConfig())
 backbone.save(Path("copy"))       # loads in plain transformers: AutoModel.from_pretrained("copy")
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from mmalign import lora
+from mmalign.contract.backbone import ContrastiveHead, TokenizedText
 from mmalign.errors import UsageError
-from mmalign.lora import LoraOptions
-from mmalign.pretrained import quiet
-from mmalign.protocols import ContrastiveHead, TokenizedText
-from mmalign.size import ModelSize
+from mmalign.models import lora
+from mmalign.models.folder import quiet
+from mmalign.models.lora import LoraOptions
+from mmalign.models.size import ModelSize
 from mmalign_clip.images import Preprocess, training_image
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
@@ -29,8 +29,8 @@ from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocab
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmalign.data.batch import Ragged
-    from mmalign.sources import Source
+    from mmalign.contract.batch import Ragged
+    from mmalign.contract.source import Source
     from mmalign_clip.transformers_folder import TransformersModule
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.hub import TOKENIZER_PATTERNS, fetch
-from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable, weightless
-from mmalign.safety import offline, refuse_code
-from mmalign.sources import TRANSFORMERS_CONFIG
+from mmalign.models.folder import draw_weights, load_exactly, read_json, unreadable, weightless
+from mmalign.models.hub import TOKENIZER_PATTERNS, fetch
+from mmalign.models.references import TRANSFORMERS_CONFIG
+from mmalign.models.safety import offline, refuse_code
 from mmalign_clip.images import Preprocess
 from mmalign_clip.texts import FileTokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, SiglipModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
     TransformersModule = CLIPModel | SiglipModel
 

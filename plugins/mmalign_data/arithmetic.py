@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Prompt
-from mmalign.data.order import stable_hash
+from mmalign.contract.examples import Prompt
+from mmalign.hashing import stable_hash
 
 _TRIES = 20  # draws for each question wanted: few digits make few different ones
 _SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # tenths

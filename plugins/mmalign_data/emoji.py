@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import ImageRef, ImageText
-from mmalign.data.order import stable_hash
+from mmalign.contract.examples import ImageRef, ImageText
 from mmalign.errors import DataError
+from mmalign.hashing import stable_hash
 
 FOLDER = Path(__file__).parent / "emoji"
 TEMPLATE = "a drawing of a {}"

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import ImageLabel, ImageRef
+from mmalign.contract.examples import ImageLabel, ImageRef
 from mmalign.data.images import LeftOut, is_litter, survey
-from mmalign.data.order import stable_hash
 from mmalign.errors import DataError, did_you_mean
+from mmalign.hashing import stable_hash
 
 _ACCEPTED = "Accepted: JPEG, PNG, WebP, GIF, BMP"
 _VALIDATION = ("validation", "val", "test")

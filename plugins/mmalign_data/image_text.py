@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import ImageText
-from mmalign.data.order import stable_hash
+from mmalign.contract.examples import ImageText
 from mmalign.errors import DataError
+from mmalign.hashing import stable_hash
 from mmalign_data.pairs import Found, Pairs
 from mmalign_data.paths import expand
 from mmalign_data.picture_folders import read_folder

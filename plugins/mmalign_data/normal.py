@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmalign.data.examples import (
+from mmalign.contract.examples import (
     Completion,
     LabelledCompletion,
     Preference,
@@ -20,7 +20,7 @@ from mmalign.data.examples import (
     Text,
     TextLabel,
 )
-from mmalign.data.messages import as_turns, read_messages, with_tools
+from mmalign.language.messages import as_turns, read_messages, with_tools
 
 Normal = dict[str, Any]
 _NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL

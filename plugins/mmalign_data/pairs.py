@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from mmalign.data.examples import ImageRef, ImageText
+from mmalign.contract.examples import ImageRef, ImageText
 from mmalign.errors import BadSample, DataError
 from mmalign_data.parquet_files import open_parquet, text_columns
 

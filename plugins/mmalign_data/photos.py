@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from mmalign.data.examples import ImageLabel, ImageRef
+from mmalign.contract.examples import ImageLabel, ImageRef
 from mmalign.errors import DataError
 
 FOLDER = Path(__file__).parent / "photos"

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Completion, LabelledCompletion, Preference, Prompt, Ranking, Text, TextLabel
+from mmalign.contract.examples import Completion, LabelledCompletion, Preference, Prompt, Ranking, Text, TextLabel
 from mmalign.errors import DataError
 
 FOLDER = Path(__file__).parent / "reviews"

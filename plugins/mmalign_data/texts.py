@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from mmalign.data.examples import TextLabel
-from mmalign.data.order import stable_hash
+from mmalign.contract.examples import TextLabel
 from mmalign.errors import DataError, WrongKindError
+from mmalign.hashing import stable_hash
 from mmalign_data.columns import Columns
 from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig

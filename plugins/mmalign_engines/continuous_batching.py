@@ -27,12 +27,12 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import ContinuousBatchingConfig as PagedConfig
 from transformers.generation import ContinuousMixin
 
-from mmalign.data.order import stable_hash
-from mmalign.data.sequences import Sequences
 from mmalign.errors import UsageError
-from mmalign.pretrained import quiet
-from mmalign.protocols import CausalLM
-from mmalign.sampling import Generated, Sampling
+from mmalign.hashing import stable_hash
+from mmalign.language.protocols import CausalLM
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.language.sequences import Sequences
+from mmalign.models.folder import quiet
 from mmalign_engines.options import ContinuousBatchingConfig
 
 if TYPE_CHECKING:

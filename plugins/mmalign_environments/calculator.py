@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Message, Prompt, Turns
+from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import DataError
 from mmalign.rl.turns import Turn
 from mmalign_environments.expressions import BadExpression, evaluate, written

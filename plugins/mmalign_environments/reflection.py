@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.examples import Prompt, Turns
+from mmalign.contract.examples import Prompt, Turns
 from mmalign.rl.turns import Turn
 
 

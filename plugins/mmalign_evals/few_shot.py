@@ -18,14 +18,16 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from mmalign.data.examples import TextLabel
-from mmalign.data.order import spread, stable_hash
-from mmalign.data.sequences import Sequences
-from mmalign.derive import sequence_logps
+from mmalign.contract.dataset import LabelledDataset
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import TextLabel
+from mmalign.data.order import spread
 from mmalign.errors import DataError
 from mmalign.evaluate.intervals import with_interval
-from mmalign.evaluate.runtime import Runtime
-from mmalign.protocols import AnswersProcessor, LabelledDataset
+from mmalign.hashing import stable_hash
+from mmalign.language.derive import sequence_logps
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sequences import Sequences
 
 TEXT, LABEL = "{text}", "{label}"
 _SEPARATOR = "\n\n"

@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.sequences import Sequences, sequences_of
-from mmalign.derive import label_sums
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.errors import DataError
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
-from mmalign.protocols import AnswersProcessor, Dataset
+from mmalign.language.derive import label_sums
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sequences import Sequences, sequences_of
 
 
 class PerplexityConfig(BaseModel):

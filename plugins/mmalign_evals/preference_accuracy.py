@@ -17,15 +17,16 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.ranks import rank_lists
-from mmalign.data.sequences import Sequences
-from mmalign.derive import sequence_logps
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.trained import Comparison
 from mmalign.errors import UsageError
 from mmalign.evaluate.pairs import PairAccuracy
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
-from mmalign.protocols import AnswersProcessor, Dataset
-from mmalign.trained import Comparison
+from mmalign.language.derive import sequence_logps
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.ranks import rank_lists
+from mmalign.language.sequences import Sequences
 
 _PROBED = 8
 NO_REFERENCE = "none"

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.contract.backbone import DualEncoder
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.intervals import with_interval
 from mmalign.evaluate.retrieval import embed_dataset, recalls
-from mmalign.evaluate.runtime import Runtime
-from mmalign.protocols import Dataset, DualEncoder
 
 
 class RetrievalConfig(BaseModel):

@@ -13,11 +13,12 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.data.ranks import rank_lists
+from mmalign.contract.dataset import Dataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.pairs import PairAccuracy
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.texts import TextSweep
-from mmalign.protocols import Dataset, RewardModel
+from mmalign.language.protocols import RewardModel
+from mmalign.language.ranks import rank_lists
 
 
 class RewardAccuracyConfig(BaseModel):

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmalign.contract.backbone import DualEncoder
+from mmalign.contract.dataset import LabelledDataset
+from mmalign.contract.evaluation import Runtime
 from mmalign.data.order import spread
 from mmalign.errors import DataError
 from mmalign.evaluate.accuracy import Accuracy
 from mmalign.evaluate.labels import build_labels, read_templates
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify
-from mmalign.protocols import DualEncoder, LabelledDataset
 
 
 class ZeroShotConfig(BaseModel):

@@ -19,16 +19,16 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from mmalign import adapters, lora
-from mmalign.data.layout import Cost, Layout, states_at
-from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, UsageError
+from mmalign.language.layout import Cost, Layout, states_at
+from mmalign.language.protocols import Hidden
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.language.sequences import Sequences
+from mmalign.models import adapters, lora
+from mmalign.models.folder import quiet
+from mmalign.models.reward_trunk import ReadScorer
+from mmalign.models.size import ModelSize
 from mmalign.ops import Head, TokenLogps, token_logps
-from mmalign.pretrained import quiet
-from mmalign.protocols import Hidden
-from mmalign.sampling import Generated, Sampling
-from mmalign.scorers import ReadScorer
-from mmalign.size import ModelSize
 from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
@@ -44,7 +44,7 @@ from mmalign_lm.writing import try_writing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
@@ -132,7 +132,7 @@ class CausalLMBackbone(lora.Adaptable):
         seeds: Sequence[int],
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """An answer to each prompt, in order; prompts of like length are answered together. See `mmalign.sampling`."""
+        """An answer to each prompt, in order; prompts of like length are answered together."""
         found: dict[int, list[Any]] = {}
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         way = self._writing.up_to(longest)

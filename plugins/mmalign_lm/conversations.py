@@ -18,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmalign.data.examples import Message
-from mmalign.data.messages import tools_of
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
+from mmalign.language.messages import tools_of
 from mmalign.reading import parse_json
 
 _HEADER = 400  # characters: no template's header of an answer is longer

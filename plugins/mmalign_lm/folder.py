@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.adapters import ADAPTER_CONFIG
 from mmalign.errors import CheckpointError
-from mmalign.hub import CHAT_TEMPLATE, TOKENIZER_PATTERNS, fetch
-from mmalign.pretrained import draw_weights, load_exactly, read_json, unreadable
+from mmalign.models.adapters import ADAPTER_CONFIG
+from mmalign.models.folder import draw_weights, load_exactly, read_json, unreadable
+from mmalign.models.hub import CHAT_TEMPLATE, TOKENIZER_PATTERNS, fetch
+from mmalign.models.references import TRANSFORMERS_CONFIG
+from mmalign.models.safety import offline, refuse_code
 from mmalign.reading import read_text
-from mmalign.safety import offline, refuse_code
-from mmalign.sources import TRANSFORMERS_CONFIG
 from mmalign_lm import four_bit
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.texts import TextProcessor, end_token
@@ -24,7 +24,7 @@ from mmalign_lm.texts import TextProcessor, end_token
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION_CONFIG = "generation_config.json"

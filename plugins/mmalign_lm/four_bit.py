@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import UsageError
-from mmalign.lora import merged_state
-from mmalign.pretrained import draw_weights, load_exactly
+from mmalign.models.folder import draw_weights, load_exactly
+from mmalign.models.lora import merged_state
 from mmalign_lm.options import CausalLMConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 TOLERANCE = 0.05  # relative; of trials at loading, in bfloat16
 _INSTEAD = "Leave backbone.load_in at float32"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmalign.errors import NonFiniteError
-from mmalign.sampling import Generated, Sampling, draw, uniforms
+from mmalign.language.sampling import Generated, Sampling, draw, uniforms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import draw_weights, load_exactly, quiet, read_json, unreadable
-from mmalign.safety import offline
+from mmalign.models.folder import draw_weights, load_exactly, quiet, read_json, unreadable
+from mmalign.models.safety import offline
 from mmalign_lm.folder import Parts, load_module, own_tokenizer, read_config, read_processor
 from mmalign_lm.options import CausalLMConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mmalign.errors import UsageError
-from mmalign.lora import LoraOptions
+from mmalign.models.lora import LoraOptions
 
 # Absolute, so that a run is resumed from anywhere; empty for none.
 LocalPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]

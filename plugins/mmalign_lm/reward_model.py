@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from mmalign.data.batch import Ragged
-from mmalign.data.sequences import Sequences
+from mmalign.contract.batch import Ragged
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import quiet
+from mmalign.language.sequences import Sequences
+from mmalign.models.folder import quiet
 from mmalign_lm.families import REWARD_MEAN
 from mmalign_lm.folder import Parts, read, text_config
 from mmalign_lm.options import CausalLMConfig, RewardModelConfig
@@ -30,7 +30,7 @@ from mmalign_lm.trunk import Trunk, some_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
 

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.data.layout import Cost, Grid, Layout, bucketed, packed
-from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
+from mmalign.language.layout import Cost, Grid, Layout, bucketed, packed
+from mmalign.language.sequences import Sequences
 from mmalign_lm.folder import text_config
 from mmalign_lm.texts import TextProcessor
 from mmalign_lm.trunk import Trunk, some_ids

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmalign.errors import CheckpointError
-from mmalign.lora import merged_state
-from mmalign.pretrained import draw_weights, load_exactly, quiet, unreadable
+from mmalign.models.folder import draw_weights, load_exactly, quiet, unreadable
+from mmalign.models.lora import merged_state
 from mmalign_lm.families import REWARD_MEAN
 from mmalign_lm.trunk import below_head
 

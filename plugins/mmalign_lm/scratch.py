@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.hub import TOKENIZER_PATTERNS
-from mmalign.pretrained import read_json
-from mmalign.safety import offline
+from mmalign.models.folder import read_json
+from mmalign.models.hub import TOKENIZER_PATTERNS
+from mmalign.models.safety import offline
 from mmalign_lm.folder import TOKENIZER_CONFIG, Parts, load_module, read_processor, read_tokenizer, set_dropout
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.shapes import Shape, reshaped
@@ -23,7 +23,7 @@ from mmalign_lm.shapes import Shape, reshaped
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 _EMBEDDED = Path(__file__).parent / "gpt_mini"
 

@@ -5,16 +5,16 @@ model_size(source, options)      # ModelSize(parameters=4_830_720, random=False)
 
 from typing import TYPE_CHECKING
 
-from mmalign.pretrained import quiet, unreadable, weightless
-from mmalign.safety import offline
-from mmalign.size import ModelSize
+from mmalign.models.folder import quiet, unreadable, weightless
+from mmalign.models.safety import offline
+from mmalign.models.size import ModelSize
 from mmalign_lm import scratch
 from mmalign_lm.options import CausalLMConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 
 def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:

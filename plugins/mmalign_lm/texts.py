@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmalign.data.examples import Message, Turns
-from mmalign.data.messages import ROLES
+from mmalign.contract.backbone import TokenizedText
+from mmalign.contract.examples import Message, Turns
 from mmalign.errors import BadSample, CheckpointError
-from mmalign.protocols import TokenizedAnswers, TokenizedText
+from mmalign.language.messages import ROLES
+from mmalign.language.protocols import TokenizedAnswers
 from mmalign_lm import bounded_jinja
 from mmalign_lm.conversations import ChatTemplate, Form, choose_form, render_conversation
 from mmalign_lm.token_spans import num_shared, tokenise_spans

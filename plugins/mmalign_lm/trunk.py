@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.data.layout import Grid, Layout
+from mmalign.language.layout import Grid, Layout
 from mmalign_lm.noise import noisy
 
 if TYPE_CHECKING:

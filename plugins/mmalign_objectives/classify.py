@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign import Objective
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.errors import DataError
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
     from mmalign.train.models import Models
 
 
@@ -55,7 +55,7 @@ class Classification(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logits: [N, C]. logps: [N], sums over the tokens of each text."""
-        from mmalign.derive import hidden_label_sums, last_token_scores
+        from mmalign.language.derive import hidden_label_sums, last_token_scores
 
         hidden = models.policy.hidden_states(self._documents(batch))
         outputs = {"logits": last_token_scores(models.heads["policy"], hidden)}
@@ -87,6 +87,6 @@ class Classification(Objective):
 
     @staticmethod
     def _documents(batch: "Batch") -> "Sequences":
-        from mmalign.data.sequences import Sequences
+        from mmalign.language.sequences import Sequences
 
         return Sequences.documents(batch["text"])

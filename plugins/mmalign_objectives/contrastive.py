@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmalign import Objective
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.errors import IncompatibleError
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class Contrastive(Objective):
         """Numbers that are equal for equal captions, and for captions of one image."""
         import torch
 
-        from mmalign.data.order import stable_hash
+        from mmalign.hashing import stable_hash
 
         captions = [stable_hash("text", caption) >> 1 for caption in batch["caption"]]
         groups = [

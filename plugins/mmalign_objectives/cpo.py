@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
-from mmalign.trained import Comparison
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.trained import Comparison
 from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
-from mmalign.trained import Comparison
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.trained import Comparison
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.data.batch import Ragged
-    from mmalign.data.sequences import Sequences
-    from mmalign.protocols import CausalLM
+    from mmalign.contract.batch import Ragged
+    from mmalign.language.protocols import CausalLM
+    from mmalign.language.sequences import Sequences
     from mmalign.train.models import Models
 
 
@@ -50,7 +50,7 @@ class DirectPreferenceOptimization(Objective):
 
     def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":
         """reference: of each answer, what `forward` returns for the policy."""
-        from mmalign.data.batch import Ragged
+        from mmalign.contract.batch import Ragged
 
         sequences = batch["sequences"]
         return {"reference": Ragged.of_lengths(self._logps(models.reference, sequences), sequences.counts)}
@@ -61,7 +61,7 @@ class DirectPreferenceOptimization(Objective):
         return {"policy": sequences.by_prompt(self._logps(models.policy, sequences))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.data.ranks import ranks_of
+        from mmalign.language.ranks import ranks_of
         from mmalign.ops.preference import PAIR_LOSSES
         from mmalign.ops.ranking import ranked_pairs
 
@@ -88,7 +88,7 @@ class DirectPreferenceOptimization(Objective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank."""
-        from mmalign.data.ranks import num_ranked
+        from mmalign.language.ranks import num_ranked
 
         return {"preference": float(num_ranked(batch, tie=self.config.tie))}
 
@@ -98,7 +98,7 @@ class DirectPreferenceOptimization(Objective):
 
     def _logps(self, backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
         """[M] log-probabilities of the answers: sums, or means over their tokens."""
-        from mmalign.derive import sequence_logps
+        from mmalign.language.derive import sequence_logps
 
         logps = sequence_logps(backbone, sequences)
         if self._per_token:

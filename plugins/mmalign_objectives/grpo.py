@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mmalign.objective import Context, Metrics, Outputs
+from mmalign.contract.objective import Context, Metrics, Outputs
 from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
@@ -59,18 +59,16 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         return frozenset() if self.config.beta else frozenset({"reference"})
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Adds answers and scores (`ctx.rollout`), advantage and learns: [N, K], reference and old: ragged."""
-        from mmalign.ops.rl import group_relative
+        """Adds advantage and learns: [N, K], reference and old: ragged."""
+        from mmalign.ops.policy_gradient import group_relative
         from mmalign.rl.columns import action_logps, scored
 
-        # 1. Sample and score.
-        batch = ctx.rollout(models.policy, batch)
         score, has_score = batch["score"], scored(batch)
-        # 2. Compare with the siblings.
+        # 1. Compare with the siblings.
         advantage = group_relative(score, scale=self.config.variant != "dr-grpo", scored=has_score)
         differ = (score[:, :, None] != score[:, None, :]) & has_score[:, :, None] & has_score[:, None, :]
         learns = differ.flatten(1).any(1, keepdim=True) & has_score
-        # 3. What the reference says and, where more than one update follows, the policy as it is.
+        # 2. What the reference says and, where more than one update follows, the policy as it is.
         batch = batch.with_columns(advantage=advantage, learns=learns)
         if self.config.beta:
             reference = action_logps(models.reference, batch, ctx, self.sampling.temperature)
@@ -80,7 +78,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         return batch.with_columns(old=action_logps(models.policy, batch, ctx, self.sampling.temperature))
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.ops.rl import clipped_policy_loss, kl_estimate
+        from mmalign.ops.policy_gradient import clipped_policy_loss, kl_estimate
         from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights, scored, spread
 
         config, logps, sequences = self.config, outputs["logps"], batch["sequences"]

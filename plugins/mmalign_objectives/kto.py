@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
     from mmalign.train.models import Models
 
 
@@ -44,7 +44,7 @@ class KahnemanTverskyOptimization(Objective):
         """Adds reference: [N], log-probabilities of the answers; and z0: [N], the same everywhere."""
         import torch
 
-        from mmalign.derive import sequence_logps
+        from mmalign.language.derive import sequence_logps
 
         reference = ctx.map(lambda part: sequence_logps(models.reference, part["sequences"]), batch)
         sums = torch.zeros(2, dtype=torch.float64)
@@ -61,7 +61,7 @@ class KahnemanTverskyOptimization(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """policy: [N]."""
-        from mmalign.derive import sequence_logps
+        from mmalign.language.derive import sequence_logps
 
         return {"policy": sequence_logps(models.policy, batch["sequences"])}
 
@@ -87,8 +87,8 @@ class KahnemanTverskyOptimization(Objective):
 
 def mismatched(batch: "Batch", context_length: int) -> "Sequences":
     """Every prompt with the answer of another example, cut to the context: the next one, in an order by hashed keys."""
-    from mmalign.data.order import stable_hash
-    from mmalign.data.sequences import Sequences
+    from mmalign.hashing import stable_hash
+    from mmalign.language.sequences import Sequences
 
     sequences, size = batch["sequences"], len(batch)
     order = sorted(range(size), key=lambda row: stable_hash(batch["key"][row]))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from mmalign.objective import Context, Metrics, Outputs
+from mmalign.contract.objective import Context, Metrics, Outputs
 from mmalign.rl.objective import OnlineConfig, OnlineObjective
 
 if TYPE_CHECKING:
@@ -41,11 +41,10 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
     config: Config
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Adds answers and scores (`ctx.rollout`), and reference: [N, K]."""
+        """Adds reference: [N, K]."""
         from mmalign.ops import sum_rows
         from mmalign.rl.columns import action_logps, answer_offsets
 
-        batch = ctx.rollout(models.policy, batch)
         found = action_logps(models.reference, batch, ctx, self.sampling.temperature)
         reference = sum_rows(found.values, answer_offsets(batch["sequences"])).view_as(batch["score"])
         return batch.with_columns(reference=reference)

@@ -6,18 +6,18 @@ what they have in common is here.
 
 from typing import TYPE_CHECKING
 
-from mmalign.objective import Metrics
+from mmalign.contract.objective import Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.protocols import CausalLM
+    from mmalign.language.protocols import CausalLM
 
 
 def pair_logps(backbone: "CausalLM", batch: "Batch") -> "Tensor":
     """[N, 2]: log pi(w|x) and log pi(l|x), sums over tokens, in nats."""
-    from mmalign.derive import sequence_logps
+    from mmalign.language.derive import sequence_logps
 
     return sequence_logps(backbone, batch["sequences"]).view(-1, 2)
 

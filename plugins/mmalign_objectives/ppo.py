@@ -9,9 +9,10 @@ The policy answers a batch of prompts; rewards score the answers; the critic say
         - c_h mean_t H_t  -  g mean over pretraining tokens of log pi            (PPO-ptx, the last)
 
 (Schulman 2017, equation 9; GAE: Schulman 2016.) Means are over the action tokens of the global batch. KL_t is an
-estimate at the drawn token (k1: log pi - log ref; k2, k3: `mmalign/ops/rl.py`), beta fixed, or steered so that the KL
-of an answer comes to `kl_target` (Ziegler 2019, section 2.2). A is whitened over the global batch. Where an engine drew
-that is not exact (`rollout.engine`), the first max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`.
+estimate at the drawn token (k1: log pi - log ref; k2, k3: `mmalign/ops/policy_gradient.py`), beta fixed, or steered so
+that the KL of an answer comes to `kl_target` (Ziegler 2019, section 2.2). A is whitened over the global batch. Where an
+engine drew that is not exact (`rollout.engine`), the first max is weighted by min(pi_old / pi_sampler, C),
+C = `sampler_clip`.
 
 Use it where answers can be scored and credit should reach single tokens. The critic is a head on the policy's trunk, an
 adapter on its frozen weights, or a model of its own (`objective.critic`).
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmalign.objective import Context, Metrics, Outputs
+from mmalign.contract.objective import Context, Metrics, Outputs
 from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 from mmalign.train.roles import CriticOptions
 
@@ -93,20 +94,18 @@ class ProximalPolicyOptimization(OnlineObjective):
         return () if models.critic is models.policy else ("policy", "critic")
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Answers become experience. Adds `ctx.rollout`'s columns, kl: [N, K] and, of each action token, old, values,
-        advantages, returns and deviations, squared, of returns from their mean."""
+        """Answers become experience. Adds kl: [N, K] and, of each action token, old, values, advantages, returns and
+        deviations, squared, of returns from their mean."""
         import torch
 
         from mmalign.ops import sum_rows
-        from mmalign.ops.rl import gae, kl_estimate, mean_of_all, steered, whiten
+        from mmalign.ops.policy_gradient import gae, kl_estimate, mean_of_all, steered, whiten
         from mmalign.rl.columns import action_logps, answer_offsets, per_prompt
 
         if batch.stream == "ptx":
             return batch
-        # 1. Sample and score.
-        batch = ctx.rollout(models.policy, batch)
         sequences, offsets = batch["sequences"], answer_offsets(batch["sequences"])
-        # 2. The policy and the critic as they are, and the reference.
+        # 1. The policy and the critic as they are, and the reference.
         ends: list[Tensor] = []
 
         def ask(part: "Batch") -> "Tensor":
@@ -117,16 +116,16 @@ class ProximalPolicyOptimization(OnlineObjective):
 
         old, values = ctx.map(ask, batch).unbind(1)
         reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
-        # 3. Rewards: distance at every token, the score at the last.
+        # 2. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
         shaped = self._shaped(batch, ctx)
         if self.config.openai_eos:
             batch, shaped = self._behind(batch, torch.cat(ends), shaped)
-        # 4. Advantages.
+        # 3. Advantages.
         advantages, returns = gae(shaped - self._beta * kl, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
             advantages = whiten(advantages, ctx.sum_over_processes)
-        # 5. Steer beta for the next batch.
+        # 4. Steer beta for the next batch.
         distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self._beta)
         if self.config.kl_target:
             answers, mean = mean_of_all(distance, ctx.sum_over_processes)
@@ -138,8 +137,8 @@ class ProximalPolicyOptimization(OnlineObjective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
-        from mmalign.data.sequences import sequences_of
-        from mmalign.derive import label_sums, last_token_scores, token_values
+        from mmalign.language.derive import label_sums, last_token_scores, token_values
+        from mmalign.language.sequences import sequences_of
 
         if batch.stream == "ptx":
             return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
@@ -158,7 +157,7 @@ class ProximalPolicyOptimization(OnlineObjective):
         return outputs
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.ops.rl import clipped_policy_loss, clipped_value_loss
+        from mmalign.ops.policy_gradient import clipped_policy_loss, clipped_value_loss
         from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights
 
         if batch.stream == "ptx":
@@ -191,7 +190,7 @@ class ProximalPolicyOptimization(OnlineObjective):
         return sums, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        from mmalign.data.sequences import sequences_of
+        from mmalign.language.sequences import sequences_of
 
         tokens = float(sequences_of(batch).num_labels().sum())
         if batch.stream == "ptx":

@@ -9,13 +9,13 @@ documents share a row, and none sees another.
 from typing import TYPE_CHECKING
 
 from mmalign import Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.data.sequences import Sequences
+    from mmalign.language.sequences import Sequences
     from mmalign.train.models import Models
 
 
@@ -27,7 +27,7 @@ class Pretrain(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, hits: [N], sums over the tokens of each document."""
-        from mmalign.derive import label_sums
+        from mmalign.language.derive import label_sums
 
         return label_sums(models.policy, self._documents(batch))
 
@@ -40,6 +40,6 @@ class Pretrain(Objective):
 
     @staticmethod
     def _documents(batch: "Batch") -> "Sequences":
-        from mmalign.data.sequences import Sequences
+        from mmalign.language.sequences import Sequences
 
         return Sequences.documents(batch["text"])

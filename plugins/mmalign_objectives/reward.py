@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
-from mmalign.trained import Comparison
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.trained import Comparison
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class RewardModelling(Objective):
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from torch.nn.functional import softplus
 
-        from mmalign.data.ranks import ranks_of
+        from mmalign.language.ranks import ranks_of
         from mmalign.ops.ranking import plackett_luce, ranked_pairs
 
         scores, margin = outputs["scores"], self.config.margin
@@ -87,7 +87,7 @@ class RewardModelling(Objective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank (or, with ties split, with two answers)."""
-        from mmalign.data.ranks import num_ranked
+        from mmalign.language.ranks import num_ranked
 
         if self.config.loss == "plackett-luce":
             return {"ranking": float(num_ranked(batch))}
@@ -95,7 +95,7 @@ class RewardModelling(Objective):
 
     def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
         """The mean score of the best-ranked answers, which is stored with the model."""
-        from mmalign.data.ranks import ranks_of
+        from mmalign.language.ranks import ranks_of
 
         total, number = 0.0, 0
         for batch in batches:
@@ -111,7 +111,7 @@ class RewardModelling(Objective):
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
         """[M]: of every answer, before the mean is taken off."""
-        from mmalign.derive import last_token_scores
+        from mmalign.language.derive import last_token_scores
 
         return last_token_scores(models.heads["policy"], models.policy.hidden_states(batch["sequences"]))[:, 0]
 

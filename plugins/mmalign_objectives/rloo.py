@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mmalign.objective import Context, Metrics, Outputs
+from mmalign.contract.objective import Context, Metrics, Outputs
 from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
@@ -41,20 +41,18 @@ class ReinforceLeaveOneOut(OnlineObjective):
     config: Config
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Adds answers and scores (`ctx.rollout`); advantage, kl: [N, K]; old: ragged."""
+        """Adds advantage, kl: [N, K]; old: ragged."""
         from mmalign.ops import sum_rows
-        from mmalign.ops.rl import leave_one_out, whiten
+        from mmalign.ops.policy_gradient import leave_one_out, whiten
         from mmalign.rl.columns import action_logps, answer_offsets, scored
 
-        # 1. Sample and score.
-        batch = ctx.rollout(models.policy, batch)
         score, offsets = batch["score"], answer_offsets(batch["sequences"])
-        # 2. Take off what the distance costs.
+        # 1. Take off what the distance costs.
         old, reference = (
             action_logps(role, batch, ctx, self.sampling.temperature) for role in (models.policy, models.reference)
         )
         kl = sum_rows(old.values - reference.values, offsets).view_as(score)
-        # 3. Compare with the siblings.
+        # 2. Compare with the siblings.
         advantage = leave_one_out(score - self.config.beta * kl, scored(batch))
         if self.config.whiten:
             advantage = whiten(advantage.flatten(), ctx.sum_over_processes).view_as(score)
@@ -62,7 +60,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops import sum_rows
-        from mmalign.ops.rl import clipped_policy_loss
+        from mmalign.ops.policy_gradient import clipped_policy_loss
         from mmalign.rl.columns import answer_offsets, old_logps, rollout_metrics, sampler_weights
 
         logps, offsets, answers = outputs["logps"], answer_offsets(batch["sequences"]), batch["score"].numel()

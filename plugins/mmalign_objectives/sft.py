@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class SupervisedFineTuning(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps, hits: [N], sums over the labels of each example."""
-        from mmalign.derive import label_sums
+        from mmalign.language.derive import label_sums
 
         return label_sums(models.policy, batch["sequences"])
 

@@ -12,17 +12,17 @@ from pydantic import BaseModel
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmalign.compat import require_needs
-from mmalign.data.batch import Ragged
-from mmalign.data.examples import ImageRef
+from mmalign.contract.batch import Ragged
+from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image
+from mmalign.models.references import resolve
+from mmalign.registry.compat import require_needs
 from mmalign.rl.answers import Answers
-from mmalign.sources import resolve
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import ClipScoreConfig
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 WEIGHT = 2.5
 

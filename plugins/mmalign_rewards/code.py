@@ -29,7 +29,7 @@ from mmalign_rewards import sandbox
 if TYPE_CHECKING:
     import torch
 
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
     from mmalign.rl.answers import Answers
 
 _FENCE = re.compile(r"^[ \t]*```(?:python|py|python3)?[ \t]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)

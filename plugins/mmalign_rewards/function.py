@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from mmalign.data.messages import as_rows
 from mmalign.errors import OWN_FILE, UsageError, did_you_mean
+from mmalign.language.messages import as_rows
 
 if TYPE_CHECKING:
     from mmalign.rl.answers import Answers

@@ -13,18 +13,18 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from mmalign.compat import require_needs
-from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
-from mmalign.protocols import AnswersProcessor
+from mmalign.language.protocols import AnswersProcessor
+from mmalign.language.sequences import Sequences
+from mmalign.models.references import resolve
+from mmalign.registry.compat import require_needs
 from mmalign.rl.answers import Answers
-from mmalign.sources import resolve
 from mmalign.train.roles import has_fresh_adapter
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import RewardModelRewardConfig
 
 if TYPE_CHECKING:
-    from mmalign.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
     from mmalign.train.models import Models
 
 _PROBES = ("The film was good.", " 1,234 x\n\tÄpfel ∑ 猫 🙂", "")

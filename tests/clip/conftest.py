@@ -14,8 +14,8 @@ from mmalign.testing import models
 
 @pytest.fixture(scope="session")
 def catalog() -> Any:
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     return Catalog(load_plugins())
 
@@ -23,7 +23,7 @@ def catalog() -> Any:
 @pytest.fixture(scope="session")
 def load(catalog: Any) -> Callable[..., Any]:
     """(folder or reference, **config) -> backbone, by the way a user's reference takes."""
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
 
     def load_reference(reference: Path | str, **config: Any) -> Any:
         source = resolve(str(reference), catalog)

@@ -263,7 +263,7 @@ def test_options_that_contradict_each_other_are_refused(load: Any, folders: Any)
 
 
 def test_an_architecture_without_tag_is_random_and_says_so(load: Any, tmp_path: Path) -> None:
-    from mmalign.sources import open_clip_architecture
+    from mmalign.models.references import open_clip_architecture
 
     assert open_clip_architecture("ViT-S-32-alt") is not None
     torch.manual_seed(3)

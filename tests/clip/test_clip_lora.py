@@ -8,7 +8,7 @@ import pytest
 import torch
 from clip_samples import TEXTS, ragged
 
-from mmalign.lora import adapted_layers
+from mmalign.models.lora import adapted_layers
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 LORA = {"rank": 2}

@@ -69,7 +69,7 @@ def test_a_padding_id_above_the_end_token_forbids_trimming(load: Any, folders: A
 
 
 def test_a_row_beyond_the_context_is_refused(load: Any, folders: Any) -> None:
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
     from mmalign.errors import DataError
 
     for kind in ("clip", "hf-clip"):

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign import Objective
-from mmalign.objective import ObjectiveConfig
+from mmalign.contract.objective import ObjectiveConfig
 
 
 class Sound(Objective):

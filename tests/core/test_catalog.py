@@ -4,10 +4,10 @@ import click
 import pytest
 from hostile import SPEC
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
 from mmalign.errors import PluginError, UsageError
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 TWIN = SPEC + "@hookimpl\ndef register_objectives():\n    return [spec('twin')]"
 

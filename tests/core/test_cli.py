@@ -79,8 +79,8 @@ def test_lists_have_names_and_summaries(capsys: Capture) -> None:
 
 
 def test_lists_without_a_kind_name_all(capsys: Capture) -> None:
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     catalog = Catalog(load_plugins())
     assert run(["list"]) == 0

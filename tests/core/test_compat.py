@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from mmalign.capabilities import DERIVATIONS, Capability, Derived, satisfy
-from mmalign.catalog import Catalog
-from mmalign.compat import check, matrix, require
+from mmalign.contract.capabilities import DERIVATIONS, Capability, Derived, satisfy
+from mmalign.contract.specs import Entry, Family, ObjectiveSpec, Role
 from mmalign.errors import IncompatibleError
-from mmalign.plugins import load_plugins
-from mmalign.specs import Entry, Family, ObjectiveSpec, Role
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.compat import check, matrix, require
+from mmalign.registry.plugins import load_plugins
 
 DUAL = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmalign.errors import UsageError
-from mmalign.lora import LoraOptions, adapted_layers, adapter_off, inject, merged_state, require, save_adapter
+from mmalign.models.lora import LoraOptions, adapted_layers, adapter_off, inject, merged_state, require, save_adapter
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 

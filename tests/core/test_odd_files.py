@@ -18,13 +18,13 @@ from mmalign import reading
 from mmalign.cli import run
 from mmalign.cli.texts import read_texts
 from mmalign.config.yaml_reader import read_yaml
-from mmalign.data.examples import ImageRef
+from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image
 from mmalign.errors import CheckpointError, DataError, UsageError
 from mmalign.evaluate.labels import read_labels
-from mmalign.gguf_header import read_architecture
+from mmalign.models.folder import read_json
+from mmalign.models.gguf import read_architecture
 from mmalign.pipeline.answers import read_answers
-from mmalign.pretrained import read_json
 from mmalign.testing.models import tiny_open_clip
 from mmalign.train import checkpoint
 from mmalign.train.rundir import Run

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mmalign.ops.rl import (
+from mmalign.ops.policy_gradient import (
     clipped_policy_loss,
     clipped_value_loss,
     gae,

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch
-from mmalign.data.collate import Encoder, collate
-from mmalign.data.examples import (
+from mmalign.contract.batch import Batch
+from mmalign.contract.examples import (
     EXAMPLE_KINDS,
     Completion,
     ImageLabel,
@@ -26,8 +25,9 @@ from mmalign.data.examples import (
     TextLabel,
     TextPair,
 )
+from mmalign.contract.objective import Objective
+from mmalign.data.collate import Encoder, collate
 from mmalign.errors import PluginError
-from mmalign.objective import Objective
 from mmalign.train import returned
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -83,8 +83,8 @@ def test_the_snippets_train(haiku: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert code == 0, err
     after = json.loads(out)["after"]
     assert after["heldout/examples"] == 4 and 0 < after["heldout/probability"] < 1
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     catalog = Catalog(load_plugins())
     lines = catalog.load(catalog.find("rewards", "lines"))
@@ -99,9 +99,9 @@ def _documented() -> dict[str, set[str]]:
 def test_the_table_has_the_columns_of_every_kind(tmp_path: Path) -> None:
     from PIL import Image
 
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
     from mmalign.testing.models import tiny_gpt2, tiny_open_clip
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

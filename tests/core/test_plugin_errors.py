@@ -6,7 +6,7 @@ from mmalign.cli import run
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream, Sweep
 from mmalign.errors import DataError, UsageError
-from mmalign.plugins import load_plugins
+from mmalign.registry.plugins import load_plugins
 
 COMMAND = """
 import click

@@ -11,9 +11,9 @@ import pytest
 from hostile import GOOD, HOSTILE
 from plugin_sites import write_plugin
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
-from mmalign.plugins import BUILTINS, load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import BUILTINS, load_plugins
 
 
 @pytest.fixture(autouse=True)

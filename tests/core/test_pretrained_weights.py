@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import check_weights, pickled_weights
+from mmalign.models.folder import check_weights, pickled_weights
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl"])

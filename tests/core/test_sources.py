@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, MmalignError, UsageError
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 CLIP = {"model_type": "clip", "text_config": {}, "vision_config": {}}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mmalign.data.examples import ImageRef, ImageText
-from mmalign.protocols import TokenizedText
+from mmalign.contract.backbone import TokenizedText
+from mmalign.contract.examples import ImageRef, ImageText
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

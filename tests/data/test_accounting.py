@@ -15,10 +15,10 @@ from mmalign_data.image_label import ImageFolders, ImageLabelConfig
 from mmalign_data.image_text import ImageTextConfig, ImageTextFiles
 from mmalign_data.texts import CompletionFiles, TextDocuments, TextFilesConfig
 
-from mmalign.catalog import Catalog
 from mmalign.errors import DataError
 from mmalign.evaluate.inputs import from_arguments, from_dataset
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 JPEG = encoded(picture(), "JPEG")
 # Formats that are read, formats that are not, and what is no picture.

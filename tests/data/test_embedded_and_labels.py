@@ -10,12 +10,12 @@ from data_samples import TinyProcessor, encoded, picture
 from mmalign_data import emoji, photos
 from mmalign_data.image_label import ImageFolders, ImageLabelConfig
 
-from mmalign.catalog import Catalog
 from mmalign.data.collate import Encoder
 from mmalign.data.images import open_image
 from mmalign.data.loader import Sweep
 from mmalign.errors import DataError
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 
 def test_the_catalog_finds_every_data_set_and_the_default() -> None:

@@ -13,7 +13,7 @@ import pytest
 from data_samples import bomb, chunk, encoded, picture, png
 from PIL import Image
 
-from mmalign.data.examples import ImageRef
+from mmalign.contract.examples import ImageRef
 from mmalign.data.images import MAX_BYTES, find_images, image_from_bytes, open_image
 from mmalign.errors import BadSample
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mmalign_data.texts import PreferenceFiles, PromptFiles, RankingFiles, TextFilesConfig
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import DataError
 
 USER, BOT, OTHER = (

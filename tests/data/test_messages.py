@@ -6,8 +6,8 @@ import pickle
 import pytest
 from mmalign_data.texts import CompletionFiles, PreferenceFiles, PromptFiles
 
-from mmalign.data.examples import Message
-from mmalign.data.messages import as_rows, as_turns, read_messages, tools_of, with_tools
+from mmalign.contract.examples import Message
+from mmalign.language.messages import as_rows, as_turns, read_messages, tools_of, with_tools
 
 USER = {"role": "user", "content": "Weather in Paris?"}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 from mmalign_data.reviews import FOLDER, PROMPT, Reviews, ReviewsConfig, read, starred
 
-from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.contract.examples import EXAMPLE_KINDS
 
 SPLITS = ("train", "validation", "test")
 

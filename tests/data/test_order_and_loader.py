@@ -15,12 +15,13 @@ import pytest
 import torch
 from data_samples import Pictures, TinyProcessor
 
-from mmalign.data.batch import Ragged
+from mmalign.contract.batch import Ragged
+from mmalign.contract.examples import EXAMPLE_KINDS, ImageLabel, ImageRef, ImageText, Text, declare
 from mmalign.data.collate import Encoder, collate, columns_of
-from mmalign.data.examples import EXAMPLE_KINDS, ImageLabel, ImageRef, ImageText, Text, declare
 from mmalign.data.loader import Stream, Sweep
-from mmalign.data.order import Order, stable_hash
+from mmalign.data.order import Order
 from mmalign.errors import DataError, UsageError
+from mmalign.hashing import stable_hash
 
 
 def encoder(seed: int = 0) -> Encoder:

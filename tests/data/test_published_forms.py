@@ -16,7 +16,7 @@ from mmalign_data.texts import (
     kind_of,
 )
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import DataError
 
 # tatsu-lab/stanford_alpaca, train.py: PROMPT_DICT

@@ -13,12 +13,12 @@ from mmalign_data.splits import find_splits
 from mmalign_data.texts import CompletionFiles, LabelledTextFiles, PreferenceFiles, TextFilesConfig, kind_of
 from saved_samples import chat_pairs, save_dataset, save_dict
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.data.finder import find_dataset
 from mmalign.errors import DataError, UsageError
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 
 def read(path: Path | str, split: str = "train", cls: Any = PreferenceFiles, **options: Any) -> Any:

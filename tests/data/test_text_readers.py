@@ -19,7 +19,7 @@ from mmalign_data.texts import (
     TextFilesConfig,
 )
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import DataError
 
 

@@ -12,16 +12,16 @@ from mmalign_environments import calculator as module
 from mmalign_environments.calculator import Calculator, CalculatorConfig, last_number
 from mmalign_environments.expressions import BadExpression, evaluate, written
 
-from mmalign.catalog import Catalog
-from mmalign.data.examples import Message, Prompt
-from mmalign.data.sequences import Sequences
+from mmalign.contract.examples import Message, Prompt
 from mmalign.errors import DataError
-from mmalign.plugins import load_plugins
+from mmalign.language.sampling import Sampling
+from mmalign.language.sequences import Sequences
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environments import EnvironmentHost
 from mmalign.rl.episodes import play
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Sampling
-from mmalign.sources import resolve
 from mmalign.testing.models import tiny_llama
 
 

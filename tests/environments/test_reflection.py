@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from mmalign_environments.reflection import Reflection, ReflectionConfig
 
-from mmalign.catalog import Catalog
-from mmalign.data.examples import Message, Prompt
-from mmalign.plugins import load_plugins
+from mmalign.contract.examples import Message, Prompt
+from mmalign.language.sampling import Sampling
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.rl.episodes import play
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Sampling
-from mmalign.sources import resolve
 from mmalign.testing.models import tiny_bloom
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from lm_samples import FAMILIES
 
-from mmalign.catalog import Catalog
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.testing import models
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mmalign.data.sequences import Sequences
+from mmalign.language.sequences import Sequences
 
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_bloom")
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lm_samples import some_sequences
 
-from mmalign.derive import sequence_logps, token_values
-from mmalign.specs import Role
+from mmalign.contract.specs import Role
+from mmalign.language.derive import sequence_logps, token_values
 from mmalign.train.models import Models, build_models
 from mmalign.train.roles import CriticOptions
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
 from mmalign.errors import CheckpointError, MmalignError
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
 from mmalign.testing import models
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmalign.cli import run
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.testing.models import tiny_reward_model
 from mmalign.train import preview
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lm_samples import FAMILIES, naive_logps, some_sequences
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, CheckpointError, MmalignError
 
 

@@ -5,7 +5,7 @@ from mmalign_lm.texts import TextProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
 
 CHATML = (

@@ -14,10 +14,10 @@ from mmalign_lm import texts
 from mmalign_lm.texts import TextProcessor
 from mmalign_lm.token_spans import tokenise_spans_by_beginnings
 
-from mmalign.data.examples import Message
-from mmalign.data.messages import as_turns, read_messages, with_tools
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
-from mmalign.protocols import TokenizedAnswers
+from mmalign.language.messages import as_turns, read_messages, with_tools
+from mmalign.language.protocols import TokenizedAnswers
 
 CASES = [(name, kind) for name in FAMILIES for kind in conversations(name)]
 
@@ -264,8 +264,8 @@ def test_the_mask_is_that_of_trl_but_for_headers(name) -> None:
 
 
 def test_the_preview_says_what_a_template_leaves_out() -> None:
+    from mmalign.contract.examples import Completion
     from mmalign.data.collate import Encoder
-    from mmalign.data.examples import Completion
     from mmalign.train.config import DataConfig
     from mmalign.train.preview import survey
 

@@ -9,11 +9,11 @@ from lm_samples import FAMILIES, some_sequences
 from mmalign_objectives.classify import Classification
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch, Ragged
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.contract.examples import TextLabel
+from mmalign.contract.specs import Role
 from mmalign.data.collate import Encoder, collate
-from mmalign.data.examples import TextLabel
 from mmalign.errors import DataError
-from mmalign.specs import Role
 from mmalign.train.models import Models, build_models
 from mmalign.train.step import total_loss
 

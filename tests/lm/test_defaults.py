@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
 from mmalign.cli.config import _heading
 from mmalign.config.load import load_layers
 from mmalign.config.yaml_reader import read_yaml
-from mmalign.size import ModelSize
-from mmalign.sources import resolve as resolve_source
-from mmalign.specs import ObjectiveSpec, Rates
+from mmalign.contract.specs import ObjectiveSpec, Rates
+from mmalign.models.references import resolve as resolve_source
+from mmalign.models.size import ModelSize
+from mmalign.registry.catalog import Catalog
 from mmalign.train.config import TrainConfig
 from mmalign.train.length import never_warm, passes, with_examples, with_steps
 from mmalign.train.optim import learning_rate

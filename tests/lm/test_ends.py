@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from mmalign.cli import run
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
+from mmalign.language.sampling import Sampling
 from mmalign.rl.engines import Engine
-from mmalign.sampling import Sampling
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}<turn>\n{% endfor %}"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmalign.cli import run
-from mmalign.evaluate.runtime import Runtime
+from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.selection import select
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
 
 LIMIT = ("--set", "evaluation.max_examples=6")
 

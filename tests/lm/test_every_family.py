@@ -18,9 +18,9 @@ import torch
 from lm_samples import naive_logps
 from tiny_families import CannotBuild
 
-from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError, MmalignError
-from mmalign.sampling import Sampling
+from mmalign.language.sampling import Sampling
+from mmalign.language.sequences import Sequences
 
 TOKENS = 12  # of an answer
 LONG_ROPE = {
@@ -108,7 +108,7 @@ def quietly(recwarn: pytest.WarningsRecorder) -> Any:
     """transformers warns of configs that are as tiny as these."""
     import warnings
 
-    from mmalign.pretrained import quiet
+    from mmalign.models.folder import quiet
 
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

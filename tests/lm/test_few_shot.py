@@ -8,9 +8,9 @@ import torch
 from mmalign_evals.few_shot import Asker, FewShot
 
 from mmalign.cli import run
-from mmalign.data.examples import TextLabel
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import TextLabel
 from mmalign.errors import DataError
-from mmalign.evaluate.runtime import Runtime
 from mmalign.testing.models import tiny_gpt2
 
 CLASSES = ("dog", "black cat")

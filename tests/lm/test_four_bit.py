@@ -11,9 +11,9 @@ import torch
 from lm_samples import naive_logps, some_sequences
 
 from mmalign.cli import run
+from mmalign.contract.specs import Role
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.lora import adapted_layers
-from mmalign.specs import Role
+from mmalign.models.lora import adapted_layers
 from mmalign.train.models import build_models, linear_head
 
 IDS = torch.arange(5, 25)[None]
@@ -190,7 +190,7 @@ def test_on_a_gpu(load_lm, lm_folders, tmp_path) -> None:
 
 @needs_bitsandbytes
 def test_a_critic_of_its_own_adapter_on_four_bits(load_lm, lm_folders, tmp_path, on_any_device) -> None:
-    from mmalign.derive import sequence_logps, token_values
+    from mmalign.language.derive import sequence_logps, token_values
 
     roles = (Role(name="policy", needs=("token_logps",)), Role(name="critic", needs=("value",), head="value"))
     models = build_models(roles, load_lm(lm_folders["tiny_llama"], **FOUR_BIT))

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from mmalign.config.load import load_layers
-from mmalign.data.batch import Batch, Ragged
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.contract.specs import Role
 from mmalign.errors import UsageError
-from mmalign.specs import Role
 from mmalign.stop import Interrupted
 from mmalign.train import launch
 from mmalign.train.frozen import FrozenCache, row_digests
@@ -114,8 +114,8 @@ def test_rows_come_back_by_content_with_their_shapes(tmp_path) -> None:
 
 def test_a_fresh_adapter_needs_no_copy(load_lm, lm_folders) -> None:
     pytest.importorskip("peft", reason="adapters need peft")
-    from mmalign.data.sequences import Sequences
-    from mmalign.derive import sequence_logps
+    from mmalign.language.derive import sequence_logps
+    from mmalign.language.sequences import Sequences
 
     roles = (Role(name="policy", needs=()), Role(name="reference", needs=(), trains=False))
     models = build_models(roles, load_lm(lm_folders["tiny_llama"], lora={"rank": 2}))

@@ -9,7 +9,7 @@ import torch
 from lm_samples import FAMILIES
 
 from mmalign.cli import run
-from mmalign.sampling import Sampling, draw, uniforms
+from mmalign.language.sampling import Sampling, draw, uniforms
 
 
 def prompts(seed: int = 0, lengths: tuple[int, ...] = (3, 7, 1, 5, 7)) -> list[torch.Tensor]:

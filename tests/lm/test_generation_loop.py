@@ -11,7 +11,7 @@ from mmalign_lm.roomy_cache import RoomyLayer
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from mmalign.sampling import Sampling, draw, uniforms
+from mmalign.language.sampling import Sampling, draw, uniforms
 
 WITH_CACHE = generation.Way()
 

@@ -12,10 +12,10 @@ import torch
 from gguf_samples import tiny_gguf
 from lm_samples import naive_logps, some_sequences
 
-from mmalign.catalog import Catalog
 from mmalign.errors import CheckpointError, MmalignError, UsageError
-from mmalign.gguf_header import read_architecture
-from mmalign.sources import resolve
+from mmalign.models.gguf import read_architecture
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
 
 needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed")
 
@@ -86,8 +86,8 @@ def test_a_missing_package_is_named_with_the_command(tmp_path: Path, load_lm, mo
 def test_resolving_imports_no_library(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(header(ARCHITECTURE))
     code = (
-        "import sys; from mmalign.catalog import Catalog; from mmalign.plugins import load_plugins;"
-        "from mmalign.sources import resolve; resolve(sys.argv[1], Catalog(load_plugins()));"
+        "import sys; from mmalign.registry.catalog import Catalog; from mmalign.registry.plugins import load_plugins;"
+        "from mmalign.models.references import resolve; resolve(sys.argv[1], Catalog(load_plugins()));"
         "print([name for name in ('torch', 'transformers', 'numpy', 'gguf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -102,7 +102,7 @@ def test_resolving_imports_no_library(tmp_path: Path) -> None:
 def test_weights_are_those_that_transformers_reads(tmp_path: Path, load_lm, quantised) -> None:
     from transformers import AutoModelForCausalLM
 
-    from mmalign.pretrained import quiet
+    from mmalign.models.folder import quiet
 
     path = tiny_gguf(tmp_path / "model.gguf", quantised=quantised)
     backbone = load_lm(path)

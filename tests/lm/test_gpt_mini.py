@@ -9,11 +9,11 @@ import yaml
 from mmalign_data.reviews import FOLDER as REVIEWS
 from mmalign_data.reviews import PROMPT
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
 from mmalign.config.load import load_layers, recipe_path
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve as resolve_source
+from mmalign.models.references import resolve as resolve_source
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.train.plan import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,8 @@ def test_plain_transformers_gives_the_same_log_probabilities(gpt_mini) -> None:
 
 def test_it_has_not_learnt_the_held_out_sentences(gpt_mini) -> None:
     """Sentences that were trained on are more probable than those that were not; validation and test are alike."""
-    from mmalign.data.sequences import Sequences
-    from mmalign.derive import label_sums
+    from mmalign.language.derive import label_sums
+    from mmalign.language.sequences import Sequences
 
     rows = [json.loads(line) for line in (REVIEWS / "reviews.jsonl").read_text(encoding="utf-8").splitlines()]
     means = {}

@@ -11,9 +11,9 @@ from mmalign_objectives.dpo import DirectPreferenceOptimization as DPO
 from mmalign_objectives.reward import RewardModelling
 from mmalign_objectives.simpo import SimplePreferenceOptimization as SimPO
 
-from mmalign.data.batch import Batch, Ragged
-from mmalign.data.sequences import Sequences
-from mmalign.specs import Role
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.contract.specs import Role
+from mmalign.language.sequences import Sequences
 from mmalign.train.models import build_models
 
 ROLES = (Role(name="policy", needs=("token_logps",)), Role(name="reference", needs=("token_logps",), trains=False))

@@ -12,9 +12,9 @@ from mmalign_objectives.kto import KahnemanTverskyOptimization as KTO
 from mmalign_objectives.kto import mismatched
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch
-from mmalign.data.sequences import Sequences
-from mmalign.objective import Context
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Context
+from mmalign.language.sequences import Sequences
 from mmalign.train.models import Models
 
 LABELS = (True, False, False, True, False)

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmalign.data.layout import Cost, Layout, bucketed, packed, states_at
-from mmalign.data.sequences import Sequences
+from mmalign.language.layout import Cost, Layout, bucketed, packed, states_at
+from mmalign.language.sequences import Sequences
 
 ids = st.lists(st.integers(1, 99), max_size=9)
 groups = st.lists(

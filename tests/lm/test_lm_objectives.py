@@ -13,9 +13,9 @@ from mmalign_objectives.pretrain import Pretrain
 from mmalign_objectives.sft import SupervisedFineTuning as SFT
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch, Ragged
-from mmalign.data.sequences import Sequences
-from mmalign.objective import Context
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.contract.objective import Context
+from mmalign.language.sequences import Sequences
 from mmalign.ops.preference import PAIR_LOSSES, odds_ratio
 from mmalign.train.models import Models
 

@@ -7,7 +7,7 @@ import torch
 from lm_samples import FAMILIES, some_sequences
 from mmalign_lm.noise import noisy
 
-from mmalign.data.sequences import Sequences
+from mmalign.language.sequences import Sequences
 from mmalign.train import rng
 
 

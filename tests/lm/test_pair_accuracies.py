@@ -10,11 +10,11 @@ from mmalign_evals.preference_accuracy import PreferenceAccuracy
 from mmalign_evals.reward_accuracy import RewardAccuracy
 
 from mmalign.cli import run
-from mmalign.data.examples import Preference, Ranking
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import Preference, Ranking
 from mmalign.errors import DataError, UsageError
 from mmalign.evaluate.intervals import wilson
 from mmalign.evaluate.pairs import PairAccuracy
-from mmalign.evaluate.runtime import Runtime
 from mmalign.testing.models import tiny_gpt2, tiny_reward_model
 
 WORDS = ["a red car", "the cat and a dog", "tree", "a photo of the blue bird", "fish", "two small dogs"]

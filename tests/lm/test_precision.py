@@ -76,7 +76,7 @@ def test_random_weights_of_a_gguf_file(load_lm, tmp_path) -> None:
 
 def test_the_embedded_model_from_random_weights(catalog) -> None:
     """Its config says float16."""
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
 
     source = resolve("gpt-mini", catalog)
     backbone_class = catalog.load(source.entry)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from lm_samples import FAMILIES
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.contract.examples import Message, Prompt
 from mmalign.data.collate import Encoder, collate
-from mmalign.data.examples import Message, Prompt
 from mmalign.train.preview import show
 
 PROMPTS = ("a red car", (Message("system", "be kind"), Message("user", "the cat")), "cat " * 40)

@@ -11,8 +11,8 @@ from mmalign_objectives.orpo import OddsRatioPreferenceOptimization as ORPO
 from mmalign_objectives.pairs import pair_metrics
 from mmalign_objectives.simpo import SimplePreferenceOptimization as SimPO
 
-from mmalign.data.batch import Batch
-from mmalign.objective import Objective
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Objective
 from mmalign.train.models import Models
 from mmalign.train.step import total_loss
 

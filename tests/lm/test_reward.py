@@ -10,9 +10,9 @@ from mmalign_objectives.dpo import DirectPreferenceOptimization as DPO
 from mmalign_objectives.reward import RewardModelling
 
 from mmalign.cli import run
-from mmalign.data.batch import Batch, Ragged
-from mmalign.data.sequences import Sequences
-from mmalign.specs import Role
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.contract.specs import Role
+from mmalign.language.sequences import Sequences
 from mmalign.train.models import Models, build_models
 
 ROLE = Role(name="policy", needs=("hidden_states",), head="scalar")

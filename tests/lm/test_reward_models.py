@@ -12,9 +12,9 @@ from lm_samples import some_sequences
 from mmalign_lm.families import is_causal_lm, is_reward_model
 
 from mmalign.cli import run
-from mmalign.data.sequences import Sequences
 from mmalign.errors import CheckpointError
-from mmalign.sources import resolve
+from mmalign.language.sequences import Sequences
+from mmalign.models.references import resolve
 from mmalign.testing.models import tiny_reward_model
 from mmalign.train.models import linear_head
 

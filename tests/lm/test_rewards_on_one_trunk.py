@@ -11,10 +11,10 @@ from role_samples import IDS, LORA, MEAN, ROLES, build, gradients, moved
 from safetensors.torch import load_file, save_file
 
 from mmalign.cli import run
-from mmalign.derive import sequence_logps
 from mmalign.errors import CheckpointError
-from mmalign.lora import adapter_parameters, merged_state, scale_adapter
-from mmalign.selection import adapted_layers
+from mmalign.language.derive import sequence_logps
+from mmalign.models.adapter_switch import adapted_layers
+from mmalign.models.lora import adapter_parameters, merged_state, scale_adapter
 from mmalign.train.models import Models, build_models, linear_head
 from mmalign.train.sharing import role_figures
 

@@ -10,10 +10,10 @@ import torch
 from lm_samples import some_sequences
 from role_samples import IDS, build, gradients, moved
 
-from mmalign.derive import token_values
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.lora import adapter_parameters, add_adapter
-from mmalign.selection import selected
+from mmalign.language.derive import token_values
+from mmalign.models.adapter_switch import selected
+from mmalign.models.lora import adapter_parameters, add_adapter
 from mmalign.train.config import TrainConfig
 from mmalign.train.models import Models
 from mmalign.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_learning_rate

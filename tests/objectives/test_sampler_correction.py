@@ -10,12 +10,12 @@ import torch
 from online_samples import metric, move, prepared_batch, total, trainer_of
 from torch import Tensor
 
-from mmalign.data.batch import Batch
-from mmalign.data.sequences import Sequences
+from mmalign.contract.batch import Batch
+from mmalign.contract.specs import EngineSpec, Entry
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.language.sequences import Sequences
 from mmalign.rl.columns import OTHER_SAMPLER, per_prompt
 from mmalign.rl.engines import Engine, OwnGeneration
-from mmalign.sampling import Generated, Sampling
-from mmalign.specs import EngineSpec, Entry
 
 POLICY_GRADIENTS = ("ppo", "grpo", "rloo")
 

@@ -155,7 +155,7 @@ def test_one_answer_has_no_siblings(bench) -> None:
 
 def test_answers_without_a_score_are_compared_with_nothing(bench) -> None:
     """TRL 1.16's GRPOTrainer on rewards of NaN: nanmean and nanstd over a group, then an advantage of 0."""
-    from mmalign.ops.rl import group_relative, leave_one_out
+    from mmalign.ops.policy_gradient import group_relative, leave_one_out
 
     nan = math.nan
     rewards = torch.tensor([[1.0, nan, 3.0, 2.5], [nan, nan, 4.0, nan], [2.0, 2.0, nan, 2.0], [1.0, 2.0, 3.0, 4.0]])

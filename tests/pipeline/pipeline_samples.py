@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.testing.models import tiny_gpt2
 
 _WORDS = "a the photo of and with cat dog bird fish car tree house red green blue black white small large".split()

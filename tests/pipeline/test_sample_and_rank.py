@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pipeline_samples import Lab
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import DataError
 from mmalign.pipeline.answers import Answered, as_answers, read_answers, write_rows
 from mmalign.pipeline.rank import places, rank
@@ -68,12 +68,12 @@ def test_what_is_held_out_is_asked_by_its_name(sample) -> None:
 
 def test_answers_are_those_of_generate(sample, lab: Lab) -> None:
     """One model, one prompt: what `sample` draws is what the model's own method draws with that seed."""
-    from mmalign.catalog import Catalog
-    from mmalign.data.order import stable_hash
-    from mmalign.evaluate.runtime import Runtime
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.hashing import stable_hash
+    from mmalign.language.sampling import Sampling
     from mmalign.pipeline.compare import load_policy
-    from mmalign.plugins import load_plugins
-    from mmalign.sampling import Sampling
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     rows = sample("--k", 3, "--limit", 2)
     model = load_policy(Catalog(load_plugins()), str(lab.words.model), Runtime())

@@ -6,8 +6,8 @@ little better, since its recipe keeps most of what the model knew.
 
 from typing import Literal, NamedTuple
 
-from mmalign.catalog import Catalog
-from mmalign.plugins import BUILTINS, load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import BUILTINS, load_plugins
 
 OBJECTIVES = [entry.spec.name for entry in Catalog(load_plugins()).entries("objectives") if entry.plugin in BUILTINS]
 

@@ -15,11 +15,11 @@ import torch
 from floors import OBJECTIVES
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
-from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers, recipe_path
-from mmalign.data.batch import Batch
-from mmalign.data.sequences import Sequences
-from mmalign.plugins import load_plugins
+from mmalign.contract.batch import Batch
+from mmalign.language.sequences import Sequences
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
 from mmalign.train.plan import resolve

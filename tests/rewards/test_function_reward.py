@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import UsageError
 from mmalign.rl.rewards import RewardList
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
-from mmalign.data.examples import Message
+from mmalign.contract.examples import Message
 from mmalign.errors import IncompatibleError, MmalignError, RewardError, UsageError
+from mmalign.models.references import resolve
 from mmalign.rl.rewards import RewardList
-from mmalign.sources import resolve
 from mmalign.testing.subjects import load
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_clip_score_is_hessels(bench, answered, tmp_path: Path, what: str) -> No
     picture.save(tmp_path / "p.png")
     backbone = load(resolve(str(folder), bench.catalog), bench)
     backbone.module.eval()
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
 
     def embed(text: str) -> torch.Tensor:
         return backbone.encode_text(Ragged.from_list([backbone.processor.text(text).ids]))

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.catalog import Catalog
-from mmalign.data.order import stable_hash
-from mmalign.plugins import load_plugins
+from mmalign.hashing import stable_hash
+from mmalign.language.sampling import Sampling, draw, uniforms
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.rl.episodes import Responder
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Sampling, draw, uniforms
-from mmalign.sources import resolve
 from mmalign.testing import models
 
 

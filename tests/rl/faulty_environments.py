@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mmalign.data.examples import Message, Prompt, Turns
+from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import DataError
 from mmalign.rl.turns import Turn
 

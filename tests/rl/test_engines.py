@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 from mmalign.cli import run
+from mmalign.contract.specs import EngineSpec, Entry
 from mmalign.errors import EngineError, UsageError
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.models.references import resolve
 from mmalign.rl.engines import Engine, OwnGeneration
 from mmalign.rl.episodes import play
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Generated, Sampling
-from mmalign.sources import resolve
-from mmalign.specs import EngineSpec, Entry
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import load, single_thread
@@ -72,7 +72,7 @@ def wrong_first(found: Generated, **changes: Tensor) -> Generated:
 
 FAULTS = {
     "raised ZeroDivisionError": lambda found: 1 / 0,
-    "no `mmalign.sampling.Generated` of 3 answers": lambda found: Generated(*(part[:2] for part in found)),
+    "no `mmalign.language.sampling.Generated` of 3 answers": lambda found: Generated(*(part[:2] for part in found)),
     "where 6 tokens are allowed": lambda found: wrong_first(found, ids=found.ids[0].repeat(7)[:7]),
     "an id outside of the vocabulary": lambda found: wrong_first(found, ids=found.ids[0] + 10_000),
     "numbers that are no log-probabilities": lambda found: wrong_first(found, logps=found.logps[0] * float("nan")),

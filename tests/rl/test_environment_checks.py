@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmalign.specs import Entry, EnvironmentSpec
+from mmalign.contract.specs import Entry, EnvironmentSpec
 from mmalign.testing import environment_checks
 from mmalign.testing.bench import Workbench
 from mmalign.testing.runner import run_check

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from faulty_environments import Config
 
-from mmalign.catalog import Catalog
-from mmalign.data.examples import Message, Prompt
+from mmalign.contract.examples import Message, Prompt
+from mmalign.contract.specs import Entry, EnvironmentSpec
 from mmalign.errors import EnvironmentFailure, UsageError
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environments import EnvironmentHost, find
 from mmalign.rl.turns import Turn
-from mmalign.specs import Entry, EnvironmentSpec
 
 ENTRY = Entry(
     "environments", "my-plugin", EnvironmentSpec(name="faulty", summary="s", target="faulty_environments:Faulty")

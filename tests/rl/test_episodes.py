@@ -10,12 +10,12 @@ import pytest
 import torch
 from episode_samples import Counting, load_policy, naive_episode, some_prompts
 
-from mmalign.data.examples import Message
-from mmalign.data.sequences import Sequences
+from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.language.sequences import Sequences
 from mmalign.rl.episodes import Episode, play, tally
 from mmalign.rl.turns import Turn
-from mmalign.sampling import Generated, Sampling
 
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_bloom")
 SEEDS = [11, 12, 13, 2**70 + 5, 15, 16]

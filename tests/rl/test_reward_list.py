@@ -82,7 +82,8 @@ def test_checking_imports_nothing_heavy(tmp_path: Path) -> None:
         {"name": "regex", "pattern": "x"}, {"name": "exact-match"},
     ]  # fmt: skip
     code = (
-        "import json, sys; from mmalign.catalog import Catalog; from mmalign.plugins import load_plugins;"
+        "import json, sys; from mmalign.registry.catalog import Catalog;"
+        "from mmalign.registry.plugins import load_plugins;"
         "from mmalign.rl.rewards import check_rewards;"
         "print(len(check_rewards(Catalog(load_plugins()), json.loads(sys.argv[1]))));"
         "print([name for name in ('torch', 'numpy', 'transformers', 'vaderSentiment') if name in sys.modules])"

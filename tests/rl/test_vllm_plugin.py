@@ -14,8 +14,8 @@ from mmalign_vllm.mapping import answers, engine_arguments, sampling_arguments
 from mmalign_vllm.options import VllmConfig
 
 from mmalign.errors import EngineError, PluginError
+from mmalign.language.sampling import Sampling
 from mmalign.rl.engines import find
-from mmalign.sampling import Sampling
 from mmalign.testing.bench import Workbench
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmalign.catalog import Catalog
-from mmalign.data.batch import Batch, Ragged
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve
+from mmalign.contract.batch import Batch, Ragged
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.testing.models import IMAGE_SIZE, tiny_open_clip, tiny_open_clip_bn
 
 

@@ -7,9 +7,9 @@ import torch
 from conftest_train import make_batch
 from safetensors.torch import save_file
 
-from mmalign.catalog import Catalog
-from mmalign.plugins import load_plugins
-from mmalign.sources import resolve
+from mmalign.models.references import resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.train.distributed import Processes
 from mmalign.train.models import Models
 from mmalign.train.step import Engine, StepModule, accumulate

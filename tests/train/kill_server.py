@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from mmalign.catalog import Catalog
 from mmalign.config.load import load_layers
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 from mmalign.train import launch, report
 from mmalign.train.checkpoint import committed, verify
 from mmalign.train.plan import resolve

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.compat import check
 from mmalign.config.load import load_layers
-from mmalign.specs import Entry
+from mmalign.contract.specs import Entry
+from mmalign.registry.compat import check
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import TEXTS, single_thread, source_of

@@ -13,7 +13,7 @@ from resume_cases import assert_same_run, measurements
 
 from mmalign.cli import run
 from mmalign.config.load import load_layers
-from mmalign.data.batch import Batch, Ragged
+from mmalign.contract.batch import Batch, Ragged
 from mmalign.errors import ShortageError
 from mmalign.train import fit, launch, loop
 from mmalign.train.distributed import Processes

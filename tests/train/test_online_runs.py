@@ -11,9 +11,9 @@ import pytest
 import torch
 from resume_cases import REWARD, Lab, newest, quiet, write_prompts
 
-from mmalign.data.examples import Prompt
+from mmalign.contract.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
-from mmalign.sampling import Generated
+from mmalign.language.sampling import Generated
 from mmalign.train import checkpoint, heldout, launch, preview
 from mmalign.train.counts import worth_telling
 from mmalign.train.distributed import Processes

@@ -23,9 +23,9 @@ from mmalign_objectives.ppo import ProximalPolicyOptimization
 from mmalign_objectives.sft import SupervisedFineTuning
 from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest, quick_runs
 
-from mmalign.catalog import Catalog
-from mmalign.objective import Context
-from mmalign.plugins import load_plugins
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
+from mmalign.rl.rollout import Sampler
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import checkpoint, finish, heldout, rng
@@ -133,18 +133,18 @@ def test_a_signal_in_a_rollout_discards_it_and_a_resume_repeats_it(lab, unsaved,
     whole = lab.whole("ppo", "micro-batches")
     run = lab.copy(whole.moments["3/6"])  # its checkpoint is of step 2
     index, began = 3 if unsaved else 2, list[float]()
-    rollout = Context.rollout
+    rollout = Sampler.answered
 
-    def interrupted(self, policy, batch):
-        if self.step == index:
+    def interrupted(self, policy, batch, ctx, answers):
+        if ctx.step == index:
             monkeypatch.setattr("mmalign_lm.generation.draw", kill)
-        return rollout(self, policy, batch)
+        return rollout(self, policy, batch, ctx, answers)
 
     def kill(*arguments):
         began.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Context, "rollout", interrupted)
+    monkeypatch.setattr(Sampler, "answered", interrupted)
     stamp = (newest(run) / "state.json").stat().st_mtime_ns
     with pytest.raises(Interrupted):
         lab.resume(run)
@@ -158,25 +158,25 @@ def test_a_signal_in_a_rollout_discards_it_and_a_resume_repeats_it(lab, unsaved,
     compare_experience(run, whole.folder)
 
 
-@pytest.mark.parametrize("place", ["mmalign.rl.columns.per_prompt", "mmalign.ops.rl.clipped_policy_loss"])
+@pytest.mark.parametrize("place", ["mmalign.rl.columns.per_prompt", "mmalign.ops.policy_gradient.clipped_policy_loss"])
 def test_a_signal_behind_a_rollout_discards_the_step_too(lab, place, monkeypatch) -> None:
     """In what the reference says, and in the passes of the first update, when the KL controller has moved already."""
     whole = lab.whole("ppo", "micro-batches")
     run = lab.copy(whole.moments["3/6"])
     module, _, name = place.rpartition(".")
-    original, rollout = getattr(importlib.import_module(module), name), Context.rollout
+    original, rollout = getattr(importlib.import_module(module), name), Sampler.answered
 
     def kill(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    def rolled(self, policy, batch):
-        found = rollout(self, policy, batch)
-        if self.step == 3:
+    def rolled(self, policy, batch, ctx, answers):
+        found = rollout(self, policy, batch, ctx, answers)
+        if ctx.step == 3:
             monkeypatch.setattr(place, kill)
         return found
 
-    monkeypatch.setattr(Context, "rollout", rolled)
+    monkeypatch.setattr(Sampler, "answered", rolled)
     with pytest.raises(Interrupted):
         lab.resume(run)
     assert newest(run).name == "step-000003"

@@ -12,11 +12,11 @@ import pytest
 from pictures import write_pairs
 
 from mmalign.config.load import load_layers
+from mmalign.contract.examples import ImageRef
 from mmalign.data import images
-from mmalign.data.examples import ImageRef
 from mmalign.data.images import open_image
 from mmalign.data.loader import Stream
-from mmalign.plugins import PluginHost
+from mmalign.registry.plugins import PluginHost
 from mmalign.stop import Interrupted, StopRequest, held_back, interruption_behind
 from mmalign.train import checkpoint, launch
 from mmalign.train.plan import resolve

@@ -9,8 +9,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def catalog() -> Any:
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     return Catalog(load_plugins())
 
@@ -32,7 +32,7 @@ def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def load_folder(catalog: Any) -> Callable[[Path], tuple[Any, Any]]:
     """folder -> (source, backbone)."""
-    from mmalign.sources import resolve
+    from mmalign.models.references import resolve
 
     def load(folder: Path) -> tuple[Any, Any]:
         source = resolve(str(folder), catalog)

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.data.examples import ImageRef
+from mmalign.contract.backbone import ContrastiveHead
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image
 from mmalign.errors import NonFiniteError
 from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest
 from mmalign.evaluate.labels import build_labels, read_templates
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.zero_shot import (
     NONE_OF_THESE,
     Classifier,
@@ -24,7 +25,6 @@ from mmalign.evaluate.zero_shot import (
     classify,
     scores,
 )
-from mmalign.protocols import ContrastiveHead
 
 RUNTIME = Runtime(batch_size=3)
 NAMES = ["cat", "small black dog", "tree", "a very long name with many more words than the others have", "fish"]

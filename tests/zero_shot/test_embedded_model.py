@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from mmalign.catalog import Catalog
 from mmalign.cli import run
-from mmalign.data.batch import Ragged
-from mmalign.plugins import load_plugins
-from mmalign.sources import bundled_folder, resolve
+from mmalign.contract.batch import Ragged
+from mmalign.models.references import bundled_folder, resolve
+from mmalign.registry.catalog import Catalog
+from mmalign.registry.plugins import load_plugins
 
 PHOTOS = Path(__file__).parents[2] / "plugins" / "mmalign_data" / "photos"
 

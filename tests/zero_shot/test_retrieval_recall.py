@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.data.examples import ImageLabel, ImageRef, ImageText
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageLabel, ImageRef, ImageText
 from mmalign.data.order import spread
 from mmalign.errors import DataError
 from mmalign.evaluate.retrieval import Embedded, embed_dataset, recall_at_k, recalls
-from mmalign.evaluate.runtime import Runtime
 
 RUNTIME = Runtime(batch_size=3)
 
@@ -100,7 +100,7 @@ def test_embedding_shares_images_and_texts(tiny: Any, pictures: Path, tmp_path: 
     # images: cat, dog 0, dog 1; texts: a cat, a dog, a small cat on a tree
     assert embedded.pairs.tolist() == [[0, 0], [0, 2], [1, 1], [2, 1]]
     torch.testing.assert_close(embedded.text.norm(dim=1), torch.ones(3))
-    from mmalign.data.batch import Ragged
+    from mmalign.contract.batch import Ragged
     from mmalign.data.images import open_image
 
     with torch.no_grad():

@@ -150,9 +150,9 @@ def test_an_unknown_backbone_and_random_weights_are_refused(zero_shot: Any, pict
 def test_a_backbone_that_cannot_is_refused_before_it_loads(
     zero_shot: Any, pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from mmalign.catalog import Catalog
-    from mmalign.plugins import load_plugins
-    from mmalign.specs import BackboneSpec, Entry, Family
+    from mmalign.contract.specs import BackboneSpec, Entry, Family
+    from mmalign.registry.catalog import Catalog
+    from mmalign.registry.plugins import load_plugins
 
     provides = frozenset({"encode_text", "token_logps"})
     family = Family(name="reader", matches=lambda c: "reads" in c, provides=provides, modalities=frozenset({"text"}))  # type: ignore[arg-type]

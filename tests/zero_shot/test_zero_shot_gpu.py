@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.data.examples import ImageRef
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageRef
 from mmalign.evaluate.labels import build_labels
-from mmalign.evaluate.runtime import Runtime
 from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify
 
 

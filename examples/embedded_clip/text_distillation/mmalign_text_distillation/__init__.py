@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mmalign import DatasetSpec, ObjectiveSpec, Role, hookimpl
-from mmalign.data.examples import declare
+from mmalign.contract.examples import declare
 
 
 @declare

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign import Batch, Objective
+from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
 from mmalign.errors import DataError
-from mmalign.objective import Context, Metrics, ObjectiveConfig, Outputs
 from mmalign.train.models import Models
 
 _LENGTH_GROUPS = 4

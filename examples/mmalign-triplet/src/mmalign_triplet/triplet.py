@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 
 from mmalign import Batch, Objective
-from mmalign.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.train.models import Models
 
 

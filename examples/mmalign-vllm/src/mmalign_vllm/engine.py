@@ -13,11 +13,11 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from mmalign.contract.backbone import Backbone
 from mmalign.errors import UsageError
-from mmalign.lora import merged_state
-from mmalign.protocols import Backbone
+from mmalign.language.sampling import Generated, Sampling
+from mmalign.models.lora import merged_state
 from mmalign.rl.episodes import Policy
-from mmalign.sampling import Generated, Sampling
 from mmalign_vllm.mapping import answers, engine_arguments, sampling_arguments
 from mmalign_vllm.options import VllmConfig
 

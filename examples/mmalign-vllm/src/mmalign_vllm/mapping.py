@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from mmalign.errors import EngineError
-from mmalign.sampling import Generated, Sampling
+from mmalign.language.sampling import Generated, Sampling
 from mmalign_vllm.options import VllmConfig
 
 

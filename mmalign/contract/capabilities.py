@@ -9,7 +9,8 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """One method of a backbone class each; the typed Protocols are in `mmalign.protocols`.
+    """One method of a backbone class each; the typed Protocols are in `mmalign.contract.backbone` and
+    `mmalign.language.protocols`.
 
     A declared `adapter_switch` says that the family can have an adapter (`backbone.lora.rank`), not that it has one:
     that is the backbone's `adapter_is_fresh`.

@@ -13,7 +13,7 @@ are given. Keys that are null inside tools and tool calls are left out, as TRL d
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmalign.data.examples import Message, Turns
+from mmalign.contract.examples import Message, Turns
 from mmalign.reading import parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

@@ -27,9 +27,9 @@ from typing import Any
 
 import pluggy
 
-from mmalign import hookspecs
+from mmalign.contract import hooks as hookspecs
+from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import UsageError, did_you_mean, raised_at
-from mmalign.specs import KINDS, Entry
 from mmalign.stop import Interrupted
 
 ENTRY_POINT_GROUP = "mmalign"

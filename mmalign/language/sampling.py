@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmalign.hashing import splitmix64
+
 _BLOCK = 256  # tokens
 
 
@@ -38,10 +40,7 @@ def uniforms(seeds: Sequence[int], step: int) -> Tensor:
     """[N] float64 in [0, 1): a hash of (seed, step), by the finaliser of SplitMix64 (Steele 2014)."""
     with np.errstate(over="ignore"):
         x = np.asarray([seed % 2**64 for seed in seeds], np.uint64) * np.uint64(0xD1342543DE82EF95)
-        x = x + np.uint64(step + 1) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
+        x = splitmix64(x + np.uint64(step + 1) * np.uint64(0x9E3779B97F4A7C15))
     return torch.from_numpy((x >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 

@@ -1,39 +1,39 @@
-"""Where and how evaluations run a backbone: device, batch size, autocast, and a clean return to training.
+"""Held-out measurements: what one looks like, and where it runs a backbone.
 
 runtime = Runtime.choose("auto", batch_size=32)
 with runtime.evaluating(backbone):
     features = backbone.encode_image(images.to(runtime.device))
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from mmalign.contract.trained import TrainedBy
+from mmalign.device import choose_device
 from mmalign.errors import UsageError
 from mmalign.memory import keep_freed_memory
-from mmalign.trained import TrainedBy
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU; raises UsageError for a device this machine lacks."""
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}", hint=f"One of: {', '.join(DEVICES)}") from error
-    if not present.get(device.type, False):
-        have = ", ".join(kind for kind, there in present.items() if there)
-        raise UsageError(
-            f"device {name!r} is not available in this process", hint=f"Available: {have}; or --device auto"
-        )
-    return device
+class Evaluation(Protocol):
+    """A held-out measurement. Its spec says what it needs and on which kind of example it runs."""
+
+    Config: "ClassVar[type[BaseModel]]"  # with the field `max_examples`, 0 for all
+
+    def __init__(self, config: Any) -> None: ...
+
+    def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
+        """Metrics by name, the spec's `primary` among them; `x_low` and `x_high` are the 95% interval of `x`.
+
+        Random state and module modes are left as they were. `runtime.split` has the other parts of the data.
+        """
+        ...
 
 
 def _unknown(name: str) -> Any:

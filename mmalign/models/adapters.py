@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.pretrained import read_json, unreadable, without_weights
-from mmalign.safety import refuse_code
+from mmalign.models.folder import read_json, unreadable, without_weights
+from mmalign.models.safety import refuse_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +87,7 @@ def merge(module: "nn.Module", folder: Path) -> None:
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from mmalign.lora import adapted_layers
+    from mmalign.models.lora import adapted_layers
 
     read_base(folder)
     settings = {key: value for key, value in read_json(folder / ADAPTER_CONFIG).items() if key in _USED}
@@ -128,7 +128,7 @@ def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> Non
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from mmalign.lora import add_adapter, remove_adapter
+    from mmalign.models.lora import add_adapter, remove_adapter
 
     read_base(folder)
     settings = {key: value for key, value in read_json(folder / ADAPTER_CONFIG).items() if key in _USED}

@@ -8,7 +8,7 @@ class MyBackbone:
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 
 class ModelSize(NamedTuple):

@@ -12,9 +12,9 @@ import importlib.metadata
 import importlib.util
 from typing import Any
 
+from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import PluginError, UsageError, did_you_mean
-from mmalign.plugins import BUILTINS, PluginHost
-from mmalign.specs import KINDS, Entry
+from mmalign.registry.plugins import BUILTINS, PluginHost
 
 
 class Catalog:
@@ -71,7 +71,7 @@ class Catalog:
         if missing and isinstance(target, type):
             raise PluginError(
                 f"{entry.qualified}: its class {target.__name__} has no {', '.join(missing)}",
-                hint=f"The contract is in mmalign/protocols.py. Try: mmalign plugins check {entry.plugin}",
+                hint=f"The contract is in mmalign/contract. Try: mmalign plugins check {entry.plugin}",
             )
         return target
 
@@ -80,7 +80,7 @@ class Catalog:
         return _import(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
 
 
-# Of the protocols in mmalign.protocols, which this module does not import: they need torch's types.
+# Of the protocols of the contract, which this module does not import: they need torch's types.
 _MEMBERS = {
     "datasets": ("Config", "build", "__len__", "__getitem__", "report", "fingerprint"),
     "rewards": ("Config", "score"),

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from mmalign.hashing import stable_hash
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from mmalign.data.batch import Batch, Column
-    from mmalign.rl.episodes import Policy
-    from mmalign.rl.rollout import Sampler
-    from mmalign.sampling import Sampling
+    from mmalign.contract.batch import Batch, Column
+    from mmalign.contract.trained import Comparison
+    from mmalign.language.sampling import Sampling
     from mmalign.train.models import Models
     from mmalign.train.roles import CriticOptions
-    from mmalign.trained import Comparison
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -41,8 +41,8 @@ class ObjectiveConfig(BaseModel):
 class Context:
     """What `prepare` may use besides the models.
 
-    first_row: the place in the global batch of this process's first example. sampler, answers: of an online objective,
-    and how many answers to sample to each prompt. guard: runs what waits for no other process so that a signal ends it.
+    first_row: the place in the global batch of this process's first example. guard: runs work that involves no other
+    process, so that a signal can end it.
     """
 
     def __init__(
@@ -53,42 +53,26 @@ class Context:
         chunk: int,
         *,
         first_row: int = 0,
-        sampler: "Sampler | None" = None,
-        answers: int = 0,
         guard: "Callable[[Callable[[], Any]], Any]" = lambda work: work(),
     ) -> None:
         self.step = step
         self.sum_over_processes = sum_over_processes
+        self.guard = guard
         self._seed = seed
         self._chunk = chunk
-        self._first_row, self._sampler, self._answers, self._guard = first_row, sampler, answers, guard
+        self._first_row = first_row
 
-    def seed(self, row: int) -> int:
-        """A seed for one row of this process's share of the batch, the same however the batch is split."""
-        from mmalign.data.order import stable_hash
-
-        return stable_hash(self._seed, self.step, row + self._first_row) >> 1
-
-    def rollout(self, policy: "Policy", batch: "Batch") -> "Batch":
-        """The batch with answers that the policy samples and their scores; see `mmalign.rl.rollout.Sampler.sample`."""
-        from mmalign.data.order import stable_hash
-
-        sampler, answers, first = self._sampler, self._answers, self._first_row
-        if sampler is None:
-            raise RuntimeError("only an objective whose spec says `online` samples")
-
-        def seed(answer: int) -> int:
-            row, place = divmod(answer, answers)
-            return stable_hash(self._seed, self.step, row + first, place) >> 1
-
-        return self._guard(lambda: sampler.sample(policy, batch, seed, answers))
+    def seed(self, row: int, *numbers: int) -> int:
+        """A seed for one row of this process's share of the batch, the same however the batch is split; another one for
+        other `numbers`."""
+        return stable_hash(self._seed, self.step, row + self._first_row, *numbers) >> 1
 
     def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
         """Apply a frozen pass in micro-batches and join its [n, ...] results. A signal ends it: of several processes
         all come here equally often, and `function` waits for none of them."""
         import torch
 
-        return self._guard(lambda: torch.cat([function(part) for part in batch.split(self._chunk)]))
+        return self.guard(lambda: torch.cat([function(part) for part in batch.split(self._chunk)]))
 
 
 class Objective(ABC):
@@ -173,7 +157,8 @@ class Objective(ABC):
         return {}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """No gradient, once a batch: frozen passes, rewards, advantages. Adds columns."""
+        """No gradient, once a batch: frozen passes, advantages. Adds columns. Of an online objective, the batch of the
+        stream "main" has its answers and their scores already (`mmalign.rl.rollout.Sampler`)."""
         return batch
 
     @abstractmethod

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from mmalign.data.layout import states_at
+from mmalign.language.layout import states_at
 from mmalign.ops import sum_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mmalign.data.sequences import Sequences
-    from mmalign.protocols import CausalLM, Hidden
+    from mmalign.language.protocols import CausalLM, Hidden
+    from mmalign.language.sequences import Sequences
 
 
 def sequence_logps(backbone: "CausalLM", sequences: "Sequences") -> "Tensor":

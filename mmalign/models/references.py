@@ -16,66 +16,23 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmalign.adapters import ADAPTER_CONFIG, is_adapter, read_base
-from mmalign.catalog import Catalog
+from mmalign.contract.source import Source
+from mmalign.contract.specs import Entry, Family
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
-from mmalign.gguf_header import SUFFIX as GGUF
-from mmalign.gguf_header import read_architecture
-from mmalign.pretrained import read_json
+from mmalign.models.adapters import ADAPTER_CONFIG, is_adapter, read_base
+from mmalign.models.folder import read_json
+from mmalign.models.gguf import SUFFIX as GGUF
+from mmalign.models.gguf import read_architecture
 from mmalign.reading import read_text
-from mmalign.specs import Entry, Family
+from mmalign.registry.catalog import Catalog
 
 _HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
 CONFIGS = OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 RUN_FILE, RUN_MODEL = "run.json", "model"  # in the folder of a run
-
-
-@dataclass(frozen=True)
-class Source:
-    """A resolved reference.
-
-    reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
-    file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
-    size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
-    adapters: folders of peft's, to be merged into that model one after the other.
-    run: set when the reference is a run's folder, whose model it is.
-    """
-
-    reference: str
-    name: str
-    folder: Path | None
-    config: Mapping[str, Any]
-    entry: Entry
-    family: Family
-    file: Path | None = None
-    size: str = ""
-    adapters: tuple[Path, ...] = ()
-    run: Path | None = None
-
-    @property
-    def note(self) -> str:
-        """What to say where the model is another place than the reference; else an empty text."""
-        return "" if self.run is None else f"{self.run} is a run; its model is {self.path}"
-
-    @property
-    def path(self) -> Path | None:
-        """What the reference leads to on this machine: the adapter, file or folder."""
-        return self.adapters[-1] if self.adapters else self.file or self.folder
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """All that the weights come from on this machine: the file or folder, and adapters."""
-        base = self.file or self.folder
-        return (*([base] if base else []), *self.adapters)
-
-    @property
-    def origin(self) -> str:
-        """Where the weights are: an absolute path, or a name on the hub."""
-        return str(self.path.absolute()) if self.path else self.name
 
 
 def resolve(reference: str, catalog: Catalog) -> Source:
@@ -256,7 +213,7 @@ def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
 
 def _fetched_hub_configs(repository: str) -> list[dict[str, Any]]:
     """The configs alone, downloaded: whether an objective fits is known before a weight is."""
-    from mmalign.hub import fetch
+    from mmalign.models.hub import fetch
 
     return read_configs(fetch(repository, [], [OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG]))
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmalign.data.sequences import Sequences
+from mmalign.language.sequences import Sequences
 
 _MAX_PADDING = 0.1
 _BUDGET = 16_384

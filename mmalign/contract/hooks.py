@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from mmalign.specs import (
+    from mmalign.contract.run import Run
+    from mmalign.contract.specs import (
         BackboneSpec,
         CommandSpec,
         DatasetSpec,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         ObjectiveSpec,
         RewardSpec,
     )
-    from mmalign.train.rundir import Run
 
 hookspec = pluggy.HookspecMarker("mmalign")
 hookimpl = pluggy.HookimplMarker("mmalign")

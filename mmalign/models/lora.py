@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu 2021, arXiv 2106.09685) through peft, in any module and in place.
 
     inject(module, LoraOptions(rank=16))       # y = W x + alpha/r B A dropout(x), B = 0 at the start; only A, B train
-    add_adapter(module, "critic")              # a second one on the same weights; see mmalign.selection
+    add_adapter(module, "critic")              # a second one on the same weights; see mmalign.models.adapter_switch
     merged_state(module)                       # the tensors of the module without adapter: W + alpha/r B A
     save_adapter(module, folder, base="...")   # what peft's PeftModel.from_pretrained loads
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.errors import UsageError, did_you_mean
-from mmalign.selection import adapted_layers, adapter_off, select
+from mmalign.models.adapter_switch import adapted_layers, adapter_off, select
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

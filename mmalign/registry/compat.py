@@ -8,11 +8,11 @@ verdict.missing       # {"token_logps"}
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mmalign.capabilities import Capability, satisfy
-from mmalign.catalog import Catalog
-from mmalign.data.examples import EXAMPLE_KINDS
+from mmalign.contract.capabilities import Capability, satisfy
+from mmalign.contract.examples import EXAMPLE_KINDS
+from mmalign.contract.specs import Entry, Family, ObjectiveSpec
 from mmalign.errors import IncompatibleError
-from mmalign.specs import Entry, Family, ObjectiveSpec
+from mmalign.registry.catalog import Catalog
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Verdict:
 
 def check_needs(needs: Iterable[str], family: Family) -> Verdict:
     """Check a list of needs (of a role, an evaluation, a command) against a family."""
-    from mmalign.capabilities import parse_need
+    from mmalign.contract.capabilities import parse_need
 
     derived, missing = {}, frozenset()
     for name in needs:

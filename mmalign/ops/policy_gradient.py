@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Ragged
+from mmalign.contract.batch import Ragged
 
 KLEstimator = Literal["k1", "k2", "k3"]
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch, Ragged
+from mmalign.contract.batch import Batch, Ragged
 
 _MOST_COPIED = 0.1
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign import reading
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.safety import offline
+from mmalign.models.safety import offline
 
 if TYPE_CHECKING:
-    from mmalign.sources import Source
+    from mmalign.contract.source import Source
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmalign.data.batch import Batch
+from mmalign.contract.batch import Batch
 
 
 def rank_lists(batch: Batch) -> Sequence[Sequence[float]]:

@@ -1,0 +1,61 @@
+"""What a reward looks like to the rest: a scorer of answers, and what it may need before it scores.
+
+    class Short:
+        Config = ShortConfig
+        def __init__(self, config): ...
+        def score(self, answers): return [-len(text) for text in answers.texts]
+
+Return a `RewardSpec` with its place from `register_rewards`; `mmalign plugins check` then tries it out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+    from torch import Tensor
+
+    from mmalign.registry.catalog import Catalog
+    from mmalign.rl.answers import Answers
+    from mmalign.train.models import Models
+
+
+class Reward(Protocol):
+    """A scorer of answers, higher for better."""
+
+    Config: "ClassVar[type[BaseModel]]"
+
+    def __init__(self, config: Any) -> None: ...
+
+    def score(self, answers: "Answers") -> "Tensor | Sequence[float | None]":
+        """[M], finite; None in a list: no score for that answer. What it raises stops the run, with its name."""
+        ...
+
+
+@runtime_checkable
+class OpensModels(Protocol):
+    """A reward that works with models of its own."""
+
+    def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
+        """Load them, once, before the first call of `score`."""
+        ...
+
+
+@runtime_checkable
+class SharesTrunk(Protocol):
+    """A reward that may be an adapter on the policy's weights, and then holds no model of its own."""
+
+    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
+        """Before `open`. name: for its adapter."""
+        ...
+
+
+@runtime_checkable
+class ReadsColumns(Protocol):
+    """A reward that reads columns of the data by their names (`answers.column(name)`)."""
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """columns: of every prompt of the data. Raise UsageError where one that it needs is missing: before training
+        starts."""
+        ...
