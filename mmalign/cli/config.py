@@ -141,7 +141,8 @@ def find_entries(app: App, objective: str, backbone: str | None, dataset: str | 
 
 def section_models(app: App, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Section -> its pydantic model; imports what is named."""
-    from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+    from mmalign.rl.config import RolloutConfig
+    from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 
     named = {where: app.catalog.load_config(entry) for where, entry in entries.items()}
     if not entries or entries["objective"].spec.online:

@@ -92,7 +92,7 @@ def _export(app: App, answers: Path, sheet: Path, seed: int, force: bool, as_jso
 
 def _judge(text: str) -> dict[str, Any]:
     """A reward's name with its weight, or JSON with its options; raises UsageError."""
-    from mmalign.train.config import reward_option
+    from mmalign.rl.config import reward_option
 
     try:
         return reward_option(text)

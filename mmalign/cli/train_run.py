@@ -100,7 +100,7 @@ def _require_once(sets: tuple[str, ...], given: Mapping[str, bool]) -> None:
 
 def _reward(text: str) -> dict[str, Any]:
     """An entry of rollout.rewards; raises UsageError."""
-    from mmalign.train.config import reward_option
+    from mmalign.rl.config import reward_option
 
     try:
         return reward_option(text)

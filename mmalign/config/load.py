@@ -171,7 +171,8 @@ def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
 
 
 def _unknown_section(name: str) -> str:
-    from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+    from mmalign.rl.config import RolloutConfig
+    from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 
     models = {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig, "rollout": RolloutConfig}
     options = [f"{section}.{name}" for section, model in models.items() if name in model.model_fields]

@@ -29,7 +29,7 @@ from mmalign.pipeline.sample import (
     sample,
 )
 from mmalign.pipeline.sample import open_prompts as open_sampled
-from mmalign.train.config import reward_list
+from mmalign.rl.config import reward_list
 
 if TYPE_CHECKING:
     from mmalign.contract.evaluation import Runtime

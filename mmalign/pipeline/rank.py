@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from mmalign.errors import DataError
 from mmalign.pipeline.answers import Answered, as_answers, prompt_columns, read_answers
-from mmalign.train.config import reward_list
+from mmalign.rl.config import reward_list
 
 if TYPE_CHECKING:
     import torch

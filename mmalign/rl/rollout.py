@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from mmalign.contract.objective import Context
     from mmalign.language.protocols import AnswersProcessor
     from mmalign.registry.catalog import Catalog
+    from mmalign.rl.config import RolloutConfig
     from mmalign.rl.engines import Engine
     from mmalign.rl.environments import EnvironmentHost, Started
-    from mmalign.train.config import RolloutConfig
 
 
 class Sampler:

@@ -143,8 +143,8 @@ def build_trainer(
 
     options, backbone: of the objective and of the model, where not the defaults.
     """
+    from mmalign.rl.config import RolloutConfig
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
-    from mmalign.train.config import RolloutConfig
     from mmalign.train.distributed import Processes
     from mmalign.train.models import build_models
     from mmalign.train.step import Engine, StepModule

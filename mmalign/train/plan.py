@@ -23,8 +23,9 @@ from mmalign.evaluate.runner import evaluation_config
 from mmalign.models.references import resolve as resolve_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.compat import Verdict, check, check_needs, require, require_needs
+from mmalign.rl.config import RolloutConfig
 from mmalign.rl.rollout import checked_rollout
-from mmalign.train.config import DataConfig, EvaluationConfig, RolloutConfig, TrainConfig
+from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 from mmalign.train.settle import lasting_reference, settle
 
 
