@@ -7,7 +7,7 @@ from mmalign.errors import UsageError
 
 if TYPE_CHECKING:
     from mmalign.cli.app import App
-    from mmalign.config.load import Section
+    from mmalign.config.section import Section
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.source import Source
     from mmalign.registry.catalog import Catalog
@@ -51,7 +51,7 @@ def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:
 
 def settings_of(sets: Sequence[str], command: str, sections: Sequence[str]) -> "Mapping[str, Section]":
     """Some sections of --set; raises UsageError for any other, and for a name, which has a flag of its own."""
-    from mmalign.config.load import load_layers
+    from mmalign.train.layers import load_layers
 
     layers = load_layers(sets=sets)
     others = [f"section {name}" for name, section in layers.items() if section and name not in sections]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
-from mmalign.config.load import NAMED_SECTIONS
+from mmalign.config.section import NAMED_SECTIONS
 from mmalign.contract.specs import Entry
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from mmalign.cli.app import App, emit, emit_json
 from mmalign.cli.live import run_display
 from mmalign.cli.table import table
-from mmalign.config.load import recipe_path
 from mmalign.errors import UsageError
 from mmalign.pipeline.check import check_pipeline
 from mmalign.pipeline.config import OUTPUTS, REPORT, Pipeline, read_pipeline
 from mmalign.pipeline.folder import PipelineFolder
 from mmalign.pipeline.run import Outcome, run_pipeline, stages_between
 from mmalign.stop import Interrupted
+from mmalign.train.layers import recipe_path
 from mmalign.train.rundir import default_folder
 
 

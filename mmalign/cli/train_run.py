@@ -11,10 +11,10 @@ import click
 
 from mmalign.cli.app import App, emit
 from mmalign.cli.live import run_display
-from mmalign.config.load import load_layers
 from mmalign.errors import UsageError
 from mmalign.printable import json_text
 from mmalign.stop import Interrupted
+from mmalign.train.layers import load_layers
 
 SCHEMA = 1
 _SHOWN_SAMPLES = 2

@@ -1,5 +1,5 @@
-"""Configuration: layers of plain dicts (`load`), checked by each plugin's own pydantic model (`validate`, `schema`).
+"""Options: plain dicts that know where each value came from (`section`, `yaml_reader`), checked by a plugin's own pydantic
+model (`validate`), and shown to people and editors (`schema`). A run's layers of them: `mmalign.train.layers`.
 
-layers = load_layers(recipe=recipe_path("contrastive"), files=[Path("x.yaml")], sets=["objective.beta=0.2"])
 config = build(SomeObjective.Config, layers["objective"], "objective")
 """

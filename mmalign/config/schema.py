@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_jsonable_python
 
-from mmalign.config.load import NAMED_SECTIONS
+from mmalign.config.section import NAMED_SECTIONS
 from mmalign.config.validate import nested_model
 
 

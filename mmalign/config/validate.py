@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from mmalign.config.load import NAMED_SECTIONS, Section
+from mmalign.config.section import NAMED_SECTIONS, Section
 from mmalign.errors import UsageError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -85,10 +85,10 @@ def options_round_trip(entry: Entry, bench: Workbench) -> None:
     import yaml
     from pydantic import ValidationError
 
-    from mmalign.config.load import load_layers
     from mmalign.config.schema import commented_yaml
     from mmalign.config.validate import build
     from mmalign.errors import UsageError
+    from mmalign.train.layers import load_layers
 
     model = _config(entry, bench)
     assert model.model_config.get("extra") == "forbid", "Config must forbid unknown keys (extra='forbid')"

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from mmalign.config.load import load_layers
 from mmalign.contract.backbone import NamesPlaces
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
@@ -27,6 +26,7 @@ from mmalign.train.finish import Outcome, finish, finished
 from mmalign.train.fit import KEY, take_up
 from mmalign.train.job import assemble
 from mmalign.train.judge import FEW_HELDOUT
+from mmalign.train.layers import load_layers
 from mmalign.train.length import never_warm, passes
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import data_name

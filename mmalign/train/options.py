@@ -10,8 +10,9 @@ and a note says so.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmalign.config.load import Section, load_layers, recipe_path
+from mmalign.config.section import Section
 from mmalign.registry.catalog import Catalog
+from mmalign.train.layers import load_layers, recipe_path
 
 _TUNED = ("backbone", "dataset")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmalign.config.load import NAMED_SECTIONS
+from mmalign.config.section import NAMED_SECTIONS
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
 from mmalign.contract.examples import EXAMPLE_KINDS

@@ -125,7 +125,7 @@ def test_defaults_with_line_breaks_keep_to_their_row(capsys: Capture) -> None:
 
 
 def test_config_show_prints_a_file_that_train_accepts(capsys: Capture, tmp_path: Path) -> None:
-    from mmalign.config.load import SECTIONS, load_layers
+    from mmalign.train.layers import SECTIONS, load_layers
 
     assert run(["-q", "config", "show", "contrastive"]) == 0
     path = tmp_path / "c.yaml"

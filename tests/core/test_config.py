@@ -7,11 +7,11 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.config.load import SECTIONS, load_layers, parse_set, recipe_path
 from mmalign.config.schema import commented_yaml, field_rows, json_schema
 from mmalign.config.validate import build, build_all
 from mmalign.config.yaml_reader import MAX_ALIASES, MAX_BYTES, read_yaml
 from mmalign.errors import UsageError
+from mmalign.train.layers import SECTIONS, load_layers, parse_set, recipe_path
 
 
 class Optimiser(BaseModel):

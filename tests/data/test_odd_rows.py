@@ -12,8 +12,8 @@ from mmalign_data.image_text import ImageTextConfig, ImageTextFiles
 from mmalign_data.texts import CompletionFiles, PromptFiles, TextFilesConfig
 
 from mmalign.cli import run
-from mmalign.config.load import parse_set
 from mmalign.errors import DataError, UsageError
+from mmalign.train.layers import parse_set
 
 GOOD = {"prompt": "whole \U0001f600", "completion": "x"}
 

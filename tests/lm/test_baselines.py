@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from mmalign.cli import run
-from mmalign.config.load import recipe_path
 from mmalign.evaluate.intervals import wilson
 from mmalign.train.baselines import compare, table
+from mmalign.train.layers import recipe_path
 
 FEW_SHOT = (
     'evaluation.baselines=[{"name": "few-shot", "shots": 0}, {"name": "few-shot", "shots": 2, "max_examples": 5}]'

@@ -10,13 +10,13 @@ import yaml
 
 from mmalign.cli import run
 from mmalign.cli.config import _heading
-from mmalign.config.load import load_layers
 from mmalign.config.yaml_reader import read_yaml
 from mmalign.contract.specs import ObjectiveSpec, Rates
 from mmalign.models.references import resolve as resolve_source
 from mmalign.models.size import ModelSize
 from mmalign.registry.catalog import Catalog
 from mmalign.train.config import TrainConfig
+from mmalign.train.layers import load_layers
 from mmalign.train.length import never_warm, passes, with_examples, with_steps
 from mmalign.train.optim import learning_rate
 from mmalign.train.rates import default_rate, in_words

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmalign.config.load import load_layers
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.specs import Role
 from mmalign.errors import UsageError
 from mmalign.stop import Interrupted
 from mmalign.train import launch
 from mmalign.train.frozen import FrozenCache, row_digests
+from mmalign.train.layers import load_layers
 from mmalign.train.loop import Loop
 from mmalign.train.models import build_models
 from mmalign.train.plan import resolve

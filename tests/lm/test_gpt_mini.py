@@ -10,10 +10,10 @@ from mmalign_data.reviews import FOLDER as REVIEWS
 from mmalign_data.reviews import PROMPT
 
 from mmalign.cli import run
-from mmalign.config.load import load_layers, recipe_path
 from mmalign.models.references import resolve as resolve_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
+from mmalign.train.layers import load_layers, recipe_path
 from mmalign.train.plan import resolve
 
 ROOT = Path(__file__).parents[2]

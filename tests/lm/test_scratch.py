@@ -10,10 +10,10 @@ from lm_samples import naive_logps, some_sequences
 from mmalign_lm.shapes import GPT_1, GPT_2, LLAMA, reshaped
 
 from mmalign.cli import run
-from mmalign.config.load import load_layers
 from mmalign.errors import MmalignError, UsageError
 from mmalign.language.sampling import Sampling
 from mmalign.models.references import resolve
+from mmalign.train.layers import load_layers
 
 SHAPES = ("gpt-1", "gpt-2", "llama")
 TINY = {"layers": 2, "width": 32, "heads": 2, "context_length": 48}

@@ -7,10 +7,10 @@ import pytest
 from pipeline_samples import Lab
 
 from mmalign.cli import run
-from mmalign.config.load import recipe_path
 from mmalign.pipeline.compare import ReportConfig
 from mmalign.pipeline.config import read_pipeline
 from mmalign.pipeline.rank import RankConfig
+from mmalign.train.layers import recipe_path
 
 Change = Callable[[dict[str, Any]], object]
 

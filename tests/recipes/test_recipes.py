@@ -20,7 +20,7 @@ import pytest
 import yaml
 from floors import FLOORS, OBJECTIVES, PHOTOGRAPHS
 
-from mmalign.config.load import recipe_path
+from mmalign.train.layers import recipe_path
 
 README = Path(__file__).parents[2] / "README.md"
 CONFIGS = README.parent / "configs"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmalign.cli import run
-from mmalign.config.load import load_layers
 from mmalign.rl.config import RolloutConfig
 from mmalign.testing.bench import Workbench
+from mmalign.train.layers import load_layers
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 PROMPTS = ("a red car", "the photo of a small black cat", "tree", "two dogs")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from mmalign.config.load import load_layers
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.train import launch, report
 from mmalign.train.checkpoint import committed, verify
+from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 
 OPTIONS = [

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.config.load import load_layers
 from mmalign.contract.specs import Entry
 from mmalign.registry.compat import check
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import TEXTS, single_thread, source_of
 from mmalign.train import checkpoint, finish, launch, preview
+from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, resolve
 
 STEPS = 6

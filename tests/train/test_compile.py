@@ -6,11 +6,11 @@ import pytest
 import torch
 from pictures import write_pairs
 
-from mmalign.config.load import load_layers
 from mmalign.errors import UsageError
 from mmalign.train.compiling import check_compile
 from mmalign.train.config import TrainConfig
 from mmalign.train.job import assemble
+from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 
 GRID = [(c, p, d) for c in (True, False) for p in ("fp32", "bf16") for d in ("cpu", "cuda", "mps")]

@@ -12,12 +12,12 @@ from pictures import write_pairs
 from resume_cases import assert_same_run, measurements
 
 from mmalign.cli import run
-from mmalign.config.load import load_layers
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.errors import ShortageError
 from mmalign.train import fit, launch, loop
 from mmalign.train.distributed import Processes
 from mmalign.train.job import Job, assemble
+from mmalign.train.layers import load_layers
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.plan import resolve
 from mmalign.train.shortage import is_shortage

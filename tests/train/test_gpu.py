@@ -10,11 +10,11 @@ from conftest_train import make_batch
 from pictures import write_pairs
 from resume_cases import Lab, assert_same_run
 
-from mmalign.config.load import load_layers
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import launch
 from mmalign.train.distributed import Processes
+from mmalign.train.layers import load_layers
 from mmalign.train.models import Models
 from mmalign.train.plan import resolve
 from mmalign.train.step import Engine, StepModule, accumulate

@@ -10,8 +10,8 @@ from pictures import write_pairs
 
 from mmalign.cli.app import App
 from mmalign.cli.root import root
-from mmalign.config.load import load_layers
 from mmalign.testing.bench import Workbench
+from mmalign.train.layers import load_layers
 from mmalign.train.next_steps import next_commands
 from mmalign.train.plan import resolve
 

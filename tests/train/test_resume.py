@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from pictures import write_pairs
 
-from mmalign.config.load import load_layers
 from mmalign.errors import CheckpointError, NonFiniteError, UsageError
 from mmalign.stop import Interrupted
 from mmalign.train import checkpoint, heldout, launch
 from mmalign.train.finish import Outcome
+from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 from mmalign.train.rundir import Run
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pictures import write_pairs
 
-from mmalign.config.load import load_layers
 from mmalign.contract.examples import ImageRef
 from mmalign.data import images
 from mmalign.data.images import open_image
@@ -19,6 +18,7 @@ from mmalign.data.loader import Stream
 from mmalign.registry.plugins import PluginHost
 from mmalign.stop import Interrupted, StopRequest, held_back, interruption_behind
 from mmalign.train import checkpoint, launch
+from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 
 BOTH = [signal.SIGINT, signal.SIGTERM]

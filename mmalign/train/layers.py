@@ -12,40 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmalign.config.section import NAMED_SECTIONS, Section, overlay
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
 
-NAMED_SECTIONS = ("objective", "backbone", "dataset")
 SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation")
 
 # Two ways to say one thing: a layer that uses the first takes the second of the layers below away.
 _IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}
 
 _ROOT = Path(__file__).resolve().parents[1]
-
-
-class Section(dict[str, Any]):
-    """One section's options. `origins`: dotted key -> "file:line" or "command line".
-
-    dropped: the origins of options that went with the name that they were for.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.origins: dict[str, str] = {}
-        self.dropped: dict[str, str] = {}
-
-    def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-        """Lay `values` over what is here, mapping by mapping.
-
-        Options of one name never reach another: a layer that changes `name` starts the section anew.
-        """
-        if "name" in values and "name" in self and values["name"] != self["name"]:
-            self.dropped |= {key: origin for key, origin in self.origins.items() if key != "name"}
-            self.clear()
-            self.origins.clear()
-        _overlay(self, values)
-        self.origins.update(origins)
 
 
 def load_layers(
@@ -127,7 +103,7 @@ def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[
     for text in sets:
         path, value = parse_set(text)
         if len(path) == 1:
-            _overlay(layer.setdefault(path[0], {}), _as_section(path[0], value, f"--set {text}"))
+            overlay(layer.setdefault(path[0], {}), _as_section(path[0], value, f"--set {text}"))
             continue
         target = layer.setdefault(path[0], {})
         for part in path[1:-1]:
@@ -152,15 +128,6 @@ def _as_section(name: str, value: Any, where: str) -> dict[str, Any]:
         expected = "a name or options" if name in NAMED_SECTIONS else "options (key: value)"
         raise UsageError(f"{where}: section {name} takes {expected}, not {_type_name(value)}")
     return value
-
-
-def _overlay(base: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        current = base.get(key)
-        if isinstance(current, dict) and isinstance(value, dict):
-            _overlay(current, value)
-        else:
-            base[key] = value
 
 
 def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:

@@ -1,0 +1,40 @@
+"""One section of a configuration: options that know where each came from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMED_SECTIONS = ("objective", "backbone", "dataset")  # whose options are those of what their `name` finds
+
+
+class Section(dict[str, Any]):
+    """One section's options. `origins`: dotted key -> "file:line" or "command line".
+
+    dropped: the origins of options that went with the name that they were for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origins: dict[str, str] = {}
+        self.dropped: dict[str, str] = {}
+
+    def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        """Lay `values` over what is here, mapping by mapping.
+
+        Options of one name never reach another: a layer that changes `name` starts the section anew.
+        """
+        if "name" in values and "name" in self and values["name"] != self["name"]:
+            self.dropped |= {key: origin for key, origin in self.origins.items() if key != "name"}
+            self.clear()
+            self.origins.clear()
+        overlay(self, values)
+        self.origins.update(origins)
+
+
+def overlay(base: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Lay `values` over `base`, mapping by mapping, in place."""
+    for key, value in values.items():
+        current = base.get(key)
+        if isinstance(current, dict) and isinstance(value, dict):
+            overlay(current, value)
+        else:
+            base[key] = value
