@@ -38,7 +38,8 @@ def _real_curves() -> Iterator[Callable[..., Any] | None]:
         return
     from matplotlib.figure import Figure
 
-    from mmalign.train import curves, report
+    from mmalign.train import curves
+    from mmalign.train import run_page as report
 
     real = curves.draw_curves
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +51,8 @@ def _real_curves() -> Iterator[Callable[..., Any] | None]:
 @pytest.fixture
 def curves(_real_curves: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Draws the curves, also in the runs of this test."""
-    from mmalign.train import curves, report
+    from mmalign.train import curves
+    from mmalign.train import run_page as report
 
     real = _real_curves or curves.draw_curves
     for module in (curves, report):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.source import Source
     from mmalign.contract.trained import TrainedBy
+    from mmalign.evaluate.choose import Task
     from mmalign.evaluate.parts import Part
-    from mmalign.evaluate.selection import Task
 
 _SECTIONS = ("backbone", "dataset", "evaluation")
 READING = ("context_length", "template")  # options of backbones that decide which ids a text or a conversation becomes
@@ -50,7 +50,7 @@ def run_evaluate(app: App, options: Options) -> int:
             from mmalign.evaluate.results import check_out
 
             check_out(path, options.force, suffixes)
-    from mmalign.evaluate.selection import select
+    from mmalign.evaluate.choose import select
 
     source = require_source(app.catalog, options.backbone, (), "evaluate")
     trained = _record(app, source)
@@ -194,7 +194,7 @@ def _reading(app: App, source: "Source", trained: "TrainedBy | None", asked: Map
 
 def _say_whose_rows(app: App, trained: "TrainedBy", task: "Task", part: "Part") -> None:
     """Whether the model's own run learnt from the rows that are measured."""
-    from mmalign.evaluate.selection import HELD_OUT, is_own
+    from mmalign.evaluate.choose import HELD_OUT, is_own
 
     name = app.catalog.display_name(task.evaluation)
     if not task.own and not is_own(trained, task.dataset, task.path):

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmalign.cli.app import App
+from mmalign.display import Display, Status
 from mmalign.printable import printable
-from mmalign.train.display import Display, Status
 
 if TYPE_CHECKING:
     from rich.text import Text

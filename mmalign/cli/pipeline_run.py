@@ -15,7 +15,7 @@ from mmalign.pipeline.folder import PipelineFolder
 from mmalign.pipeline.run import Outcome, run_pipeline, stages_between
 from mmalign.stop import Interrupted
 from mmalign.train.layers import recipe_path
-from mmalign.train.rundir import default_folder
+from mmalign.train.run_folder import default_folder
 
 
 def run(

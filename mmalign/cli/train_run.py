@@ -58,7 +58,7 @@ def run_train(
                 raise UsageError(
                     "--resume takes the run's own options", hint="Change some with --set and --allow-change."
                 )
-            from mmalign.train import launch
+            from mmalign.train import run as launch
 
             with run_display(app) as say:
                 outcome = launch.resume(
@@ -68,7 +68,7 @@ def run_train(
             plan = _resolve(app, given, configs, sets)
             if dry_run:
                 return _dry_run(app, plan, device, with_options, as_json)
-            from mmalign.train import launch
+            from mmalign.train import run as launch
 
             with run_display(app) as say:
                 outcome = launch.start(plan, app.catalog, folder=out, device=device, say=say)
@@ -125,7 +125,7 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
 def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool) -> int:
     """The plan, then the first example, then, where asked for, every option."""
     from mmalign.train.estimate import estimate
-    from mmalign.train.launch import headline
+    from mmalign.train.run import headline
 
     figures = estimate(plan, device, app.say)
     if as_json:
@@ -148,9 +148,9 @@ def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool
 
 
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
+    from mmalign.rl.counts import worth_telling
     from mmalign.train.baselines import HEADER, table
-    from mmalign.train.counts import worth_telling
-    from mmalign.train.report import metric_header, metric_rows, read, verdict_note
+    from mmalign.train.run_page import metric_header, metric_rows, read, verdict_note
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mmalign.contract.specs import Entry
-from mmalign.data.finder import find_dataset
+from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, IncompatibleError, UsageError
 from mmalign.registry.catalog import Catalog
 

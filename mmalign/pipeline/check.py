@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.config.validate import build
-from mmalign.data.finder import find_dataset
+from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, IncompatibleError, MmalignError, UsageError
 from mmalign.models.references import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG
 from mmalign.models.references import resolve as resolve_source

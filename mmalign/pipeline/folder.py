@@ -19,7 +19,7 @@ from mmalign.errors import CheckpointError, UsageError
 from mmalign.files import write_text
 from mmalign.pipeline.config import REPORT, Pipeline, Stage, flat, outputs_of
 from mmalign.reading import read_json
-from mmalign.train.rundir import package_versions
+from mmalign.train.run_folder import package_versions
 
 STATE = "pipeline.json"
 SCHEMA = 1

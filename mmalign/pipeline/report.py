@@ -175,7 +175,7 @@ def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str,
     """(caption, picture) of each stage that trains, and reward against KL where it samples."""
     from mmalign.report import png_data_uri
     from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
-    from mmalign.train.rundir import Run
+    from mmalign.train.run_folder import Run
 
     for name, stage in pipeline.stages.items():
         if stage.kind != "train":

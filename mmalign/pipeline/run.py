@@ -127,7 +127,7 @@ def _run(
 def _train(
     catalog: "Catalog", stage: Stage, options: Mapping[str, Any], out: Path, device: str, say: Say
 ) -> dict[str, Any]:
-    from mmalign.train import launch
+    from mmalign.train import run as launch
     from mmalign.train.plan import resolve
 
     if (out / "run.json").is_file():

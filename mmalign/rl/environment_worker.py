@@ -1,6 +1,6 @@
 """The process in which a run's environments live: `python -m mmalign.rl.environment_worker FD SECONDS`.
 
-`mmalign.rl.environments` starts it and talks to it over a socket in JSON, one request and one reply at a time:
+`mmalign.rl.environment_host` starts it and talks to it over a socket in JSON, one request and one reply at a time:
 
     {"do": "load", "target": "pkg.module:Class", "config": {...}}    -> {"ok": true}
     {"do": "reset", "number": 3, "example": [...], "seed": 7}        -> {"prompt": "..."}
@@ -23,7 +23,7 @@ from typing import Any
 
 from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import MmalignError, raised_at
-from mmalign.rl.turns import Environment, Turn
+from mmalign.rl.environment import Environment, Turn
 
 
 class _WrongReply(Exception):

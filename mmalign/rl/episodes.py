@@ -26,7 +26,7 @@ from torch import Tensor
 from mmalign.hashing import stable_hash
 from mmalign.language.protocols import AnswersProcessor, Generates
 from mmalign.language.sampling import Sampling
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
 
 Stopped = Literal["", "turns", "length"]
 

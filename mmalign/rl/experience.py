@@ -17,7 +17,7 @@ from torch import Tensor
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.files import write_atomically
 from mmalign.language.protocols import AnswersProcessor
-from mmalign.rl.columns import answer_offsets
+from mmalign.rl.rollout_batch import answer_offsets
 
 _SHOWN, _WIDTH, _NARROWEST = 3, 145, 40
 

@@ -19,11 +19,11 @@ from mmalign.contract.batch import Batch
 from mmalign.contract.examples import Prompt
 from mmalign.language.sequences import Sequences
 from mmalign.rl.answers import Answers
-from mmalign.rl.columns import OTHER_SAMPLER, REWARD, UNSCORED, answer_offsets, per_prompt
 from mmalign.rl.engines import find as find_engine
-from mmalign.rl.environments import find as find_environment
+from mmalign.rl.environment_host import find as find_environment
 from mmalign.rl.episodes import Episode, Policy, play, tally
 from mmalign.rl.rewards import RewardList, check_rewards
+from mmalign.rl.rollout_batch import OTHER_SAMPLER, REWARD, UNSCORED, answer_offsets, per_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog
     from mmalign.rl.config import RolloutConfig
     from mmalign.rl.engines import Engine
-    from mmalign.rl.environments import EnvironmentHost, Started
+    from mmalign.rl.environment_host import EnvironmentHost, Started
 
 
 class Sampler:

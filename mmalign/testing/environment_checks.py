@@ -12,8 +12,8 @@ from mmalign.contract.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
-    from mmalign.rl.environments import EnvironmentHost, Started
-    from mmalign.rl.turns import Turn
+    from mmalign.rl.environment import Turn
+    from mmalign.rl.environment_host import EnvironmentHost, Started
 
 MAX_TURNS = 100
 SECONDS = 10.0  # for one reply
@@ -63,7 +63,7 @@ def _told(started: "Started", actions: Any) -> "list[Turn]":
 
 @contextlib.contextmanager
 def _host(entry: Entry, bench: Workbench) -> "Iterator[EnvironmentHost]":
-    from mmalign.rl.environments import EnvironmentHost
+    from mmalign.rl.environment_host import EnvironmentHost
 
     config_class = bench.catalog.load_config(entry)
     required = [name for name, field in config_class.model_fields.items() if field.is_required()]

@@ -74,7 +74,7 @@ def _assert_first_update_ignores_old(trainer: Trainer, prepared: "list[Batch]") 
         result, gradients = trainer.gradients_of([moved, *others])
         losses[shift] = [result.loss, *(grad for grad in gradients.values() if grad is not None)]
     same = all(torch.equal(a, b) for a, b in zip(losses[0.0], losses[1.0], strict=True))
-    assert same, "the first update takes its ratio from what was noted: it is not exactly 1 (use mmalign.rl.columns)"
+    assert same, "the first update takes its ratio from what was noted: it is not exactly 1 (use `old_logps`)"
 
 
 CHECKS: dict[str, Callable[..., None]] = {

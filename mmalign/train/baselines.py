@@ -16,8 +16,8 @@ from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.intervals import wilson
 from mmalign.evaluate.runner import run_evaluation
 from mmalign.registry.catalog import Catalog
+from mmalign.train.build import Job
 from mmalign.train.heldout import part_for, undisturbed
-from mmalign.train.job import Job
 
 HEADER = ("held-out", "figure", "95% interval", "examples")
 

@@ -15,11 +15,11 @@ from typing import Any
 import click
 import torch
 
+from mmalign.display import Say
 from mmalign.errors import DataError
-from mmalign.train.display import Say
+from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
 from mmalign.train.fit import settle_micro_batch
-from mmalign.train.job import Job, assemble
 from mmalign.train.length import passes
 from mmalign.train.plan import Plan
 from mmalign.train.preview import first_example, preview

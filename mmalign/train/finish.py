@@ -16,25 +16,25 @@ from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Objective
 from mmalign.contract.trained import TrainedBy
 from mmalign.data.loader import Sweep
+from mmalign.display import Display
 from mmalign.errors import CheckpointError
 from mmalign.files import fsync
 from mmalign.models.lora import scale_adapter
 from mmalign.printable import with_nan
 from mmalign.registry.catalog import Catalog
+from mmalign.rl.counts import total
 from mmalign.train import rng
 from mmalign.train.baselines import compare
-from mmalign.train.counts import total
-from mmalign.train.display import Display
+from mmalign.train.build import Job
 from mmalign.train.heldout import OWN, directions, measure
-from mmalign.train.job import Job
 from mmalign.train.judge import advice, judge
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import next_commands
 from mmalign.train.plan import bare_name, lasting_reference
 from mmalign.train.preview import SURVEYED
 from mmalign.train.progress import peak_memory
-from mmalign.train.report import write_reports
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
+from mmalign.train.run_page import write_reports
 from mmalign.train.samples import side_by_side, write_samples
 
 FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from mmalign.contract.batch import Batch
-from mmalign.train.display import Say
+from mmalign.display import Say
+from mmalign.train.build import Job
 from mmalign.train.heldout import undisturbed
-from mmalign.train.job import Job
 from mmalign.train.live_bytes import LiveBytes
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 from mmalign.train.shortage import is_shortage
 from mmalign.train.step import turns_of
 

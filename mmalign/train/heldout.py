@@ -20,9 +20,9 @@ from mmalign.evaluate.runner import run_evaluation
 from mmalign.registry.catalog import Catalog
 from mmalign.stop import held_back
 from mmalign.train import returned
-from mmalign.train.job import Job
+from mmalign.train.build import Job
 from mmalign.train.judge import Direction, Estimates
-from mmalign.train.moment import Moment
+from mmalign.train.snapshot import Moment
 from mmalign.train.step import total_loss
 
 OWN = "heldout/"  # before the objective's own metrics

@@ -18,21 +18,21 @@ import torch
 from mmalign.contract.batch import Batch
 from mmalign.contract.capabilities import Capability
 from mmalign.data.loader import Stream
+from mmalign.display import Say, display_of
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError, ShortageError
 from mmalign.registry.catalog import Catalog
+from mmalign.rl.counts import why_empty
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
-from mmalign.train.counts import why_empty
-from mmalign.train.display import Say, display_of
+from mmalign.train.build import Guard, Job
 from mmalign.train.fit import settle_micro_batch
-from mmalign.train.job import Guard, Job
-from mmalign.train.moment import Moment
 from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from mmalign.train.progress import Progress, describe
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 from mmalign.train.samples import write_samples
 from mmalign.train.shortage import explained
+from mmalign.train.snapshot import Moment
 from mmalign.train.step import StepResult, accumulate, check_limits
 
 

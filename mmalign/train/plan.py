@@ -17,7 +17,7 @@ from mmalign.contract.examples import EXAMPLE_KINDS
 from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry
-from mmalign.data.finder import find_dataset
+from mmalign.data.find import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.models.references import resolve as resolve_source

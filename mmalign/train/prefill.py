@@ -11,10 +11,10 @@ import torch
 
 from mmalign.contract.batch import Batch, Column
 from mmalign.data.loader import Draws, Order, Sweep
+from mmalign.display import Display
 from mmalign.hashing import stable_hash
-from mmalign.train.display import Display
-from mmalign.train.frozen import FrozenCache
-from mmalign.train.job import Job
+from mmalign.train.build import Job
+from mmalign.train.reference_cache import FrozenCache
 
 
 @torch.no_grad()

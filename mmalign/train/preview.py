@@ -24,8 +24,8 @@ from mmalign.errors import BadSample, DataError
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.language.sequences import Sequences, sequences_of
 from mmalign.printable import Printable, printable
+from mmalign.train.build import Job
 from mmalign.train.config import DataConfig
-from mmalign.train.job import Job
 from mmalign.train.next_steps import readable
 
 SURVEYED = 1000  # examples looked at, or as many answers of them: a second or two

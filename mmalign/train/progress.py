@@ -22,16 +22,16 @@ import torch
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.capabilities import Capability
+from mmalign.display import Display
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.registry.catalog import Catalog
+from mmalign.rl.counts import LOGGED, answer_counts, unlearnt_prompts
 from mmalign.rl.experience import show_experience, write_experience
-from mmalign.train.counts import LOGGED, answer_counts, unlearnt_prompts
-from mmalign.train.display import Display
-from mmalign.train.job import Job
+from mmalign.rl.step_table import StepTable
+from mmalign.train.build import Job
 from mmalign.train.optim import learning_rate
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 from mmalign.train.step import StepResult, merge
-from mmalign.train.step_table import StepTable
 
 _RECENT = 20  # steps, over which rates and the time left are averaged
 _FIGURES = 3  # in the line that is redrawn

@@ -14,8 +14,8 @@ from mmalign.data.loader import Sweep
 from mmalign.hashing import stable_hash
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.language.sampling import Sampling
+from mmalign.train.build import Job
 from mmalign.train.heldout import undisturbed
-from mmalign.train.job import Job
 
 TEMPERATURE = 0.7
 _WORDS = 6  # tokens of a document that stand as its prompt

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import DataError
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
 from mmalign_environments.expressions import BadExpression, evaluate, written
 
 _CALL = re.compile(r"<<((?:(?!<<|>>).)*)>>", re.DOTALL)

@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.examples import Prompt, Turns
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
 
 
 class ReflectionConfig(BaseModel):

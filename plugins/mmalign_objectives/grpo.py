@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
-from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
+from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds advantage and learns: [N, K], reference and old: ragged."""
         from mmalign.ops.policy_gradient import group_relative
-        from mmalign.rl.columns import action_logps, scored
+        from mmalign.rl.rollout_batch import action_logps, scored
 
         score, has_score = batch["score"], scored(batch)
         # 1. Compare with the siblings.
@@ -79,7 +79,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.policy_gradient import clipped_policy_loss, kl_estimate
-        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights, scored, spread
+        from mmalign.rl.rollout_batch import old_logps, rollout_metrics, sampler_weights, scored, spread
 
         config, logps, sequences = self.config, outputs["logps"], batch["sequences"]
         learns = spread(batch["learns"].flatten().to(logps.dtype), sequences)

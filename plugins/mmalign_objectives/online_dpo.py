@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
-from mmalign.rl.objective import OnlineConfig, OnlineObjective
+from mmalign.rl.online_objective import OnlineConfig, OnlineObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds reference: [N, K]."""
         from mmalign.ops import sum_rows
-        from mmalign.rl.columns import action_logps, answer_offsets
+        from mmalign.rl.rollout_batch import action_logps, answer_offsets
 
         found = action_logps(models.reference, batch, ctx, self.sampling.temperature)
         reference = sum_rows(found.values, answer_offsets(batch["sequences"])).view_as(batch["score"])
@@ -53,7 +53,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
         from mmalign.ops import sum_rows
         from mmalign.ops.preference import PAIR_LOSSES
         from mmalign.ops.ranking import ranked_pairs
-        from mmalign.rl.columns import answer_offsets, rollout_metrics, sampler_weights, scored
+        from mmalign.rl.rollout_batch import answer_offsets, rollout_metrics, sampler_weights, scored
 
         config, score, logps = self.config, batch["score"], outputs["logps"]
         ratio = sum_rows(logps, answer_offsets(batch["sequences"])).view_as(score) - batch["reference"]
@@ -83,7 +83,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that score differently."""
-        from mmalign.rl.columns import scored
+        from mmalign.rl.rollout_batch import scored
 
         score, has_score = batch["score"], scored(batch)
         spans = score.masked_fill(~has_score, -math.inf).max(1).values

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmalign.contract.objective import Context, Metrics, Outputs
-from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
+from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 from mmalign.train.roles import CriticOptions
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class ProximalPolicyOptimization(OnlineObjective):
 
         from mmalign.ops import sum_rows
         from mmalign.ops.policy_gradient import gae, kl_estimate, mean_of_all, steered, whiten
-        from mmalign.rl.columns import action_logps, answer_offsets, per_prompt
+        from mmalign.rl.rollout_batch import action_logps, answer_offsets, per_prompt
 
         if batch.stream == "ptx":
             return batch
@@ -158,7 +158,7 @@ class ProximalPolicyOptimization(OnlineObjective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.policy_gradient import clipped_policy_loss, clipped_value_loss
-        from mmalign.rl.columns import old_logps, rollout_metrics, sampler_weights
+        from mmalign.rl.rollout_batch import old_logps, rollout_metrics, sampler_weights
 
         if batch.stream == "ptx":
             return {"ptx": -outputs["logps"].sum()}, {}
@@ -212,7 +212,7 @@ class ProximalPolicyOptimization(OnlineObjective):
         """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
         import torch
 
-        from mmalign.rl.columns import answer_offsets
+        from mmalign.rl.rollout_batch import answer_offsets
 
         config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
         if config.scale_scores:
@@ -239,7 +239,7 @@ class ProximalPolicyOptimization(OnlineObjective):
     def _behind(self, batch: "Batch", ends: "Tensor", shaped: "Tensor") -> "tuple[Batch, Tensor]":
         """The score s where the policy acts no more and the critic says V: A is s - V there, and the recursion brings
         gamma ((1 - lambda) V + lambda s) to the end token. ends: [N, K], V. Adds ends, end_scores: [N, K], V and s."""
-        from mmalign.rl.columns import answer_offsets
+        from mmalign.rl.rollout_batch import answer_offsets
 
         last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
         scores = shaped[last].view_as(ends)

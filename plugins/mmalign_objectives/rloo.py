@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
-from mmalign.rl.objective import OnlineObjective, PolicyGradientConfig
+from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
         """Adds advantage, kl: [N, K]; old: ragged."""
         from mmalign.ops import sum_rows
         from mmalign.ops.policy_gradient import leave_one_out, whiten
-        from mmalign.rl.columns import action_logps, answer_offsets, scored
+        from mmalign.rl.rollout_batch import action_logps, answer_offsets, scored
 
         score, offsets = batch["score"], answer_offsets(batch["sequences"])
         # 1. Take off what the distance costs.
@@ -61,7 +61,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops import sum_rows
         from mmalign.ops.policy_gradient import clipped_policy_loss
-        from mmalign.rl.columns import answer_offsets, old_logps, rollout_metrics, sampler_weights
+        from mmalign.rl.rollout_batch import answer_offsets, old_logps, rollout_metrics, sampler_weights
 
         logps, offsets, answers = outputs["logps"], answer_offsets(batch["sequences"]), batch["score"].numel()
         old, clip = old_logps(batch, logps), self.config.clip

@@ -45,8 +45,9 @@ from mmalign.data.loader import Stream
 from mmalign.errors import MmalignError
 from mmalign.rl import rewards
 from mmalign.testing.bench import Workbench
-from mmalign.train import checkpoint, finish, heldout, launch, preview
-from mmalign.train.job import Job
+from mmalign.train import checkpoint, finish, heldout, preview
+from mmalign.train import run as launch
+from mmalign.train.build import Job
 from mmalign.train.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[2]

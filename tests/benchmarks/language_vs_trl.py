@@ -73,7 +73,7 @@ def make_rows(folder: Path) -> None:
 def run_mmalign(kind: str, folder: Path, steps: int, batch_size: int) -> list[float]:
     """Seconds of each step, its share of the reference's pass included."""
     from mmalign.cli import run
-    from mmalign.train import launch
+    from mmalign.train import run as launch
 
     ask, asked = launch.prefill, 0.0
 

@@ -112,7 +112,7 @@ def one(variant: str, folder: Path, given: argparse.Namespace) -> None:
     import torch
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
 
-    import mmalign.train.launch  # noqa: F401
+    import mmalign.train.run  # noqa: F401
     from mmalign.cli import run
 
     torch.set_num_threads(given.threads)

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from mmalign.cli import live
-from mmalign.train.display import Display, Status
+from mmalign.display import Display, Status
 
 FIGURES = {"loss": "0.693", "explained_variance": "0.412", "chosen_reward": "-1.25"}
 TRAINING = Status("training", 0, 0, 120, 1000, FIGURES, "31 examples/s", "4 min left")

@@ -27,7 +27,7 @@ from mmalign.models.gguf import read_architecture
 from mmalign.pipeline.answers import read_answers
 from mmalign.testing.models import tiny_open_clip
 from mmalign.train import checkpoint
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 
 DEEP = 20_000
 

@@ -15,7 +15,7 @@ from saved_samples import chat_pairs, save_dataset, save_dict
 
 from mmalign.cli import run
 from mmalign.contract.examples import Message
-from mmalign.data.finder import find_dataset
+from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, UsageError
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins

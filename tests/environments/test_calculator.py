@@ -19,9 +19,9 @@ from mmalign.language.sequences import Sequences
 from mmalign.models.references import resolve
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
-from mmalign.rl.environments import EnvironmentHost
+from mmalign.rl.environment import Turn
+from mmalign.rl.environment_host import EnvironmentHost
 from mmalign.rl.episodes import play
-from mmalign.rl.turns import Turn
 from mmalign.testing.models import tiny_llama
 
 

@@ -10,8 +10,8 @@ from mmalign.language.sampling import Sampling
 from mmalign.models.references import resolve
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
+from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import play
-from mmalign.rl.turns import Turn
 from mmalign.testing.models import tiny_bloom
 
 

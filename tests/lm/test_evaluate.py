@@ -10,7 +10,7 @@ import torch
 
 from mmalign.cli import run
 from mmalign.contract.evaluation import Runtime
-from mmalign.evaluate.selection import select
+from mmalign.evaluate.choose import select
 from mmalign.models.references import resolve
 
 LIMIT = ("--set", "evaluation.max_examples=6")

@@ -11,12 +11,12 @@ from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.specs import Role
 from mmalign.errors import UsageError
 from mmalign.stop import Interrupted
-from mmalign.train import launch
-from mmalign.train.frozen import FrozenCache, row_digests
+from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.loop import Loop
 from mmalign.train.models import build_models
 from mmalign.train.plan import resolve
+from mmalign.train.reference_cache import FrozenCache, row_digests
 
 OPTIONS = (
     "train.steps=8", "train.batch_size=4", "train.micro_batch_size=2", "train.warmup_steps=1", "train.save_every=3",

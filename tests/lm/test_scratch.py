@@ -106,8 +106,8 @@ def test_generation_with_and_without_a_cache_equals_a_naive_loop(scratch, shape)
 
 
 def test_weights_follow_the_seed_of_the_run(catalog) -> None:
+    from mmalign.train.build import assemble
     from mmalign.train.distributed import Processes
-    from mmalign.train.job import assemble
     from mmalign.train.plan import resolve as resolve_plan
 
     def weights(seed: int) -> dict[str, torch.Tensor]:

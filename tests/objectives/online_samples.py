@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmalign.contract.batch import Batch
 from mmalign.language.sampling import Generated
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
 from mmalign.testing.bench import Workbench
 from mmalign.testing.trainer import Trainer, build_trainer
 from mmalign.train.step import total_loss

@@ -26,7 +26,7 @@ def test_numbers_drawn_by_place_in_the_batch(bench, monkeypatch) -> None:
 
 
 def test_a_first_ratio_that_is_only_nearly_one(bench, monkeypatch) -> None:
-    monkeypatch.setattr("mmalign.rl.columns.old_logps", lambda batch, logps: batch["old"].values)
+    monkeypatch.setattr("mmalign.rl.rollout_batch.old_logps", lambda batch, logps: batch["old"].values)
     with pytest.raises(AssertionError, match="not exactly 1"):
         first_ratio_is_one(partial(build, bench))
 

@@ -14,8 +14,8 @@ from mmalign.contract.batch import Batch
 from mmalign.contract.specs import EngineSpec, Entry
 from mmalign.language.sampling import Generated, Sampling
 from mmalign.language.sequences import Sequences
-from mmalign.rl.columns import OTHER_SAMPLER, per_prompt
 from mmalign.rl.engines import Engine, OwnGeneration
+from mmalign.rl.rollout_batch import OTHER_SAMPLER, per_prompt
 
 POLICY_GRADIENTS = ("ppo", "grpo", "rloo")
 

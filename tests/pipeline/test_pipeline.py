@@ -176,7 +176,7 @@ def test_ctrl_c_while_a_stage_loads_says_how_to_go_on(lab: Lab, monkeypatch) -> 
     def loading(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmalign.train.launch.start", loading)
+    monkeypatch.setattr("mmalign.train.run.start", loading)
     code, _, err = lab.run("pipeline", lab.write(), "--out", lab.root / "out")
     assert code == 130 and f"stopped; go on: mmalign pipeline {lab.write()} --out {lab.root / 'out'}" in err
 

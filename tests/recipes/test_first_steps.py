@@ -19,8 +19,8 @@ from mmalign.contract.batch import Batch
 from mmalign.language.sequences import Sequences
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
+from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
-from mmalign.train.job import Job, assemble
 from mmalign.train.layers import load_layers, recipe_path
 from mmalign.train.plan import resolve
 from mmalign.train.step import StepResult, accumulate

@@ -11,8 +11,8 @@ from mmalign.language.sampling import Sampling, draw, uniforms
 from mmalign.models.references import resolve
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
+from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import Responder
-from mmalign.rl.turns import Turn
 from mmalign.testing import models
 
 

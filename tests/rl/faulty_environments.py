@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import DataError
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
 
 Fault = Literal[
     "", "raises", "raises-ours", "hangs", "hangs-in-c", "exits", "segfault", "not-a-turn", "nan", "text-reward",

@@ -19,8 +19,8 @@ from mmalign.errors import EngineError, UsageError
 from mmalign.language.sampling import Generated, Sampling
 from mmalign.models.references import resolve
 from mmalign.rl.engines import Engine, OwnGeneration
+from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import play
-from mmalign.rl.turns import Turn
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import load, single_thread

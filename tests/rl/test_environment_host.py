@@ -15,8 +15,8 @@ from mmalign.contract.specs import Entry, EnvironmentSpec
 from mmalign.errors import EnvironmentFailure, UsageError
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
-from mmalign.rl.environments import EnvironmentHost, find
-from mmalign.rl.turns import Turn
+from mmalign.rl.environment import Turn
+from mmalign.rl.environment_host import EnvironmentHost, find
 
 ENTRY = Entry(
     "environments", "my-plugin", EnvironmentSpec(name="faulty", summary="s", target="faulty_environments:Faulty")

@@ -14,8 +14,8 @@ from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
 from mmalign.language.sampling import Generated, Sampling
 from mmalign.language.sequences import Sequences
+from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import Episode, play, tally
-from mmalign.rl.turns import Turn
 
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_bloom")
 SEEDS = [11, 12, 13, 2**70 + 5, 15, 16]

@@ -18,7 +18,8 @@ import torch
 
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
-from mmalign.train import launch, report
+from mmalign.train import run as launch
+from mmalign.train import run_page as report
 from mmalign.train.checkpoint import committed, verify
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve

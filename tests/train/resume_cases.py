@@ -22,7 +22,8 @@ from mmalign.registry.compat import check
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import TEXTS, single_thread, source_of
-from mmalign.train import checkpoint, finish, launch, preview
+from mmalign.train import checkpoint, finish, preview
+from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, resolve
 

@@ -7,9 +7,9 @@ import torch
 from pictures import write_pairs
 
 from mmalign.errors import UsageError
+from mmalign.train.build import assemble
 from mmalign.train.compiling import check_compile
 from mmalign.train.config import TrainConfig
-from mmalign.train.job import assemble
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 

@@ -14,9 +14,10 @@ from resume_cases import assert_same_run, measurements
 from mmalign.cli import run
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.errors import ShortageError
-from mmalign.train import fit, launch, loop
+from mmalign.train import fit, loop
+from mmalign.train import run as launch
+from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
-from mmalign.train.job import Job, assemble
 from mmalign.train.layers import load_layers
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.plan import resolve

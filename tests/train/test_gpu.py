@@ -12,7 +12,7 @@ from resume_cases import Lab, assert_same_run
 
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
-from mmalign.train import launch
+from mmalign.train import run as launch
 from mmalign.train.distributed import Processes
 from mmalign.train.layers import load_layers
 from mmalign.train.models import Models

@@ -8,9 +8,9 @@ import pytest
 from resume_cases import STEPS, assert_same_run
 
 from mmalign.errors import UsageError
+from mmalign.rl.counts import worth_telling
 from mmalign.testing.subjects import TEXTS
-from mmalign.train import launch
-from mmalign.train.counts import worth_telling
+from mmalign.train import run as launch
 
 SOURCE = """
 import json

@@ -14,10 +14,11 @@ from resume_cases import REWARD, Lab, newest, quiet, write_prompts
 from mmalign.contract.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
 from mmalign.language.sampling import Generated
-from mmalign.train import checkpoint, heldout, launch, preview
-from mmalign.train.counts import worth_telling
+from mmalign.rl.counts import worth_telling
+from mmalign.train import checkpoint, heldout, preview
+from mmalign.train import run as launch
+from mmalign.train.build import assemble
 from mmalign.train.distributed import Processes
-from mmalign.train.job import assemble
 
 SAME = f'rollout.rewards=[{{"name": "function", "function": "{REWARD.rpartition(":")[0]}:same"}}]'
 SHORT = ("train.steps=3", "train.save_every=1", "train.eval_every=0", "data.max_lost=1")

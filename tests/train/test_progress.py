@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from resume_cases import Lab, quick_runs
 
+from mmalign.rl import step_table
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, heldout, launch, loop, samples, step_table
+from mmalign.train import checkpoint, finish, heldout, loop, samples
+from mmalign.train import run as launch
 
 COLUMNS = (
     "score",

@@ -15,11 +15,12 @@ from pictures import write_pairs
 
 from mmalign.errors import CheckpointError, NonFiniteError, UsageError
 from mmalign.stop import Interrupted
-from mmalign.train import checkpoint, heldout, launch
+from mmalign.train import checkpoint, heldout
+from mmalign.train import run as launch
 from mmalign.train.finish import Outcome
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 
 OPTIONS = (
     "train.steps=8", "train.batch_size=8", "train.micro_batch_size=4", "train.warmup_steps=2", "train.save_every=2",

@@ -29,7 +29,7 @@ from mmalign.rl.rollout import Sampler
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import checkpoint, finish, heldout, rng
-from mmalign.train.frozen import FrozenCache
+from mmalign.train.reference_cache import FrozenCache
 
 OBJECTIVES = [entry.qualified for entry in Catalog(load_plugins()).entries("objectives")]
 KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoint is one step old
@@ -158,7 +158,9 @@ def test_a_signal_in_a_rollout_discards_it_and_a_resume_repeats_it(lab, unsaved,
     compare_experience(run, whole.folder)
 
 
-@pytest.mark.parametrize("place", ["mmalign.rl.columns.per_prompt", "mmalign.ops.policy_gradient.clipped_policy_loss"])
+@pytest.mark.parametrize(
+    "place", ["mmalign.rl.rollout_batch.per_prompt", "mmalign.ops.policy_gradient.clipped_policy_loss"]
+)
 def test_a_signal_behind_a_rollout_discards_the_step_too(lab, place, monkeypatch) -> None:
     """In what the reference says, and in the passes of the first update, when the KL controller has moved already."""
     whole = lab.whole("ppo", "micro-batches")

@@ -11,7 +11,7 @@ from hostile_text import EVIL, obeyed
 from mmalign.cli import run
 from mmalign.printable import json_text
 from mmalign.testing.bench import Workbench
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" {EVIL} {n}"} for n in range(30)]
 

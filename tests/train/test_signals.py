@@ -17,7 +17,8 @@ from mmalign.data.images import open_image
 from mmalign.data.loader import Stream
 from mmalign.registry.plugins import PluginHost
 from mmalign.stop import Interrupted, StopRequest, held_back, interruption_behind
-from mmalign.train import checkpoint, launch
+from mmalign.train import checkpoint
+from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import resolve
 

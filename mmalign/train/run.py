@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mmalign.contract.backbone import NamesPlaces
+from mmalign.display import Display, Say, display_of
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.evaluate.cache import folder_digest
 from mmalign.files import write_text
@@ -20,11 +21,10 @@ from mmalign.registry.catalog import Catalog
 from mmalign.rl.rewards import check_rewards
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint
-from mmalign.train.display import Display, Say, display_of
+from mmalign.train.build import assemble
 from mmalign.train.distributed import Processes
 from mmalign.train.finish import Outcome, finish, finished
 from mmalign.train.fit import KEY, take_up
-from mmalign.train.job import assemble
 from mmalign.train.judge import FEW_HELDOUT
 from mmalign.train.layers import load_layers
 from mmalign.train.length import never_warm, passes
@@ -33,7 +33,7 @@ from mmalign.train.next_steps import data_name
 from mmalign.train.plan import Plan, resolve
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
-from mmalign.train.rundir import Run, default_folder, package_versions
+from mmalign.train.run_folder import Run, default_folder, package_versions
 from mmalign.train.shortage import explained
 
 _OF_LEARNING = ("train", "data", "evaluation")

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmalign.report import png_bytes, png_data_uri, write_report
+from mmalign.rl.counts import worth_telling
 from mmalign.train.baselines import HEADER, table
-from mmalign.train.counts import worth_telling
 from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
 from mmalign.train.judge import Judged
 from mmalign.train.plan import Plan
-from mmalign.train.rundir import Run
+from mmalign.train.run_folder import Run
 
 _NOT_USED = ("heldout/left_out", "heldout/unreadable")
 

@@ -33,9 +33,9 @@ class Turn(NamedTuple):
 class Environment(Protocol):
     """One episode: made for a prompt, asked for an observation, told actions until it is done.
 
-    It lives in a process beside the run's (`mmalign.rl.environments`) and is a function of its config, the example, the
-    seed and the actions: what it raises, a reply that takes too long, or one of another type stops the run. What its
-    tools do wrong is for it to tell the policy, as an observation.
+    It lives in a process beside the run's (`mmalign.rl.environment_host`) and is a function of its config, the example,
+    the seed and the actions. What it raises, a reply that takes too long, or one of another type stops the run. What
+    its tools do wrong is for it to tell the policy, as an observation.
     """
 
     Config: "ClassVar[type[BaseModel]]"

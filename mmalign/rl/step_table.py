@@ -8,7 +8,7 @@ Where not all fit, the least important are left out first; the table says how ma
 
 from collections.abc import Mapping, Sequence
 
-from mmalign.train.display import Say
+from mmalign.display import Say
 
 HEADER_EVERY = 20  # rows
 _NARROWEST = 8  # columns of a cell: "-2.8e-05" and "-0.00028" fit

@@ -15,24 +15,24 @@ from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Context, Objective
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
+from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
 from mmalign.rl.engines import Engine as SamplingEngine
-from mmalign.rl.environments import EnvironmentHost
-from mmalign.rl.objective import PolicyGradientConfig
+from mmalign.rl.environment_host import EnvironmentHost
+from mmalign.rl.online_objective import PolicyGradientConfig
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
-from mmalign.train.display import Say
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
-from mmalign.train.frozen import FrozenCache
 from mmalign.train.length import with_examples
 from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
+from mmalign.train.reference_cache import FrozenCache
 from mmalign.train.roles import checkpoint_activations
 from mmalign.train.step import Engine, StepModule
 from mmalign.train.updates import updates

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry
 from mmalign.contract.trained import TrainedBy
-from mmalign.data.finder import find_dataset, recognises
+from mmalign.data.find import find_dataset, recognises
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.parts import Part, open_part
 from mmalign.registry.catalog import Catalog

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from mmalign.contract.batch import Batch
-from mmalign.rl.columns import REWARD, scored
+from mmalign.rl.rollout_batch import REWARD, scored
 
 LOGGED = "num_"  # before a count's name, in metrics.jsonl
 UNLEARNT = "prompts_unlearnt"

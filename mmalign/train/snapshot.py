@@ -8,7 +8,7 @@ before.restore()
 import json
 
 from mmalign.train import rng
-from mmalign.train.job import Job
+from mmalign.train.build import Job
 
 
 class Moment:

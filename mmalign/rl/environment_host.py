@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, Self
 from mmalign.contract.examples import Prompt, Turns
 from mmalign.contract.specs import Entry
 from mmalign.errors import EnvironmentFailure
+from mmalign.rl.environment import Turn
 from mmalign.rl.environment_worker import as_json, turns_of
 from mmalign.rl.named import find_named
-from mmalign.rl.turns import Turn
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -4,7 +4,7 @@
         class Config(OnlineConfig): beta: float = Field(0.1, description="...")
 
 `prepare` gets the batch with its answers sampled and scored. The columns: `mmalign.rl.rollout.Sampler.sample`; how to
-read them: `mmalign.rl.columns`.
+read them: `mmalign.rl.rollout_batch`.
 """
 
 from typing import TYPE_CHECKING
