@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from mmalign.contract.backbone import Backbone
 from mmalign.hashing import stable_hash
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.contract.batch import Batch, Column
+    from mmalign.contract.roles import Models
     from mmalign.contract.trained import Comparison
     from mmalign.language.sampling import Sampling
-    from mmalign.train.models import Models
-    from mmalign.train.roles import CriticOptions
+    from mmalign.train.shared_trunk import CriticOptions
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -191,7 +192,7 @@ class Objective(ABC):
 
     def save(self, models: "Models", folder: "Path") -> None:
         """Write the trained model, as its family's own library loads it."""
-        models.policy.save(folder)
+        models.role("policy", Backbone).save(folder)
 
     def state(self) -> Mapping[str, Any]:
         """What a checkpoint keeps of the objective itself, as JSON."""

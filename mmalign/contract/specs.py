@@ -85,7 +85,7 @@ class Role:
 
     head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
     "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
-    critic, whose trunk is as `mmalign.train.roles.CriticOptions` says.
+    critic, whose trunk is as `mmalign.train.shared_trunk.CriticOptions` says.
     """
 
     name: str

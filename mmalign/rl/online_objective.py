@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign.contract.objective import Objective, ObjectiveConfig, Outputs
+from mmalign.language.protocols import CausalLM
 
 if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class OnlineConfig(ObjectiveConfig):
@@ -56,5 +57,6 @@ class OnlineObjective(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [P] of the action tokens."""
-        hidden = models.policy.hidden_states(batch["sequences"])
-        return {"logps": models.policy.token_logps(hidden, temperature=self.sampling.temperature).logps}
+        policy = models.role("policy", CausalLM)
+        hidden = policy.hidden_states(batch["sequences"])
+        return {"logps": policy.token_logps(hidden, temperature=self.sampling.temperature).logps}

@@ -9,7 +9,10 @@ Return a `RewardSpec` with its place from `register_rewards`; `mmalign plugins c
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from mmalign.language.protocols import AnswersProcessor, ScoresSequences
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
     from mmalign.registry.catalog import Catalog
     from mmalign.rl.answers import Answers
-    from mmalign.train.models import Models
 
 
 class Reward(Protocol):
@@ -42,11 +44,22 @@ class OpensModels(Protocol):
         ...
 
 
+class PolicyTrunk(Protocol):
+    """The policy's weights, where a reward model may lie on them as an adapter. lends: whether they are frozen."""
+
+    lends: bool
+    processor: AnswersProcessor
+
+    def add_scorer(self, folder: Path, name: str) -> ScoresSequences:
+        """A saved reward model as a frozen adapter of that name; raises CheckpointError, which says why not."""
+        ...
+
+
 @runtime_checkable
 class SharesTrunk(Protocol):
-    """A reward that may be an adapter on the policy's weights, and then holds no model of its own."""
+    """A reward that can run as an adapter on the policy's weights instead of loading its own model."""
 
-    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
+    def share(self, trunk: PolicyTrunk, name: str, say: Callable[[str], None]) -> None:
         """Before `open`. name: for its adapter."""
         ...
 

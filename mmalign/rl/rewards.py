@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.rl.answers import Answers
-    from mmalign.train.models import Models
+    from mmalign.rl.reward import PolicyTrunk
 
 SECTION = "rollout.rewards"
 _SHOWN = 200  # characters of an answer or an option in an error
@@ -110,15 +110,15 @@ class RewardList:
         *,
         required: bool = True,
         section: str = SECTION,
-        models: "Models | None" = None,
+        trunk: "PolicyTrunk | None" = None,
     ) -> "RewardList":
-        """Make each, and let it load its models. say: what a user is to know about them; models: the run's, which a
-        reward may lie on.
+        """Make each, and let it load its models. say: what a user is to know about them; trunk: the
+        policy's, which a reward may lie on.
 
         Raises UsageError for wrong options, and what they raise where they can't be had, as MmalignError.
         """
         chosen = check_rewards(catalog, options, required=required, section=section)
-        return cls((each, _opened(each, catalog, device, say, models)) for each in chosen)
+        return cls((each, _opened(each, catalog, device, say, trunk)) for each in chosen)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """columns: of the data's prompts. Raises UsageError that names the reward which needs another."""
@@ -147,13 +147,13 @@ class RewardList:
 
 
 def _opened(
-    chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], models: "Models | None"
+    chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], trunk: "PolicyTrunk | None"
 ) -> "Reward":
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's file may print as it is imported
             reward = catalog.load(chosen.entry)(chosen.config)
-        if models is not None and isinstance(reward, SharesTrunk):
-            reward.share(models, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
+        if trunk is not None and isinstance(reward, SharesTrunk):
+            reward.share(trunk, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
         if isinstance(reward, OpensModels):
             reward.open(catalog, device, lambda line: say(f"{chosen.name}: {line}"))
     except MmalignError as error:

@@ -60,7 +60,7 @@ class Trainer:
     def _asked(self, batch: "Batch", ctx: "Context") -> "Batch":
         """With what frozen roles say and, where the objective samples, with answers."""
         batch = batch.with_columns(**self.objective.frozen(self.models, batch))
-        return batch if self.sampler is None else self.sampler.answered(self.models.policy, batch, ctx, ANSWERS)
+        return batch if self.sampler is None else self.sampler.answered(self.models["policy"], batch, ctx, ANSWERS)
 
     @cached_property
     def limit(self) -> float:
@@ -146,7 +146,7 @@ def build_trainer(
     from mmalign.rl.config import RolloutConfig
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
     from mmalign.train.distributed import Processes
-    from mmalign.train.models import build_models
+    from mmalign.train.roles import build_models
     from mmalign.train.step import Engine, StepModule
 
     source = resolve_or_skip(reference, bench)

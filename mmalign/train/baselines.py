@@ -34,7 +34,7 @@ def measure_baselines(job: Job, catalog: Catalog, say: Callable[[str], None]) ->
             if part is None:
                 continue
             wanted = {"max_examples": config.max_examples, **options}
-            results = run_evaluation(catalog, entry, job.models.policy, part, runtime, wanted)
+            results = run_evaluation(catalog, entry, job.models["policy"], part, runtime, wanted)
             shown = ", ".join(f"{name} {value}" for name, value in options.items() if name != "max_examples")
             what = f"{entry.spec.name}{f' ({shown})' if shown else ''}"
             found.append(

@@ -29,11 +29,11 @@ from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
-from mmalign.train.models import Models, build_models
 from mmalign.train.optim import build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
-from mmalign.train.roles import checkpoint_activations
+from mmalign.train.roles import Models, build_models
+from mmalign.train.shared_trunk import checkpoint_activations
 from mmalign.train.step import Engine, StepModule
 from mmalign.train.updates import updates
 
@@ -143,7 +143,7 @@ class Job:
                 batch = self.with_frozen(batch) if self.frozen else guard(lambda: self.with_frozen(batch))
                 with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
                     if self.sampler is not None:
-                        batch = self.sampler.answered(self.models.policy, batch, ctx, self.plan.rollout.samples)
+                        batch = self.sampler.answered(self.models["policy"], batch, ctx, self.plan.rollout.samples)
                     return objective.prepare(self.models, batch, ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
@@ -268,7 +268,7 @@ def _sampler(
 ) -> Sampler:
     """columns: of the prompts, besides. Raises UsageError for answers that leave no room for a prompt, for fewer
     prompts than updates, and for a column that a reward needs and the data lack."""
-    config, processor = plan.rollout, models.policy.processor
+    config, processor = plan.rollout, models["policy"].processor
     context = processor.context_length
     if config.max_tokens >= context:
         raise UsageError(
@@ -285,10 +285,10 @@ def _sampler(
     if config.environment:
         environment = EnvironmentHost.open(plan.catalog, config.environment, config.environment_timeout)
     rewards = RewardList.build(
-        plan.catalog, config.rewards, processes.device, say, required=environment is None, models=models
+        plan.catalog, config.rewards, processes.device, say, required=environment is None, trunk=models.trunk
     )
     rewards.check_columns(columns)
-    engine = SamplingEngine.build(plan.catalog, config.engine, models.policy, say)
+    engine = SamplingEngine.build(plan.catalog, config.engine, models["policy"], say)
     weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
     if weighs and engine is not None and not engine.exact and config.top_p < 1:
         say(

@@ -138,7 +138,7 @@ def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
 def _save(job: Job, folder: Path) -> None:
     """The model, and beside it what it was trained on and how the run measured it."""
     job.objective.save(job.models, folder)
-    plan, policy = job.plan, job.models.policy
+    plan, policy = job.plan, job.models["policy"]
     random = bool(plan.source.size) or policy.describe().get("pretrained") is False
     TrainedBy(
         objective=bare_name(plan.objective),
@@ -160,12 +160,12 @@ def interpolate(job: Job) -> None:
 
     The starting weights are read again from the source; under an adapter they are still there, and its part shrinks.
     """
-    if scale_adapter(job.models.policy.module, job.plan.train.wise_ft):
+    if scale_adapter(job.models["policy"].module, job.plan.train.wise_ft):
         return
     share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
     starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
-    for name, tensor in job.models.policy.module.state_dict().items():
+    for name, tensor in job.models["policy"].module.state_dict().items():
         if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
             seen.add(tensor.data_ptr())
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)

@@ -48,7 +48,7 @@ def measure(job: Job, catalog: Catalog, parts: dict[str, list[float]] | None = N
             if part is None:
                 continue
             options = {"max_examples": config.max_examples}
-            values = run_evaluation(catalog, entry, job.models.policy, part, runtime, options)
+            values = run_evaluation(catalog, entry, job.models["policy"], part, runtime, options)
             results |= {f"{entry.spec.name}/{name}": float(value) for name, value in values.items()}
     return results
 
@@ -126,7 +126,7 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
             if job.sampler is not None:
                 prompts = min(job.num_heldout, job.plan.evaluation.max_examples)
                 answers_each = job.plan.rollout.answers_heldout(prompts, objective.fewest_answers)
-                batch = job.sampler.answered(job.models.policy, batch, ctx, answers_each)
+                batch = job.sampler.answered(job.models["policy"], batch, ctx, answers_each)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         answers += batch["score"].numel() if job.sampler is not None else 0
         for part_sums, part_metrics, part in _losses(job, batch):

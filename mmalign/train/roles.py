@@ -1,197 +1,242 @@
-"""Several roles on one trunk: a critic as a head, an adapter or a model of its own, and a reward model as an adapter.
+"""The roles of an objective as models: who trains, who is frozen.
 
-    critic = build_critic("critic", policy, CriticOptions(kind="adapter", source="runs/reward/model"))
-    critic.backbone.hidden_states(sequences); critic.head      # one set of weights, the critic's adapter
-    scorer = reward_on_trunk(policy, Path("runs/reward/model"), "reward")
-    scorer.score_sequences(sequences)                          # [M], as the reward model alone
-    checkpoint_activations(models.trained_modules())           # train.gradient_checkpointing
-
-An objective nests CriticOptions in its Config, and has them as `self.config.critic`.
+models = Models({"policy": backbone}, trains={"policy"})
+models["policy"].encode_image(...)
+models.trainable()                     # [("policy.visual.conv1.weight", parameter), ...]
 """
 
 import copy
-import functools
-import inspect
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 
-from mmalign.contract.backbone import SwitchesAdapter
-from mmalign.errors import CheckpointError, UsageError
-from mmalign.models.adapter_switch import follow_checkpointing, selected
-from mmalign.models.lora import add_adapter
-from mmalign.models.reward_trunk import ReadScorer, ReadsScorers
+from mmalign.contract.specs import Role
+from mmalign.models.adapter_switch import adapted_layers
+from mmalign.models.lora import adapter_parameters
+from mmalign.train.shared_trunk import (
+    CriticOptions,
+    TrunkScorer,
+    WithAdapter,
+    build_critic,
+    has_fresh_adapter,
+    reward_on_trunk,
+)
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from mmalign.language.sequences import Sequences
-
-
-class CriticOptions(BaseModel):
-    """What estimates the value of each token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["auto", "head", "adapter", "copy"] = Field(
-        "auto",
-        description="head: on the policy's own trunk; adapter: an adapter of its own on the policy's frozen weights; "
-        "copy: a model of its own; auto: adapter where the policy has one, else copy with a source, else head",
-    )
-    # Absolute, so that a run is resumed from anywhere.
-    source: Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))] = Field(
-        "", description="folder of a reward model to start from (adapter, copy); empty: from the policy, values zero"
-    )
-    learning_rate: float = Field(0.0, ge=0, description="peak learning rate (adapter, copy); 0: the policy's")
+_Kind = TypeVar("_Kind")
+_BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
 
 
-class WithAdapter:
-    """A backbone as the model that it is with one of its adapters, or with none (None): methods run with it alone."""
+class Models:
+    """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
 
-    def __init__(self, backbone: Any, adapter: str | None) -> None:
-        self.backbone, self.adapter = backbone, adapter
+    heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
+    that answers for it: with its adapter off, where that is fresh, else until `part` is called. classes: names of the
+    data set's, where a head has a row for each. shared: role -> what works on another role's weights, with an adapter
+    of its own or with none. peaks: role -> its own peak learning rate. notes: sentences on how roles came to be.
+    """
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.backbone, name)
-        if not inspect.ismethod(value):
-            return value
+    def __init__(
+        self,
+        roles: Mapping[str, Any],
+        trains: Set[str],
+        heads: Mapping[str, nn.Linear] | None = None,
+        same: Mapping[str, str] | None = None,
+        classes: tuple[str, ...] = (),
+        shared: Mapping[str, Any] | None = None,
+        peaks: Mapping[str, float] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self._roles = dict(roles)
+        self._trains = frozenset(trains)
+        self._same = dict(same or {})
+        self.heads = dict(heads or {})
+        self.classes = classes
+        self.shared = dict(shared or {})
+        self.peaks = dict(peaks or {})
+        self.notes = notes
+        for name, backbone in self._roles.items():
+            if name not in self._trains:
+                backbone.module.requires_grad_(False).eval()
 
-        @functools.wraps(value)
-        def call(*arguments: Any, **options: Any) -> Any:
-            with selected(self.backbone.module, self.adapter):
-                return value(*arguments, **options)
+    def __getitem__(self, name: str) -> Any:
+        """The model of a role; raises KeyError."""
+        if name in self.shared:
+            return self.shared[name]
+        if name in self._same:
+            trained = self._roles[self._same[name]]
+            return WithAdapter(trained, None) if has_fresh_adapter(trained) else trained
+        if name not in self._roles:
+            raise KeyError(f"no role {name!r} in {sorted(self._roles)}")
+        return self._roles[name]
 
-        return call
+    def role(self, name: str, kind: type[_Kind]) -> _Kind:
+        return self[name]
+
+    def head(self, name: str) -> nn.Linear:
+        return self.heads[name]
+
+    def part(self) -> None:
+        """From here on no trained role answers for a frozen one."""
+        self._same.clear()
+
+    def add_scorer(self, folder: Path, name: str = "reward") -> TrunkScorer:
+        """A saved reward model as a frozen adapter on the policy's weights; raises CheckpointError, which says why not.
+
+        It is then the role of that name, and scores what `score_sequences` gets.
+        """
+        scorer = reward_on_trunk(self["policy"], folder, name)
+        self.shared[name], self.heads[name] = scorer, scorer.head
+        return scorer
+
+    @property
+    def trunk(self) -> "PolicyWeights":
+        """The policy's, for rewards that may lie on it."""
+        return PolicyWeights(self)
+
+    def trains(self, role: str) -> bool:
+        return role in self._trains
+
+    def answers_for(self) -> Mapping[str, str]:
+        """Frozen role -> the trained role that answers for it."""
+        return self._same
+
+    def owners(self) -> dict[int, str]:
+        """Id of a parameter -> the role whose adapter it is of, for adapters on another role's weights."""
+        found = {}
+        for role, view in self.shared.items():
+            view = view.backbone if isinstance(view, TrunkScorer) else view
+            if isinstance(view, WithAdapter) and view.adapter:
+                found |= {id(parameter): role for parameter in adapter_parameters(view.module, view.adapter)}
+        return found
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        return self._roles.items()
+
+    def modules(self) -> Iterator[nn.Module]:
+        return iter([*(backbone.module for backbone in self._roles.values()), *self.heads.values()])
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """By role; a role's head is "<role>_head"."""
+        modules = {name: backbone.module for name, backbone in self._roles.items() if name in self._trains}
+        return modules | {f"{role}_head": head for role, head in self.heads.items() if role in self._trains}
+
+    @property
+    def passes(self) -> int:
+        """Through a trunk, of a batch that every trained role reads; a head on another role's trunk makes none."""
+        return len({id(self[role]) for role in self._trains})
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters to optimise, with names that start with their role, wherever they lie."""
+        owners = self.owners()
+        return [
+            (f"{owners.get(id(parameter), role)}.{name}", parameter)
+            for role, module in self.trained_modules().items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the trained roles, by name; tied tensors once.
+
+        Under an adapter the frozen weights are left out: a resumed run reads them from the source again. An adapter of
+        another role goes by the name of the module that it lies in, and a frozen one is left out.
+        """
+        state, seen = {}, {}
+        for role, module in self.trained_modules().items():
+            own = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+            own |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
+            adapted = bool(adapted_layers(module))
+            for name, tensor in module.state_dict(keep_vars=False).items():
+                if adapted and name not in own:
+                    continue
+                if tensor.numel() and tensor.data_ptr() in seen and seen[tensor.data_ptr()] == tensor.shape:
+                    continue
+                seen[tensor.data_ptr()] = tensor.shape
+                state[f"{role}.{name}"] = tensor
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors in place; raises KeyError for one that is missing."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def buffers(self) -> list[Tensor]:
+        """What a forward pass in training mode may change without a gradient: running statistics, mostly."""
+        return [buffer for module in self.trained_modules().values() for buffer in module.buffers()]
+
+    def train(self, *, freeze_batchnorm: bool) -> int:
+        """Training mode for the trained roles. Returns how many BatchNorm layers keep their running statistics."""
+        frozen = 0
+        for module in self.trained_modules().values():
+            module.train()
+            for layer in module.modules():
+                if isinstance(layer, _BATCHNORM):
+                    # A layer without trainable parameters belongs to a locked tower: its statistics are locked too.
+                    locked = not any(parameter.requires_grad for parameter in layer.parameters())
+                    if freeze_batchnorm or locked:
+                        layer.eval()
+                        frozen += 1
+        return frozen
+
+    def eval(self) -> None:
+        for module in self.modules():
+            module.eval()
+
+    def to(self, device: Any) -> None:
+        for module in self.modules():
+            module.to(device)
 
 
-@dataclass(frozen=True)
-class Critic:
-    """backbone: the policy itself (head), a `WithAdapter` of it (adapter), or another (copy). note: why it is not what
-    was looked for first."""
+class PolicyWeights:
+    """A `mmalign.rl.reward.PolicyTrunk` of these models."""
 
-    kind: str
-    backbone: Any
-    head: "nn.Linear"
-    note: str = ""
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self.lends = has_fresh_adapter(models["policy"])
+        self.processor = models["policy"].processor
 
-
-@dataclass(frozen=True)
-class TrunkScorer:
-    """A reward model whose trunk is the policy's weights with a frozen adapter."""
-
-    backbone: WithAdapter
-    head: "nn.Linear"
-    mean: float
-
-    def score_sequences(self, sequences: "Sequences") -> "Tensor":
-        """[M], less the mean, as the reward model alone."""
-        from mmalign.language.derive import last_token_scores
-
-        return last_token_scores(self.head, self.backbone.hidden_states(sequences))[:, 0] - self.mean
+    def add_scorer(self, folder: Path, name: str) -> TrunkScorer:
+        return self._models.add_scorer(folder, name)
 
 
-def has_fresh_adapter(backbone: Any) -> bool:
-    return isinstance(backbone, SwitchesAdapter) and backbone.adapter_is_fresh
+def build_models(
+    roles: tuple[Role, ...],
+    policy: Any,
+    *,
+    copies: bool = True,
+    classes: tuple[str, ...] = (),
+    critic: CriticOptions | None = None,
+) -> Models:
+    """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
+
+    The first trained role answers for frozen ones where its adapter is fresh, and without `copies`, until `Models.part`
+    is called. classes: names of the data set's, where a role's head has a row for each. critic: how a role with a value
+    head is built.
+    """
+    trained, copies = [role for role in roles if role.trains], copies and not has_fresh_adapter(policy)
+    plain = [role for role in roles if role.head != "value"]
+    built = {
+        role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in plain if role.trains or copies
+    }
+    same = {role.name: trained[0].name for role in plain if role.name not in built}
+    rows = {"scalar": 1, "classes": len(classes)}
+    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in plain if role.head}
+    shared, peaks, notes = {}, {}, []
+    options = critic or CriticOptions()
+    for role in roles:
+        if role.head == "value":
+            made = build_critic(role.name, policy, options)
+            (built if made.kind == "copy" else shared)[role.name] = made.backbone
+            heads[role.name] = made.head
+            peaks |= {role.name: options.learning_rate} if options.learning_rate else {}
+            notes += [f"{role.name}: a model of its own, since {made.note}"] if made.note else []
+    return Models(built, {role.name for role in trained}, heads, same, classes, shared, peaks, tuple(notes))
 
 
-def build_critic(name: str, policy: Any, options: CriticOptions) -> Critic:
-    """The critic of that role; an adapter is put into the policy's module. Raises UsageError or CheckpointError."""
-    kind, note = options.kind, ""
-    if kind == "auto":
-        kind = "adapter" if has_fresh_adapter(policy) else "copy" if options.source else "head"
-        if kind == "adapter" and options.source:
-            try:
-                return _adapter(name, policy, options)
-            except CheckpointError as error:  # the same values from a model of its own
-                kind, note = "copy", error.message
-    if kind == "adapter":
-        return _adapter(name, policy, options)
-    if kind == "copy":
-        return _copy(policy, options, note)
-    for option, meant in (("source", options.source), ("learning_rate", options.learning_rate)):
-        if meant:
-            raise UsageError(
-                f"a critic that is a head on the policy's trunk has no {option} of its own",
-                hint="Try --set objective.critic.kind=copy; or adapter, with --set backbone.lora.rank=16.",
-            )
-    return Critic("head", policy, value_head(policy.hidden_width))
-
-
-def _adapter(name: str, policy: Any, options: CriticOptions) -> Critic:
-    if not has_fresh_adapter(policy):
-        raise UsageError(
-            "a critic that is an adapter needs frozen weights to lie on, and all weights of the policy train",
-            hint="Add --set backbone.lora.rank=16, or take --set objective.critic.kind=copy.",
-        )
-    if options.source:
-        read = _reader(policy).scorer_adapter(Path(options.source), name, trains=True)
-        return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width, read))
-    add_adapter(policy.module, name)
-    return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width))
-
-
-def _copy(policy: Any, options: CriticOptions, note: str) -> Critic:
-    if not options.source:
-        return Critic("copy", copy.deepcopy(policy), value_head(policy.hidden_width))
-    read = _reader(policy).scorer_copy(Path(options.source))
-    return Critic("copy", read.backbone, value_head(read.backbone.hidden_width, read), note)
-
-
-def _reader(policy: Any) -> ReadsScorers:
-    if not isinstance(policy, ReadsScorers):
-        raise UsageError(
-            f"{type(policy).__name__} reads no reward model to start a critic from", hint="Leave critic.source empty."
-        )
-    return policy
-
-
-def value_head(width: int, scorer: ReadScorer | None = None) -> "nn.Linear":
-    """[.., width] -> [.., 1], zero; or the scores of a reward model, less their mean."""
-    import torch
-    from torch import nn
-
-    head = nn.Linear(width, 1)
-    with torch.no_grad():
-        head.weight.zero_() if scorer is None else head.weight.copy_(scorer.head.weight)
-        head.bias.fill_(0.0 if scorer is None else -scorer.mean)
+def linear_head(width: int, rows: int) -> nn.Linear:
+    """[.., width] -> [.., rows] without bias, weights of standard deviation 1 / sqrt(width + 1) (Stiennon 2020)."""
+    head = nn.Linear(width, rows, bias=False)
+    nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
     return head
-
-
-def reward_on_trunk(policy: Any, folder: Path, name: str) -> TrunkScorer:
-    """Put a saved reward model's adapter on the policy's trunk, frozen; raises CheckpointError that says why it can't.
-
-    Register what it returns with `Models.add_scorer`, which calls this.
-    """
-    if not has_fresh_adapter(policy) or not isinstance(policy, ReadsScorers):
-        raise CheckpointError(
-            f"{folder} is not put on the policy's weights: all of them train, or it reads no reward models",
-            hint="With --set backbone.lora.rank=16 a reward model trained with an adapter shares them.",
-        )
-    read = policy.scorer_adapter(folder, name, trains=False)
-    device = next(read.backbone.module.parameters()).device
-    return TrunkScorer(WithAdapter(policy, name), read.head.to(device).requires_grad_(False), read.mean)
-
-
-def checkpoint_activations(modules: "Mapping[str, nn.Module]") -> None:
-    """Layers keep their inputs alone, and compute the rest again in the backward pass, with the adapter they had.
-
-    modules: by role, heads included, which have nothing to keep. Raises UsageError for one that cannot.
-    """
-    from torch import nn
-    from transformers import PreTrainedModel
-
-    for role, module in modules.items():
-        if isinstance(module, nn.Linear):
-            continue
-        if not (isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing):
-            raise UsageError(
-                f"train.gradient_checkpointing: {type(module).__name__} ({role}) does not know it",
-                hint="It is for models of transformers. A smaller train.micro_batch_size saves memory too.",
-            )
-        with warnings.catch_warnings():  # renamed in transformers 5.23; earlier ones know this name alone
-            warnings.simplefilter("ignore", FutureWarning)
-            module.gradient_checkpointing_enable({"use_reentrant": False})
-        follow_checkpointing(module)

@@ -150,7 +150,7 @@ def _execute(
                 job = assemble(plan, processes, talk)
             take_up(job, {KEY: None} if fits_anew else run.info)
             if processes.is_main:
-                report, facts = job.data.report(), dict(job.models.policy.describe())
+                report, facts = job.data.report(), dict(job.models["policy"].describe())
                 run.write_info(data=dict(report), backbone=facts)
                 if "note" in facts:
                     talk(facts["note"])

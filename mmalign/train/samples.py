@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
 def write_samples(job: Job) -> list[Sample]:
     """Up to `evaluation.samples`, in evaluation mode; none for a model or an objective that does not write."""
-    config, policy = job.plan.evaluation, job.models.policy
+    config, policy = job.plan.evaluation, job.models["policy"]
     scores = any(role.name == "policy" and role.head for role in job.plan.objective.spec.roles)
     if scores or not config.samples or Capability.GENERATE not in job.plan.source.family.provides:
         return []

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmalign.train.models import Models
-from mmalign.train.roles import TrunkScorer, WithAdapter, has_fresh_adapter
+from mmalign.train.roles import Models
+from mmalign.train.shared_trunk import TrunkScorer, WithAdapter, has_fresh_adapter
 
 
 @dataclass(frozen=True)

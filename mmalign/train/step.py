@@ -23,7 +23,7 @@ from mmalign.errors import NonFiniteError, PluginError
 from mmalign.memory import release_freed_memory
 from mmalign.train import returned, rng
 from mmalign.train.distributed import Processes
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 
 Counts = Mapping[str, float]
 

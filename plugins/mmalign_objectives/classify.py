@@ -19,6 +19,7 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.errors import DataError
+from mmalign.language.protocols import CausalLM, SavesScorers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
+    from mmalign.contract.roles import Models
     from mmalign.language.sequences import Sequences
-    from mmalign.train.models import Models
 
 
 class Classification(Objective):
@@ -57,10 +58,11 @@ class Classification(Objective):
         """logits: [N, C]. logps: [N], sums over the tokens of each text."""
         from mmalign.language.derive import hidden_label_sums, last_token_scores
 
-        hidden = models.policy.hidden_states(self._documents(batch))
-        outputs = {"logits": last_token_scores(models.heads["policy"], hidden)}
+        policy = models.role("policy", CausalLM)
+        hidden = policy.hidden_states(self._documents(batch))
+        outputs = {"logits": last_token_scores(models.head("policy"), hidden)}
         if self.config.language_weight:
-            outputs["logps"] = hidden_label_sums(models.policy, hidden)["logps"]
+            outputs["logps"] = hidden_label_sums(policy, hidden)["logps"]
         return outputs
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
@@ -83,7 +85,7 @@ class Classification(Objective):
         return counts
 
     def save(self, models: "Models", folder: "Path") -> None:
-        models.policy.save_classifier(folder, models.heads["policy"], models.classes)
+        models.role("policy", SavesScorers).save_classifier(folder, models.head("policy"), models.classes)
 
     @staticmethod
     def _documents(batch: "Batch") -> "Sequences":

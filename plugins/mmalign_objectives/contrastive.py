@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mmalign import Objective
+from mmalign.contract.backbone import DualEncoder
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.errors import IncompatibleError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class Contrastive(Objective):
@@ -40,7 +41,7 @@ class Contrastive(Objective):
     config: Config
 
     def start(self, models: "Models") -> None:
-        if self.config.loss == "sigmoid" and models.policy.contrastive_head().bias is None:
+        if self.config.loss == "sigmoid" and models.role("policy", DualEncoder).contrastive_head().bias is None:
             raise IncompatibleError(
                 "objective.loss=sigmoid needs a learned bias, and this model has none",
                 hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
@@ -48,7 +49,7 @@ class Contrastive(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """image, text: [N, D]; scale, bias: [N]; ids: [N, 2] int64 (caption, image)."""
-        policy, size = models.policy, len(batch)
+        policy, size = models.role("policy", DualEncoder), len(batch)
         head = policy.contrastive_head()
         outputs = {
             "image": policy.encode_image(batch["image"]),
@@ -79,7 +80,8 @@ class Contrastive(Objective):
         return {"contrastive": len(batch)}
 
     def constrain(self, models: "Models") -> None:
-        models.policy.contrastive_head().log_scale.detach().clamp_(0.0, math.log(self.config.max_scale))
+        head = models.role("policy", DualEncoder).contrastive_head()
+        head.log_scale.detach().clamp_(0.0, math.log(self.config.max_scale))
 
     @staticmethod
     def _ids(batch: "Batch") -> "Tensor":

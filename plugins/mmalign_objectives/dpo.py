@@ -18,15 +18,15 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
+from mmalign.language.protocols import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
     from mmalign.contract.batch import Ragged
-    from mmalign.language.protocols import CausalLM
+    from mmalign.contract.roles import Models
     from mmalign.language.sequences import Sequences
-    from mmalign.train.models import Models
 
 
 class DirectPreferenceOptimization(Objective):
@@ -53,12 +53,13 @@ class DirectPreferenceOptimization(Objective):
         from mmalign.contract.batch import Ragged
 
         sequences = batch["sequences"]
-        return {"reference": Ragged.of_lengths(self._logps(models.reference, sequences), sequences.counts)}
+        logps = self._logps(models.role("reference", CausalLM), sequences)
+        return {"reference": Ragged.of_lengths(logps, sequences.counts)}
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """policy: [N, K], log-probabilities of the answers, 0 where a prompt has fewer."""
         sequences = batch["sequences"]
-        return {"policy": sequences.by_prompt(self._logps(models.policy, sequences))}
+        return {"policy": sequences.by_prompt(self._logps(models.role("policy", CausalLM), sequences))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.language.ranks import ranks_of

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
+from mmalign.language.protocols import CausalLM
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 _DAPO_HIGH = 0.28
 
@@ -63,6 +64,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         from mmalign.ops.policy_gradient import group_relative
         from mmalign.rl.rollout_batch import action_logps, scored
 
+        policy, temperature = models.role("policy", CausalLM), self.sampling.temperature
         score, has_score = batch["score"], scored(batch)
         # 1. Compare with the siblings.
         advantage = group_relative(score, scale=self.config.variant != "dr-grpo", scored=has_score)
@@ -71,11 +73,11 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         # 2. What the reference says and, where more than one update follows, the policy as it is.
         batch = batch.with_columns(advantage=advantage, learns=learns)
         if self.config.beta:
-            reference = action_logps(models.reference, batch, ctx, self.sampling.temperature)
-            batch = batch.with_columns(reference=reference)
+            reference = models.role("reference", CausalLM)
+            batch = batch.with_columns(reference=action_logps(reference, batch, ctx, temperature))
         if self.passes == (1, 1):
             return batch
-        return batch.with_columns(old=action_logps(models.policy, batch, ctx, self.sampling.temperature))
+        return batch.with_columns(old=action_logps(policy, batch, ctx, temperature))
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.policy_gradient import clipped_policy_loss, kl_estimate

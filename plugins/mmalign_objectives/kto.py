@@ -21,13 +21,14 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.language.protocols import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
+    from mmalign.contract.roles import Models
     from mmalign.language.sequences import Sequences
-    from mmalign.train.models import Models
 
 
 class KahnemanTverskyOptimization(Objective):
@@ -46,15 +47,16 @@ class KahnemanTverskyOptimization(Objective):
 
         from mmalign.language.derive import sequence_logps
 
-        reference = ctx.map(lambda part: sequence_logps(models.reference, part["sequences"]), batch)
+        policy, frozen = models.role("policy", CausalLM), models.role("reference", CausalLM)
+        reference = ctx.map(lambda part: sequence_logps(frozen, part["sequences"]), batch)
         sums = torch.zeros(2, dtype=torch.float64)
         if len(batch) > 1:
-            swapped = batch.with_columns(sequences=mismatched(batch, models.policy.processor.context_length))
-            policy, frozen = (
+            swapped = batch.with_columns(sequences=mismatched(batch, policy.processor.context_length))
+            by_policy, by_reference = (
                 ctx.map(lambda part, role=role: sequence_logps(role, part["sequences"]), swapped)
-                for role in (models.policy, models.reference)
+                for role in (policy, frozen)
             )
-            sums = torch.stack([(policy - frozen).double().sum().cpu(), torch.tensor(float(len(batch)))])
+            sums = torch.stack([(by_policy - by_reference).double().sum().cpu(), torch.tensor(float(len(batch)))])
         total, number = ctx.sum_over_processes(sums).tolist()
         z0 = max(0.0, total / max(1.0, number))
         return batch.with_columns(reference=reference, z0=torch.full_like(reference, z0))
@@ -63,7 +65,7 @@ class KahnemanTverskyOptimization(Objective):
         """policy: [N]."""
         from mmalign.language.derive import sequence_logps
 
-        return {"policy": sequence_logps(models.policy, batch["sequences"])}
+        return {"policy": sequence_logps(models.role("policy", CausalLM), batch["sequences"])}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.preference import kto

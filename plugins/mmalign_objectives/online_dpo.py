@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
+from mmalign.language.protocols import CausalLM
 from mmalign.rl.online_objective import OnlineConfig, OnlineObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class OnlineDirectPreferenceOptimization(OnlineObjective):
@@ -45,7 +46,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
         from mmalign.ops import sum_rows
         from mmalign.rl.rollout_batch import action_logps, answer_offsets
 
-        found = action_logps(models.reference, batch, ctx, self.sampling.temperature)
+        found = action_logps(models.role("reference", CausalLM), batch, ctx, self.sampling.temperature)
         reference = sum_rows(found.values, answer_offsets(batch["sequences"])).view_as(batch["score"])
         return batch.with_columns(reference=reference)
 

@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmalign.contract.objective import Context, Metrics, Outputs
+from mmalign.language.protocols import CausalLM
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
-from mmalign.train.roles import CriticOptions
+from mmalign.train.shared_trunk import CriticOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class ProximalPolicyOptimization(OnlineObjective):
@@ -91,7 +92,7 @@ class ProximalPolicyOptimization(OnlineObjective):
 
     def turns(self, models: "Models") -> tuple[str, ...]:
         """The critic's pass behind the policy's, where it has one."""
-        return () if models.critic is models.policy else ("policy", "critic")
+        return () if models.role("critic", CausalLM) is models.role("policy", CausalLM) else ("policy", "critic")
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Answers become experience. Adds kl: [N, K] and, of each action token, old, values, advantages, returns and
@@ -115,7 +116,7 @@ class ProximalPolicyOptimization(OnlineObjective):
             return torch.stack((found["logps"], found["values"]), 1)
 
         old, values = ctx.map(ask, batch).unbind(1)
-        reference = action_logps(models.reference, batch, ctx, self.sampling.temperature).values
+        reference = action_logps(models.role("reference", CausalLM), batch, ctx, self.sampling.temperature).values
         # 2. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
         shaped = self._shaped(batch, ctx)
@@ -141,19 +142,20 @@ class ProximalPolicyOptimization(OnlineObjective):
         from mmalign.language.sequences import sequences_of
 
         if batch.stream == "ptx":
-            return {"logps": label_sums(models.policy, sequences_of(batch))["logps"]}
+            return {"logps": label_sums(models.role("policy", CausalLM), sequences_of(batch))["logps"]}
         outputs: dict[str, Tensor] = {}
-        hidden = (models.critic if batch.stream == "critic" else models.policy).hidden_states(batch["sequences"])
+        policy, critic = models.role("policy", CausalLM), models.role("critic", CausalLM)
+        hidden = (critic if batch.stream == "critic" else policy).hidden_states(batch["sequences"])
         if batch.stream != "critic":
             entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
-            found = models.policy.token_logps(hidden, temperature=temperature, entropy=entropy)
+            found = policy.token_logps(hidden, temperature=temperature, entropy=entropy)
             outputs = {"logps": found.logps} | ({} if found.entropy is None else {"entropy": found.entropy})
-        if batch.stream == "main" and models.critic is not models.policy:
-            hidden = models.critic.hidden_states(batch["sequences"])
+        if batch.stream == "main" and critic is not policy:
+            hidden = critic.hidden_states(batch["sequences"])
         if batch.stream != "policy":
-            outputs["values"] = token_values(models.heads["critic"], hidden)
+            outputs["values"] = token_values(models.head("critic"), hidden)
             if self.config.openai_eos:
-                outputs["ends"] = last_token_scores(models.heads["critic"], hidden).view_as(batch["score"])
+                outputs["ends"] = last_token_scores(models.head("critic"), hidden).view_as(batch["score"])
         return outputs
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":

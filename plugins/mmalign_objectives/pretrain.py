@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.language.protocols import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
+    from mmalign.contract.roles import Models
     from mmalign.language.sequences import Sequences
-    from mmalign.train.models import Models
 
 
 class Pretrain(Objective):
@@ -29,7 +30,7 @@ class Pretrain(Objective):
         """logps, hits: [N], sums over the tokens of each document."""
         from mmalign.language.derive import label_sums
 
-        return label_sums(models.policy, self._documents(batch))
+        return label_sums(models.role("policy", CausalLM), self._documents(batch))
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}

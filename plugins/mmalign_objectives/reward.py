@@ -21,6 +21,7 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
+from mmalign.language.protocols import CausalLM, SavesScorers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class RewardModelling(Objective):
@@ -107,13 +108,14 @@ class RewardModelling(Objective):
         self.mean = total / max(1, number)
 
     def save(self, models: "Models", folder: "Path") -> None:
-        models.policy.save_scorer(folder, models.heads["policy"], self.mean)
+        models.role("policy", SavesScorers).save_scorer(folder, models.head("policy"), self.mean)
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
         """[M]: of every answer, before the mean is taken off."""
         from mmalign.language.derive import last_token_scores
 
-        return last_token_scores(models.heads["policy"], models.policy.hidden_states(batch["sequences"]))[:, 0]
+        hidden = models.role("policy", CausalLM).hidden_states(batch["sequences"])
+        return last_token_scores(models.head("policy"), hidden)[:, 0]
 
     def state(self) -> Mapping[str, Any]:
         return {"mean": self.mean}

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mmalign.contract.objective import Context, Metrics, Outputs
+from mmalign.language.protocols import CausalLM
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class ReinforceLeaveOneOut(OnlineObjective):
@@ -49,7 +50,8 @@ class ReinforceLeaveOneOut(OnlineObjective):
         score, offsets = batch["score"], answer_offsets(batch["sequences"])
         # 1. Take off what the distance costs.
         old, reference = (
-            action_logps(role, batch, ctx, self.sampling.temperature) for role in (models.policy, models.reference)
+            action_logps(models.role(name, CausalLM), batch, ctx, self.sampling.temperature)
+            for name in ("policy", "reference")
         )
         kl = sum_rows(old.values - reference.values, offsets).view_as(score)
         # 2. Compare with the siblings.

@@ -14,12 +14,13 @@ from pydantic import Field
 
 from mmalign import Objective
 from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.language.protocols import CausalLM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class SupervisedFineTuning(Objective):
@@ -46,7 +47,7 @@ class SupervisedFineTuning(Objective):
         """logps, hits: [N], sums over the labels of each example."""
         from mmalign.language.derive import label_sums
 
-        return label_sums(models.policy, batch["sequences"])
+        return label_sums(models.role("policy", CausalLM), batch["sequences"])
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         metrics = {"accuracy": (outputs["hits"].sum(), self.count(batch)["nll"])}

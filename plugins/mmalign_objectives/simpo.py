@@ -17,13 +17,14 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
+from mmalign.language.protocols import CausalLM
 from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign import Batch
-    from mmalign.train.models import Models
+    from mmalign.contract.roles import Models
 
 
 class SimplePreferenceOptimization(Objective):
@@ -41,7 +42,7 @@ class SimplePreferenceOptimization(Objective):
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [N, 2], sums over the tokens of the chosen and the rejected answer."""
-        return {"logps": pair_logps(models.policy, batch)}
+        return {"logps": pair_logps(models.role("policy", CausalLM), batch)}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops.preference import simpo

@@ -19,13 +19,12 @@ from mmalign.language.sequences import Sequences
 from mmalign.models.references import resolve
 from mmalign.registry.compat import require_needs
 from mmalign.rl.answers import Answers
-from mmalign.train.roles import has_fresh_adapter
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import RewardModelRewardConfig
 
 if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog
-    from mmalign.train.models import Models
+    from mmalign.rl.reward import PolicyTrunk
 
 _PROBES = ("The film was good.", " 1,234 x\n\tÄpfel ∑ 猫 🙂", "")
 _PROMPTS_COMPARED = 8
@@ -41,16 +40,16 @@ class RewardModelReward:
         self._same: bool | None = None  # its tokenizer is the policy's
         self._backbone: Any = None
 
-    def share(self, models: "Models", name: str, say: Callable[[str], None]) -> None:
+    def share(self, trunk: "PolicyTrunk", name: str, say: Callable[[str], None]) -> None:
         """Lie on the policy's weights as an adapter, where it was trained as one on them: no second model is held."""
-        if not has_fresh_adapter(models.policy):
+        if not trunk.lends:
             return
         try:
-            self._backbone = models.add_scorer(Path(self.config.path).expanduser(), name)
+            self._backbone = trunk.add_scorer(Path(self.config.path).expanduser(), name)
         except CheckpointError as error:
             say(f"a model of its own: {error.message}")
             return
-        self._processor, self._same = models.policy.processor, True
+        self._processor, self._same = trunk.processor, True
         say("an adapter on the policy's weights")
 
     def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:

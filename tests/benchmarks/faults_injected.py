@@ -264,7 +264,7 @@ def _poison(what: str, job: Job) -> None:
         score = rewards._score
         rewards._score = lambda reward, answers: torch.as_tensor(score(reward, answers), dtype=torch.float32) * math.nan
     else:
-        role = job.models.policy if what == "logits" else job.models.reference
+        role = job.models["policy"] if what == "logits" else job.models["reference"]
         next(m for m in role.module.modules() if isinstance(m, torch.nn.Embedding)).register_forward_hook(nan)
 
 

@@ -18,7 +18,7 @@ class Sound(Objective):
     config: Any
 
     def forward(self, models: Any, batch: Any) -> Any:
-        image, text = models.policy.encode_image(batch["image"]), models.policy.encode_text(batch["text"])
+        image, text = models["policy"].encode_image(batch["image"]), models["policy"].encode_text(batch["text"])
         return {"gap": (image - text).norm(dim=1)}
 
     def loss(self, outputs: Any, batch: Any) -> Any:
@@ -50,7 +50,7 @@ class Uncoupled(Sound):
 
 class ScalarOutput(Sound):
     def forward(self, models: Any, batch: Any) -> Any:
-        return {**super().forward(models, batch), "scale": models.policy.contrastive_head().log_scale}
+        return {**super().forward(models, batch), "scale": models["policy"].contrastive_head().log_scale}
 
 
 class NotFinite(Sound):

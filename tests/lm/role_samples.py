@@ -8,8 +8,8 @@ from lm_samples import some_sequences
 
 from mmalign.contract.specs import Role
 from mmalign.language.derive import sequence_logps, token_values
-from mmalign.train.models import Models, build_models
-from mmalign.train.roles import CriticOptions
+from mmalign.train.roles import Models, build_models
+from mmalign.train.shared_trunk import CriticOptions
 
 ROLES = (
     Role(name="policy", needs=("token_logps",)),
@@ -38,8 +38,8 @@ def build(load_lm: Any, folder: Path, kind: str, lora: bool = True, **options: A
 def losses(models: Models) -> tuple[torch.Tensor, torch.Tensor]:
     """(of the policy, of the critic), each of its own pass."""
     sequences = some_sequences()
-    policy = -sequence_logps(models.policy, sequences).mean()
-    values = token_values(models.heads["critic"], models.critic.hidden_states(sequences))
+    policy = -sequence_logps(models["policy"], sequences).mean()
+    values = token_values(models.head("critic"), models["critic"].hidden_states(sequences))
     return policy, (values - 1).square().mean()
 
 

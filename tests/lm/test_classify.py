@@ -14,7 +14,7 @@ from mmalign.contract.examples import TextLabel
 from mmalign.contract.specs import Role
 from mmalign.data.collate import Encoder, collate
 from mmalign.errors import DataError
-from mmalign.train.models import Models, build_models
+from mmalign.train.roles import Models, build_models
 from mmalign.train.step import total_loss
 
 ROLE = Role(name="policy", needs=("hidden_states", "token_logps"), head="classes")
@@ -50,8 +50,8 @@ def test_the_loss_is_the_papers(classifier) -> None:
     classed, nll, tokens, right = 0.0, 0.0, 0, 0
     for row, label in zip(batch["text"].rows(), batch["label"].tolist(), strict=True):
         with torch.no_grad():
-            output = models.policy.module(input_ids=row[None], labels=row[None], output_hidden_states=True)
-            logits = models.heads["policy"](output.hidden_states[-1][0, -1])
+            output = models["policy"].module(input_ids=row[None], labels=row[None], output_hidden_states=True)
+            logits = models.head("policy")(output.hidden_states[-1][0, -1])
         classed -= float(logits.log_softmax(0)[label])
         right += int(logits.argmax()) == label
         nll += float(output.loss) * (len(row) - 1)
@@ -85,7 +85,7 @@ def test_transformers_gives_the_saved_logits_with_either_padding(classifier, tmp
     models = classifier(family)
     objective = Classification(Classification.Config())
     texts = ["a red car", "the photo of a small black cat", "tree"]
-    encoder = Encoder(models.policy.processor, "text-label", seed=0)
+    encoder = Encoder(models["policy"].processor, "text-label", seed=0)
     batch = collate([encoder.encode(TextLabel(text, text, 0), 0, 0, train=False) for text in texts])
     with torch.no_grad():
         expected = objective.forward(models, batch)["logits"]
@@ -109,7 +109,7 @@ def test_the_pipeline_of_transformers_names_the_classes(classifier, tmp_path) ->
     models = classifier("tiny_llama")
     Classification(Classification.Config()).save(models, tmp_path / "saved")
     text = "the photo of a dog"
-    ids = models.policy.processor.text(text).ids
+    ids = models["policy"].processor.text(text).ids
     with torch.no_grad():
         batch = labelled([ids])
         p = Classification(Classification.Config()).forward(models, batch)["logits"][0].softmax(0)

@@ -14,7 +14,7 @@ from mmalign.cli import run
 from mmalign.contract.specs import Role
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.models.lora import adapted_layers
-from mmalign.train.models import build_models, linear_head
+from mmalign.train.roles import build_models, linear_head
 
 IDS = torch.arange(5, 25)[None]
 FOUR_BIT = {"load_in": "4bit", "lora": {"rank": 4}}
@@ -194,10 +194,10 @@ def test_a_critic_of_its_own_adapter_on_four_bits(load_lm, lm_folders, tmp_path,
 
     roles = (Role(name="policy", needs=("token_logps",)), Role(name="critic", needs=("value",), head="value"))
     models = build_models(roles, load_lm(lm_folders["tiny_llama"], **FOUR_BIT))
-    torch.nn.init.ones_(models.heads["critic"].weight)
+    torch.nn.init.ones_(models.head("critic").weight)
     sequences = some_sequences()
-    values = token_values(models.heads["critic"], models.critic.hidden_states(sequences))
-    (values.square().sum() - sequence_logps(models.policy, sequences).sum()).backward()
+    values = token_values(models.head("critic"), models["critic"].hidden_states(sequences))
+    (values.square().sum() - sequence_logps(models["policy"], sequences).sum()).backward()
     moved = {name for name, parameter in models.trainable() if parameter.grad is not None and parameter.grad.any()}
     assert moved >= {name for name, _ in models.trainable() if "lora_B" in name or "head" in name}
     assert {name.partition(".")[0] for name in moved} == {"policy", "critic", "critic_head"}

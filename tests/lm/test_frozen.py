@@ -14,9 +14,9 @@ from mmalign.stop import Interrupted
 from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.loop import Loop
-from mmalign.train.models import build_models
 from mmalign.train.plan import resolve
 from mmalign.train.reference_cache import FrozenCache, row_digests
+from mmalign.train.roles import build_models
 
 OPTIONS = (
     "train.steps=8", "train.batch_size=4", "train.micro_batch_size=2", "train.warmup_steps=1", "train.save_every=3",
@@ -124,6 +124,8 @@ def test_a_fresh_adapter_needs_no_copy(load_lm, lm_folders) -> None:
         for _, parameter in models.trainable():
             parameter.add_(0.1)
         sequences = Sequences.from_lists([torch.tensor([5, 6])], [[torch.tensor([7, 8]), torch.tensor([9])]])
-        policy, reference, expected = (sequence_logps(m, sequences) for m in (models.policy, models.reference, plain))
+        policy, reference, expected = (
+            sequence_logps(m, sequences) for m in (models["policy"], models["reference"], plain)
+        )
     assert torch.equal(reference, expected) and not torch.allclose(policy, expected, atol=1e-3)
     assert len(list(models.modules())) == 1, "no second model is held"

@@ -14,7 +14,7 @@ from mmalign_objectives.simpo import SimplePreferenceOptimization as SimPO
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.specs import Role
 from mmalign.language.sequences import Sequences
-from mmalign.train.models import build_models
+from mmalign.train.roles import build_models
 
 ROLES = (Role(name="policy", needs=("token_logps",)), Role(name="reference", needs=("token_logps",), trains=False))
 K_WAY = ((1.0, 2.0), (1.0, 2.0))

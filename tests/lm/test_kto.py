@@ -15,7 +15,7 @@ from mmalign.cli import run
 from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Context
 from mmalign.language.sequences import Sequences
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 
 LABELS = (True, False, False, True, False)
 
@@ -50,7 +50,7 @@ def ratios(models: Models, sequences: Sequences) -> torch.Tensor:
     """[N] log pi - log ref, one answer at a time."""
     sums = [
         torch.stack([part.sum() for part in naive_logps(role.module, sequences).split(sequences.num_labels().tolist())])
-        for role in (models.policy, models.reference)
+        for role in (models["policy"], models["reference"])
     ]
     return sums[0] - sums[1]
 
@@ -88,7 +88,7 @@ def test_the_reference_point_has_no_gradient_and_is_never_negative(models) -> No
     batch, objective = some_answers(), KTO(KTO.Config())
     with torch.no_grad():
         z0 = objective.prepare(models, batch, context())["z0"]
-        swapped = Models({"policy": models.reference, "reference": models.policy}, set())
+        swapped = Models({"policy": models["reference"], "reference": models["policy"]}, set())
         other = objective.prepare(swapped, batch, context())["z0"]
     assert not z0.requires_grad and len(set(z0.tolist())) == 1
     assert sorted([float(z0[0]) > 0, float(other[0]) > 0]) == [False, True]

@@ -11,7 +11,7 @@ from lm_samples import FAMILIES, naive_logps, some_sequences
 
 from mmalign.cli import run
 from mmalign.models.lora import adapted_layers
-from mmalign.train.models import Models, linear_head
+from mmalign.train.roles import Models, linear_head
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 IDS = torch.arange(5, 25)[None]

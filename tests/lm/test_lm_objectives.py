@@ -17,7 +17,7 @@ from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.objective import Context
 from mmalign.language.sequences import Sequences
 from mmalign.ops.preference import PAIR_LOSSES, odds_ratio
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 
 
 def test_pretraining_is_the_mean_cross_entropy_of_transformers(load_lm, lm_folders) -> None:

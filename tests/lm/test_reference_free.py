@@ -13,7 +13,7 @@ from mmalign_objectives.simpo import SimplePreferenceOptimization as SimPO
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Objective
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 from mmalign.train.step import total_loss
 
 

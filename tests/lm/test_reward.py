@@ -13,7 +13,7 @@ from mmalign.cli import run
 from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.specs import Role
 from mmalign.language.sequences import Sequences
-from mmalign.train.models import Models, build_models
+from mmalign.train.roles import Models, build_models
 
 ROLE = Role(name="policy", needs=("hidden_states",), head="scalar")
 
@@ -43,8 +43,8 @@ def test_scores_are_the_head_on_each_answers_last_token(models) -> None:
     for n, prompt in enumerate(sequences.prompts.rows()):
         for k in range(int(sequences.counts[n])):
             row = torch.cat([prompt, sequences.answers.rows()[number]])
-            state = models.policy.module.base_model(input_ids=row[None]).last_hidden_state[0, -1]
-            torch.testing.assert_close(outputs[n, k], models.heads["policy"](state)[0], rtol=1e-5, atol=1e-5)
+            state = models["policy"].module.base_model(input_ids=row[None]).last_hidden_state[0, -1]
+            torch.testing.assert_close(outputs[n, k], models.head("policy")(state)[0], rtol=1e-5, atol=1e-5)
             number += 1
 
 

@@ -16,7 +16,7 @@ from mmalign.errors import CheckpointError
 from mmalign.language.sequences import Sequences
 from mmalign.models.references import resolve
 from mmalign.testing.models import tiny_reward_model
-from mmalign.train.models import linear_head
+from mmalign.train.roles import linear_head
 
 MEAN = 0.75
 

@@ -15,7 +15,7 @@ from mmalign.errors import CheckpointError
 from mmalign.language.derive import sequence_logps
 from mmalign.models.adapter_switch import adapted_layers
 from mmalign.models.lora import adapter_parameters, merged_state, scale_adapter
-from mmalign.train.models import Models, build_models, linear_head
+from mmalign.train.roles import Models, build_models, linear_head
 from mmalign.train.sharing import role_figures
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
@@ -46,7 +46,7 @@ def rewards(load_lm, folders, tmp_path_factory) -> dict[str, Path]:
         for name, options in (("adapter", {"lora": LORA}), ("whole", {})):
             backbone = load_lm(folder, **options)
             models = moved(Models({"policy": backbone}, {"policy"}, {"policy": linear_head(backbone.hidden_width, 1)}))
-            assert backbone.save_scorer(root / family / name, models.heads["policy"], MEAN) == (family != "beside")
+            assert backbone.save_scorer(root / family / name, models.head("policy"), MEAN) == (family != "beside")
             found[f"{family}/{name}"] = root / family / name
     return found
 
@@ -57,10 +57,10 @@ def test_a_reward_model_scores_the_same_on_the_policys_weights(load_lm, folders,
     models, sequences = moved(build(load_lm, folders[family], "adapter")), some_sequences()
     alone = load_lm(rewards[f"{family}/adapter"])
     with torch.no_grad():
-        before = models.policy.module(IDS).logits
+        before = models["policy"].module(IDS).logits
         state = set(models.state())
         scorer = models.add_scorer(rewards[f"{family}/adapter"])
-        assert models.reward is scorer and torch.equal(models.policy.module(IDS).logits, before)
+        assert models["reward"] is scorer and torch.equal(models["policy"].module(IDS).logits, before)
         torch.testing.assert_close(
             scorer.score_sequences(sequences), alone.score_sequences(sequences), rtol=0, atol=1e-5
         )
@@ -104,13 +104,13 @@ def test_a_critic_starts_from_the_reward_model(load_lm, folders, rewards, kind, 
     source = rewards[f"{family}/{which}"]
     models = build(load_lm, folders[family], kind, source=str(source))
     sequences, alone = some_sequences(), load_lm(source)
-    assert (models.critic.module is models.policy.module) == (kind == "adapter")
+    assert (models["critic"].module is models["policy"].module) == (kind == "adapter")
     assert ("critic: a model of its own, since" in "".join(models.notes)) == (kind == "auto")
     with torch.no_grad():
-        hidden = models.critic.hidden_states(sequences)
-        found = models.heads["critic"](hidden.states[hidden.layout.last])[:, 0]
+        hidden = models["critic"].hidden_states(sequences)
+        found = models.head("critic")(hidden.states[hidden.layout.last])[:, 0]
         torch.testing.assert_close(found, alone.score_sequences(sequences), rtol=0, atol=1e-5)
-        policy = models.policy.hidden_states(sequences).layout
+        policy = models["policy"].hidden_states(sequences).layout
         assert torch.equal(hidden.layout.labels, policy.labels)
     assert {name.partition(".")[0] for name in gradients(moved(models), 1)} == {"critic", "critic_head"}
 
@@ -120,10 +120,10 @@ def test_a_critic_of_another_family_reads_the_same_tokens_in_the_same_order(load
     models = build(load_lm, folders["tiny_llama"], "copy", lora=False, source=str(rewards["tiny_gpt2/whole"]))
     sequences, alone = some_sequences(), load_lm(rewards["tiny_gpt2/whole"])
     with torch.no_grad():
-        critic, policy = (role.hidden_states(sequences).layout for role in (models.critic, models.policy))
+        critic, policy = (role.hidden_states(sequences).layout for role in (models["critic"], models["policy"]))
         assert torch.equal(critic.labels, policy.labels) and torch.equal(critic.offsets, policy.offsets)
-        hidden = models.critic.hidden_states(sequences)
-        found = models.heads["critic"](hidden.states[hidden.layout.last])[:, 0]
+        hidden = models["critic"].hidden_states(sequences)
+        found = models.head("critic")(hidden.states[hidden.layout.last])[:, 0]
         torch.testing.assert_close(found, alone.score_sequences(sequences), rtol=0, atol=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_reward_models_that_do_not_fit_say_why(load_lm, lm_folders, rewards, tmp
     import shutil
 
     models = build(load_lm, lm_folders["tiny_llama"], "adapter")
-    before = {name: tensor.clone() for name, tensor in models.policy.module.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in models["policy"].module.state_dict().items()}
     other = tmp_path / "other"
     shutil.copytree(rewards["tiny_llama/adapter"], other)
     tensors = load_file(other / "model.safetensors")
@@ -146,9 +146,9 @@ def test_reward_models_that_do_not_fit_say_why(load_lm, lm_folders, rewards, tmp
     ):
         with pytest.raises(CheckpointError, match=words):
             models.add_scorer(folder)
-        after = models.policy.module.state_dict()
+        after = models["policy"].module.state_dict()
         assert set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
-        assert set(models.policy.module.peft_config) == {"default", "critic"}
+        assert set(models["policy"].module.peft_config) == {"default", "critic"}
     with pytest.raises(CheckpointError, match="all of them train"):
         build(load_lm, lm_folders["tiny_llama"], "head", lora=False).add_scorer(other)
 
@@ -164,7 +164,7 @@ def test_what_is_saved_is_the_policy_alone(load_lm, lm_folders, family, tmp_path
     from transformers import AutoModelForCausalLM
 
     models = moved(build(load_lm, lm_folders[family], "adapter"))
-    policy = models.policy
+    policy = models["policy"]
     policy.save(tmp_path / "saved")
     with torch.no_grad():
         expected = policy.module(IDS).logits
@@ -196,11 +196,11 @@ def test_the_reference_is_the_starting_policy(load_lm, lm_folders, start, tmp_pa
         expected = sequence_logps(load_lm(folder), sequences)
         if start == "merged":
             torch.testing.assert_close(sequence_logps(trained.policy, sequences), expected, rtol=1e-5, atol=1e-5)
-        assert torch.equal(sequence_logps(models.policy, sequences), expected)
+        assert torch.equal(sequence_logps(models["policy"], sequences), expected)
         moved(models)
-        assert torch.equal(sequence_logps(models.reference, sequences), expected)
-        assert not torch.allclose(sequence_logps(models.policy, sequences), expected, atol=1e-3)
-    assert bool(adapted_layers(models.reference.module)) == (start != "full")
+        assert torch.equal(sequence_logps(models["reference"], sequences), expected)
+        assert not torch.allclose(sequence_logps(models["policy"], sequences), expected, atol=1e-3)
+    assert bool(adapted_layers(models["reference"].module)) == (start != "full")
 
 
 # Who shares what ------------------------------------------------------------------------------------------------------
@@ -212,8 +212,8 @@ def test_shared_weights_are_counted_once(load_lm, lm_folders, rewards) -> None:
     models.add_scorer(rewards["tiny_llama/adapter"])
     found = {figures.role: figures for figures in role_figures(models)}
     base = sum(p.numel() for p in load_lm(lm_folders["tiny_llama"]).module.parameters())
-    adapter = sum(p.numel() for p in adapter_parameters(models.policy.module, "default"))
-    width = models.policy.hidden_width
+    adapter = sum(p.numel() for p in adapter_parameters(models["policy"].module, "default"))
+    width = models["policy"].hidden_width
     assert {role: (f.parameters, f.trainable, f.shares) for role, f in found.items()} == {
         "policy": (base + adapter, adapter, ""),
         "critic": (adapter + width + 1, adapter + width + 1, "policy"),

@@ -15,9 +15,9 @@ from mmalign.language.derive import token_values
 from mmalign.models.adapter_switch import selected
 from mmalign.models.lora import adapter_parameters, add_adapter
 from mmalign.train.config import TrainConfig
-from mmalign.train.models import Models
 from mmalign.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_learning_rate
-from mmalign.train.roles import checkpoint_activations
+from mmalign.train.roles import Models
+from mmalign.train.shared_trunk import checkpoint_activations
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="mmalign[lora] is not installed")
 
@@ -48,7 +48,7 @@ def test_joint_gradients_are_the_separate_ones_with_and_without_checkpointing(lo
 def test_checkpointing_that_somebody_else_switches_on_and_copies(load_lm, lm_folders) -> None:
     """Reentrant or not; a copy of the module computes again with its own layers."""
     models = moved(build(load_lm, lm_folders["tiny_llama"], "adapter"))
-    module = models.policy.module.double().train()
+    module = models["policy"].module.double().train()
     embedded = module.get_input_embeddings()(IDS).detach().requires_grad_()
 
     def gradient(module: Any) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_checkpointing_that_somebody_else_switches_on_and_copies(load_lm, lm_fol
 @needs_peft
 def test_selecting_nests_comes_back_and_freezes_nothing(load_lm, lm_folders) -> None:
     models = moved(build(load_lm, lm_folders["tiny_llama"], "adapter"))
-    module = models.policy.module
+    module = models["policy"].module
     add_adapter(module, "still", trains=False)
     trains = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     with torch.no_grad():
@@ -149,13 +149,13 @@ def test_a_step_of_one_leaves_the_others_as_they_were(load_lm, lm_folders) -> No
 def test_values_start_at_zero_and_both_learn(load_lm, lm_folders, asked, lora, kind) -> None:
     models = build(load_lm, lm_folders["tiny_llama"], asked, lora=lora)
     sequences = some_sequences()
-    assert (models.critic is models.policy) == (kind == "head")
-    assert (models.critic.module is models.policy.module) == (kind != "copy")
-    hidden = models.critic.hidden_states(sequences)
-    values = token_values(models.heads["critic"], hidden)
+    assert (models["critic"] is models["policy"]) == (kind == "head")
+    assert (models["critic"].module is models["policy"].module) == (kind != "copy")
+    hidden = models["critic"].hidden_states(sequences)
+    values = token_values(models.head("critic"), hidden)
     assert values.shape == (sum(sequences.num_labels().tolist()),) and not values.any()
     with torch.autocast("cpu", torch.bfloat16):
-        assert token_values(models.heads["critic"], hidden).dtype == torch.float32
+        assert token_values(models.head("critic"), hidden).dtype == torch.float32
     moved(models)
     found = gradients(models, 0, 1)
     assert {name.partition(".")[0] for name in found} == {"policy", "critic_head"} | (
@@ -163,8 +163,8 @@ def test_values_start_at_zero_and_both_learn(load_lm, lm_folders, asked, lora, k
     )
     state = models.state()
     assert {name for name, _ in models.trainable()} - set(state) <= {n for n in found if n.startswith("critic.")}
-    alone = torch.stack([models.heads["critic"](hidden.states[i])[0] for i in hidden.layout.predict])
-    torch.testing.assert_close(token_values(models.heads["critic"], hidden), alone)
+    alone = torch.stack([models.head("critic")(hidden.states[i])[0] for i in hidden.layout.predict])
+    torch.testing.assert_close(token_values(models.head("critic"), hidden), alone)
 
 
 @needs_peft

@@ -115,7 +115,7 @@ def test_weights_follow_the_seed_of_the_run(catalog) -> None:
         names = {"objective": "pretrain", "backbone": "llama:42m"}
         plan = resolve_plan(catalog, load_layers(names=names, sets=sets))
         assert plan.names()["backbone"] == "llama:42m"
-        return assemble(plan, Processes("cpu")).models.policy.module.state_dict()
+        return assemble(plan, Processes("cpu")).models["policy"].module.state_dict()
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(torch.equal(value, again[name]) for name, value in first.items())

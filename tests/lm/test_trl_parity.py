@@ -26,7 +26,7 @@ from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import Role
 from mmalign.language.sequences import Sequences
 from mmalign.ops.preference import PAIR_LOSSES
-from mmalign.train.models import Models, build_models
+from mmalign.train.roles import Models, build_models
 from mmalign.train.step import total_loss
 
 trl = pytest.importorskip("trl", reason="TRL is not installed; put an unpacked TRL 1.16 last on PYTHONPATH")
@@ -57,7 +57,7 @@ def ours(objective: Objective, models: Models, batch: Batch) -> tuple[Tensor, li
         batch = batch.with_columns(**objective.frozen(models, batch))
         batch = objective.prepare(models, batch, Context(0, 0, lambda tensor: tensor, 8))
     sums, _ = objective.loss(objective.forward(models, batch), batch)
-    return with_gradients(total_loss(objective, sums, objective.count(batch))[0], models.policy.module)
+    return with_gradients(total_loss(objective, sums, objective.count(batch))[0], models["policy"].module)
 
 
 def with_gradients(loss: Tensor, module: Any) -> tuple[Tensor, list[Tensor]]:
@@ -82,8 +82,8 @@ def stand_in(trainer_class: Any, models: Models, **attributes: Any) -> Any:
     same = lambda tensor: tensor  # noqa: E731
     accelerator = SimpleNamespace(device=torch.device("cpu"), gather=same, gather_for_metrics=same)
     vars(trainer).update(
-        model=models.policy.module,
-        ref_model=models.reference.module,
+        model=models["policy"].module,
+        ref_model=models["reference"].module,
         accelerator=accelerator,
         args=SimpleNamespace(gradient_checkpointing_kwargs=None, center_rewards_coefficient=None),
         aux_loss_enabled=False,
@@ -142,10 +142,10 @@ def test_dpo(models, loss, smoothing) -> None:
     trainer = stand_in(DPOTrainer, models, **named, **options)
     objective = DPO(DPO.Config(loss=loss, beta=0.3, label_smoothing=smoothing))
     found = ours(objective, models, Batch({"sequences": some_pairs()}))
-    for role in (models.policy, models.reference):
+    for role in (models["policy"], models["reference"]):
         add_fused_lm_head(role.module, outputs=HEAD)
-    expected = trainer._compute_loss(models.policy.module, chosen_first(some_pairs()), return_outputs=False)
-    assert_same(f"dpo {loss}, smoothing {smoothing}", found, with_gradients(expected, models.policy.module), SINGLE)
+    expected = trainer._compute_loss(models["policy"].module, chosen_first(some_pairs()), return_outputs=False)
+    assert_same(f"dpo {loss}, smoothing {smoothing}", found, with_gradients(expected, models["policy"].module), SINGLE)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -155,8 +155,8 @@ def test_kto(models, weights, backwards) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     if backwards:
-        models = Models({"policy": models.reference, "reference": models.policy}, {"policy"})
-        models.policy.module.requires_grad_(True)
+        models = Models({"policy": models["reference"], "reference": models["policy"]}, {"policy"})
+        models["policy"].module.requires_grad_(True)
     sequences = some_pairs()
     prompts = [sequences.prompts.rows()[n] for n in sequences.owner.tolist()]
     sequences = Sequences.from_lists(prompts, [[answer] for answer in sequences.answers.rows()])
@@ -166,14 +166,16 @@ def test_kto(models, weights, backwards) -> None:
     found = ours(KTO(KTO.Config(**options)), models, batch)
     # TRL turns the completions of a batch by one place; here they change places by their keys.
     swapped = {f"KL_{name}": value for name, value in rows(mismatched(batch, 32)).items()}
-    for role in (models.policy, models.reference):
+    for role in (models["policy"], models["reference"]):
         add_fused_lm_head(role.module, outputs=HEAD)
     trainer = stand_in(KTOTrainer, models, calculate_KL=True, loss_type="kto", **options)
     inputs = {**rows(sequences), **swapped, "label": label}
-    expected = trainer._compute_loss(models.policy.module, inputs, return_outputs=False)
+    expected = trainer._compute_loss(models["policy"].module, inputs, return_outputs=False)
     z0 = trainer._metrics["eval"]["kl"][0]
     assert (z0 > 0) == backwards, "one way the reference point counts, the other it is cut off at 0"
-    assert_same(f"kto, weights {weights}, z0 {z0:.2f}", found, with_gradients(expected, models.policy.module), SINGLE)
+    assert_same(
+        f"kto, weights {weights}, z0 {z0:.2f}", found, with_gradients(expected, models["policy"].module), SINGLE
+    )
 
 
 @pytest.mark.parametrize("name", ["simpo", "cpo"])
@@ -185,9 +187,9 @@ def test_simpo_and_cpo(models, name) -> None:
         "cpo": (CPO(CPO.Config(beta=0.3, alpha=0.8)), {"loss_type": "sigmoid", "beta": 0.3, "cpo_alpha": 0.8}),
     }[name]
     trainer = stand_in(CPOTrainer, models, simpo_gamma=0.6, alpha=0.0, label_smoothing=0.0, **options)
-    expected, _ = trainer.get_batch_loss_metrics(models.policy.module, in_halves(some_pairs()))
+    expected, _ = trainer.get_batch_loss_metrics(models["policy"].module, in_halves(some_pairs()))
     found = ours(objective, models, Batch({"sequences": some_pairs()}))
-    assert_same(name, found, with_gradients(expected, models.policy.module))
+    assert_same(name, found, with_gradients(expected, models["policy"].module))
 
 
 @pytest.mark.parametrize(("loss", "smoothing"), [("sigmoid", 0.0), ("sigmoid", 0.2), ("ipo", 0.0), ("hinge", 0.0)])
@@ -207,9 +209,9 @@ def test_orpo(models) -> None:
     from trl.experimental.orpo import ORPOTrainer
 
     trainer = stand_in(ORPOTrainer, models, beta=0.25, padding_value=0)
-    expected, _ = trainer.get_batch_loss_metrics(models.policy.module, in_halves(one_token_prompts()))
+    expected, _ = trainer.get_batch_loss_metrics(models["policy"].module, in_halves(one_token_prompts()))
     found = ours(ORPO(ORPO.Config(odds_weight=0.25)), models, Batch({"sequences": one_token_prompts()}))
-    assert_same("orpo", found, with_gradients(expected, models.policy.module), SINGLE)
+    assert_same("orpo", found, with_gradients(expected, models["policy"].module), SINGLE)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.4])
@@ -231,8 +233,8 @@ def test_reward(load_lm, lm_folders, tmp_path, margin) -> None:
     del inputs["completion_mask"]
     inputs["input_ids"][inputs["attention_mask"] == 0] = scorer.config.pad_token_id
     inputs["margin"] = torch.full((2,), margin, dtype=torch.float64)
-    trainer = stand_in(RewardTrainer, Models({"policy": models.policy, "reference": models.policy}, {"policy"}))
+    trainer = stand_in(RewardTrainer, Models({"policy": models["policy"], "reference": models["policy"]}, {"policy"}))
     expected = trainer.compute_loss(scorer, inputs)
     head = lambda loss, module: (loss.detach(), list(torch.autograd.grad(loss, [module.weight])))  # noqa: E731
-    found = head(sums["ranking"] / objective.count(batch)["ranking"], models.heads["policy"])
+    found = head(sums["ranking"] / objective.count(batch)["ranking"], models.head("policy"))
     assert_same(f"reward, margin {margin}", found, head(expected, scorer.score), SINGLE)

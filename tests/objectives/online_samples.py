@@ -33,7 +33,7 @@ def move(trainer: Trainer, size: float, seed: int = 0) -> Trainer:
 
 def writes(trainer: Trainer, *answers: Sequence[int]) -> None:
     """From now on the policy writes these ids, one answer after the other; -1 is the end token."""
-    policy = trainer.models.policy
+    policy = trainer.models["policy"]
     end = policy.processor.end_id
     rows = [[end if token == -1 else token for token in answer] for answer in answers]
 

@@ -30,8 +30,8 @@ def twin(trainer: Any, batch: Any, beta: float, moments: list[float]) -> dict[st
     """By loops, from the answers of a prepared batch. moments: scores seen so far, which get this batch's."""
     config, temperature = trainer.objective.config, trainer.objective.sampling.temperature
     with torch.no_grad():
-        policy = naive(trainer.models.policy, batch, temperature, trainer.models.heads["critic"])
-        reference = naive(trainer.models.reference, batch, temperature)
+        policy = naive(trainer.models["policy"], batch, temperature, trainer.models.head("critic"))
+        reference = naive(trainer.models["reference"], batch, temperature)
     scores, ended = batch["score"].flatten().tolist(), batch["ended"].flatten().tolist()
     moments += scores
     mean = sum(moments) / len(moments)
@@ -93,7 +93,7 @@ def test_experience_is_the_twins(bench, name) -> None:
 def test_scores_are_the_share_of_even_ids_and_an_empty_answer_is_one_token(bench) -> None:
     trainer = trainer_of(bench, "ppo")
     writes(trainer, *ANSWERED)
-    batch, end = prepared_batch(trainer), trainer.models.policy.processor.end_id
+    batch, end = prepared_batch(trainer), trainer.models["policy"].processor.end_id
     for row, answer in enumerate(batch["sequences"].answers.rows()):
         ids = [end if token == -1 else token for token in ANSWERED[row % len(ANSWERED)]]
         assert answer.tolist() == ids
@@ -112,7 +112,7 @@ def test_losses_are_the_loops(bench) -> None:
     move(trainer, 0.02, seed=1)
     batch = batch.with_columns(update=torch.ones(4, dtype=torch.int64))
     with torch.no_grad():
-        found = naive(trainer.models.policy, batch, head=trainer.models.heads["critic"])
+        found = naive(trainer.models["policy"], batch, head=trainer.models.head("critic"))
     logps = torch.cat([row[0] for row in found]).tolist()
     values = torch.cat([row[1][:-1] for row in found]).tolist()
     policy = value = 0.0
@@ -125,7 +125,7 @@ def test_losses_are_the_loops(bench) -> None:
         policy += max(-a * ratio, -a * held)
         near = min(max(v, o - 0.05), o + 0.05)
         value += max((v - r) ** 2, (near - r) ** 2) / 2
-    entropy, policy_module = 0.0, trainer.models.policy.module
+    entropy, policy_module = 0.0, trainer.models["policy"].module
     sequences = batch["sequences"]
     for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
         row = torch.cat([sequences.prompts.rows()[owner], answer])
@@ -148,7 +148,7 @@ def test_gradients_are_autograds_on_the_formula(bench, update) -> None:
     if update:
         move(trainer, 0.02, seed=1)
     batch = batch.with_columns(update=torch.full((4,), update))
-    found = naive(trainer.models.policy, batch, 0.7, trainer.models.heads["critic"])
+    found = naive(trainer.models["policy"], batch, 0.7, trainer.models.head("critic"))
     logps, values = torch.cat([row[0] for row in found]), torch.cat([row[1][:-1] for row in found])
     noted, a, r, o = (batch[name].values for name in ("old", "advantages", "returns", "values"))
     ratio = (logps - (noted if update else logps.detach())).exp()
@@ -164,7 +164,7 @@ def test_the_value_behind_an_end_is_learnt_with_openai_eos(bench) -> None:
     writes(trainer, *ANSWERED)
     batch = prepared_batch(trainer)
     with torch.no_grad():
-        found = naive(trainer.models.policy, batch, head=trainer.models.heads["critic"])
+        found = naive(trainer.models["policy"], batch, head=trainer.models.head("critic"))
     ended, scores = batch["ended"].flatten().tolist(), batch["score"].flatten().tolist()
     errors = [(float(v) - float(r)) ** 2 for v, r in zip(batch["values"].values, batch["returns"].values, strict=True)]
     more = [row for row in range(16) if ended[row] and len(found[row][0]) < ANSWER_TOKENS]
@@ -184,8 +184,12 @@ def test_a_critic_with_a_pass_of_its_own_learns_when_the_policy_has(bench, optio
     batches = [main.with_columns(update=torch.ones(len(main), dtype=torch.int64)), *others]
     learnt: list[bool] = []
     policy, critic = (list(getattr(trainer.models, role).module.parameters()) for role in ("policy", "critic"))
-    watch = trainer.models.critic.module.get_input_embeddings().register_forward_pre_hook(
-        lambda *_: learnt.append(all(p.grad is not None for p in policy) and critic[0].grad is None)
+    watch = (
+        trainer.models["critic"]
+        .module.get_input_embeddings()
+        .register_forward_pre_hook(
+            lambda *_: learnt.append(all(p.grad is not None for p in policy) and critic[0].grad is None)
+        )
     )
     assert trainer.engine.turns == ("policy", "critic")
     apart, found = trainer.gradients_of(batches, len(main))
@@ -227,7 +231,7 @@ def test_pretraining_gradients_are_those_of_pretrain_times_the_coefficient(bench
     both, found = mixed.gradients_of([main, ptx])
     alone, without = mixed.gradients_of([main])
     text = trainer_of(bench, "pretrain")
-    text.models.policy.module.load_state_dict(mixed.models.policy.module.state_dict())
+    text.models["policy"].module.load_state_dict(mixed.models["policy"].module.state_dict())
     other, expected = text.gradients([ptx.of_stream("main")])
     assert float(both.terms["ptx"]) == pytest.approx(float(other.loss), rel=1e-9)
     assert float(both.loss) == pytest.approx(float(alone.loss) + 2.5 * float(other.loss), rel=1e-9)

@@ -31,9 +31,9 @@ def sampled(bench, name: str, options: dict | None = None, update: int = -1):
 def test_grpo_is_the_loop(bench, variant, update) -> None:
     options = {"variant": variant, "epochs": 2, "clip": 0.1, "clip_high": 0.0 if variant == "dapo" else 0.15}
     trainer, batch = sampled(bench, "grpo", options, update)
-    found = [row[0] for row in naive(trainer.models.policy, batch)]
+    found = [row[0] for row in naive(trainer.models["policy"], batch)]
     with torch.no_grad():
-        reference = [row[0].tolist() for row in naive(trainer.models.reference, batch)]
+        reference = [row[0].tolist() for row in naive(trainer.models["reference"], batch)]
     old, score = batch["old"].values.tolist(), batch["score"].tolist()
     high = 0.28 if variant == "dapo" else 0.15
     sums, answers, tokens, place = torch.zeros(()), 0, 0, 0
@@ -64,8 +64,8 @@ def test_rloo_in_the_first_update_is_reinforce(bench) -> None:
     """-A_i grad log pi(y_i) / M, of the trunk that transformers runs; A from the other three."""
     trainer, batch = sampled(bench, "rloo", {"beta": 0.2})
     with torch.no_grad():
-        reference = [float(row[0].sum()) for row in naive(trainer.models.reference, batch)]
-    whole = [row[0].sum() for row in naive(trainer.models.policy, batch)]
+        reference = [float(row[0].sum()) for row in naive(trainer.models["reference"], batch)]
+    whole = [row[0].sum() for row in naive(trainer.models["policy"], batch)]
     score = batch["score"].flatten().tolist()
     paid = [s - 0.2 * (float(p.detach()) - q) for s, p, q in zip(score, whole, reference, strict=True)]
     losses = []
@@ -83,7 +83,7 @@ def test_rloo_clips_whole_answers_and_whitens(bench) -> None:
     losses = []
     old = batch["old"].values.split(batch["sequences"].num_labels().tolist())
     with torch.no_grad():
-        found = naive(trainer.models.policy, batch)
+        found = naive(trainer.models["policy"], batch)
     for row, (logps, _) in enumerate(found):
         ratio, a = math.exp(float(logps.sum() - old[row].sum())), float(advantage[row])
         losses.append(max(-a * ratio, -a * min(max(ratio, 0.95), 1.05)))
@@ -136,7 +136,7 @@ def test_observations_are_not_learnt(bench, name) -> None:
     assert int(sequences.learn.sum()) == int(sequences.num_labels().sum()) < len(sequences.learn)
     # What the embeddings of an observation's ids are is read, but the ids themselves are no labels.
     outputs = trainer.objective.forward(trainer.models, batch)
-    expected = torch.cat([row[0] for row in naive(trainer.models.policy, batch)])
+    expected = torch.cat([row[0] for row in naive(trainer.models["policy"], batch)])
     assert torch.allclose(outputs["logps"], expected, atol=1e-9)
 
 

@@ -77,7 +77,7 @@ def steps(job: Job, batch: Batch) -> Iterator[StepResult]:
 @torch.no_grad()
 def naive_logps(job: Job, sequences: Sequences) -> list[torch.Tensor]:
     """[T] of each answer in nats; the first token of a text without a prompt is given."""
-    module, prompts, logps = job.models.policy.module, sequences.prompts.rows(), []
+    module, prompts, logps = job.models["policy"].module, sequences.prompts.rows(), []
     for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
         row = torch.cat([prompts[owner], answer])
         every = module(input_ids=row[None]).logits[0].log_softmax(-1)[:-1].gather(1, row[1:, None])[:, 0]
@@ -115,7 +115,7 @@ def orpo(job: Job, batch: Batch) -> float:
 
 def zero_head(job: Job) -> None:
     """A head that prefers no class and no answer."""
-    job.models.heads["policy"].weight.data.zero_()
+    job.models.head("policy").weight.data.zero_()
 
 
 def reward(job: Job, batch: Batch) -> float:
@@ -132,7 +132,7 @@ def classify(job: Job, batch: Batch) -> float:
 def contrastive(job: Job, batch: Batch) -> float:
     """Symmetric cross-entropy over the cosines; no caption stands twice in this batch."""
     assert len(set(batch["caption"])) == len(batch)
-    policy = job.models.policy
+    policy = job.models["policy"]
     image, text = (normalize(one) for one in (policy.encode_image(batch["image"]), policy.encode_text(batch["text"])))
     scores, labels = policy.contrastive_head().log_scale.exp() * image @ text.T, torch.arange(len(batch))
     return float(cross_entropy(scores, labels) + cross_entropy(scores.T, labels)) / 2
@@ -157,7 +157,7 @@ DIRECTIONS = {"ppo", "grpo", "rloo"}  # their loss is a direction to go, of no m
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_first_loss_is_right_and_steps_lower_it(objective: str, catalog: Catalog) -> None:
     job = assembled(catalog, objective)
-    assert {parameter.dtype for parameter in job.models.policy.module.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in job.models["policy"].module.parameters()} == {torch.float32}
     batch = first_batch(job)
     job.models.eval()
     expected = math.nan if objective in DIRECTIONS else EXPECTED[objective](job, batch)
@@ -179,8 +179,8 @@ HALVES = {"backbone.name": "gpt-mini", "backbone.random_weights": "true"}  # its
 def test_random_weights_guess_at_first_and_learn(catalog: Catalog, backbone: dict[str, str]) -> None:
     """ln V nats a token: guesses that are no better than that, and no surer."""
     job = assembled(catalog, "pretrain", **backbone)
-    assert {parameter.dtype for parameter in job.models.policy.module.parameters()} == {torch.float32}
-    vocabulary = job.models.policy.describe()["vocabulary_size"]
+    assert {parameter.dtype for parameter in job.models["policy"].module.parameters()} == {torch.float32}
+    vocabulary = job.models["policy"].describe()["vocabulary_size"]
     first, *later = itertools.islice(steps(job, first_batch(job)), 1 + STEPS)
     assert float(first.loss) == pytest.approx(math.log(vocabulary), rel=0.02)
     assert float(later[-1].loss) < float(first.loss) - 0.3

@@ -11,7 +11,7 @@ from mmalign.models.references import resolve
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.train.distributed import Processes
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
 
 CASES = [("infonce", 0), ("infonce", 2), ("infonce", 3), ("sigmoid", 2)]

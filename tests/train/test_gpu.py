@@ -15,8 +15,8 @@ from mmalign.testing.bench import Workbench
 from mmalign.train import run as launch
 from mmalign.train.distributed import Processes
 from mmalign.train.layers import load_layers
-from mmalign.train.models import Models
 from mmalign.train.plan import resolve
+from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
 
 pytestmark = pytest.mark.gpu

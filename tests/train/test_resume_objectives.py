@@ -80,7 +80,7 @@ def test_each_part_of_a_checkpoint_is_needed(lab, part, monkeypatch) -> None:
     elif part == "rng":
         monkeypatch.setattr(rng, "restore", lambda *arguments: None)
     else:
-        monkeypatch.setattr("mmalign.train.models.Models.load_state", lambda *arguments: None)
+        monkeypatch.setattr("mmalign.train.roles.Models.load_state", lambda *arguments: None)
     lab.resume(run)
     with pytest.raises(AssertionError):
         assert_same_tensors(*(checkpoint.load(newest(folder)).model for folder in (run, whole.folder)))

@@ -9,7 +9,7 @@ from conftest_train import make_batch
 from mmalign.ops import info_nce
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
-from mmalign.train.models import Models
+from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
 
 LOSSES = {"infonce": {}, "sigmoid": {"init_logit_bias": -3.0}}
@@ -127,7 +127,7 @@ def test_separate_objectives_weigh_terms_by_global_counts(load, tiny_folder) -> 
 
     class TokenNorm(Objective):
         def forward(self, models, batch):
-            return {"text": models.policy.encode_text(batch["text"])}
+            return {"text": models["policy"].encode_text(batch["text"])}
 
         def loss(self, outputs, batch):
             lengths = batch["text"].lengths.to(outputs["text"].dtype)

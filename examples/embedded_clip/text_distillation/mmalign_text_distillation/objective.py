@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign import Batch, Objective
+from mmalign.contract.backbone import EncodesText
 from mmalign.contract.objective import Context, Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.roles import Models
 from mmalign.errors import DataError
-from mmalign.train.models import Models
 
 _LENGTH_GROUPS = 4
 
@@ -49,11 +50,11 @@ class TextDistillation(Objective):
 
     def forward(self, models: Models, batch: Batch) -> Outputs:
         """text: [N, D]. Encoded in groups of like length: nouns are short, some templates are not."""
-        tokens = batch["text"]
+        policy, tokens = models.role("policy", EncodesText), batch["text"]
         if len(batch) < 2 * _LENGTH_GROUPS:
-            return {"text": models.policy.encode_text(tokens)}
+            return {"text": policy.encode_text(tokens)}
         order = tokens.lengths.argsort()
-        parts = [models.policy.encode_text(tokens.select(part.tolist())) for part in order.chunk(_LENGTH_GROUPS)]
+        parts = [policy.encode_text(tokens.select(part.tolist())) for part in order.chunk(_LENGTH_GROUPS)]
         return {"text": torch.cat(parts)[order.argsort().to(parts[0].device)]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], Metrics]:

@@ -20,8 +20,9 @@ import torch
 from pydantic import Field
 
 from mmalign import Batch, Objective
+from mmalign.contract.backbone import DualEncoder
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
-from mmalign.train.models import Models
+from mmalign.contract.roles import Models
 
 
 class Triplet(Objective):
@@ -42,7 +43,8 @@ class Triplet(Objective):
 
     def forward(self, models: Models, batch: Batch) -> Outputs:
         """image, text: [N, D]; ids: [N, 2] int64, equal where the caption or the image is."""
-        image, text = models.policy.encode_image(batch["image"]), models.policy.encode_text(batch["text"])
+        policy = models.role("policy", DualEncoder)
+        image, text = policy.encode_image(batch["image"]), policy.encode_text(batch["text"])
         ids = [[_id(caption), _id(group)] for caption, group in zip(batch["caption"], batch["group"], strict=True)]
         return {"image": image, "text": text, "ids": torch.tensor(ids, device=image.device).reshape(-1, 2)}
 

@@ -1,0 +1,197 @@
+"""Several roles on one trunk: a critic as a head, an adapter or a model of its own, and a reward model as an adapter.
+
+    critic = build_critic("critic", policy, CriticOptions(kind="adapter", source="runs/reward/model"))
+    critic.backbone.hidden_states(sequences); critic.head      # one set of weights, the critic's adapter
+    scorer = reward_on_trunk(policy, Path("runs/reward/model"), "reward")
+    scorer.score_sequences(sequences)                          # [M], as the reward model alone
+    checkpoint_activations(models.trained_modules())           # train.gradient_checkpointing
+
+An objective nests CriticOptions in its Config, and has them as `self.config.critic`.
+"""
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mmalign.contract.backbone import SwitchesAdapter
+from mmalign.errors import CheckpointError, UsageError
+from mmalign.models.adapter_switch import follow_checkpointing, selected
+from mmalign.models.lora import add_adapter
+from mmalign.models.reward_trunk import ReadScorer, ReadsScorers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mmalign.language.sequences import Sequences
+
+
+class CriticOptions(BaseModel):
+    """What estimates the value of each token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["auto", "head", "adapter", "copy"] = Field(
+        "auto",
+        description="head: on the policy's own trunk; adapter: an adapter of its own on the policy's frozen weights; "
+        "copy: a model of its own; auto: adapter where the policy has one, else copy with a source, else head",
+    )
+    # Absolute, so that a run is resumed from anywhere.
+    source: Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))] = Field(
+        "", description="folder of a reward model to start from (adapter, copy); empty: from the policy, values zero"
+    )
+    learning_rate: float = Field(0.0, ge=0, description="peak learning rate (adapter, copy); 0: the policy's")
+
+
+class WithAdapter:
+    """A backbone as the model that it is with one of its adapters, or with none (None): methods run with it alone."""
+
+    def __init__(self, backbone: Any, adapter: str | None) -> None:
+        self.backbone, self.adapter = backbone, adapter
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.backbone, name)
+        if not inspect.ismethod(value):
+            return value
+
+        @functools.wraps(value)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with selected(self.backbone.module, self.adapter):
+                return value(*arguments, **options)
+
+        return call
+
+
+@dataclass(frozen=True)
+class Critic:
+    """backbone: the policy itself (head), a `WithAdapter` of it (adapter), or another (copy). note: why it is not what
+    was looked for first."""
+
+    kind: str
+    backbone: Any
+    head: "nn.Linear"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TrunkScorer:
+    """A reward model whose trunk is the policy's weights with a frozen adapter."""
+
+    backbone: WithAdapter
+    head: "nn.Linear"
+    mean: float
+
+    def score_sequences(self, sequences: "Sequences") -> "Tensor":
+        """[M], less the mean, as the reward model alone."""
+        from mmalign.language.derive import last_token_scores
+
+        return last_token_scores(self.head, self.backbone.hidden_states(sequences))[:, 0] - self.mean
+
+
+def has_fresh_adapter(backbone: Any) -> bool:
+    return isinstance(backbone, SwitchesAdapter) and backbone.adapter_is_fresh
+
+
+def build_critic(name: str, policy: Any, options: CriticOptions) -> Critic:
+    """The critic of that role; an adapter is put into the policy's module. Raises UsageError or CheckpointError."""
+    kind, note = options.kind, ""
+    if kind == "auto":
+        kind = "adapter" if has_fresh_adapter(policy) else "copy" if options.source else "head"
+        if kind == "adapter" and options.source:
+            try:
+                return _adapter(name, policy, options)
+            except CheckpointError as error:  # the same values from a model of its own
+                kind, note = "copy", error.message
+    if kind == "adapter":
+        return _adapter(name, policy, options)
+    if kind == "copy":
+        return _copy(policy, options, note)
+    for option, meant in (("source", options.source), ("learning_rate", options.learning_rate)):
+        if meant:
+            raise UsageError(
+                f"a critic that is a head on the policy's trunk has no {option} of its own",
+                hint="Try --set objective.critic.kind=copy; or adapter, with --set backbone.lora.rank=16.",
+            )
+    return Critic("head", policy, value_head(policy.hidden_width))
+
+
+def _adapter(name: str, policy: Any, options: CriticOptions) -> Critic:
+    if not has_fresh_adapter(policy):
+        raise UsageError(
+            "a critic that is an adapter needs frozen weights to lie on, and all weights of the policy train",
+            hint="Add --set backbone.lora.rank=16, or take --set objective.critic.kind=copy.",
+        )
+    if options.source:
+        read = _reader(policy).scorer_adapter(Path(options.source), name, trains=True)
+        return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width, read))
+    add_adapter(policy.module, name)
+    return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width))
+
+
+def _copy(policy: Any, options: CriticOptions, note: str) -> Critic:
+    if not options.source:
+        return Critic("copy", copy.deepcopy(policy), value_head(policy.hidden_width))
+    read = _reader(policy).scorer_copy(Path(options.source))
+    return Critic("copy", read.backbone, value_head(read.backbone.hidden_width, read), note)
+
+
+def _reader(policy: Any) -> ReadsScorers:
+    if not isinstance(policy, ReadsScorers):
+        raise UsageError(
+            f"{type(policy).__name__} reads no reward model to start a critic from", hint="Leave critic.source empty."
+        )
+    return policy
+
+
+def value_head(width: int, scorer: ReadScorer | None = None) -> "nn.Linear":
+    """[.., width] -> [.., 1], zero; or the scores of a reward model, less their mean."""
+    import torch
+    from torch import nn
+
+    head = nn.Linear(width, 1)
+    with torch.no_grad():
+        head.weight.zero_() if scorer is None else head.weight.copy_(scorer.head.weight)
+        head.bias.fill_(0.0 if scorer is None else -scorer.mean)
+    return head
+
+
+def reward_on_trunk(policy: Any, folder: Path, name: str) -> TrunkScorer:
+    """Put a saved reward model's adapter on the policy's trunk, frozen; raises CheckpointError that says why it can't.
+
+    Register what it returns with `Models.add_scorer`, which calls this.
+    """
+    if not has_fresh_adapter(policy) or not isinstance(policy, ReadsScorers):
+        raise CheckpointError(
+            f"{folder} is not put on the policy's weights: all of them train, or it reads no reward models",
+            hint="With --set backbone.lora.rank=16 a reward model trained with an adapter shares them.",
+        )
+    read = policy.scorer_adapter(folder, name, trains=False)
+    device = next(read.backbone.module.parameters()).device
+    return TrunkScorer(WithAdapter(policy, name), read.head.to(device).requires_grad_(False), read.mean)
+
+
+def checkpoint_activations(modules: "Mapping[str, nn.Module]") -> None:
+    """Layers keep their inputs alone, and compute the rest again in the backward pass, with the adapter they had.
+
+    modules: by role, heads included, which have nothing to keep. Raises UsageError for one that cannot.
+    """
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    for role, module in modules.items():
+        if isinstance(module, nn.Linear):
+            continue
+        if not (isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing):
+            raise UsageError(
+                f"train.gradient_checkpointing: {type(module).__name__} ({role}) does not know it",
+                hint="It is for models of transformers. A smaller train.micro_batch_size saves memory too.",
+            )
+        with warnings.catch_warnings():  # renamed in transformers 5.23; earlier ones know this name alone
+            warnings.simplefilter("ignore", FutureWarning)
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+        follow_checkpointing(module)
