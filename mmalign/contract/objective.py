@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mmalign.contract.batch import Batch, Column
     from mmalign.contract.roles import Models
     from mmalign.contract.trained import Comparison
-    from mmalign.language.sampling import Sampling
-    from mmalign.train.shared_trunk import CriticOptions
 
 Outputs = Mapping[str, "Tensor"]
 Metrics = Mapping[str, tuple["Tensor | float", "Tensor | float"]]  # name -> (sum, count), detached
@@ -85,9 +83,6 @@ class Objective(ABC):
     comparable: ClassVar[frozenset[str]] = frozenset()
     """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
 
-    fewest_answers: ClassVar[int] = 1
-    """Of an online objective: `rollout.samples` at least."""
-
     best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
     """The held-out metric by which the best checkpoint is chosen."""
 
@@ -96,9 +91,6 @@ class Objective(ABC):
 
     of_updates: ClassVar[frozenset[str]] = frozenset()
     """Metrics of an update alone, such as a share of clipped ratios: held-out data show none of them."""
-
-    sampling: "Sampling"
-    """How an online objective's answers are sampled; the run sets it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -113,16 +105,6 @@ class Objective(ABC):
         """Streams of examples besides "main" that the config asks for, and how many examples a step each gives. They
         are dealt over the step's updates; `batch.stream` says which a batch is of."""
         return {}
-
-    @property
-    def needless(self) -> frozenset[str]:
-        """Roles that nothing is asked with this config: they are not built."""
-        return frozenset()
-
-    @property
-    def critic(self) -> "CriticOptions | None":
-        """How its role with a value head is built, where it has one."""
-        return None
 
     @property
     def comparison(self) -> "Comparison | None":

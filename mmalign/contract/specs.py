@@ -83,15 +83,22 @@ class BackboneSpec(Spec):
 class Role:
     """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised.
 
+    only_with: an option of the objective without which (0, false or empty) this role is never used, and is not built.
+
     head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
     "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
-    critic, whose trunk is as `mmalign.train.shared_trunk.CriticOptions` says.
+    critic, whose trunk is as `mmalign.rl.config.CriticOptions` says.
     """
 
     name: str
     needs: tuple[str, ...]
     trains: bool = True
+    only_with: str = ""
     head: Literal["", "scalar", "classes", "value"] = ""
+
+    def used(self, config: Any) -> bool:
+        """Whether an objective with these options works with it."""
+        return not self.only_with or bool(getattr(config, self.only_with))
 
     def parsed_needs(self) -> tuple[Need, ...]:
         return tuple(parse_need(name) for name in self.needs)
@@ -117,12 +124,13 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
-    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy;
-    `rates`: its learning rates by default."""
+    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy, and
+    compares so many answers to a prompt at least (`fewest_answers`). `rates`: its learning rates by default."""
 
     roles: tuple[Role, ...]
     examples: Mapping[str, tuple[str, ...]]
     online: bool = False
+    fewest_answers: int = 1
     rates: Rates = Rates()
 
 

@@ -13,10 +13,12 @@ from pydantic import Field
 
 from mmalign.contract.objective import Objective, ObjectiveConfig, Outputs
 from mmalign.language.protocols import CausalLM
+from mmalign.rl.config import CriticOptions
 
 if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
     from mmalign.contract.roles import Models
+    from mmalign.language.sampling import Sampling
 
 
 class OnlineConfig(ObjectiveConfig):
@@ -43,9 +45,17 @@ class PolicyGradientConfig(OnlineConfig):
 class OnlineObjective(Objective):
     """Its Config is an `OnlineConfig`; its metric `kl` is the distance from the reference, in nats an answer."""
 
+    sampling: "Sampling"
+    """How answers are sampled; the run sets it."""
+
     best_by = ("score", "high")
     watched = ("score", "kl", "length")
     of_updates = frozenset({"clipped", "sampler_gap", "sampler_weight", "sampler_truncated"})
+
+    @property
+    def critic(self) -> CriticOptions | None:
+        """How its role with a value head is built, where it has one."""
+        return None
 
     @property
     def passes(self) -> tuple[int, int]:

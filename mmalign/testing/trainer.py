@@ -144,6 +144,7 @@ def build_trainer(
     options, backbone: of the objective and of the model, where not the defaults.
     """
     from mmalign.rl.config import RolloutConfig
+    from mmalign.rl.online_objective import OnlineObjective
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
     from mmalign.train.distributed import Processes
     from mmalign.train.roles import build_models
@@ -154,11 +155,13 @@ def build_trainer(
     policy = load(source, bench, **backbone)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
-    roles = tuple(role for role in entry.spec.roles if role.name not in objective.needless)
-    models = build_models(roles, policy, classes=CLASSES, critic=objective.critic)
+    roles = tuple(role for role in entry.spec.roles if role.used(objective.config))
+    critic = objective.critic if isinstance(objective, OnlineObjective) else None
+    models = build_models(roles, policy, classes=CLASSES, critic=critic)
     objective.start(models)
     rollout = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
-    objective.sampling = rollout.sampling
+    if isinstance(objective, OnlineObjective):
+        objective.sampling = rollout.sampling
     if exact:
         for module in models.modules():
             module.double()

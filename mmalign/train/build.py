@@ -21,7 +21,7 @@ from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
 from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environment_host import EnvironmentHost
-from mmalign.rl.online_objective import PolicyGradientConfig
+from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
@@ -182,9 +182,10 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
     objective = plan.objective_class(plan.configs["objective"])
-    roles = tuple(role for role in plan.objective.spec.roles if role.name not in objective.needless)
+    roles = tuple(role for role in plan.objective.spec.roles if role.used(objective.config))
     classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
-    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=objective.critic)
+    critic = objective.critic if isinstance(objective, OnlineObjective) else None
+    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=critic)
     models.to(processes.device)
     if train.gradient_checkpointing:
         checkpoint_activations(models.trained_modules())
@@ -192,7 +193,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     parameters = models.trainable()
     if not parameters:
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
-    objective.sampling = plan.rollout.sampling
+    if isinstance(objective, OnlineObjective):
+        objective.sampling = plan.rollout.sampling
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
     sampler = _sampler(plan, objective, models, columns, processes, say) if plan.objective.spec.online else None
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]

@@ -125,7 +125,7 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
         with job.engine.autocast():
             if job.sampler is not None:
                 prompts = min(job.num_heldout, job.plan.evaluation.max_examples)
-                answers_each = job.plan.rollout.answers_heldout(prompts, objective.fewest_answers)
+                answers_each = job.plan.rollout.answers_heldout(prompts, job.plan.objective.spec.fewest_answers)
                 batch = job.sampler.answered(job.models["policy"], batch, ctx, answers_each)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         answers += batch["score"].numel() if job.sampler is not None else 0

@@ -148,7 +148,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
-    fewest = classes["objective"].fewest_answers
+    fewest = objective.spec.fewest_answers
     if objective.spec.online and configs["rollout"].samples < fewest:
         raise UsageError(
             f"{objective.spec.name} compares answers to a prompt: rollout.samples={configs['rollout'].samples}",

@@ -1,12 +1,10 @@
 """Several roles on one trunk: a critic as a head, an adapter or a model of its own, and a reward model as an adapter.
 
-    critic = build_critic("critic", policy, CriticOptions(kind="adapter", source="runs/reward/model"))
-    critic.backbone.hidden_states(sequences); critic.head      # one set of weights, the critic's adapter
-    scorer = reward_on_trunk(policy, Path("runs/reward/model"), "reward")
-    scorer.score_sequences(sequences)                          # [M], as the reward model alone
-    checkpoint_activations(models.trained_modules())           # train.gradient_checkpointing
-
-An objective nests CriticOptions in its Config, and has them as `self.config.critic`.
+critic = build_critic("critic", policy, CriticOptions(kind="adapter", source="runs/reward/model"))
+critic.backbone.hidden_states(sequences); critic.head      # one set of weights, the critic's adapter
+scorer = reward_on_trunk(policy, Path("runs/reward/model"), "reward")
+scorer.score_sequences(sequences)                          # [M], as the reward model alone
+checkpoint_activations(models.trained_modules())           # train.gradient_checkpointing
 """
 
 import copy
@@ -16,36 +14,19 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.backbone import SwitchesAdapter
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.models.adapter_switch import follow_checkpointing, selected
 from mmalign.models.lora import add_adapter
 from mmalign.models.reward_trunk import ReadScorer, ReadsScorers
+from mmalign.rl.config import CriticOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmalign.language.sequences import Sequences
-
-
-class CriticOptions(BaseModel):
-    """What estimates the value of each token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["auto", "head", "adapter", "copy"] = Field(
-        "auto",
-        description="head: on the policy's own trunk; adapter: an adapter of its own on the policy's frozen weights; "
-        "copy: a model of its own; auto: adapter where the policy has one, else copy with a source, else head",
-    )
-    # Absolute, so that a run is resumed from anywhere.
-    source: Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))] = Field(
-        "", description="folder of a reward model to start from (adapter, copy); empty: from the policy, values zero"
-    )
-    learning_rate: float = Field(0.0, ge=0, description="peak learning rate (adapter, copy); 0: the policy's")
 
 
 class WithAdapter:

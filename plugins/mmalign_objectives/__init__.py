@@ -109,6 +109,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             "grpo:GroupRelativePolicyOptimization",
             "Sample answers, score them, learn from each beside its siblings: GRPO, Dr. GRPO, DAPO",
             Rates(trained=1e-6, source="TRL's GRPO"),
+            reference_only_with="beta",
         ),
         _online(
             "rloo",
@@ -125,16 +126,20 @@ def register_objectives() -> list[ObjectiveSpec]:
     ]
 
 
-def _online(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
-    """An objective that samples answers to prompts, beside a frozen reference."""
+def _online(name: str, target: str, summary: str, rates: Rates, reference_only_with: str = "") -> ObjectiveSpec:
+    """An objective that compares sampled answers to a prompt, beside a frozen reference."""
     needs = ("hidden_states", "token_logps")
     return ObjectiveSpec(
         name=name,
         summary=summary,
         target=f"mmalign_objectives.{target}",
-        roles=(Role(name="policy", needs=(*needs, "generate")), Role(name="reference", needs=needs, trains=False)),
+        roles=(
+            Role(name="policy", needs=(*needs, "generate")),
+            Role(name="reference", needs=needs, trains=False, only_with=reference_only_with),
+        ),
         examples={"main": ("prompt",)},
         online=True,
+        fewest_answers=2,
         rates=rates,
     )
 

@@ -39,8 +39,6 @@ _DAPO_HIGH = 0.28
 class GroupRelativePolicyOptimization(OnlineObjective):
     """Answers against their siblings, without a critic. `forward` is the base's: logps of the action tokens, [P]."""
 
-    fewest_answers = 2
-
     class Config(PolicyGradientConfig):
         variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
@@ -54,10 +52,6 @@ class GroupRelativePolicyOptimization(OnlineObjective):
     @property
     def limits(self) -> dict[str, float]:
         return {"kl": self.config.max_kl} if self.config.beta else {}
-
-    @property
-    def needless(self) -> frozenset[str]:
-        return frozenset() if self.config.beta else frozenset({"reference"})
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Adds advantage and learns: [N, K], reference and old: ragged."""

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 class OnlineDirectPreferenceOptimization(OnlineObjective):
     """Fresh answers, the better ones preferred, against a frozen reference. `forward` is the base's: logps, [P]."""
 
-    fewest_answers = 2
-
     class Config(OnlineConfig):
         loss: Literal["sigmoid", "ipo", "hinge"] = Field("sigmoid", description="loss of a pair's margin")
         beta: float = Field(0.1, gt=0, description="weight of the distance to the reference, in 1/nats")

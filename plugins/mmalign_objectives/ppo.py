@@ -26,8 +26,8 @@ from pydantic import Field, model_validator
 
 from mmalign.contract.objective import Context, Metrics, Outputs
 from mmalign.language.protocols import CausalLM
+from mmalign.rl.config import CriticOptions
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
-from mmalign.train.shared_trunk import CriticOptions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 class ReinforceLeaveOneOut(OnlineObjective):
     """Whole answers against the mean of their siblings. `forward` is the base's: logps of the action tokens, [P]."""
 
-    fewest_answers = 2
-
     class Config(PolicyGradientConfig):
         clip: float = Field(0.2, gt=0, description="e: how far the ratio of an answer's probabilities may move from 1")
         beta: float = Field(0.05, ge=0, description="what a nat of distance from the reference costs, in score")

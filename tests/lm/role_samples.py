@@ -8,8 +8,8 @@ from lm_samples import some_sequences
 
 from mmalign.contract.specs import Role
 from mmalign.language.derive import sequence_logps, token_values
+from mmalign.rl.config import CriticOptions
 from mmalign.train.roles import Models, build_models
-from mmalign.train.shared_trunk import CriticOptions
 
 ROLES = (
     Role(name="policy", needs=("token_logps",)),
