@@ -1,4 +1,4 @@
-"""What commands that use one backbone share: its source checked against what they need, and its `--set` options."""
+"""The `--set` options of commands that use one backbone."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,42 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmalign.cli.app import App
     from mmalign.config.section import Section
-    from mmalign.contract.evaluation import Runtime
-    from mmalign.contract.source import Source
-    from mmalign.registry.catalog import Catalog
-
-
-def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], command: str) -> "Source":
-    """The backbone's source; raises IncompatibleError where its family lacks what the command needs."""
-    from mmalign.models.references import resolve
-    from mmalign.registry.compat import require_needs
-
-    source = resolve(reference, catalog)
-    require_needs(command, needs, source.family, reference, catalog)
-    return source
-
-
-def load_backbone(
-    app: "App", source: "Source", settings: Mapping[str, Any], runtime: "Runtime", *, if_random: str = ""
-) -> Any:
-    """The model on its device, with a word on what is not plain of it; raises UsageError for wrong options, and what
-    its loader raises. if_random: what comes of random weights, where the command refuses them unless asked for."""
-    from mmalign.config.validate import build
-    from mmalign.models.folder import refuse_random_weights
-
-    if if_random:
-        refuse_random_weights(source, settings, {}, if_random)
-    backbone_class = app.catalog.load(source.entry)
-    hint = f"All options: mmalign show {source.entry.spec.name} --options"
-    backbone = backbone_class.load(source, build(backbone_class.Config, settings, "backbone", hint=hint))
-    if if_random:
-        refuse_random_weights(source, settings, backbone.describe(), if_random)
-    backbone.module.to(runtime.device)
-    for note in filter(None, (source.note, backbone.describe().get("note"))):
-        app.say(note)
-    return backbone
 
 
 def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.cli import evaluate_output as output
 from mmalign.cli.app import App
-from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.cli.backbones import settings_of
 from mmalign.contract.trained import FILE as RECORD
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
 from mmalign.models.hub import CHAT_TEMPLATE
+from mmalign.models.load import load_model, require_source
 
 if TYPE_CHECKING:
     from mmalign.contract.evaluation import Runtime
@@ -66,13 +67,13 @@ def run_evaluate(app: App, options: Options) -> int:
     parts = [_open(app, task, source, options.dataset is None and "path" not in settings["dataset"]) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
     reading = _reading(app, source, trained, settings["backbone"])
-    backbone = load_backbone(app, source, {**reading, **settings["backbone"]}, runtime)
+    backbone = load_model(app.catalog, source, {**reading, **settings["backbone"]}, device=runtime.device, say=app.say)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         app.warn(f"{source.reference} has random weights: its figures are those of chance")
     reading |= {name: settings["backbone"][name] for name in READING if name in settings["backbone"]}
-    load_model = partial(_load_other, app, tasks=tasks, runtime=runtime, trained=trained, reading=reading)
-    runtime = replace(runtime, load_model=load_model, trained=trained)
+    load_other = partial(_load_other, app, tasks=tasks, runtime=runtime, trained=trained, reading=reading)
+    runtime = replace(runtime, load_model=load_other, trained=trained)
     results = []
     for task, part, values in zip(tasks, parts, chosen, strict=True):
         if trained is not None:
@@ -234,4 +235,4 @@ def _load_other(
     options = {key: value for key, value in trained.backbone.items() if key != "lora"} if own and trained else {}
     known = app.catalog.load_config(source.entry).model_fields
     options |= {name: value for name, value in reading.items() if name in known}
-    return load_backbone(app, source, options, runtime)
+    return load_model(app.catalog, source, options, device=runtime.device, say=app.say)

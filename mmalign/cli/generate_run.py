@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit_data
-from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.cli.backbones import settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.language.messages import as_rows
+from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -60,7 +61,14 @@ def run_generate(
     from mmalign.language.sampling import Sampling
 
     runtime = Runtime.choose(device)
-    model = load_backbone(app, source, settings["backbone"], runtime, if_random="its answers are noise")
+    model = load_model(
+        app.catalog,
+        source,
+        settings["backbone"],
+        device=runtime.device,
+        if_random="its answers are noise",
+        say=app.say,
+    )
     ids, problems = _encode(model.processor, texts, chat, max_tokens)
     good = [place for place in range(len(texts)) if place not in problems]
     sampling = Sampling(max_tokens, temperature, top_p)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit
-from mmalign.cli.backbones import load_backbone, require_source, settings_of
+from mmalign.cli.backbones import settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically
+from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text
 
 if TYPE_CHECKING:
@@ -67,7 +68,14 @@ def run_score(
     else:
         answers = _from_dataset(app, dataset, split, settings["dataset"])
     runtime = Runtime.choose(device, batch_size)
-    model = load_backbone(app, source, settings["backbone"], runtime, if_random="its scores are noise")
+    model = load_model(
+        app.catalog,
+        source,
+        settings["backbone"],
+        device=runtime.device,
+        if_random="its scores are noise",
+        say=app.say,
+    )
     scored = rank(score(model, answers, runtime))
     _check(app, scored, model.processor.context_length)
     rows = [_row(place, item) for place, item in enumerate(scored, start=1)]

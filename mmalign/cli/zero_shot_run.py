@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.cli import zero_shot_output as output
 from mmalign.cli.app import App
-from mmalign.cli.backbones import backbone_settings, require_source
+from mmalign.cli.backbones import backbone_settings
 from mmalign.errors import EXIT_DATA, EXIT_OK, UsageError
 from mmalign.evaluate.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
 from mmalign.evaluate.labels import (
@@ -131,6 +131,8 @@ def _check_outputs(options: Options) -> None:
 def _source(app: App, options: Options) -> "Source":
     """The backbone's source; raises IncompatibleError where its family cannot do zero-shot classification."""
     reference = options.backbone or app.catalog.default("backbones", "image-label").spec.name
+    from mmalign.models.load import require_source
+
     return require_source(app.catalog, reference, NEEDS, "zero-shot")
 
 
@@ -170,20 +172,17 @@ def _load(
     from mmalign.contract.evaluation import Runtime
     from mmalign.evaluate.cache import ClassifierCache
     from mmalign.evaluate.zero_shot import Classifier, cached_classifier
+    from mmalign.models.load import load_model
 
     runtime = Runtime.choose(options.device, options.batch_size)
-    if source.note:
-        app.say(source.note)
-    backbone_class = app.catalog.load(source.entry)
-    config = build(backbone_class.Config, settings, "backbone")
-    backbone = backbone_class.load(source, config)
+    config = build(app.catalog.load_config(source.entry), settings, "backbone")
+    backbone = load_model(app.catalog, source, config, device=runtime.device, say=app.say)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         raise UsageError(
             f"{source.reference} has random weights, which name images at random",
             hint="Give a tag or a folder of trained weights, for example --backbone clip-lite.",
         )
-    backbone.module.to(runtime.device)
     labels, notes = question.labels(backbone.vocabulary)
     for note in (*question.notes, *notes):
         app.say(f"note: {note}")

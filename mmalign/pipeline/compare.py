@@ -139,15 +139,9 @@ def compare(catalog: "Catalog", config: ReportConfig, runtime: "Runtime", say: C
 
 def load_policy(catalog: "Catalog", reference: str, runtime: "Runtime") -> Any:
     """A language model by its reference, on the device; raises UsageError, IncompatibleError, CheckpointError."""
-    from mmalign.models.references import resolve
-    from mmalign.registry.compat import require_needs
+    from mmalign.models.load import load_model, require_source
 
-    source = resolve(reference, catalog)
-    require_needs("sampling", NEEDS, source.family, reference, catalog)
-    backbone_class = catalog.load(source.entry)
-    backbone = backbone_class.load(source, backbone_class.Config())
-    backbone.module.to(runtime.device)
-    return backbone
+    return load_model(catalog, require_source(catalog, reference, NEEDS, "sampling"), device=runtime.device)
 
 
 def win_rate(scores: Sequence[float], others: Sequence[float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 _SAY_EVERY = 10.0  # seconds
+_NOISE = "its answers are noise"  # of a model with random weights
 
 
 class WaitsForPeople(Exception):
@@ -34,20 +35,15 @@ class WaitsForPeople(Exception):
 
 def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str, say: Say) -> dict[str, int]:
     """Sample, and write one line a prompt. Returns counts; raises UsageError, IncompatibleError, DataError."""
-    from mmalign.config.validate import build
     from mmalign.contract.evaluation import Runtime
     from mmalign.models.folder import refuse_random_weights
-    from mmalign.models.references import resolve
-    from mmalign.registry.compat import require_needs
+    from mmalign.models.load import load_model, require_source
 
     name, values = name_and_options(config.backbone)
-    source = resolve(name, catalog)
-    require_needs("sample", NEEDS, source.family, name, catalog)
-    refuse_random_weights(source, values, {}, "its answers are noise")
+    source = require_source(catalog, name, NEEDS, "sample")
+    refuse_random_weights(source, values, {}, _NOISE)
     part = open_prompts(catalog, config)
     prompts = asked(part.dataset, config.limit)
-    if source.note:
-        say(source.note)
     say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
     if config.k > 1 and not config.temperature:
         say(f"at temperature 0 all {config.k} answers to a prompt are the same, and there is nothing to rank")
@@ -57,10 +53,7 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     for note in report.get("notes", ()):
         say(note)
     runtime = Runtime.choose(device)
-    backbone_class = catalog.load(source.entry)
-    model = backbone_class.load(source, build(backbone_class.Config, values, "backbone"))
-    refuse_random_weights(source, values, model.describe(), "its answers are noise")
-    model.module.to(runtime.device)
+    model = load_model(catalog, source, values, device=runtime.device, if_random=_NOISE, say=say)
     with runtime.evaluating(model):
         samples = sample(model, prompts, config, config.k, _progress(len(prompts) * config.k, say))
     for reason, count in samples.lost.items():

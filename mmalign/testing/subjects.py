@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry, ObjectiveSpec
+from mmalign.models.load import load_model
 from mmalign.models.references import read_config, resolve
 from mmalign.registry.compat import check
 from mmalign.testing.bench import Skip, Workbench
@@ -51,10 +52,9 @@ def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any
     """A backbone on the CPU with its default options but these, the same at every call."""
     import torch
 
-    target = bench.catalog.load(source.entry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return target.load(source, target.Config(**options))
+        return load_model(bench.catalog, source, options)
 
 
 def require_compatible(objective: ObjectiveSpec, source: Source) -> None:

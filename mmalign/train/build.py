@@ -19,6 +19,7 @@ from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
+from mmalign.models.load import load_model
 from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environment_host import EnvironmentHost
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
@@ -180,7 +181,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
     plan = replace(plan, configs={**plan.configs, "train": (train := with_examples(train, len(data)))})
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
-    policy = plan.backbone_class.load(plan.source, plan.configs["backbone"])
+    policy = load_model(plan.catalog, plan.source, plan.configs["backbone"])
     objective = plan.objective_class(plan.configs["objective"])
     roles = tuple(role for role in plan.objective.spec.roles if role.used(objective.config))
     classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()

@@ -19,6 +19,7 @@ from mmalign.data.loader import Sweep
 from mmalign.display import Display
 from mmalign.errors import CheckpointError
 from mmalign.files import fsync
+from mmalign.models.load import load_model
 from mmalign.models.lora import scale_adapter
 from mmalign.printable import with_nan
 from mmalign.registry.catalog import Catalog
@@ -164,7 +165,7 @@ def interpolate(job: Job) -> None:
         return
     share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
-    starting = job.plan.backbone_class.load(job.plan.source, job.plan.configs["backbone"]).module.state_dict()
+    starting = load_model(job.plan.catalog, job.plan.source, job.plan.configs["backbone"]).module.state_dict()
     for name, tensor in job.models["policy"].module.state_dict().items():
         if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
             seen.add(tensor.data_ptr())

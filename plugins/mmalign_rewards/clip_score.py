@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 from mmalign.contract.batch import Ragged
 from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image
-from mmalign.models.references import resolve
-from mmalign.registry.compat import require_needs
+from mmalign.models.load import load_model, require_source
 from mmalign.rl.answers import Answers
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import ClipScoreConfig
@@ -38,12 +37,9 @@ class ClipScore:
     @torch.no_grad()
     def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:
         """Load the dual encoder and embed what answers are compared with; raises MmalignError."""
-        source = resolve(self.config.backbone, catalog)
         needs = ("encode_text", *(["encode_image"] if self.config.image else []))
-        require_needs("reward clip-score", needs, source.family, source.reference, catalog)
-        backbone_class = catalog.load(source.entry)
-        self._backbone: Any = backbone_class.load(source, backbone_class.Config())
-        self._backbone.module.to(device).requires_grad_(False).eval()
+        source = require_source(catalog, self.config.backbone, needs, "reward clip-score")
+        self._backbone: Any = load_model(catalog, source, device=device, frozen=True)
         self._device = device
         self._cut = CutTexts(self._backbone.processor.context_length, say)
         if self.config.image:

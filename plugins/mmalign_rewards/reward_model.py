@@ -16,8 +16,7 @@ from torch import Tensor
 from mmalign.errors import CheckpointError
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.language.sequences import Sequences
-from mmalign.models.references import resolve
-from mmalign.registry.compat import require_needs
+from mmalign.models.load import load_model, require_source
 from mmalign.rl.answers import Answers
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import RewardModelRewardConfig
@@ -60,11 +59,8 @@ class RewardModelReward:
         self._cut = CutTexts(self._processor.context_length, say)
 
     def _load(self, catalog: "Catalog", device: torch.device) -> None:
-        source = resolve(self.config.path, catalog)
-        require_needs("reward reward-model", ("score_sequences",), source.family, source.reference, catalog)
-        backbone_class = catalog.load(source.entry)
-        self._backbone = backbone_class.load(source, backbone_class.Config())
-        self._backbone.module.to(device).requires_grad_(False).eval()
+        source = require_source(catalog, self.config.path, ("score_sequences",), "reward reward-model")
+        self._backbone = load_model(catalog, source, device=device, frozen=True)
         self._processor: AnswersProcessor = self._backbone.processor
 
     @torch.no_grad()

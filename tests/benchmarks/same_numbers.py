@@ -3,9 +3,9 @@
     python tests/benchmarks/same_numbers.py --save before.json       # on the code before
     python tests/benchmarks/same_numbers.py --compare before.json    # on the code after: names every case that differs
 
-Each case is a run of `mmalign train` at a fixed seed, on one thread, with the embedded models and data. Digested are the
-records of metrics.jsonl without their times, the weights of the model folder, and the tensors of the last checkpoint.
-Digests hold on one machine with one set of releases; they are for comparing two states of the code, and are not kept.
+Each case is a run of `mmalign train` at a fixed seed, on one thread, with the embedded models and data. Digested are
+the records of metrics.jsonl without their times, the weights of the model folder, and the tensors of the last
+checkpoint. Digests hold on one machine with one set of releases: they compare two states of the code.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def main() -> None:
     if args.compare:
         before = {name: digest for name, digest in json.loads(args.compare.read_text()).items() if args.only in name}
         differing = [name for name in before | digests if before.get(name) != digests.get(name)]
-        print(f"{len(digests) - len(differing)} of {len(before)} cases equal to the bit; differing: {differing or 'none'}")
+        print(
+            f"{len(digests) - len(differing)} of {len(before)} cases equal to the bit; differing: {differing or 'none'}"
+        )
         sys.exit(bool(differing))
 
 
@@ -107,13 +109,14 @@ def _timeless(value: object) -> object:
 
 def _weights(folder: Path) -> list[bytes]:
     """Names, shapes and bytes of all tensors under a folder, whatever file holds them."""
+    import torch
     from safetensors.torch import load_file
 
     tensors = {name: tensor for path in folder.rglob("*.safetensors") for name, tensor in load_file(path).items()}
     lines = []
     for name, tensor in sorted(tensors.items()):
         lines.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        lines.append(tensor.contiguous().flatten().view(dtype=__import__("torch").uint8).numpy().tobytes())
+        lines.append(tensor.contiguous().flatten().view(dtype=torch.uint8).numpy().tobytes())
     return lines
 
 

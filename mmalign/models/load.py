@@ -1,0 +1,68 @@
+"""The one way to a model: its source checked against what is needed of it, then built with its options.
+
+source = require_source(catalog, "runs/dpo/model", ("generate",), "generate")
+model = load_model(catalog, source, {"lora": {"rank": 8}}, device=device, say=print)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmalign.models.folder import refuse_random_weights
+from mmalign.models.references import resolve
+from mmalign.registry.compat import require_needs
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+
+    from mmalign.contract.source import Source
+    from mmalign.registry.catalog import Catalog
+
+
+def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], who: str) -> "Source":
+    """The source of a reference; raises IncompatibleError where its family lacks what `who` needs."""
+    source = resolve(reference, catalog)
+    require_needs(who, needs, source.family, reference, catalog)
+    return source
+
+
+def load_model(
+    catalog: "Catalog",
+    source: "Source",
+    options: "Mapping[str, Any] | BaseModel | None" = None,
+    *,
+    device: "torch.device | None" = None,
+    frozen: bool = False,
+    if_random: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> Any:
+    """The model on its device (None: the CPU, where it was built); raises UsageError for wrong options, and what its
+    loader raises.
+
+    options: the backbone's, as a user gave them or checked already. frozen: without gradient, in evaluation mode.
+    if_random: what comes of random weights, which are refused unless the options ask for them; empty: they are not.
+    say: hears where the model is, if not where the reference leads, and what is not plain of it.
+    """
+    from pydantic import BaseModel
+
+    from mmalign.config.validate import build
+
+    backbone_class = catalog.load(source.entry)
+    given = {} if options is None or isinstance(options, BaseModel) else options
+    if if_random:
+        refuse_random_weights(source, given, {}, if_random)
+    config = options
+    if not isinstance(options, BaseModel):
+        hint = f"All options: mmalign show {source.entry.spec.name} --options"
+        config = build(backbone_class.Config, given, "backbone", hint=hint)
+    model = backbone_class.load(source, config)
+    facts = model.describe()
+    if if_random:
+        refuse_random_weights(source, given, facts, if_random)
+    if device is not None:
+        model.module.to(device)
+    if frozen:
+        model.module.requires_grad_(False).eval()
+    for note in filter(None, (source.note, facts.get("note"))):
+        say(note)
+    return model
