@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 
@@ -15,7 +15,7 @@ from mmalign.registry.plugins import load_plugins
 def export(source: Path, target: Path) -> None:
     from mmalign_clip.open_clip_backbone import OpenClipBackbone, OpenClipConfig
 
-    backbone = OpenClipBackbone.load(resolve(str(source), Catalog(load_plugins())), OpenClipConfig())
+    backbone = OpenClipBackbone.load(find_source(str(source), Catalog(load_plugins())), OpenClipConfig())
     aside = target.with_suffix(".part")
     backbone.save(aside, half=True)
     for file in aside.iterdir():

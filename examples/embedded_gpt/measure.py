@@ -23,7 +23,7 @@ from mmalign.hashing import stable_hash
 from mmalign.language.derive import sequence_logps
 from mmalign.language.sampling import Generated, Sampling
 from mmalign.language.sequences import Sequences
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 def load(reference: str):
     catalog = Catalog(load_plugins())
-    source = resolve(reference, catalog)
+    source = find_source(reference, catalog)
     backbone = catalog.load(source.entry)
     model = backbone.load(source, backbone.Config())
     model.module.eval()

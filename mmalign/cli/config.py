@@ -53,11 +53,11 @@ def show(
     value."""
     from mmalign.config.schema import field_rows
     from mmalign.train.options import recipe_of, run_layers
-    from mmalign.train.plan import resolve
+    from mmalign.train.plan import make_plan
 
     asked = {"objective": objective, "backbone": backbone, "dataset": dataset}
     layers, notes = run_layers(app.catalog, {k: v for k, v in asked.items() if v is not None}, configs, sets)
-    plan = resolve(app.catalog, layers)
+    plan = make_plan(app.catalog, layers)
     entries = {"objective": plan.objective, "backbone": plan.source.entry, "dataset": plan.dataset}
     models = section_models(app, entries)
     if as_json:
@@ -127,14 +127,13 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
 
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:
     """The objective, and the backbone and data set that it takes when a run names none."""
-    from mmalign.models.references import resolve
 
     catalog = app.catalog
     chosen = catalog.find("objectives", objective)
     kind = next(iter(chosen.spec.examples["main"]))
     return {
         "objective": chosen,
-        "backbone": resolve(backbone, catalog).entry if backbone else catalog.default("backbones", kind),
+        "backbone": find_source(backbone, catalog).entry if backbone else catalog.default("backbones", kind),
         "dataset": catalog.find("datasets", dataset) if dataset else catalog.default("datasets", kind),
     }
 

@@ -111,7 +111,7 @@ def _reward(text: str) -> dict[str, Any]:
 
 def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets: tuple[str, ...]) -> Any:
     from mmalign.train.options import run_layers
-    from mmalign.train.plan import resolve
+    from mmalign.train.plan import make_plan
 
     layers, notes = run_layers(app.catalog, names, configs, sets)
     for note in notes:
@@ -119,7 +119,7 @@ def _resolve(app: App, names: Mapping[str, str], configs: tuple[Path, ...], sets
     if notes:
         objective = layers["objective"]["name"]
         app.say(f"every option of this run: mmalign config show {objective}, with the same names, files and --set")
-    return resolve(app.catalog, layers)
+    return make_plan(app.catalog, layers)
 
 
 def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool) -> int:

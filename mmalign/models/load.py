@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmalign.models.folder import refuse_random_weights
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.compat import require_needs
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], who: str) -> "Source":
     """The source of a reference; raises IncompatibleError where its family lacks what `who` needs."""
-    source = resolve(reference, catalog)
+    source = find_source(reference, catalog)
     require_needs(who, needs, source.family, reference, catalog)
     return source
 

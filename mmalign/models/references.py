@@ -35,7 +35,7 @@ CONFIGS = OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "conf
 RUN_FILE, RUN_MODEL = "run.json", "model"  # in the folder of a run
 
 
-def resolve(reference: str, catalog: Catalog) -> Source:
+def find_source(reference: str, catalog: Catalog) -> Source:
     """Find the backbone spec and family for a reference; raises UsageError or CheckpointError."""
     prefix, _, rest = reference.partition(":")
     entries = catalog.entries("backbones")

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.config.validate import build
 from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, IncompatibleError, MmalignError, UsageError
-from mmalign.models.references import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG
-from mmalign.models.references import resolve as resolve_source
+from mmalign.models.references import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG, find_source
 from mmalign.pipeline.compare import ReportConfig
 from mmalign.pipeline.config import REPORT, Pipeline, Stage, outputs_of
 from mmalign.pipeline.rank import RankConfig, to_rank
@@ -65,9 +64,9 @@ def report_config(stage: Stage, options: Mapping[str, Any]) -> ReportConfig:
 def _check(catalog: "Catalog", stage: Stage, options: Mapping[str, Any], folder: Path) -> None:
     """One stage, and a stand-in of what it will make."""
     if stage.kind == "train":
-        from mmalign.train.plan import resolve
+        from mmalign.train.plan import make_plan
 
-        _write_model(resolve(catalog, stage.sections(options)), folder / "model")
+        _write_model(make_plan(catalog, stage.sections(options)), folder / "model")
     elif stage.kind == "sample":
         config = sample_config(stage, options)
         name, values = name_and_options(config.backbone)
@@ -110,7 +109,7 @@ def _check_report(catalog: "Catalog", config: ReportConfig, where: str) -> None:
 
 
 def _require_writer(catalog: "Catalog", reference: str, who: str) -> Any:
-    source = resolve_source(reference, catalog)
+    source = find_source(reference, catalog)
     require_needs(who, NEEDS, source.family, reference, catalog)
     return source
 

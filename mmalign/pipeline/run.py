@@ -128,12 +128,12 @@ def _train(
     catalog: "Catalog", stage: Stage, options: Mapping[str, Any], out: Path, device: str, say: Say
 ) -> dict[str, Any]:
     from mmalign.train import run as launch
-    from mmalign.train.plan import resolve
+    from mmalign.train.plan import make_plan
 
     if (out / "run.json").is_file():
         outcome = launch.resume(out, catalog, sets=(), allow_change=False, device=device, say=say)
     else:
-        plan = resolve(catalog, stage.sections(options))
+        plan = make_plan(catalog, stage.sections(options))
         outcome = launch.start(plan, catalog, folder=out, device=device, say=say)
     assert outcome is not None, "a pipeline is one process"
     return {"steps": outcome.summary["steps"], "before": dict(outcome.before), "after": dict(outcome.after)}

@@ -56,7 +56,7 @@ def only_the_adapter_trains(backbone: Any, batch: "Batch", source: "Source", ben
 
 def saves_merged(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
     """A saved folder is a model without adapter that computes the same; the live model keeps its own."""
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.testing.subjects import load
 
     adapted = _adapted(source, bench)
@@ -65,7 +65,7 @@ def saves_merged(backbone: Any, batch: "Batch", source: "Source", bench: Workben
     with tempfile.TemporaryDirectory(dir=bench.folder) as parent:
         folder = Path(parent) / "saved"
         adapted.save(folder)
-        twin = load(resolve(str(folder), bench.catalog), bench, seed=1)
+        twin = load(find_source(str(folder), bench.catalog), bench, seed=1)
     _assert_equal(expected, outputs(adapted, batch), 0.0, "saving changes the live model")
     _assert_equal(expected, outputs(twin, batch), rounding(backbone.module), "merging changes")
     assert list(twin.module.state_dict()) == list(backbone.module.state_dict()), "the merged model has other tensors"

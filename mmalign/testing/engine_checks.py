@@ -96,11 +96,11 @@ _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {
 
 
 def _opened(entry: Entry, bench: Workbench) -> "tuple[Engine, Any]":
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.rl.engines import Engine
     from mmalign.testing.subjects import load
 
-    policy = load(resolve(str(bench.model(_POLICY)), bench.catalog), bench)
+    policy = load(find_source(str(bench.model(_POLICY)), bench.catalog), bench)
     required = [name for name, f in bench.catalog.load_config(entry).model_fields.items() if f.is_required()]
     if required:
         raise Skip(f"no defaults for {', '.join(required)}")

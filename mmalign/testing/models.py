@@ -1,7 +1,7 @@
 """Tiny real models for tests: built from a config with seeded weights, saved as folders, gone with the test.
 
     folder = tiny_open_clip(tmp_path / "model")       # a CLIP of 60,000 parameters; 32 x 32 pixels, 32 tokens
-    backbone = ...load(mmalign.models.references.resolve(str(folder), catalog))
+    backbone = ...load(mmalign.models.references.find_source(str(folder), catalog))
 
 Each is written by the library whose format it is in, never by mmalign's own savers.
 """

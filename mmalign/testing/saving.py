@@ -12,13 +12,13 @@ def saving_is_exact(backbone: Any, bench: Workbench, outputs: Callable[[Any], di
     """A backbone's saved folder loads as the same model: tensors, `outputs`, tokenisation and vocabulary."""
     import torch
 
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.testing.subjects import TEXTS, load
 
     with tempfile.TemporaryDirectory(dir=bench.folder) as parent:
         folder = Path(parent) / "saved"
         backbone.save(folder)
-        twin = load(resolve(str(folder), bench.catalog), bench, seed=1)
+        twin = load(find_source(str(folder), bench.catalog), bench, seed=1)
         expected, found = backbone.module.state_dict(), twin.module.state_dict()
         assert list(expected) == list(found), "the saved model has other tensors"
         changed = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]

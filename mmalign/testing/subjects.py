@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry, ObjectiveSpec
 from mmalign.models.load import load_model
-from mmalign.models.references import read_config, resolve
+from mmalign.models.references import find_source, read_config
 from mmalign.registry.compat import check
 from mmalign.testing.bench import Skip, Workbench
 
@@ -45,7 +45,7 @@ def single_thread() -> Iterator[None]:
 
 def source_of(reference: str, bench: Workbench) -> Source:
     """The source of a tiny model, or of an embedded backbone by its name."""
-    return resolve(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
+    return find_source(str(bench.model(reference)) if reference in bench.model_names else reference, bench.catalog)
 
 
 def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any:

@@ -144,33 +144,25 @@ def build_trainer(
     options, backbone: of the objective and of the model, where not the defaults.
     """
     from mmalign.rl.config import RolloutConfig
-    from mmalign.rl.online_objective import OnlineObjective
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
+    from mmalign.train.build import wire
+    from mmalign.train.config import TrainConfig
     from mmalign.train.distributed import Processes
-    from mmalign.train.roles import build_models
-    from mmalign.train.step import Engine, StepModule
 
     source = resolve_or_skip(reference, bench)
     require_compatible(entry.spec, source)
     policy = load(source, bench, **backbone)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
-    roles = tuple(role for role in entry.spec.roles if role.used(objective.config))
-    critic = objective.critic if isinstance(objective, OnlineObjective) else None
-    models = build_models(roles, policy, classes=CLASSES, critic=critic)
-    objective.start(models)
     rollout = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
-    if isinstance(objective, OnlineObjective):
-        objective.sampling = rollout.sampling
+    models, engine = wire(
+        entry.spec, objective, policy, TrainConfig(), Processes("cpu"), classes=CLASSES, rollout=rollout
+    )
     if exact:
         for module in models.modules():
             module.double()
     models.eval()
     batches = _batches(entry, objective, policy.processor, size, exact, bench)
-    processes = Processes("cpu")
-    engine = Engine(
-        objective, StepModule(objective, models), processes, processes.device, turns=objective.turns(models)
-    )
     sampler = _sampler(rollout, policy.processor) if entry.spec.online else None
     return Trainer(entry, objective, models, engine, batches, sampler)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Context, Objective
+from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
 from mmalign.display import Say
@@ -20,6 +21,7 @@ from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindEr
 from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
 from mmalign.models.load import load_model
+from mmalign.rl.config import RolloutConfig
 from mmalign.rl.engines import Engine as SamplingEngine
 from mmalign.rl.environment_host import EnvironmentHost
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
@@ -27,6 +29,7 @@ from mmalign.rl.rewards import RewardList
 from mmalign.rl.rollout import Sampler
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
+from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
@@ -183,36 +186,21 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = load_model(plan.catalog, plan.source, plan.configs["backbone"])
     objective = plan.objective_class(plan.configs["objective"])
-    roles = tuple(role for role in plan.objective.spec.roles if role.used(objective.config))
-    classes = tuple(data.classes) if any(role.head == "classes" for role in roles) else ()
-    critic = objective.critic if isinstance(objective, OnlineObjective) else None
-    models = build_models(roles, policy, copies=not plan.caches_frozen, classes=classes, critic=critic)
-    models.to(processes.device)
-    if train.gradient_checkpointing:
-        checkpoint_activations(models.trained_modules())
-    objective.start(models)
+    needs_classes = any(role.head == "classes" for role in plan.objective.spec.roles)
+    models, engine = wire(
+        plan.objective.spec,
+        objective,
+        policy,
+        train,
+        processes,
+        classes=tuple(data.classes) if needs_classes else (),
+        rollout=plan.rollout,
+        copies=not plan.caches_frozen,
+    )
     parameters = models.trainable()
-    if not parameters:
-        raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
-    if isinstance(objective, OnlineObjective):
-        objective.sampling = plan.rollout.sampling
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
     sampler = _sampler(plan, objective, models, columns, processes, say) if plan.objective.spec.online else None
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
-    forward = StepModule(objective, models)
-    if train.compile:
-        check_passes(train, objective.coupled, processes.world_size)
-        forward.compile()
-    engine = Engine(
-        objective,
-        forward,
-        processes,
-        processes.device,
-        bf16=train.precision == "bf16",
-        passes=1 if objective.coupled else models.passes,
-        turns=objective.turns(models),
-        mixed=sampler is not None,
-    )
     engine.release()  # what building took
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
     return Job(
@@ -232,6 +220,52 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         micro_batch_size=train.micro_batch_size,
         measures_memory=not train.micro_batch_size and not (train.compile and objective.coupled),
     )
+
+
+def wire(
+    spec: ObjectiveSpec,
+    objective: Objective,
+    policy: Any,
+    train: TrainConfig,
+    processes: Processes,
+    *,
+    classes: tuple[str, ...] = (),
+    rollout: RolloutConfig | None = None,
+    copies: bool = True,
+) -> tuple[Models, Engine]:
+    """The roles of an objective as models on the processes' device, and the engine that trains them: what a run and the
+    conformance kit have in common.
+
+    classes: names of the data set's, where a head has a row for each. rollout: of an online objective. copies: frozen
+    roles are models of their own; else the trained one stands in for them. Raises IncompatibleError where nothing
+    trains.
+    """
+    online = objective if isinstance(objective, OnlineObjective) else None
+    roles = tuple(role for role in spec.roles if role.used(objective.config))
+    models = build_models(roles, policy, copies=copies, classes=classes, critic=online.critic if online else None)
+    models.to(processes.device)
+    if train.gradient_checkpointing:
+        checkpoint_activations(models.trained_modules())
+    objective.start(models)
+    if not models.trainable():
+        raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
+    if online is not None and rollout is not None:
+        online.sampling = rollout.sampling
+    forward = StepModule(objective, models)
+    if train.compile:
+        check_passes(train, objective.coupled, processes.world_size)
+        forward.compile()
+    engine = Engine(
+        objective,
+        forward,
+        processes,
+        processes.device,
+        bf16=train.precision == "bf16",
+        passes=1 if objective.coupled else models.passes,
+        turns=objective.turns(models),
+        mixed=spec.online,
+    )
+    return models, engine
 
 
 def _training_data(plan: Plan) -> Any:

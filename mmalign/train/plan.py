@@ -1,6 +1,6 @@
 """Resolve what a run will do, from names and options alone: no weight is loaded and no data read.
 
-plan = resolve(catalog, sections)      # sections as `config.load.load_layers` returns them
+plan = make_plan(catalog, sections)      # sections as `config.load.load_layers` returns them
 plan.to_yaml()                         # everything, defaults included; a run resumes from it
 """
 
@@ -20,7 +20,7 @@ from mmalign.contract.specs import Entry
 from mmalign.data.find import find_dataset
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.runner import evaluation_config
-from mmalign.models.references import resolve as resolve_source
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.rl.config import RolloutConfig
@@ -117,7 +117,7 @@ class Plan:
         return comments + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan:
+def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan:
     """Find and check all that the sections name; raises UsageError (all mistakes at once) or IncompatibleError."""
     name = sections["objective"].get("name")
     if not name:
@@ -125,7 +125,7 @@ def resolve(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Plan
         raise UsageError("no objective given", hint=f"Add --objective NAME, one of: {known}")
     objective = catalog.find("objectives", name)
     kinds, values = objective.spec.examples["main"], dict(sections)
-    source = resolve_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
+    source = find_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
     dataset, kind, values["dataset"] = find_data(catalog, objective, kinds, sections["dataset"])
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset}

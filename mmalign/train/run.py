@@ -30,7 +30,7 @@ from mmalign.train.layers import load_layers
 from mmalign.train.length import never_warm, passes
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import data_name
-from mmalign.train.plan import Plan, resolve
+from mmalign.train.plan import Plan, make_plan
 from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
 from mmalign.train.run_folder import Run, default_folder, package_versions
@@ -85,8 +85,8 @@ def resume(
     config = folder / "config.yaml"
     if not config.is_file():
         raise UsageError(f"{folder} holds no run", hint="Give a folder that mmalign train made.")
-    plan = resolve(catalog, load_layers(files=[config]))
-    changed = resolve(catalog, load_layers(files=[config], sets=sets)) if sets else plan
+    plan = make_plan(catalog, load_layers(files=[config]))
+    changed = make_plan(catalog, load_layers(files=[config], sets=sets)) if sets else plan
     drift = _differences(plan.to_dict(), changed.to_dict())
     if drift and not allow_change:
         raise UsageError(

@@ -1,6 +1,6 @@
 """open_clip's dual encoders: a folder, a tag, a hub repository, or an architecture with random weights.
 
-backbone = OpenClipBackbone.load(mmalign.models.references.resolve("./run/final", catalog), OpenClipConfig())
+backbone = OpenClipBackbone.load(mmalign.models.references.find_source("./run/final", catalog), OpenClipConfig())
 scores = backbone.encode_image(pixels) @ backbone.encode_text(tokens).T       # cosines
 backbone.save(Path("copy"))       # loads in plain open_clip: create_model_and_transforms("local-dir:copy")
 """

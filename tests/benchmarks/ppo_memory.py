@@ -65,7 +65,7 @@ def make(folder: Path, rows: int, tokens: int) -> None:
     from torch import nn
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins
 
@@ -79,7 +79,7 @@ def make(folder: Path, rows: int, tokens: int) -> None:
     config = LlamaConfig(**sizes, **ids, num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True)
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    source = resolve(str(folder / "model"), Catalog(load_plugins()))
+    source = find_source(str(folder / "model"), Catalog(load_plugins()))
     backbone_class = Catalog(load_plugins()).load(source.entry)
     for name, options in (("scorer", {}), ("scorer-lora", {"lora": {"rank": 16}})):
         backbone = backbone_class.load(source, backbone_class.Config(**options))

@@ -72,12 +72,12 @@ def ours(folder: Path) -> tuple[Callable[..., None], Callable[..., None]]:
     from mmalign.evaluate.labels import build_labels
     from mmalign.evaluate.stream import image_batches
     from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify, encode_images
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins
 
     catalog = Catalog(load_plugins())
-    source = resolve(f"hf:{folder}", catalog)
+    source = find_source(f"hf:{folder}", catalog)
     backbone_class = catalog.load(source.entry)
     backbone = backbone_class.load(source, backbone_class.Config())
 

@@ -23,10 +23,10 @@ def catalog() -> Any:
 @pytest.fixture(scope="session")
 def load(catalog: Any) -> Callable[..., Any]:
     """(folder or reference, **config) -> backbone, by the way a user's reference takes."""
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
 
     def load_reference(reference: Path | str, **config: Any) -> Any:
-        source = resolve(str(reference), catalog)
+        source = find_source(str(reference), catalog)
         backbone_class = catalog.load(source.entry)
         return backbone_class.load(source, backbone_class.Config(**config))
 

@@ -99,7 +99,7 @@ def _documented() -> dict[str, set[str]]:
 def test_the_table_has_the_columns_of_every_kind(tmp_path: Path) -> None:
     from PIL import Image
 
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins
     from mmalign.testing.models import tiny_gpt2, tiny_open_clip
@@ -121,7 +121,7 @@ def test_the_table_has_the_columns_of_every_kind(tmp_path: Path) -> None:
     catalog = Catalog(load_plugins())
 
     def processor(folder: Path) -> Any:
-        source = resolve(str(folder), catalog)
+        source = find_source(str(folder), catalog)
         backbone = catalog.load(source.entry)
         return backbone.load(source, backbone.Config()).processor
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.errors import CheckpointError, MmalignError, UsageError
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 
@@ -35,13 +35,13 @@ def test_folders_find_their_family_from_the_config_alone(tmp_path: Path, catalog
         (f"open_clip:{oc}", "open_clip", "open-clip"),
         (f"open_clip:local-dir:{oc}", "open_clip", "open-clip"),
     ]:
-        source = resolve(reference, catalog)
+        source = find_source(reference, catalog)
         assert source.family is not None and source.folder is not None
         assert (source.entry.spec.name, source.family.name) == (backbone, name)
 
 
 def test_an_architecture_resolves_without_importing_its_library(catalog: Catalog) -> None:
-    source = resolve("open_clip:ViT-B-32/openai", catalog)
+    source = find_source("open_clip:ViT-B-32/openai", catalog)
     assert source.config["model_cfg"]["embed_dim"] == 512
     assert source.name == "ViT-B-32/openai" and source.folder is None
 
@@ -57,7 +57,7 @@ def test_an_architecture_resolves_without_importing_its_library(catalog: Catalog
 )
 def test_mistakes_in_references(catalog: Catalog, reference: str, error: type, parts: tuple[str, ...]) -> None:
     with pytest.raises(error) as caught:
-        resolve(reference, catalog)
+        find_source(reference, catalog)
     for part in parts:
         assert part in str(caught.value)
 
@@ -75,7 +75,7 @@ def test_mistakes_in_references(catalog: Catalog, reference: str, error: type, p
 def test_folders_that_are_no_model(tmp_path: Path, catalog: Catalog, name: str, text: str, part: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(MmalignError) as caught:
-        resolve(str(tmp_path), catalog)
+        find_source(str(tmp_path), catalog)
     assert part in str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_the_folder_of_a_run_leads_to_its_model(tmp_path: Path, catalog: Catalog
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CheckpointError, match=r"Did you mean .*/model\?"):
-        resolve(str(tmp_path), catalog)
+        find_source(str(tmp_path), catalog)
 
 
 CLAIMS_ALL = """
@@ -101,7 +101,7 @@ def test_two_families_that_match_are_both_named(tmp_path: Path, install) -> None
     hf = folder_with(tmp_path / "hf", "config.json", CLIP)
     catalog = Catalog(load_plugins())
     with pytest.raises(UsageError) as caught:
-        resolve(str(hf), catalog)
+        find_source(str(hf), catalog)
     assert "greedy-plugin/greedy (everything)" in str(caught.value)
     assert "mmalign_clip/transformers-clip (clip)" in str(caught.value)
-    assert resolve(f"hf:{hf}", catalog).entry.spec.name == "transformers-clip"
+    assert find_source(f"hf:{hf}", catalog).entry.spec.name == "transformers-clip"

@@ -16,7 +16,7 @@ from mmalign.contract.examples import Message, Prompt
 from mmalign.errors import DataError
 from mmalign.language.sampling import Sampling
 from mmalign.language.sequences import Sequences
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environment import Turn
@@ -153,7 +153,7 @@ def test_a_question_without_a_number_for_an_answer_is_refused() -> None:
 def test_a_model_that_learnt_to_call_it_is_paid(tmp_path: Path) -> None:
     """A tiny model learns one episode by heart, its own tokens only, and plays it against the real environment."""
     catalog = Catalog(load_plugins())
-    source = resolve(str(tiny_llama(tmp_path / "model")), catalog)
+    source = find_source(str(tiny_llama(tmp_path / "model")), catalog)
     backbone_class = catalog.load(source.entry)
     policy = backbone_class.load(source, backbone_class.Config())
     processor, end = policy.processor, torch.tensor([policy.processor.end_id])

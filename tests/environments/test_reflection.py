@@ -7,7 +7,7 @@ from mmalign_environments.reflection import Reflection, ReflectionConfig
 
 from mmalign.contract.examples import Message, Prompt
 from mmalign.language.sampling import Sampling
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environment import Turn
@@ -30,7 +30,7 @@ def test_answer_critique_revise() -> None:
 def test_an_episode_of_a_model_ends_with_its_revision(tmp_path) -> None:
     """BLOOM has no limit of positions; its config says none shorter than the tokenizer's 32."""
     catalog = Catalog(load_plugins())
-    source = resolve(str(tiny_bloom(tmp_path / "model")), catalog)
+    source = find_source(str(tiny_bloom(tmp_path / "model")), catalog)
     backbone_class = catalog.load(source.entry)
     policy = backbone_class.load(source, backbone_class.Config())
     prompt = policy.processor.prompt("a")

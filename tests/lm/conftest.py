@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lm_samples import FAMILIES
 
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.testing import models
@@ -29,7 +29,7 @@ def load_lm(catalog: Catalog) -> Callable[..., Any]:
     """(folder, **options) -> backbone."""
 
     def load(folder: Path, **options: Any) -> Any:
-        source = resolve(str(folder), catalog)
+        source = find_source(str(folder), catalog)
         backbone_class = catalog.load(source.entry)
         return backbone_class.load(source, backbone_class.Config(**options))
 

@@ -12,7 +12,7 @@ import torch
 
 from mmalign.cli import run
 from mmalign.errors import CheckpointError, MmalignError
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.testing import models
 
@@ -143,13 +143,13 @@ def test_the_base_is_found_from_the_adapter_or_the_working_folder(
     adapter, base = saved["tiny_llama"] / "adapter", lm_folders["tiny_llama"]
     shutil.copytree(base, tmp_path / "base")
     for name in ("../base", str(base)):
-        source = resolve(str(edited(adapter, tmp_path / f"to-{len(name)}", base_model_name_or_path=name)), catalog)
+        source = find_source(str(edited(adapter, tmp_path / f"to-{len(name)}", base_model_name_or_path=name)), catalog)
         assert source.folder is not None and (source.folder / "config.json").is_file()
         assert source.path == source.adapters[0] and len(source.places) == 2 and source.entry.spec.name == "causal-lm"
     monkeypatch.chdir(tmp_path)
-    assert resolve(f"hf:{edited(adapter, tmp_path / 'here', base_model_name_or_path='base')}", catalog).folder == Path(
-        "base"
-    )
+    assert find_source(
+        f"hf:{edited(adapter, tmp_path / 'here', base_model_name_or_path='base')}", catalog
+    ).folder == Path("base")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_family_that_merges_none_refuses_them(saved, catalog: Catalog, tmp_pat
     base = models.tiny_transformers_clip(tmp_path / "clip")
     folder = edited(saved["tiny_llama"] / "adapter", tmp_path / "adapter", base_model_name_or_path=str(base))
     with pytest.raises(MmalignError, match="transformers-clip loads no adapters"):
-        resolve(str(folder), catalog)
+        find_source(str(folder), catalog)
 
 
 def test_commands_say_that_it_is_merged(saved, capsys) -> None:

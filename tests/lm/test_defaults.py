@@ -12,7 +12,7 @@ from mmalign.cli import run
 from mmalign.cli.config import _heading
 from mmalign.config.yaml_reader import read_yaml
 from mmalign.contract.specs import ObjectiveSpec, Rates
-from mmalign.models.references import resolve as resolve_source
+from mmalign.models.references import find_source
 from mmalign.models.size import ModelSize
 from mmalign.registry.catalog import Catalog
 from mmalign.train.config import TrainConfig
@@ -91,7 +91,7 @@ def test_the_size_told_beforehand_is_that_of_the_model(
 ) -> None:
     import torch
 
-    source = resolve_source(str(lm_folders.get(reference, reference)), catalog)
+    source = find_source(str(lm_folders.get(reference, reference)), catalog)
     backbone = catalog.load(source.entry)
     before = torch.random.get_rng_state()
     size = backbone.size(source, backbone.Config())
@@ -106,7 +106,7 @@ def test_sizes_named_after_another_vocabulary_say_how_many_parameters_they_have(
         spec = catalog.find("backbones", name).spec
         assert set(spec.parameters) == set(spec.sizes)
         for size, number in spec.parameters.items():
-            source = resolve_source(f"{name}:{size}", catalog)
+            source = find_source(f"{name}:{size}", catalog)
             backbone = catalog.load(source.entry)
             assert backbone.size(source, backbone.Config()).parameters == number
     assert run(["show", "gpt-2"]) == 0

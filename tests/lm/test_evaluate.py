@@ -11,7 +11,7 @@ import torch
 from mmalign.cli import run
 from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.choose import select
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 
 LIMIT = ("--set", "evaluation.max_examples=6")
 
@@ -111,7 +111,7 @@ def test_splits_and_kinds(capsys, lm_folders) -> None:
 
 def test_a_named_part_of_a_file_is_what_training_holds_out(catalog, lm_folders, tmp_path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [{"text": f"the cat {i}"} for i in range(100)])
-    source = resolve(str(lm_folders["tiny_gpt2"]), catalog)
+    source = find_source(str(lm_folders["tiny_gpt2"]), catalog)
     sizes = {}
     for split in ("", "validation", "train"):
         (task,), _ = select(catalog, source, ("perplexity",), str(path), split, {})

@@ -14,7 +14,7 @@ from mmalign.stop import Interrupted
 from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.loop import Loop
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 from mmalign.train.reference_cache import FrozenCache, row_digests
 from mmalign.train.roles import build_models
 
@@ -39,7 +39,7 @@ def plan(catalog, lm_folders, tmp_path):
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         names = {"objective": objective, "backbone": str(lm_folders["tiny_gpt2"]), "dataset": str(path)}
-        return resolve(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
+        return make_plan(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
 
     return make
 

@@ -14,7 +14,7 @@ from lm_samples import naive_logps, some_sequences
 
 from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.models.gguf import read_architecture
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 
 needs_gguf = pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed")
@@ -39,7 +39,7 @@ def test_the_architecture_is_found_behind_other_keys(tmp_path: Path, catalog: Ca
         path.write_bytes(content)
         assert read_architecture(path) == "llama"
     for reference in (str(path), f"hf:{path}", str(tmp_path)):
-        source = resolve(reference, catalog)
+        source = find_source(reference, catalog)
         assert (source.entry.spec.name, source.file, source.folder) == ("causal-lm", path, tmp_path)
 
 
@@ -60,19 +60,19 @@ def test_broken_headers_are_named(tmp_path: Path, catalog: Catalog, content: byt
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
-        resolve(str(path), catalog)
+        find_source(str(path), catalog)
 
 
 def test_files_that_no_backbone_reads(tmp_path: Path, catalog: Catalog) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(header(ARCHITECTURE.replace(b"llama", b"whale")))
     with pytest.raises(UsageError, match="no plugin handles 'whale'"):
-        resolve(str(path), catalog)
+        find_source(str(path), catalog)
     (tmp_path / "other.gguf").write_bytes(header(ARCHITECTURE))
     with pytest.raises(CheckpointError, match=r"holds 2 GGUF files: model.gguf, other.gguf\nName one: --backbone"):
-        resolve(str(tmp_path), catalog)
+        find_source(str(tmp_path), catalog)
     with pytest.raises(UsageError, match=r"unknown file 'nowhere.gguf'"):
-        resolve("nowhere.gguf", catalog)
+        find_source("nowhere.gguf", catalog)
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, load_lm, monkeypatch) -> None:
@@ -87,7 +87,7 @@ def test_resolving_imports_no_library(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(header(ARCHITECTURE))
     code = (
         "import sys; from mmalign.registry.catalog import Catalog; from mmalign.registry.plugins import load_plugins;"
-        "from mmalign.models.references import resolve; resolve(sys.argv[1], Catalog(load_plugins()));"
+        "from mmalign.models.references import find_source; find_source(sys.argv[1], Catalog(load_plugins()));"
         "print([name for name in ('torch', 'transformers', 'numpy', 'gguf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

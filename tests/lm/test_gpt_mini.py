@@ -10,11 +10,11 @@ from mmalign_data.reviews import FOLDER as REVIEWS
 from mmalign_data.reviews import PROMPT
 
 from mmalign.cli import run
-from mmalign.models.references import resolve as resolve_source
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.train.layers import load_layers, recipe_path
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "plugins" / "mmalign_lm" / "gpt_mini"
@@ -24,7 +24,7 @@ RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.yaml")} - PIP
 
 @pytest.fixture(scope="module")
 def gpt_mini(catalog: Catalog):
-    source = resolve_source("gpt-mini", catalog)
+    source = find_source("gpt-mini", catalog)
     backbone_class = catalog.load(source.entry)
     return backbone_class.load(source, backbone_class.Config())
 
@@ -76,7 +76,7 @@ def test_generate_writes_behind_the_prompt(capsys) -> None:
 def test_a_bare_command_has_a_model_data_and_options(objective) -> None:
     catalog = Catalog(load_plugins())
     names = {"objective": objective}
-    plan = resolve(catalog, load_layers(recipe=recipe_path(objective), names=names))
+    plan = make_plan(catalog, load_layers(recipe=recipe_path(objective), names=names))
     recipe = yaml.safe_load((ROOT / "configs" / f"{objective}.yaml").read_text(encoding="utf-8"))
     assert plan.names() == {section: recipe[section]["name"] for section in ("objective", "backbone", "dataset")}
     assert plan.train.steps == recipe["train"]["steps"]

@@ -76,9 +76,9 @@ def test_random_weights_of_a_gguf_file(load_lm, tmp_path) -> None:
 
 def test_the_embedded_model_from_random_weights(catalog) -> None:
     """Its config says float16."""
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
 
-    source = resolve("gpt-mini", catalog)
+    source = find_source("gpt-mini", catalog)
     backbone_class = catalog.load(source.entry)
     backbone = backbone_class.load(source, backbone_class.Config(random_weights=True))
     assert precisions(backbone.module) == {torch.float32}

@@ -14,7 +14,7 @@ from mmalign_lm.families import is_causal_lm, is_reward_model
 from mmalign.cli import run
 from mmalign.errors import CheckpointError
 from mmalign.language.sequences import Sequences
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.testing.models import tiny_reward_model
 from mmalign.train.roles import linear_head
 
@@ -58,7 +58,7 @@ def rows_of(sequences: Sequences) -> list[torch.Tensor]:
 def test_scores_are_transformers_less_the_mean(catalog, load_lm, trained, name) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    source = resolve(str(trained[name]), catalog)
+    source = find_source(str(trained[name]), catalog)
     assert source.family.name == "reward-model"
     backbone, sequences = load_lm(trained[name]), some_sequences()
     classifier = AutoModelForSequenceClassification.from_pretrained(trained[name]).eval()
@@ -74,7 +74,7 @@ def test_a_head_beside_its_language_model(catalog, load_lm, trained, tmp_path) -
     from transformers import AutoModelForCausalLM
 
     folder = trained["beside"]
-    assert resolve(str(folder), catalog).family.name == "reward-model"
+    assert find_source(str(folder), catalog).family.name == "reward-model"
     backbone, sequences = load_lm(folder), some_sequences()
     trunk, weight = AutoModelForCausalLM.from_pretrained(folder).base_model, load_file(folder / "head.safetensors")
     with torch.no_grad():

@@ -12,7 +12,7 @@ from mmalign_lm.shapes import GPT_1, GPT_2, LLAMA, reshaped
 from mmalign.cli import run
 from mmalign.errors import MmalignError, UsageError
 from mmalign.language.sampling import Sampling
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.train.layers import load_layers
 
 SHAPES = ("gpt-1", "gpt-2", "llama")
@@ -108,12 +108,12 @@ def test_generation_with_and_without_a_cache_equals_a_naive_loop(scratch, shape)
 def test_weights_follow_the_seed_of_the_run(catalog) -> None:
     from mmalign.train.build import assemble
     from mmalign.train.distributed import Processes
-    from mmalign.train.plan import resolve as resolve_plan
+    from mmalign.train.plan import make_plan
 
     def weights(seed: int) -> dict[str, torch.Tensor]:
         sets = [f"train.seed={seed}", *(f"backbone.{name}={value}" for name, value in TINY.items())]
         names = {"objective": "pretrain", "backbone": "llama:42m"}
-        plan = resolve_plan(catalog, load_layers(names=names, sets=sets))
+        plan = make_plan(catalog, load_layers(names=names, sets=sets))
         assert plan.names()["backbone"] == "llama:42m"
         return assemble(plan, Processes("cpu")).models["policy"].module.state_dict()
 
@@ -209,7 +209,9 @@ def test_random_weights_that_are_asked_for_answer(capsys) -> None:
 
 
 def test_a_shape_is_known_by_name_without_a_size(catalog) -> None:
-    sources = {reference: resolve(reference, catalog) for reference in ("gpt-2", "gpt-2:774m", "mmalign_lm/llama:42m")}
+    sources = {
+        reference: find_source(reference, catalog) for reference in ("gpt-2", "gpt-2:774m", "mmalign_lm/llama:42m")
+    }
     found = {reference: (s.name, s.size, s.family.name, s.folder) for reference, s in sources.items()}
     assert found == {
         "gpt-2": ("gpt-2:124m", "124m", "causal-lm", None),
@@ -217,7 +219,7 @@ def test_a_shape_is_known_by_name_without_a_size(catalog) -> None:
         "mmalign_lm/llama:42m": ("llama:42m", "42m", "causal-lm", None),
     }
     with pytest.raises(MmalignError, match="unknown backbone"):
-        resolve("gpt-4:1b", catalog)
+        find_source("gpt-4:1b", catalog)
 
 
 def test_sizes_are_listed(capsys) -> None:

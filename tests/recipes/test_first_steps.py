@@ -22,7 +22,7 @@ from mmalign.registry.plugins import load_plugins
 from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
 from mmalign.train.layers import load_layers, recipe_path
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 from mmalign.train.step import StepResult, accumulate
 
 SMALL = {
@@ -50,7 +50,7 @@ def assembled(catalog: Catalog, objective: str, **more: Any) -> Job:
     options = {**SMALL, **SMALLER.get(objective, {}), **more}
     sets = [f"{name}={value}" for name, value in options.items()]
     layers = load_layers(recipe=recipe_path(objective), sets=sets, names={"objective": objective})
-    return assemble(resolve(catalog, layers), Processes("cpu"))
+    return assemble(make_plan(catalog, layers), Processes("cpu"))
 
 
 def first_batch(job: Job) -> Batch:

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from mmalign.contract.examples import Message
 from mmalign.errors import IncompatibleError, MmalignError, RewardError, UsageError
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.rl.rewards import RewardList
 from mmalign.testing.subjects import load
 
@@ -87,7 +87,7 @@ def test_another_tokenizer_is_told_once_and_reads_the_texts(bench, answered, cla
     answers = answered(TEXTS)
     scores = rewards.score(answers).total
     assert said == ["reward-model: another tokenizer's answers, or text: prompts and answers are tokenised anew for it"]
-    processor = load(resolve(str(folder), bench.catalog), bench).processor
+    processor = load(find_source(str(folder), bench.catalog), bench).processor
     end = torch.tensor([processor.end_id])
     rows = []
     for prompt, text, ended in zip(answers.prompts, answers.texts, answers.ended, strict=True):
@@ -118,7 +118,7 @@ def test_texts_beyond_the_context_are_cut_counted_and_told(bench, answered, tmp_
     rewards, said = build(bench, "reward-model", path=str(folder))
     answers = answered([" cat" * 60, " a cat", " dog" * 40])
     assert rewards.score(answers).total.isfinite().all()
-    processor = load(resolve(str(folder), bench.catalog), bench).processor
+    processor = load(find_source(str(folder), bench.catalog), bench).processor
     lengths = [
         len(processor.prompt(prompt)) + len(processor.prompt(text)) + ended
         for prompt, text, ended in zip(answers.prompts, answers.texts, answers.ended, strict=True)
@@ -157,7 +157,7 @@ def test_clip_score_is_hessels(bench, answered, tmp_path: Path, what: str) -> No
     folder = bench.model("tiny-open-clip")
     picture = Image.frombytes("RGB", (8, 8), bytes(range(192))).resize((40, 32))
     picture.save(tmp_path / "p.png")
-    backbone = load(resolve(str(folder), bench.catalog), bench)
+    backbone = load(find_source(str(folder), bench.catalog), bench)
     backbone.module.eval()
     from mmalign.contract.batch import Ragged
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmalign.hashing import stable_hash
 from mmalign.language.sampling import Sampling, draw, uniforms
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environment import Turn
@@ -19,7 +19,7 @@ from mmalign.testing import models
 def load_policy(folder: Path, family: str = "tiny_llama", ends: float = 0.15) -> Any:
     """A tiny model that was taught to end its answer at any token with about the probability `ends`."""
     catalog = Catalog(load_plugins())
-    source = resolve(str(vars(models)[family](folder / family)), catalog)
+    source = find_source(str(vars(models)[family](folder / family)), catalog)
     backbone_class = catalog.load(source.entry)
     policy = backbone_class.load(source, backbone_class.Config())
     size = policy.module.get_output_embeddings().weight.shape[0]

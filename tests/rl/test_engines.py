@@ -17,7 +17,7 @@ from mmalign.cli import run
 from mmalign.contract.specs import EngineSpec, Entry
 from mmalign.errors import EngineError, UsageError
 from mmalign.language.sampling import Generated, Sampling
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.rl.engines import Engine, OwnGeneration
 from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import play
@@ -38,7 +38,7 @@ def _one_thread():
 
 @pytest.fixture
 def policy(bench: Workbench) -> Any:
-    return load(resolve(str(bench.model("tiny-llama")), bench.catalog), bench)
+    return load(find_source(str(bench.model("tiny-llama")), bench.catalog), bench)
 
 
 def opened(bench: Workbench, policy: Any, options: dict[str, Any] | None = None) -> Engine:
@@ -162,7 +162,7 @@ def test_greedy_is_the_policys_greedy(bench: Workbench, policy: Any, device: str
 
 
 def test_a_family_that_it_would_silently_get_wrong_is_refused(bench: Workbench) -> None:
-    bloom = load(resolve(str(bench.model("tiny-bloom")), bench.catalog), bench)
+    bloom = load(find_source(str(bench.model("tiny-bloom")), bench.catalog), bench)
     with pytest.raises(UsageError, match="cannot draw from a BloomForCausalLM") as error:
         opened(bench, bloom)
     assert "rollout.engine" in error.value.hint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmalign.contract.batch import Batch, Ragged
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.testing.models import IMAGE_SIZE, tiny_open_clip, tiny_open_clip_bn
@@ -32,7 +32,7 @@ def load(catalog: Catalog):
     """load(folder, **options) -> a fresh backbone in float64."""
 
     def load_backbone(folder: Path, **options: object):
-        source = resolve(str(folder), catalog)
+        source = find_source(str(folder), catalog)
         backbone_class = catalog.load(source.entry)
         backbone = backbone_class.load(source, backbone_class.Config(**options))
         backbone.module.double()

@@ -7,7 +7,7 @@ import torch
 from conftest_train import make_batch
 from safetensors.torch import save_file
 
-from mmalign.models.references import resolve
+from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.train.distributed import Processes
@@ -25,7 +25,7 @@ def gradients_of(folder: Path, processes: Processes, loss: str, micro: int) -> d
     from mmalign_objectives.contrastive import Contrastive
 
     catalog = Catalog(load_plugins())
-    source = resolve(str(folder), catalog)
+    source = find_source(str(folder), catalog)
     backbone_class = catalog.load(source.entry)
     backbone = backbone_class.load(source, backbone_class.Config(init_logit_bias=-3.0))
     backbone.module.double()

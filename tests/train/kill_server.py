@@ -22,7 +22,7 @@ from mmalign.train import run as launch
 from mmalign.train import run_page as report
 from mmalign.train.checkpoint import committed, verify
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 OPTIONS = [
     "train.steps=24", "train.batch_size=8", "train.micro_batch_size=4", "train.warmup_steps=2", "train.save_every=2",
@@ -38,7 +38,7 @@ def sitting(model: Path, data: Path, folder: Path) -> None:
             launch.resume(folder, catalog, sets=[], allow_change=False, device="cpu", say=lambda line: None)
         else:
             names = {"objective": "contrastive", "backbone": str(model), "dataset": str(data)}
-            plan = resolve(catalog, load_layers(sets=OPTIONS, names=names))
+            plan = make_plan(catalog, load_layers(sets=OPTIONS, names=names))
             launch.start(plan, catalog, folder=folder, device="cpu", say=lambda line: None)
     os._exit(0)
 

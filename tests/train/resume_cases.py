@@ -25,7 +25,7 @@ from mmalign.testing.subjects import TEXTS, single_thread, source_of
 from mmalign.train import checkpoint, finish, preview
 from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import Plan, resolve
+from mmalign.train.plan import Plan, make_plan
 
 STEPS = 6
 OPTIONS = (
@@ -90,7 +90,7 @@ class Lab:
         if entry.spec.online or dataset:
             names["dataset"] = dataset or write_prompts(self._root / "prompts.jsonl", *PROMPTS)
         sets = [*OPTIONS, *noise, *VARIANTS[variant], *own, *options]
-        return resolve(self.catalog, load_layers(sets=sets, names=names))
+        return make_plan(self.catalog, load_layers(sets=sets, names=names))
 
     def _model(self, entry: Entry) -> str:
         for name in self.bench.model_names:

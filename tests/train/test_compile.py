@@ -11,7 +11,7 @@ from mmalign.train.build import assemble
 from mmalign.train.compiling import check_compile
 from mmalign.train.config import TrainConfig
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 GRID = [(c, p, d) for c in (True, False) for p in ("fp32", "bf16") for d in ("cpu", "cuda", "mps")]
 
@@ -29,7 +29,7 @@ def test_bf16_on_a_gpu_is_refused_and_nothing_else(compile, precision, device) -
 
 def test_it_is_refused_before_weights_and_data_are_opened(catalog, tiny_folder, tmp_path, monkeypatch) -> None:
     names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(write_pairs(tmp_path / "pairs"))}
-    plan = resolve(catalog, load_layers(sets=["train.compile=true", "train.precision=bf16"], names=names))
+    plan = make_plan(catalog, load_layers(sets=["train.compile=true", "train.precision=bf16"], names=names))
 
     def opened(*_: object) -> None:
         raise AssertionError("something was opened")

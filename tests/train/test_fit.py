@@ -20,7 +20,7 @@ from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
 from mmalign.train.layers import load_layers
 from mmalign.train.live_bytes import LiveBytes
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 from mmalign.train.shortage import is_shortage
 
 
@@ -73,7 +73,7 @@ def test_what_autograd_keeps_is_counted(size: int) -> None:
 def job_of(catalog, folder: Path, pairs: Path, *sets: str) -> tuple[Job, list]:
     names = {"objective": "contrastive", "backbone": str(folder), "dataset": str(pairs)}
     sets = ("train.batch_size=16", "data.num_workers=0", "dataset.holdout=0", *sets)
-    job = assemble(resolve(catalog, load_layers(sets=sets, names=names)), Processes("cpu"))
+    job = assemble(make_plan(catalog, load_layers(sets=sets, names=names)), Processes("cpu"))
     job.models.train(freeze_batchnorm=False)
     _, batch = next(iter(job.stream(start_step=0)))
     return job, [batch]

@@ -15,7 +15,7 @@ from mmalign.testing.bench import Workbench
 from mmalign.train import run as launch
 from mmalign.train.distributed import Processes
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
 
@@ -52,7 +52,7 @@ def test_resume_is_exact(catalog, tiny_folder, tmp_path, precision) -> None:
         "train.deterministic=true", f"train.precision={precision}", "data.num_workers=0", "backbone.patch_dropout=0.3",
     ]  # fmt: skip
     names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(write_pairs(tmp_path / "pairs"))}
-    plan = resolve(catalog, load_layers(sets=options, names=names))
+    plan = make_plan(catalog, load_layers(sets=options, names=names))
 
     def interrupt(line: str) -> None:
         if line.startswith("step 5/"):

@@ -13,7 +13,7 @@ from mmalign.cli.root import root
 from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.next_steps import next_commands
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 MODEL = Path("runs/it's/model")  # a name that wants quoting
 LONG = "word " * 40
@@ -59,7 +59,7 @@ CASES = {
 def commands_of(bench: Workbench, objective: str, backbone: str, data: Path) -> list[list[str]]:
     sets = [] if objective != "grpo" else ['rollout.rewards=[{"name": "length"}]']
     names = {"objective": objective, "backbone": str(bench.model(backbone)), "dataset": str(data)}
-    plan = resolve(bench.catalog, load_layers(sets=[*sets, "dataset.holdout=0"], names=names))
+    plan = make_plan(bench.catalog, load_layers(sets=[*sets, "dataset.holdout=0"], names=names))
     examples = plan.dataset_class.build(plan.configs["dataset"], "train")
     return [shlex.split(line) for line in next_commands(MODEL, plan, examples)]
 

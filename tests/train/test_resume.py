@@ -19,7 +19,7 @@ from mmalign.train import checkpoint, heldout
 from mmalign.train import run as launch
 from mmalign.train.finish import Outcome
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 from mmalign.train.run_folder import Run
 
 OPTIONS = (
@@ -42,7 +42,7 @@ def begin(catalog, tiny_folder, pairs):
         folder: Path, *options: str, say=lambda line: None, data: Path = pairs, backbone: Path = tiny_folder
     ) -> Outcome:
         names = {"objective": "contrastive", "backbone": str(backbone), "dataset": str(data)}
-        plan = resolve(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
+        plan = make_plan(catalog, load_layers(sets=[*OPTIONS, *options], names=names))
         return launch.start(plan, catalog, folder=folder, device="cpu", say=say)
 
     return start
@@ -75,7 +75,7 @@ def stop_after(step: int, signum: int = signal.SIGINT):
 def reference(catalog, tiny_folder, pairs, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("reference") / "run"
     names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(pairs)}
-    plan = resolve(catalog, load_layers(sets=[*OPTIONS, "train.log_every=1"], names=names))
+    plan = make_plan(catalog, load_layers(sets=[*OPTIONS, "train.log_every=1"], names=names))
     launch.start(plan, catalog, folder=folder, device="cpu", say=lambda line: None)
     return digest(folder)
 

@@ -20,7 +20,7 @@ from mmalign.stop import Interrupted, StopRequest, held_back, interruption_behin
 from mmalign.train import checkpoint
 from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
-from mmalign.train.plan import resolve
+from mmalign.train.plan import make_plan
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_a_signal_ends_the_wait_for_data_and_the_step_before_is_saved(
 ) -> None:
     options = ["train.steps=6", "train.batch_size=4", "train.save_every=50", "data.num_workers=0", "train.log_every=1"]
     names = {"objective": "contrastive", "backbone": str(tiny_folder), "dataset": str(write_pairs(tmp_path / "pairs"))}
-    plan = resolve(catalog, load_layers(sets=options, names=names))
+    plan = make_plan(catalog, load_layers(sets=options, names=names))
     sane, drawn = Stream.__next__, []
 
     def stuck(self):

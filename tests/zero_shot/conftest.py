@@ -32,10 +32,10 @@ def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def load_folder(catalog: Any) -> Callable[[Path], tuple[Any, Any]]:
     """folder -> (source, backbone)."""
-    from mmalign.models.references import resolve
+    from mmalign.models.references import find_source
 
     def load(folder: Path) -> tuple[Any, Any]:
-        source = resolve(str(folder), catalog)
+        source = find_source(str(folder), catalog)
         backbone_class = catalog.load(source.entry)
         return source, backbone_class.load(source, backbone_class.Config())
 

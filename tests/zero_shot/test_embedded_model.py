@@ -7,7 +7,7 @@ import torch
 
 from mmalign.cli import run
 from mmalign.contract.batch import Ragged
-from mmalign.models.references import bundled_folder, resolve
+from mmalign.models.references import bundled_folder, find_source
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 
@@ -38,7 +38,7 @@ def test_plain_open_clip_gives_the_same_logits() -> None:
     import open_clip
 
     catalog = Catalog(load_plugins())
-    source = resolve("clip-lite", catalog)
+    source = find_source("clip-lite", catalog)
     folder = bundled_folder(source.entry)
     backbone_class = catalog.load(source.entry)
     ours = backbone_class.load(source, backbone_class.Config())
@@ -78,12 +78,12 @@ def test_a_koala_among_wrong_labels_is_none_of_these(capsys, tmp_path) -> None:
 
 def test_the_calibrated_threshold_is_of_these_weights_alone(tmp_path) -> None:
     catalog = Catalog(load_plugins())
-    source = resolve("clip-lite", catalog)
+    source = find_source("clip-lite", catalog)
     backbone_class = catalog.load(source.entry)
     ours = backbone_class.load(source, backbone_class.Config())
     assert ours.describe()["min_cosine"] == 0.16
     ours.save(tmp_path / "model")
-    again = backbone_class.load(resolve(str(tmp_path / "model"), catalog), backbone_class.Config())
+    again = backbone_class.load(find_source(str(tmp_path / "model"), catalog), backbone_class.Config())
     assert "min_cosine" not in again.describe()
 
 
