@@ -127,6 +127,7 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
 
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:
     """The objective, and the backbone and data set that it takes when a run names none."""
+    from mmalign.models.references import find_source
 
     catalog = app.catalog
     chosen = catalog.find("objectives", objective)

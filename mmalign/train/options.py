@@ -1,7 +1,7 @@
 """The options that a run starts from: the packaged recipe where it fits, then files, then --set and the name flags.
 
     layers, notes = run_layers(catalog, {"objective": "dpo", "dataset": "pairs.jsonl"}, files=(), sets=())
-    plan = resolve(catalog, layers)                   # what `mmalign train` does, and `mmalign config show` prints
+    plan = make_plan(catalog, layers)                 # what `mmalign train` does, and `mmalign config show` prints
 
 A recipe is tuned to one model and one data set. With another its numbers mean nothing, so it is left out as a whole,
 and a note says so.

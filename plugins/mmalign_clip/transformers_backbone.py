@@ -1,6 +1,6 @@
 """transformers' CLIP and SigLIP (SigLIP 2 with a fixed resolution included) as dual encoders.
 
-backbone = TransformersClipBackbone.load(resolve("hf:./folder", catalog), TransformersClipConfig())
+backbone = TransformersClipBackbone.load(find_source("hf:./folder", catalog), TransformersClipConfig())
 backbone.save(Path("copy"))       # loads in plain transformers: AutoModel.from_pretrained("copy")
 """
 

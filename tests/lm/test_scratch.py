@@ -209,9 +209,8 @@ def test_random_weights_that_are_asked_for_answer(capsys) -> None:
 
 
 def test_a_shape_is_known_by_name_without_a_size(catalog) -> None:
-    sources = {
-        reference: find_source(reference, catalog) for reference in ("gpt-2", "gpt-2:774m", "mmalign_lm/llama:42m")
-    }
+    references = ("gpt-2", "gpt-2:774m", "mmalign_lm/llama:42m")
+    sources = {reference: find_source(reference, catalog) for reference in references}
     found = {reference: (s.name, s.size, s.family.name, s.folder) for reference, s in sources.items()}
     assert found == {
         "gpt-2": ("gpt-2:124m", "124m", "causal-lm", None),
