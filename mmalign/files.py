@@ -1,10 +1,13 @@
-"""Files that are whole or absent: `write_atomically(path, fill)`, `write_text(path, text)`, `fsync(path)`."""
+"""Files that are whole or absent: `write_atomically(path, fill)`, `write_text(path, text)`, `fsync(path)`.
+
+`check_out(path, force=False)` says before the work whether a file may be written at all.
+"""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmalign.errors import MmalignError
+from mmalign.errors import MmalignError, UsageError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,3 +36,14 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_out(path: Path, force: bool, suffixes: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
+    """Refuse an unknown suffix, a missing folder, and an existing file unless `force`; raises UsageError."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path}: unknown kind of file {path.suffix!r}", hint=f"Use one of: {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
+    if path.is_dir() or (path.exists() and not force):
+        what = "is a folder" if path.is_dir() else "exists already"
+        raise UsageError(f"{path} {what}", hint="Give another name, or --force to replace a file.")

@@ -28,11 +28,10 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 from evaluate import PHOTOS, Model
+from mmalign_zero_shot.separation import Separation
 from PIL import Image
 from prepare_data import place
 from sources import HELD_OUT_STYLE, Sources
-
-from mmalign.evaluate.separation import Separation
 
 sys.path.append(str(Path(__file__).parents[1] / "embedded_data"))
 from prepare_photos import DEBIAN, resources

@@ -103,9 +103,9 @@ def devices() -> dict[str, Any]:
 
 def folders() -> dict[str, Path]:
     """Where mmalign writes without being told: its cache and the current folder (runs/)."""
-    from mmalign.evaluate.cache import ClassifierCache
+    from mmalign.models.digest import cache_folder
 
-    return {"cache": ClassifierCache.default().folder, "working folder": Path.cwd()}
+    return {"cache": cache_folder() / "classifiers", "working folder": Path.cwd()}
 
 
 def installed_version(package: str) -> str:

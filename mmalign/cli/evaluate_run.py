@@ -48,7 +48,7 @@ def run_evaluate(app: App, options: Options) -> int:
     settings = settings_of(options.sets, "evaluate", _SECTIONS)
     for path, suffixes in ((options.out, (".json", ".csv")), (options.html, (".html", ".htm"))):
         if path is not None:
-            from mmalign.evaluate.results import check_out
+            from mmalign.files import check_out
 
             check_out(path, options.force, suffixes)
     from mmalign.evaluate.choose import select

@@ -49,7 +49,7 @@ def run_generate(
     """Read prompts, load, answer. Returns the exit code: 3 if no prompt could be used."""
     settings = settings_of(sets, "generate", ("backbone", "dataset"))
     if out is not None:
-        from mmalign.evaluate.results import check_out
+        from mmalign.files import check_out
 
         check_out(out, force, (".jsonl",))
     source = require_source(app.catalog, backbone, NEEDS, "generate")

@@ -1,4 +1,4 @@
-"""The root of the command line: a table of built-in commands, and those of plugins; each is imported when called."""
+"""The root of the command line: a table of the core's commands, and those of plugins; each is imported when called."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ from mmalign.version import __version__
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from mmalign.contract.specs import CommandSpec
+
 # group -> name -> (module:attribute of a click command, its summary)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
-        "zero-shot": ("mmalign.cli.zero_shot:command", "Name what is in pictures, from labels that you write."),
         "generate": ("mmalign.cli.generate:command", "Continue prompts with a language model."),
         "score": ("mmalign.cli.score:command", "Rank texts with a reward model."),
         "sample": ("mmalign.cli.sample:command", "Write several answers to each prompt of a data set."),
@@ -79,23 +80,25 @@ class Root(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups = {title: {name: text for name, (_, text) in names.items()} for title, names in BUILT_IN.items()}
-        for title, names in {**groups, "From plugins": self._from_plugins(ctx)}.items():
-            if names:
-                with formatter.section(title):
-                    formatter.write_dl(list(names.items()))
+        for name, spec in self._from_plugins(ctx).items():
+            groups.setdefault(spec.group, {})[name] = spec.summary
+        for title, names in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(list(names.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
-        texts = {name: text for name, (_, text) in COMMANDS.items()} | self._from_plugins(ctx)
+        texts = {name: text for name, (_, text) in COMMANDS.items()}
+        texts |= {name: spec.summary for name, spec in self._from_plugins(ctx).items()}
         return [CompletionItem(name, help=text) for name, text in texts.items() if name.startswith(incomplete)]
 
-    def _from_plugins(self, ctx: click.Context) -> dict[str, str]:
+    def _from_plugins(self, ctx: click.Context) -> "dict[str, CommandSpec]":
         catalog = ctx.ensure_object(App).catalog
         return {
-            entry.qualified if entry.spec.name in COMMANDS else catalog.display_name(entry): entry.spec.summary
+            entry.qualified if entry.spec.name in COMMANDS else catalog.display_name(entry): entry.spec
             for entry in catalog.entries("commands")
         }
 

@@ -53,7 +53,7 @@ def run_score(
         app.warn("--csv is called --out now")
         out = old_out
     if out is not None:
-        from mmalign.evaluate.results import check_out
+        from mmalign.files import check_out
 
         check_out(out, force, (".csv", ".jsonl"))
     source = require_source(app.catalog, backbone, NEEDS, "score")

@@ -214,7 +214,10 @@ class EvaluationSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
-    """A command-line command; `target` is a click command, imported when it is called."""
+    """A command-line command; `target` is a click command, imported when it is called. `group`: the heading of
+    `mmalign --help` that it stands under."""
+
+    group: str = "From plugins"
 
 
 KINDS: dict[str, type[Spec]] = {

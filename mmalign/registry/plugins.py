@@ -34,6 +34,7 @@ from mmalign.stop import Interrupted
 
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (
+    "mmalign_zero_shot",
     "mmalign_clip",
     "mmalign_lm",
     "mmalign_objectives",

@@ -15,8 +15,8 @@ import torch
 from mmalign.contract.backbone import NamesPlaces
 from mmalign.display import Display, Say, display_of
 from mmalign.errors import CheckpointError, MmalignError, UsageError
-from mmalign.evaluate.cache import folder_digest
 from mmalign.files import write_text
+from mmalign.models.digest import folder_digest
 from mmalign.registry.catalog import Catalog
 from mmalign.rl.rewards import check_rewards
 from mmalign.stop import Interrupted, StopRequest, interruptible

@@ -67,11 +67,12 @@ def make_images(folder: Path, count: int) -> list[str]:
 
 def ours(folder: Path) -> tuple[Callable[..., None], Callable[..., None]]:
     """(zero-shot, image side alone), each (paths, labels, batch size)."""
+    from mmalign_zero_shot.classifier import Classifier, build_classifier, classify, encode_images
+    from mmalign_zero_shot.labels import build_labels
+    from mmalign_zero_shot.stream import image_batches
+
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.examples import ImageRef
-    from mmalign.evaluate.labels import build_labels
-    from mmalign.evaluate.stream import image_batches
-    from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify, encode_images
     from mmalign.models.references import find_source
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins

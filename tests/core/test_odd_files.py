@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmalign_data.paths import expand
 from mmalign_data.rows import json_rows
+from mmalign_zero_shot.labels import read_labels
 
 from mmalign import reading
 from mmalign.cli import run
@@ -21,7 +22,6 @@ from mmalign.config.yaml_reader import read_yaml
 from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image
 from mmalign.errors import CheckpointError, DataError, UsageError
-from mmalign.evaluate.labels import read_labels
 from mmalign.models.folder import read_json
 from mmalign.models.gguf import read_architecture
 from mmalign.pipeline.answers import read_answers

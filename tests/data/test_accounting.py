@@ -14,9 +14,9 @@ from data_samples import encoded, picture, write_tar
 from mmalign_data.image_label import ImageFolders, ImageLabelConfig
 from mmalign_data.image_text import ImageTextConfig, ImageTextFiles
 from mmalign_data.texts import CompletionFiles, TextDocuments, TextFilesConfig
+from mmalign_zero_shot.inputs import from_arguments, from_dataset
 
 from mmalign.errors import DataError
-from mmalign.evaluate.inputs import from_arguments, from_dataset
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 

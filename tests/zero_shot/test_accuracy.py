@@ -5,11 +5,11 @@ import random
 
 import pytest
 import torch
+from mmalign_zero_shot.accuracy import NUM_WORST, Accuracy
+from mmalign_zero_shot.confusion import MAX_SHOWN, choose, confusion_figure
+from mmalign_zero_shot.separation import Separation
 
-from mmalign.evaluate.accuracy import NUM_WORST, Accuracy
-from mmalign.evaluate.confusion import MAX_SHOWN, choose, confusion_figure
 from mmalign.evaluate.intervals import is_bound, wilson
-from mmalign.evaluate.separation import Separation
 from mmalign.report import png_bytes
 
 

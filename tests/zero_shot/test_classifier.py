@@ -5,15 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-
-from mmalign.contract.backbone import ContrastiveHead
-from mmalign.contract.evaluation import Runtime
-from mmalign.contract.examples import ImageRef
-from mmalign.data.images import open_image
-from mmalign.errors import NonFiniteError
-from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest
-from mmalign.evaluate.labels import build_labels, read_templates
-from mmalign.evaluate.zero_shot import (
+from mmalign_zero_shot.cache import Cached, ClassifierCache
+from mmalign_zero_shot.classifier import (
     NONE_OF_THESE,
     Classifier,
     Limits,
@@ -25,6 +18,14 @@ from mmalign.evaluate.zero_shot import (
     classify,
     scores,
 )
+from mmalign_zero_shot.labels import build_labels, read_templates
+
+from mmalign.contract.backbone import ContrastiveHead
+from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageRef
+from mmalign.data.images import open_image
+from mmalign.errors import NonFiniteError
+from mmalign.models.digest import folder_digest
 
 RUNTIME = Runtime(batch_size=3)
 NAMES = ["cat", "small black dog", "tree", "a very long name with many more words than the others have", "fish"]
@@ -57,7 +58,7 @@ def test_grouping_and_order_change_nothing(tiny: Any, monkeypatch: pytest.Monkey
     _, backbone = tiny
     labels, _ = build_labels(NAMES, None, (), read_templates("openai-7"))
     together = build_classifier(backbone, labels, RUNTIME).weights
-    monkeypatch.setattr("mmalign.evaluate.zero_shot._TOKENS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr("mmalign_zero_shot.classifier._TOKENS_AT_ONCE", {"cpu": 1})
     alone = build_classifier(backbone, labels[::-1], RUNTIME).weights.flip(1)
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
@@ -159,7 +160,7 @@ def test_the_cache_answers_the_second_time_and_only_for_the_same_question(
     labels, _ = build_labels(NAMES, None, (), None)
     first = cached_classifier(backbone, source, labels, RUNTIME, cache, {})
     monkeypatch.setattr(
-        "mmalign.evaluate.zero_shot.build_classifier", lambda *args: pytest.fail("built although it is cached")
+        "mmalign_zero_shot.classifier.build_classifier", lambda *args: pytest.fail("built although it is cached")
     )
     again = cached_classifier(backbone, source, labels, RUNTIME, cache, {})
     assert torch.equal(first.weights, again.weights) and again.num_long == first.num_long
@@ -213,7 +214,7 @@ def test_a_damaged_entry_is_built_again_and_said(tiny: Any, tmp_path: Path) -> N
 def test_the_cache_keeps_the_most_recently_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    monkeypatch.setattr("mmalign.evaluate.cache.MAX_FILES", 3)
+    monkeypatch.setattr("mmalign_zero_shot.cache.MAX_FILES", 3)
     cache = ClassifierCache(tmp_path)
     for number in range(5):
         cache.write(f"key{number}", Cached(torch.full((2, 2), float(number)), 0, 0))
@@ -237,7 +238,7 @@ def test_hashes_of_large_files_are_remembered_until_they_change(
 ) -> None:
     import os
 
-    monkeypatch.setattr("mmalign.evaluate.cache._LARGE_FILE", 10)
+    monkeypatch.setattr("mmalign_zero_shot.cache._LARGE_FILE", 10)
     folder, memory = tmp_path / "model", tmp_path / "memory" / "digests.json"
     folder.mkdir()
     weights = folder / "weights"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from mmalign_zero_shot.labels import Label, build_labels, read_names, read_templates
 
 from mmalign.errors import UsageError
-from mmalign.evaluate.labels import Label, build_labels, read_names, read_templates
 
 
 @pytest.mark.parametrize("mark", ["<object>", "{}", "{c}"])

@@ -8,10 +8,11 @@ from pathlib import Path
 import jinja2
 import pyarrow.parquet as pq
 import pytest
+from mmalign_zero_shot.results import ImageResult, Prediction, Rejected, write_results
 from PIL import Image
 
 from mmalign.errors import MmalignError, UsageError
-from mmalign.evaluate.results import ImageResult, Prediction, Rejected, check_out, write_results
+from mmalign.files import check_out
 from mmalign.report import render, thumbnail_data_uri, write_report
 
 RESULTS = [

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign_zero_shot.retrieval import Embedded, embed_dataset, recall_at_k, recalls
 from torch import Tensor
 
 from mmalign.contract.evaluation import Runtime
 from mmalign.contract.examples import ImageLabel, ImageRef, ImageText
 from mmalign.data.order import spread
 from mmalign.errors import DataError
-from mmalign.evaluate.retrieval import Embedded, embed_dataset, recall_at_k, recalls
 
 RUNTIME = Runtime(batch_size=3)
 
@@ -34,7 +34,7 @@ def naive_recall(queries: Tensor, items: Tensor, pairs: list[tuple[int, int]], k
 @pytest.mark.parametrize("chunk", [1, 40, 10**9])
 @pytest.mark.parametrize("seed", range(4))
 def test_recall_equals_its_naive_twin(seed: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmalign.evaluate.retrieval._SCORES_AT_ONCE", chunk)
+    monkeypatch.setattr("mmalign_zero_shot.retrieval._SCORES_AT_ONCE", chunk)
     generator = torch.Generator().manual_seed(seed)
     # Small whole numbers: exact products, and many ties.
     queries = torch.randint(-2, 3, (13, 3), generator=generator).float()

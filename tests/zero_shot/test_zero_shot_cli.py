@@ -252,7 +252,7 @@ def test_a_hostile_file_name_prints_as_codes(zero_shot: Any, pictures: Path, tmp
 def test_the_second_run_uses_the_cached_classifier(zero_shot: Any, pictures: Path, monkeypatch: Any) -> None:
     path = pictures / "cat" / "0.jpg"
     first = zero_shot(path, *CATS, "--json")[1]
-    monkeypatch.setattr("mmalign.evaluate.zero_shot.build_classifier", lambda *args: pytest.fail("built again"))
+    monkeypatch.setattr("mmalign_zero_shot.classifier.build_classifier", lambda *args: pytest.fail("built again"))
     assert zero_shot(path, *CATS, "--json")[1] == first
 
 
@@ -260,7 +260,7 @@ def test_interrupting_is_exit_130(zero_shot: Any, pictures: Path, monkeypatch: A
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmalign.evaluate.zero_shot.encode_images", interrupt)
+    monkeypatch.setattr("mmalign_zero_shot.classifier.encode_images", interrupt)
     code, _, err = zero_shot(pictures, *CATS, "--out", "r.jsonl")
     assert code == 130 and "interrupted" in err and not Path("r.jsonl").exists()
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign_zero_shot.classifier import Classifier, build_classifier, classify
+from mmalign_zero_shot.labels import build_labels
 
 from mmalign.contract.evaluation import Runtime
 from mmalign.contract.examples import ImageRef
-from mmalign.evaluate.labels import build_labels
-from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify
 
 
 @pytest.mark.gpu

@@ -28,10 +28,11 @@ from mmalign.contract.batch import Ragged
 from mmalign.contract.evaluation import Runtime
 from mmalign.contract.examples import ImageRef
 from mmalign.errors import NonFiniteError
-from mmalign.evaluate.cache import Cached, ClassifierCache, folder_digest, state_digest
-from mmalign.evaluate.labels import Label
-from mmalign.evaluate.results import NONE_OF_THESE, Prediction, Rejected
-from mmalign.evaluate.stream import image_batches
+from mmalign.models.digest import folder_digest, state_digest
+from mmalign_zero_shot.cache import Cached, ClassifierCache
+from mmalign_zero_shot.labels import Label
+from mmalign_zero_shot.results import NONE_OF_THESE, Prediction, Rejected
+from mmalign_zero_shot.stream import image_batches
 
 if TYPE_CHECKING:
     from mmalign.contract.source import Source

@@ -1,6 +1,5 @@
-"""Results as files and lines: `--out results.{jsonl,csv,parquet}` and `--json`.
+"""Answers as files and lines: `--out results.{jsonl,csv,parquet}` and `--json`.
 
-    check_out(path, force=False)               # before the work: suffix, folder, nothing overwritten
     write_results(path, results)               # whole or not at all
 
 JSON lines hold {"image", "predictions": [{"label", "object", "score", "cosine"}, ...]}, best first, or {"image",
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmalign.errors import UsageError
 from mmalign.files import write_atomically
 from mmalign.printable import json_text
 
@@ -84,17 +82,6 @@ class ImageResult:
         note = None if self.rejected is None else str(self.rejected)
         for rank, prediction in enumerate(self.predictions, start=1):
             yield (self.image, rank, *prediction.as_dict().values(), self.truth, None, note)
-
-
-def check_out(path: Path, force: bool, suffixes: Sequence[str] = (".jsonl", ".csv", ".parquet")) -> None:
-    """Refuse an unknown suffix, a missing folder, and an existing file unless `force`; raises UsageError."""
-    if path.suffix not in suffixes:
-        raise UsageError(f"{path}: unknown kind of file {path.suffix!r}", hint=f"Use one of: {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
-    if path.is_dir() or (path.exists() and not force):
-        what = "is a folder" if path.is_dir() else "exists already"
-        raise UsageError(f"{path} {what}", hint="Give another name, or --force to replace a file.")
 
 
 def write_results(path: Path, results: Sequence[ImageResult]) -> None:

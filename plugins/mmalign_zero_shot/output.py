@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import emit
-from mmalign.evaluate.inputs import Inputs, plain
-from mmalign.evaluate.labels import Label
-from mmalign.evaluate.results import ImageResult
 from mmalign.files import write_atomically
 from mmalign.printable import json_text, printable
+from mmalign_zero_shot.inputs import Inputs, plain
+from mmalign_zero_shot.labels import Label
+from mmalign_zero_shot.results import ImageResult
 
 if TYPE_CHECKING:
-    from mmalign.evaluate.accuracy import Accuracy, Mistake
-    from mmalign.evaluate.separation import Separation
-    from mmalign.evaluate.zero_shot import Row
+    from mmalign_zero_shot.accuracy import Accuracy, Mistake
+    from mmalign_zero_shot.classifier import Row
+    from mmalign_zero_shot.separation import Separation
 
 MAX_CARDS = 200
 _MAX_NAME = 48
@@ -145,8 +145,8 @@ def by_class(accuracy: "Accuracy", labels: Sequence[Label]) -> dict[str, dict[st
 
 def write_confusion(accuracy: "Accuracy", labels: Sequence[Label], path: Path | None) -> Path:
     """Write the picture to `path`, or to the first free name of confusion.png, confusion-2.png, ..."""
-    from mmalign.evaluate.confusion import confusion_figure
     from mmalign.report import png_bytes
+    from mmalign_zero_shot.confusion import confusion_figure
 
     target = path or Path("confusion.png")
     number = 1
@@ -201,8 +201,8 @@ def _measured_context(
 ) -> dict[str, Any]:
     if measured is None:
         return {"accuracy": [], "figures": [], "worst": [], "tables": []}
-    from mmalign.evaluate.confusion import confusion_figure
     from mmalign.report import png_data_uri
+    from mmalign_zero_shot.confusion import confusion_figure
 
     accuracy, summary, by_name = measured.accuracy, measured.summary(), {result.image: result for result in results}
     figure = confusion_figure(accuracy.confusion, [label.object for label in labels])

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.cli import zero_shot_output as output
 from mmalign.cli.app import App
 from mmalign.cli.backbones import backbone_settings
 from mmalign.errors import EXIT_DATA, EXIT_OK, UsageError
-from mmalign.evaluate.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
-from mmalign.evaluate.labels import (
+from mmalign.files import check_out
+from mmalign_zero_shot import output
+from mmalign_zero_shot.inputs import SAMPLES, Inputs, from_arguments, from_dataset, match_classes
+from mmalign_zero_shot.labels import (
     DEFAULT_PATTERN,
     Label,
     build_labels,
@@ -22,13 +23,13 @@ from mmalign.evaluate.labels import (
     read_names,
     read_templates,
 )
-from mmalign.evaluate.results import ImageResult, check_out, write_results
+from mmalign_zero_shot.results import ImageResult, write_results
 
 if TYPE_CHECKING:
     from mmalign.contract.backbone import DualEncoder
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.source import Source
-    from mmalign.evaluate.zero_shot import Classifier, Limits
+    from mmalign_zero_shot.classifier import Classifier, Limits
 
 NEEDS = ("encode_image", "encode_text", "contrastive_head")
 Advance = Callable[[int, int], None]
@@ -170,9 +171,9 @@ def _load(
     """The model on its device and the classifier; says what was asked of it."""
     from mmalign.config.validate import build
     from mmalign.contract.evaluation import Runtime
-    from mmalign.evaluate.cache import ClassifierCache
-    from mmalign.evaluate.zero_shot import Classifier, cached_classifier
     from mmalign.models.load import load_model
+    from mmalign_zero_shot.cache import ClassifierCache
+    from mmalign_zero_shot.classifier import Classifier, cached_classifier
 
     runtime = Runtime.choose(options.device, options.batch_size)
     config = build(app.catalog.load_config(source.entry), settings, "backbone")
@@ -216,9 +217,9 @@ def _answer(
     limits: "Limits",
 ) -> "tuple[list[ImageResult], output.Measured | None]":
     """Look at every image and print each answer as it comes. match: the label of each class, with --eval."""
-    from mmalign.evaluate.accuracy import Accuracy
-    from mmalign.evaluate.separation import Separation
-    from mmalign.evaluate.zero_shot import Limits, best, classify
+    from mmalign_zero_shot.accuracy import Accuracy
+    from mmalign_zero_shot.classifier import Limits, best, classify
+    from mmalign_zero_shot.separation import Separation
 
     measured = None
     if options.evaluate:  # every picture has its label among those given, so the best one is its answer
@@ -252,7 +253,7 @@ def _answer(
 
 def _limits(app: App, options: Options, facts: Mapping[str, Any], classifier: "Classifier") -> "Limits":
     """Where labels are good enough: as asked, else as the model was calibrated. Says what a lone label's share is."""
-    from mmalign.evaluate.zero_shot import Limits
+    from mmalign_zero_shot.classifier import Limits
 
     calibrated = facts.get("min_cosine")  # a plugin need not have one
     cosine = calibrated if options.min_cosine is None else options.min_cosine

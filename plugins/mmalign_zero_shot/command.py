@@ -53,6 +53,6 @@ Exit codes: 0 if any image could be used, 3 if none, 2 wrong usage."""
 @pass_app
 def command(app: App, **options: Any) -> int:
     """Name what is in IMAGES with labels of your own; without images, the sample photographs."""
-    from mmalign.cli.zero_shot_run import Options, run_zero_shot
+    from mmalign_zero_shot.run import Options, run_zero_shot
 
     return run_zero_shot(app, Options(**options))

@@ -9,10 +9,8 @@ pruned to the most recently used. A damaged file is rebuilt, and said. A folder 
 """
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mmalign.errors import MmalignError
-from mmalign.files import write_text
-from mmalign.reading import open_file, read_json
+from mmalign.models.digest import cache_folder, tensor_bytes
 
 MAX_FILES, MAX_BYTES = 200, 512 * 2**20
-_LARGE_FILE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,7 @@ class ClassifierCache:
 
     @classmethod
     def default(cls) -> "ClassifierCache":
-        base = os.environ.get("MMALIGN_CACHE")
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mmalign"
-        return cls((Path(base) if base else home) / "classifiers")
+        return cls(cache_folder() / "classifiers")
 
     def read(self, key: str) -> Cached | None:
         path = self.folder / f"{key}.safetensors"
@@ -90,60 +83,5 @@ class ClassifierCache:
                 path.unlink(missing_ok=True)
 
 
-def folder_digest(folder: Path, memory: Path | None = None) -> str:
-    """A hash of every file of a model folder (or of a model that is one file), by content.
-
-    Content hashes of files over 64 MiB are remembered in the JSON file `memory` (by default in the user's cache) under
-    path, size and time of change.
-    """
-    memory = memory or ClassifierCache.default().folder / "digests.json"
-    known = _read_memory(memory)
-    total, changed = hashlib.sha256(), False
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        stat = path.stat()
-        place = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        digest = known.get(place)
-        if digest is None or stat.st_size < _LARGE_FILE:
-            with open_file(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if stat.st_size >= _LARGE_FILE:
-                known[place], changed = digest, True
-        total.update(f"{path.relative_to(folder)}\0{digest}\n".encode("utf-8", "surrogateescape"))
-    if changed:
-        _write_memory(memory, known)
-    return total.hexdigest()
-
-
-def state_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """A hash of named tensors, for weights that do not come from a folder."""
-    total = hashlib.sha256()
-    for name, tensor in tensors:
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(_bytes(tensor))
-    return total.hexdigest()
-
-
 def _sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(_bytes(tensor)).hexdigest()
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _read_memory(path: Path) -> dict[str, str]:
-    try:
-        known = read_json(path)
-    except (OSError, ValueError):
-        return {}  # only a memory of hashes: without it they are computed again
-    return known if isinstance(known, dict) else {}
-
-
-def _write_memory(path: Path, known: dict[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(dict(list(known.items())[-100:])))
-    except (OSError, MmalignError):
-        return  # read-only home: hash again next time
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()

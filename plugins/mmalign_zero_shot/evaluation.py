@@ -14,9 +14,9 @@ from mmalign.contract.dataset import LabelledDataset
 from mmalign.contract.evaluation import Runtime
 from mmalign.data.order import spread
 from mmalign.errors import DataError
-from mmalign.evaluate.accuracy import Accuracy
-from mmalign.evaluate.labels import build_labels, read_templates
-from mmalign.evaluate.zero_shot import Classifier, build_classifier, classify
+from mmalign_zero_shot.accuracy import Accuracy
+from mmalign_zero_shot.classifier import Classifier, build_classifier, classify
+from mmalign_zero_shot.labels import build_labels, read_templates
 
 
 class ZeroShotConfig(BaseModel):
