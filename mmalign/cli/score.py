@@ -1,11 +1,23 @@
 """`mmalign score`: rank texts with a reward model."""
 
+import csv
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App, pass_app, quiet_option
+from mmalign.cli.app import App, emit, pass_app, quiet_option
+from mmalign.cli.backbones import settings_of
+from mmalign.cli.texts import one_line, read_texts
+from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
+from mmalign.files import write_atomically
+from mmalign.models.load import load_model, require_source
+from mmalign.printable import json_text
+
+if TYPE_CHECKING:
+    from mmalign.evaluate.scoring import Answer, Scored
 
 _EPILOG = """\b
 Examples:
@@ -40,6 +52,134 @@ JSON lines, best first: {"rank", "score", "prompt", "text", "key"}, then
 @pass_app
 def command(app: App, **options: Any) -> int:
     """Rank TEXTS, or the answers of a data set, with a trained reward model, best first."""
-    from mmalign.cli.score_run import run_score
-
     return run_score(app, **options)
+
+
+NEEDS = ("score_sequences",)
+
+
+KINDS = ("ranking", "preference", "completion", "labelled-completion")
+
+
+COLUMNS = ("rank", "score", "prompt", "text", "key", "error")
+
+
+SCHEMA = 1
+
+
+def run_score(
+    app: App,
+    *,
+    texts: tuple[str, ...],
+    backbone: str,
+    prompt: str,
+    dataset: str | None,
+    split: str,
+    batch_size: int,
+    device: str,
+    out: Path | None,
+    old_out: Path | None,
+    force: bool,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Read the texts, load, score, print. Returns the exit code: 3 if no text could be scored."""
+    settings = settings_of(sets, "score", ("backbone", "dataset"))
+    if dataset is None and (split or settings["dataset"]):
+        raise UsageError("--split and --set dataset... go with --dataset", hint="Name a data set or a file.")
+    if dataset is not None and (texts or prompt):
+        raise UsageError("a data set has its own texts and prompts", hint="Give TEXTS, or --dataset.")
+    if old_out is not None:
+        if out is not None:
+            raise UsageError("--csv is the old name of --out, and both are given", hint="Leave --csv out.")
+        app.warn("--csv is called --out now")
+        out = old_out
+    if out is not None:
+        from mmalign.files import check_out
+
+        check_out(out, force, (".csv", ".jsonl"))
+    source = require_source(app.catalog, backbone, NEEDS, "score")
+
+    from mmalign.contract.evaluation import Runtime
+    from mmalign.evaluate.scoring import Answer, rank, score
+
+    if dataset is None:
+        answers = [Answer(f"text {n}", prompt, text) for n, text in enumerate(read_texts(texts, "text"), start=1)]
+        if not answers:
+            raise UsageError("no text to score", hint='Give some: mmalign score --backbone MODEL "One." "Another."')
+    else:
+        answers = _from_dataset(app, dataset, split, settings["dataset"])
+    runtime = Runtime.choose(device, batch_size)
+    model = load_model(
+        app.catalog,
+        source,
+        settings["backbone"],
+        device=runtime.device,
+        if_random="its scores are noise",
+        say=app.say,
+    )
+    scored = rank(score(model, answers, runtime))
+    _check(app, scored, model.processor.context_length)
+    rows = [_row(place, item) for place, item in enumerate(scored, start=1)]
+    if out is not None:
+        write = _write_csv if out.suffix == ".csv" else _write_lines
+        write_atomically(out, lambda temporary: write(temporary, rows))
+        app.say(f"results: {out}")
+    for row in rows:
+        if as_json:
+            click.echo(_json_line(row))
+        elif "score" in row:
+            emit(f"{row['score']:+9.4f}  {one_line(row['text'])}")
+    return EXIT_OK if "score" in rows[0] else EXIT_DATA
+
+
+def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
+    """All answers of a data set, or of a file; raises UsageError and DataError."""
+    from mmalign.evaluate.parts import open_named
+    from mmalign.evaluate.scoring import answers_of
+
+    part = open_named(app.catalog, name, KINDS, split, values, "score")
+    answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
+    examples = f"{len(part.dataset):,} {part.kind} examples of {part.entry.spec.name}, {part.split}"
+    app.say(f"{len(answers):,} answers of {examples}")
+    return answers
+
+
+def _check(app: App, scored: "Sequence[Scored]", context_length: int) -> None:
+    """Say what was cut or left out; raises NonFiniteError."""
+    for item in scored:
+        if item.error:
+            app.warn(f"{item.answer.key}: {item.error}")
+        elif not math.isfinite(item.score):
+            raise NonFiniteError(f"{item.answer.key} scores {item.score}", hint="Are the model's weights sound?")
+    cut = [item.num_lost for item in scored if item.num_lost]
+    if cut:
+        app.warn(
+            f"{len(cut):,} of {len(scored):,} texts with their prompts are over {context_length} tokens; "
+            f"{sum(cut):,} tokens were cut off"
+        )
+
+
+def _row(place: int, item: "Scored") -> dict[str, Any]:
+    answer = {"prompt": item.answer.prompt, "text": item.answer.text, "key": item.answer.key}
+    if item.error:
+        return {**answer, "error": item.error}
+    return {"rank": place, "score": round(item.score, 6), **answer}
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    return json_text({"schema": SCHEMA, **row})
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(f"{_json_line(row)}\n" for row in rows), encoding="utf-8")
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        texts = ("prompt", "text")
+        for row in rows:
+            told = {name: one_line(row[name]) for name in texts if not isinstance(row[name], str)}
+            writer.writerow({**row, **told})
