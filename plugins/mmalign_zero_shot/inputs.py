@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mmalign.config.validate import build
 from mmalign.contract.examples import ImageRef
 from mmalign.contract.specs import Entry
 from mmalign.data.images import find_images, survey
@@ -58,6 +57,8 @@ def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
 
     Where the folder has a validation part of its own (`val/` beside `train/`), that part alone.
     """
+    from mmalign.config.validate import build
+
     if folder is None:
         entry, values = catalog.find("datasets", SAMPLES), {}
     else:
