@@ -19,11 +19,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
         "generate": ("mmalign.cli.generate:command", "Continue prompts with a language model."),
         "score": ("mmalign.cli.score:command", "Rank texts with a reward model."),
-        "sample": ("mmalign.cli.sample:command", "Write several answers to each prompt of a data set."),
-        "rank": ("mmalign.cli.rank:command", "Put answers in order, by a judge or by people."),
         "evaluate": ("mmalign.cli.evaluate:command", "Measure a model on held-out data."),
         "train": ("mmalign.cli.train:command", "Train or align a model with any objective."),
-        "pipeline": ("mmalign.cli.pipeline:command", "Run several stages in order: InstructGPT in one command."),
     },
     "Look up": {
         "list": ("mmalign.cli.list_:command", "List backbones, objectives, datasets and the rest."),

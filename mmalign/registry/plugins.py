@@ -35,6 +35,7 @@ from mmalign.stop import Interrupted
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (
     "mmalign_zero_shot",
+    "mmalign_pipeline",
     "mmalign_clip",
     "mmalign_lm",
     "mmalign_objectives",

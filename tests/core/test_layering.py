@@ -27,7 +27,7 @@ LAYERS = (
     ("data",),
     ("evaluate", "rl"),
     ("train",),
-    ("testing", "pipeline"),
+    ("testing",),
     ("cli",),
 )
 _ENTRIES = ("mmalign", "mmalign.__main__")  # the package itself names what plugins import, lazily

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmalign_data.paths import expand
 from mmalign_data.rows import json_rows
+from mmalign_pipeline.answers import read_answers
 from mmalign_zero_shot.labels import read_labels
 
 from mmalign import reading
@@ -24,7 +25,6 @@ from mmalign.data.images import open_image
 from mmalign.errors import CheckpointError, DataError, UsageError
 from mmalign.models.folder import read_json
 from mmalign.models.gguf import read_architecture
-from mmalign.pipeline.answers import read_answers
 from mmalign.testing.models import tiny_open_clip
 from mmalign.train import checkpoint
 from mmalign.train.run_folder import Run

@@ -145,7 +145,8 @@ def cut(whole: Path, stage: str, folder: Path, change: Callable[[dict[str, Any]]
 
 def hit_in(stage: str, line: str, hit: Callable[[], None], replace: Callable[[Any, str, Any], None]) -> None:
     """Have `hit` called in a stage: behind a step of its training, or in the middle of its work."""
-    from mmalign.pipeline import compare, work
+    from mmalign_pipeline import compare, work
+
     from mmalign.train.progress import Progress
 
     if line:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmalign_pipeline import stages as running
 from pipeline_samples import STAGES, Lab, cut, hit_in, results, state
-
-from mmalign.pipeline import run as running
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +225,7 @@ def test_several_processes_are_refused(lab: Lab, monkeypatch) -> None:
 
 
 def test_stages_between_is_about_all_names(lab: Lab) -> None:
-    from mmalign.pipeline.config import read_pipeline
+    from mmalign_pipeline.config import read_pipeline
 
     pipeline = read_pipeline(lab.write())
     assert running.stages_between(pipeline, "", "") == (list(STAGES), [])

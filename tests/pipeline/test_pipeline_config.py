@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mmalign_pipeline.compare import ReportConfig
+from mmalign_pipeline.config import read_pipeline
+from mmalign_pipeline.rank import RankConfig
 from pipeline_samples import Lab
 
 from mmalign.cli import run
-from mmalign.pipeline.compare import ReportConfig
-from mmalign.pipeline.config import read_pipeline
-from mmalign.pipeline.rank import RankConfig
 from mmalign.train.layers import recipe_path
 
 Change = Callable[[dict[str, Any]], object]

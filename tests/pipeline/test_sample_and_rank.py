@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmalign_pipeline.answers import Answered, as_answers, read_answers, write_rows
+from mmalign_pipeline.rank import places, rank
+from mmalign_pipeline.sheet import answer_id, read_sheet, write_sheet
 from pipeline_samples import Lab
 
 from mmalign.contract.examples import Message
 from mmalign.errors import DataError
-from mmalign.pipeline.answers import Answered, as_answers, read_answers, write_rows
-from mmalign.pipeline.rank import places, rank
-from mmalign.pipeline.sheet import answer_id, read_sheet, write_sheet
 
 RECORDS = [
     Answered("a", "How was it?", (" Good.", " Bad.", " Good.", ""), (True, True, True, False)),
@@ -68,10 +68,11 @@ def test_what_is_held_out_is_asked_by_its_name(sample) -> None:
 
 def test_answers_are_those_of_generate(sample, lab: Lab) -> None:
     """One model, one prompt: what `sample` draws is what the model's own method draws with that seed."""
+    from mmalign_pipeline.compare import load_policy
+
     from mmalign.contract.evaluation import Runtime
     from mmalign.hashing import stable_hash
     from mmalign.language.sampling import Sampling
-    from mmalign.pipeline.compare import load_policy
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins
 

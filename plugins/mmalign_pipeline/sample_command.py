@@ -41,6 +41,6 @@ stay, and are counted. Next: mmalign rank answers.jsonl --judge vader --out ..."
 @pass_app
 def command(app: App, **options: Any) -> int:
     """Write K answers of a model to each prompt of a data set."""
-    from mmalign.cli.sample_run import run_sample
+    from mmalign_pipeline.sample_run import run_sample
 
     return run_sample(app, **options)

@@ -132,8 +132,8 @@ def _turns(value: Any, tools: Any) -> "Turns | None":
 def as_answers(records: Sequence[Answered]) -> "Answers":
     """All answers, in their order. Their tokens are their bytes: no model wrote them that is known here."""
     from mmalign.language.sequences import Sequences
-    from mmalign.pipeline.bytes import ByteProcessor
     from mmalign.rl.answers import Answers
+    from mmalign_pipeline.bytes import ByteProcessor
 
     processor = ByteProcessor()
     encoded = []

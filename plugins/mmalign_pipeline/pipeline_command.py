@@ -46,6 +46,6 @@ that was cut short goes on inside. --from keeps what it replaces in replaced/.""
 @pass_app
 def command(app: App, **options: Any) -> int:
     """Run the stages of CONFIG in order, each with what the ones before it made."""
-    from mmalign.cli.pipeline_run import run
+    from mmalign_pipeline.pipeline_run import run
 
     return run(app, **options)

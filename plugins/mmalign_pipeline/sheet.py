@@ -19,9 +19,9 @@ from mmalign.contract.examples import Turns
 from mmalign.errors import DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.hashing import stable_hash
-from mmalign.pipeline.answers import Answered, write_rows
-from mmalign.pipeline.rank import Ranked, count_ties, distinct, ranking_row
 from mmalign.reading import parse_json, read_text
+from mmalign_pipeline.answers import Answered, write_rows
+from mmalign_pipeline.rank import Ranked, count_ties, distinct, ranking_row
 
 COLUMNS = ("key", "prompt", "answer", "id", "rank")
 SUFFIXES = (".csv", ".jsonl")

@@ -8,8 +8,8 @@ from typing import Any
 from mmalign.cli.app import App, emit_json
 from mmalign.cli.backbones import settings_of
 from mmalign.errors import EXIT_OK, UsageError
-from mmalign.pipeline.work import count_line, rank_to, sample_to
 from mmalign.stop import Interrupted, StopRequest
+from mmalign_pipeline.work import count_line, rank_to, sample_to
 
 
 def run_sample(
@@ -26,7 +26,7 @@ def run_sample(
     **drawing: Any,
 ) -> int:
     """Sample and write. Returns the exit code."""
-    from mmalign.pipeline.sample import SampleConfig
+    from mmalign_pipeline.sample import SampleConfig
 
     settings = settings_of(sets, "sample", ("backbone", "dataset"))
     _check_out(out, force)
@@ -54,7 +54,7 @@ def run_rank(
     as_json: bool,
 ) -> int:
     """Rank by judges, write a sheet for people, or read one back. Returns the exit code."""
-    from mmalign.pipeline.rank import RankConfig
+    from mmalign_pipeline.rank import RankConfig
 
     ways = {"--judge": bool(judges), "--export": export is not None, "--import": read is not None}
     if sum(ways.values()) != 1:
@@ -77,8 +77,8 @@ def run_rank(
 
 
 def _export(app: App, answers: Path, sheet: Path, seed: int, force: bool, as_json: bool) -> int:
-    from mmalign.pipeline.answers import read_answers
-    from mmalign.pipeline.sheet import check_suffix, write_sheet
+    from mmalign_pipeline.answers import read_answers
+    from mmalign_pipeline.sheet import check_suffix, write_sheet
 
     check_suffix(sheet)
     _check_out(sheet, force)

@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.files import write_text
-from mmalign.pipeline.config import REPORT, Pipeline, Stage, flat, outputs_of
 from mmalign.reading import read_json
 from mmalign.train.run_folder import package_versions
+from mmalign_pipeline.config import REPORT, Pipeline, Stage, flat, outputs_of
 
 STATE = "pipeline.json"
 SCHEMA = 1

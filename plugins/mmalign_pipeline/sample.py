@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from mmalign.contract.examples import Turns
 from mmalign.errors import BadSample, UsageError
-from mmalign.pipeline.answers import Answered
+from mmalign_pipeline.answers import Answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable

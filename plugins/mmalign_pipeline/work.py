@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmalign.errors import DataError
-from mmalign.pipeline.answers import write_rows
-from mmalign.pipeline.rank import RankConfig, judge_scores, rank, to_rank
-from mmalign.pipeline.sample import NEEDS, SampleConfig, asked, name_and_options, open_prompts, sample
-from mmalign.pipeline.sheet import read_sheet, write_sheet
+from mmalign_pipeline.answers import write_rows
+from mmalign_pipeline.rank import RankConfig, judge_scores, rank, to_rank
+from mmalign_pipeline.sample import NEEDS, SampleConfig, asked, name_and_options, open_prompts, sample
+from mmalign_pipeline.sheet import read_sheet, write_sheet
 
 if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog

@@ -9,13 +9,13 @@ from mmalign.cli.app import App, emit, emit_json
 from mmalign.cli.live import run_display
 from mmalign.cli.table import table
 from mmalign.errors import UsageError
-from mmalign.pipeline.check import check_pipeline
-from mmalign.pipeline.config import OUTPUTS, REPORT, Pipeline, read_pipeline
-from mmalign.pipeline.folder import PipelineFolder
-from mmalign.pipeline.run import Outcome, run_pipeline, stages_between
 from mmalign.stop import Interrupted
 from mmalign.train.layers import recipe_path
 from mmalign.train.run_folder import default_folder
+from mmalign_pipeline.check import check_pipeline
+from mmalign_pipeline.config import OUTPUTS, REPORT, Pipeline, read_pipeline
+from mmalign_pipeline.folder import PipelineFolder
+from mmalign_pipeline.stages import Outcome, run_pipeline, stages_between
 
 
 def run(

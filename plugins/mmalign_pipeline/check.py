@@ -17,12 +17,12 @@ from mmalign.config.validate import build
 from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, IncompatibleError, MmalignError, UsageError
 from mmalign.models.references import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG, find_source
-from mmalign.pipeline.compare import ReportConfig
-from mmalign.pipeline.config import REPORT, Pipeline, Stage, outputs_of
-from mmalign.pipeline.rank import RankConfig, to_rank
-from mmalign.pipeline.sample import KINDS, NEEDS, SampleConfig, name_and_options
-from mmalign.pipeline.sheet import check_suffix
 from mmalign.registry.compat import require_needs
+from mmalign_pipeline.compare import ReportConfig
+from mmalign_pipeline.config import REPORT, Pipeline, Stage, outputs_of
+from mmalign_pipeline.rank import RankConfig, to_rank
+from mmalign_pipeline.sample import KINDS, NEEDS, SampleConfig, name_and_options
+from mmalign_pipeline.sheet import check_suffix
 
 if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog

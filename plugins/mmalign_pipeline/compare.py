@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from mmalign.evaluate.intervals import with_interval
-from mmalign.pipeline.rank import judge_scores
-from mmalign.pipeline.sample import (
+from mmalign.rl.config import reward_list
+from mmalign_pipeline.rank import judge_scores
+from mmalign_pipeline.sample import (
     NEEDS,
     Asked,
     Drawing,
@@ -28,14 +29,13 @@ from mmalign.pipeline.sample import (
     check_named,
     sample,
 )
-from mmalign.pipeline.sample import open_prompts as open_sampled
-from mmalign.rl.config import reward_list
+from mmalign_pipeline.sample import open_prompts as open_sampled
 
 if TYPE_CHECKING:
     from mmalign.contract.evaluation import Runtime
-    from mmalign.pipeline.answers import Answered
-    from mmalign.pipeline.sample import Samples
     from mmalign.registry.catalog import Catalog
+    from mmalign_pipeline.answers import Answered
+    from mmalign_pipeline.sample import Samples
 
 _ANSWERS_AT_ONCE = 64  # answers read together
 _PROBES = ("The film was good.", " 1,234 Äpfel 猫")
@@ -159,7 +159,7 @@ def distinct_2(texts: Sequence[str]) -> float:
 
 def _common(samples: "Mapping[str, Samples]") -> "dict[str, Samples]":
     """The prompts that all models answered: one may not fit a model that reads it in more tokens."""
-    from mmalign.pipeline.sample import Samples
+    from mmalign_pipeline.sample import Samples
 
     keys = set.intersection(*({record.key for record in part.records} for part in samples.values()))
     found = {}

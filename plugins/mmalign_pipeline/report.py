@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.files import write_text
-from mmalign.pipeline.answers import write_rows
-from mmalign.pipeline.config import Pipeline
-from mmalign.pipeline.work import count_line
 from mmalign.printable import without_nan
+from mmalign_pipeline.answers import write_rows
+from mmalign_pipeline.config import Pipeline
+from mmalign_pipeline.work import count_line
 
 if TYPE_CHECKING:
-    from mmalign.pipeline.compare import Comparison, ModelRow, ReportConfig
-    from mmalign.pipeline.folder import PipelineFolder
     from mmalign.registry.catalog import Catalog
+    from mmalign_pipeline.compare import Comparison, ModelRow, ReportConfig
+    from mmalign_pipeline.folder import PipelineFolder
 
 SCHEMA = 1
 _FIGURES = ("loss", "accuracy", "score", "kl")  # of a stage, the first that it has, at most three
@@ -33,7 +33,7 @@ def make_report(
 ) -> dict[str, Any]:
     """Compare the models, and write the three files into the report's folder."""
     from mmalign.contract.evaluation import Runtime
-    from mmalign.pipeline.compare import compare
+    from mmalign_pipeline.compare import compare
 
     out = folder.of(pipeline.report)
     comparison = compare(catalog, config, Runtime.choose(device), say) if config.models else None

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import UsageError
-from mmalign.pipeline.check import check_pipeline, rank_config, report_config, sample_config
-from mmalign.pipeline.config import Pipeline, Stage
-from mmalign.pipeline.folder import PipelineFolder
-from mmalign.pipeline.work import Say, WaitsForPeople, rank_to, sample_to
 from mmalign.stop import StopRequest
+from mmalign_pipeline.check import check_pipeline, rank_config, report_config, sample_config
+from mmalign_pipeline.config import Pipeline, Stage
+from mmalign_pipeline.folder import PipelineFolder
+from mmalign_pipeline.work import Say, WaitsForPeople, rank_to, sample_to
 
 if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog
@@ -119,7 +119,7 @@ def _run(
             return {"counts": sample_to(catalog, sample_config(stage, options), out / "answers.jsonl", device, say)}
         if stage.kind == "rank":
             return {"counts": rank_to(catalog, rank_config(stage, options), out / "rankings.jsonl", device, say)}
-        from mmalign.pipeline.report import make_report
+        from mmalign_pipeline.report import make_report
 
         return make_report(catalog, pipeline, report_config(stage, options), folder, device, say)
 

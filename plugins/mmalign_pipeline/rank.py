@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from mmalign.errors import DataError
-from mmalign.pipeline.answers import Answered, as_answers, prompt_columns, read_answers
 from mmalign.rl.config import reward_list
+from mmalign_pipeline.answers import Answered, as_answers, prompt_columns, read_answers
 
 if TYPE_CHECKING:
     import torch

@@ -42,6 +42,6 @@ JSON lines: {"key", "prompt", "completions", "ranks"}, as --dataset takes them:
 @pass_app
 def command(app: App, **options: Any) -> int:
     """Rank the answers in ANSWERS by a judge, or by people through a sheet."""
-    from mmalign.cli.sample_run import run_rank
+    from mmalign_pipeline.sample_run import run_rank
 
     return run_rank(app, **options)
