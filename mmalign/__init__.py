@@ -23,9 +23,11 @@ _LAZY = {
     "RewardSpec": "mmalign.contract.specs",
     "Rates": "mmalign.contract.specs",
     "Role": "mmalign.contract.specs",
+    "SideStream": "mmalign.contract.specs",
     "Capability": "mmalign.contract.capabilities",
     "Derived": "mmalign.contract.capabilities",
     "Objective": "mmalign.contract.objective",
+    "Phase": "mmalign.contract.objective",
     "Batch": "mmalign.contract.batch",
     "Ragged": "mmalign.contract.batch",
     "MmalignError": "mmalign.errors",
@@ -36,7 +38,7 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
     from mmalign.contract.batch import Batch, Ragged
     from mmalign.contract.capabilities import Capability, Derived
     from mmalign.contract.hooks import hookimpl
-    from mmalign.contract.objective import Objective
+    from mmalign.contract.objective import Objective, Phase
     from mmalign.contract.specs import (
         BackboneSpec,
         CommandSpec,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
         Rates,
         RewardSpec,
         Role,
+        SideStream,
     )
     from mmalign.errors import MmalignError
 

@@ -7,11 +7,13 @@
         def count(self, batch): return {"triplet": len(batch)}
 
 Total loss = sum over terms of weight * sum / global count. A term with count zero drops out.
+
+An objective is one phase of a step: one pass over the batch. One with several names them in `phases`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -66,83 +68,30 @@ class Context:
         other `numbers`."""
         return stable_hash(self._seed, self.step, row + self._first_row, *numbers) >> 1
 
-    def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor":
-        """Apply a frozen pass in micro-batches and join its [n, ...] results. A signal ends it: of several processes
-        all come here equally often, and `function` waits for none of them."""
+    @overload
+    def map(self, function: "Callable[[Batch], Tensor]", batch: "Batch") -> "Tensor": ...
+
+    @overload
+    def map(self, function: "Callable[[Batch], Mapping[str, Tensor]]", batch: "Batch") -> "Mapping[str, Tensor]": ...
+
+    def map(self, function: "Callable[[Batch], Any]", batch: "Batch") -> Any:
+        """Apply a frozen pass in micro-batches and join its [n, ...] results, one or several by name. A signal ends it:
+        of several processes all come here equally often, and `function` waits for none of them."""
         import torch
 
-        return self.guard(lambda: torch.cat([function(part) for part in batch.split(self._chunk)]))
+        parts = self.guard(lambda: [function(part) for part in batch.split(self._chunk)])
+        if isinstance(parts[0], torch.Tensor):
+            return torch.cat(parts)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-class Objective(ABC):
-    """An algorithm. N is the number of examples of a batch."""
+class Phase(ABC):
+    """One pass over a batch, learnt from by itself: its activations are freed before the next phase begins.
 
-    Config: ClassVar[type[BaseModel]]
-    coupled: ClassVar[bool] = False
-    """The loss mixes examples (InfoNCE): then every trainable tensor that `loss` needs leaves `forward` as [N, ...]."""
-    comparable: ClassVar[frozenset[str]] = frozenset()
-    """Evaluations whose primary metric is the share of examples that this objective's metric of the same name is."""
+    stream: of the examples that it reads. N is the number of examples of a batch.
+    """
 
-    best_by: ClassVar[tuple[str, Literal["low", "high"]]] = ("loss", "low")
-    """The held-out metric by which the best checkpoint is chosen."""
-
-    watched: ClassVar[tuple[str, ...]] = ()
-    """Metrics to look at while it trains, the most important first. The others come behind them."""
-
-    of_updates: ClassVar[frozenset[str]] = frozenset()
-    """Metrics of an update alone, such as a share of clipped ratios: held-out data show none of them."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        """(epochs, minibatches): how often a prepared batch is gone through, and in how many updates each time."""
-        return (1, 1)
-
-    @property
-    def streams(self) -> Mapping[str, int]:
-        """Streams of examples besides "main" that the config asks for, and how many examples a step each gives. They
-        are dealt over the step's updates; `batch.stream` says which a batch is of."""
-        return {}
-
-    @property
-    def comparison(self) -> "Comparison | None":
-        """How it compares two answers to a prompt, where its metric `accuracy` is the share of pairs in order: `mmalign
-        evaluate` repeats it on the saved model."""
-        return None
-
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """Metrics of an update and what they must not exceed: the run stops before it, as for a loss that is NaN."""
-        return {}
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The weight of each term in the total; terms not named weigh 1."""
-        return {}
-
-    def turns(self, models: "Models") -> tuple[str, ...]:
-        """Streams in place of "main", one after the other: `forward`, `loss` and `count` of each are of terms of its
-        own, and the activations of one are gone when the next begins. None: all of "main" at once."""
-        return ()
-
-    def start(self, models: "Models") -> None:
-        """On the models as built, at a start and at a resume: check what no spec can say; raises IncompatibleError."""
-        return None
-
-    def frozen(self, models: "Models", batch: "Batch") -> "Mapping[str, Column]":
-        """What frozen roles say of each example, a row of its own: no gradient, a function of the example alone.
-
-        The columns are added to the batch before `prepare`. Where data is fixed they are worked out once, before the
-        first step, and the roles are then gone; so `prepare` may use a frozen role only where `frozen` uses none.
-        """
-        return {}
-
-    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """No gradient, once a batch: frozen passes, advantages. Adds columns. Of an online objective, the batch of the
-        stream "main" has its answers and their scores already (`mmalign.rl.rollout.Sampler`)."""
-        return batch
+    stream: ClassVar[str] = "main"
 
     @abstractmethod
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
@@ -161,25 +110,56 @@ class Objective(ABC):
     def count(self, batch: "Batch") -> Mapping[str, float]:
         """The denominator of each term, known before the forward: rows, tokens, weights."""
 
+
+class Objective(Phase):
+    """An algorithm: by default the one phase of a step."""
+
+    Config: ClassVar[type[BaseModel]]
+    coupled: ClassVar[bool] = False
+    """The loss mixes examples (InfoNCE): then every trainable tensor that `loss` needs leaves `forward` as [N, ...]."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.state: dict[str, Any] = {}
+        """What a checkpoint keeps of the objective itself, as JSON: to be changed in place, between steps."""
+
+    @property
+    def comparison(self) -> "Comparison | None":
+        """How it compares two answers to a prompt, where its metric `accuracy` is the share of pairs in order: `mmalign
+        evaluate` repeats it on the saved model."""
+        return None
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term in the total; terms not named weigh 1."""
+        return {}
+
+    def phases(self, models: "Models") -> tuple[Phase, ...]:
+        """What a step learns from, one after the other. Called once, on the models as built, at a start and at a
+        resume: the place to check what no spec can say. Raises IncompatibleError, UsageError, DataError."""
+        return (self,)
+
+    def frozen(self, models: "Models", batch: "Batch") -> "Mapping[str, Column]":
+        """What frozen roles say of each example, a row of its own: no gradient, a function of the example alone.
+
+        The columns are added to the batch before `prepare`. Where data is fixed they are worked out once, before the
+        first step, and the roles are then gone; so `prepare` may use a frozen role only where `frozen` uses none.
+        """
+        return {}
+
+    def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
+        """No gradient, once a batch of the stream "main": frozen passes, advantages. Adds columns. Of an online
+        objective, the batch has its answers and their scores already (`mmalign.rl.rollout.Sampler`)."""
+        return batch
+
     def constrain(self, models: "Models") -> None:
         """After each optimiser step, without gradient: projections such as CLIP's clamp of the scale."""
         return None
 
-    def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
-        """After the last step, without gradient, on the main process: what needs the final weights.
+    def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
+        """Write the trained model, as its family's own library loads it; after the last step, without gradient, in
+        evaluation mode, on the main process.
 
-        `batches`: up to a thousand training examples or 50,000 tokens, in order.
+        batches: up to a thousand training examples or 50,000 tokens, in order, read as they are drawn.
         """
-        return None
-
-    def save(self, models: "Models", folder: "Path") -> None:
-        """Write the trained model, as its family's own library loads it."""
         models.role("policy", Backbone).save(folder)
-
-    def state(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps of the objective itself, as JSON."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
-        return None

@@ -123,15 +123,43 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SideStream:
+    """A stream of examples besides "main". batch_size: the objective's option that says how many a step, over all
+    processes; only_with: an option without which the stream is not read."""
+
+    batch_size: str
+    only_with: str = ""
+
+    def size(self, config: Any) -> int:
+        """Examples a step of an objective with these options; 0 where it does not read the stream."""
+        return int(getattr(config, self.batch_size)) if not self.only_with or getattr(config, self.only_with) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
-    """A training objective. `examples`: stream -> the example kinds it takes; `online`: it samples from the policy, and
-    compares so many answers to a prompt at least (`fewest_answers`). `rates`: its learning rates by default."""
+    """A training objective.
+
+    `examples`: stream -> the example kinds it takes; `side_streams`: what is said of streams besides "main". `online`:
+    it samples from the policy, and compares so many answers to a prompt at least (`fewest_answers`). `rates`: its
+    learning rates by default. `best_by`: the held-out metric by which the best checkpoint is chosen. `watched`: metrics
+    to look at while it trains, the most important first. `of_updates`: metrics of an update alone, such as a share of
+    clipped ratios, which held-out data do not show.
+    """
 
     roles: tuple[Role, ...]
     examples: Mapping[str, tuple[str, ...]]
+    side_streams: Mapping[str, SideStream] = field(default_factory=dict)
     online: bool = False
     fewest_answers: int = 1
     rates: Rates = Rates()
+    best_by: tuple[str, Literal["low", "high"]] = ("loss", "low")
+    watched: tuple[str, ...] = ()
+    of_updates: frozenset[str] = frozenset()
+
+    def streams(self, config: Any) -> dict[str, int]:
+        """Streams besides "main" that an objective with these options reads -> examples a step."""
+        sizes = {name: stream.size(config) for name, stream in self.side_streams.items()}
+        return {name: size for name, size in sizes.items() if size}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +225,8 @@ class EvaluationSpec(Spec):
 
     `more_kinds`: other kinds that it can run on instead; the first that the data yields is taken.
     `in_training`: "always", on the kind's default data where the run's own is of another kind; "own-data", only where
-    the run's data yields that kind; "named", only where it is asked for.
+    the run's data yields that kind; "named", only where it is asked for. `comparable`: an objective's held-out metric
+    that has the name of `primary` is the same share of the same examples.
     """
 
     needs: tuple[str, ...]
@@ -206,6 +235,7 @@ class EvaluationSpec(Spec):
     more_kinds: tuple[str, ...] = ()
     higher_is_better: bool = True
     in_training: Literal["always", "own-data", "named"] = "always"
+    comparable: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:

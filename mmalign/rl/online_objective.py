@@ -7,6 +7,7 @@
 read them: `mmalign.rl.rollout_batch`.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -48,10 +49,6 @@ class OnlineObjective(Objective):
     sampling: "Sampling"
     """How answers are sampled; the run sets it."""
 
-    best_by = ("score", "high")
-    watched = ("score", "kl", "length")
-    of_updates = frozenset({"clipped", "sampler_gap", "sampler_weight", "sampler_truncated"})
-
     @property
     def critic(self) -> CriticOptions | None:
         """How its role with a value head is built, where it has one."""
@@ -59,10 +56,12 @@ class OnlineObjective(Objective):
 
     @property
     def passes(self) -> tuple[int, int]:
+        """(epochs, minibatches): how often a prepared batch is gone through, and in how many updates each time."""
         return (self.config.epochs, self.config.minibatches)
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> Mapping[str, float]:
+        """Metrics of an update and what they must not exceed: the run stops before it, as for a loss that is NaN."""
         return {"kl": self.config.max_kl}
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:

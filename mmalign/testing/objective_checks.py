@@ -44,14 +44,14 @@ def _runs_nowhere(entry: Entry) -> None:
 def finite_and_complete(build: Callable[..., Trainer]) -> None:
     """Loss, metrics and gradients are finite; every term has a count; outputs are per example."""
     trainer = build()
-    for batch in trainer.prepare(trainer.batches):
-        outputs = trainer.objective.forward(trainer.models, batch)
+    for phase, batch in ((phase, b) for b in trainer.prepare(trainer.batches) for phase in trainer.engine.of(b)):
+        outputs = phase.forward(trainer.models, batch)
         lengths = _lengths(trainer, batch)
         wrong = {name: tuple(value.shape) for name, value in outputs.items() if value.shape[:1] not in lengths}
         which = " or P = ".join(str(length) for (length,) in lengths)
         assert not wrong, f"forward must return [N, ...] tensors with N = {which}: {wrong}"
-        terms, _ = trainer.objective.loss(outputs, batch)
-        counts = trainer.objective.count(batch)
+        terms, _ = phase.loss(outputs, batch)
+        counts = phase.count(batch)
         assert set(terms) == set(counts), f"terms {sorted(terms)} and counts {sorted(counts)} differ"
         shapes = {name: tuple(value.shape) for name, value in terms.items() if value.ndim}
         assert not shapes, f"a term is a sum, a 0-D tensor: {shapes}"
@@ -152,7 +152,7 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
             rng.seed_everything(0, rank=0)
             first.train(2, optimizer=optimizer)
             tensors = optimizer_tensors(optimizer, first.models.trainable())
-            state = {"objective": dict(first.objective.state()), "host_rng": rng.capture_host()}
+            state = {"objective": first.objective.state, "host_rng": rng.capture_host()}
             saved = checkpoint.Checkpoint(2, first.models.state(), tensors, rng.capture(cpu), state)
             path = checkpoint.save(Path(folder), saved)
             first.train(2, optimizer=optimizer)
@@ -160,7 +160,7 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
             second.steps = first.steps - 2
             loaded = checkpoint.load(path)
             second.models.load_state(loaded.model)
-            second.objective.load_state(loaded.state["objective"])
+            second.objective.state = dict(loaded.state["objective"])
             load_optimizer_tensors(other, second.models.trainable(), loaded.optimizer)
             rng.restore(loaded.rng, cpu)
             rng.restore_host(loaded.state["host_rng"])
@@ -175,7 +175,7 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
     expected, found = tensors_of(first, optimizer), tensors_of(second, other)
     changed = [n for n, t in expected.items() if n not in found or not torch.equal(t, found[n])]
     assert not changed, f"differs after resuming: {', '.join(changed[:5])}"
-    states = dict(first.objective.state()), dict(second.objective.state())
+    states = first.objective.state, second.objective.state
     assert states[0] == states[1], f"the objective's state differs after resuming: {states[0]} and {states[1]}"
 
 

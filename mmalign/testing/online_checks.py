@@ -41,7 +41,7 @@ def first_ratio_is_one(build: Callable[..., Trainer]) -> None:
     prepared = trainer.prepare(trainer.batches)
     main = prepared[0]
     with torch.no_grad():
-        parts = [trainer.objective.forward(trainer.models, part) for part in main.split(3)]
+        parts = [trainer.outputs(part) for part in main.split(3)]
     labels = int(main["sequences"].num_labels().sum())
     names = [name for name, value in parts[0].items() if name == "logps"]
     logps = torch.cat([part["logps"] for part in parts]) if names else torch.zeros(0)

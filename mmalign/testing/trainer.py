@@ -41,6 +41,10 @@ class Trainer:
     sampler: "Sampler | None" = None
     steps: int = 0
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.objective.passes if self.sampler else (1, 1)
+
     def prepare(self, batches: "list[Batch]", micro_batch_size: int = 0, first_row: int = 0) -> "list[Batch]":
         """first_row: where these batches begin in the global one."""
         import torch
@@ -55,7 +59,14 @@ class Trainer:
             first_row=first_row,
         )
         with torch.no_grad():
-            return [self.objective.prepare(self.models, self._asked(batch, ctx), ctx) for batch in batches]
+            return [
+                self.objective.prepare(self.models, self._asked(batch, ctx), ctx) if batch.stream == "main" else batch
+                for batch in batches
+            ]
+
+    def outputs(self, batch: "Batch") -> dict[str, Any]:
+        """What all phases of the batch's stream put out."""
+        return {k: v for phase in self.engine.of(batch) for k, v in phase.forward(self.models, batch).items()}
 
     def _asked(self, batch: "Batch", ctx: "Context") -> "Batch":
         """With what frozen roles say and, where the objective samples, with answers."""
@@ -81,7 +92,7 @@ class Trainer:
         prepared = self.prepare(self.batches) if self.sampler else None
         with Watch(), torch.no_grad():
             for batch in prepared or self.prepare(self.batches):
-                self.objective.forward(self.models, batch)
+                self.outputs(batch)
         return SINGLE if single else EXACT
 
     def gradients(self, batches: "list[Batch]", micro_batch_size: int = 0) -> "tuple[Any, dict[str, Tensor | None]]":
@@ -111,7 +122,7 @@ class Trainer:
             main, *others = self.prepare(self.batches)
             beside = {batch.stream: batch for batch in others}
             loss = 0.0  # of the last update
-            for batches in updates(self.objective, _SEED, self.steps, main, beside):
+            for batches in updates(self.passes, _SEED, self.steps, main, beside):
                 optimizer.zero_grad(set_to_none=True)
                 result, _ = self.gradients_of(batches)
                 loss = float(result.loss)
@@ -171,7 +182,7 @@ def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: boo
     from mmalign.testing.subjects import make_batch
 
     found = []
-    for stream in ("main", *objective.streams):
+    for stream in ("main", *entry.spec.streams(objective.config)):
         kind, room = entry.spec.examples[stream][0], ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
         batch = make_batch(kind, processor, bench.folder / "pictures", size, bench, answer_tokens=room)
         columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}

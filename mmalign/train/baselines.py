@@ -51,7 +51,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """The trained model's held-out metric of the same name first, then each baseline, then their majority class.
 
-    comparable: `Objective.comparable`; beside another evaluation the trained model has no row.
+    comparable: evaluations whose spec says so; beside another the trained model has no row.
     """
     rows: list[dict[str, Any]] = []
     for metric in dict.fromkeys(baseline["metric"] for baseline in baselines):

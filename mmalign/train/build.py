@@ -4,6 +4,7 @@ job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +84,16 @@ class Job:
         return self.processes.world_size > 1 or self.micro_batch < self.local_batch_size
 
     @property
+    def passes(self) -> tuple[int, int]:
+        """(epochs, minibatches) of a prepared batch."""
+        return self.objective.passes if isinstance(self.objective, OnlineObjective) else (1, 1)
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Metrics of an update and what they must not exceed."""
+        return self.objective.limits if isinstance(self.objective, OnlineObjective) else {}
+
+    @property
     def micro_batch(self) -> int:
         """Examples a forward pass, as a number."""
         return self.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
@@ -155,7 +166,7 @@ class Job:
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
         """What each optimiser update of a step learns from, of every stream; see `mmalign.train.updates`."""
-        return updates(self.objective, self.plan.train.seed, index, batch, others)
+        return updates(self.passes, self.plan.train.seed, index, batch, others)
 
     def with_frozen(self, batch: Batch) -> Batch:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
@@ -199,7 +210,9 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     )
     parameters = models.trainable()
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
-    sampler = _sampler(plan, objective, models, columns, processes, say) if plan.objective.spec.online else None
+    sampler = None
+    if isinstance(objective, OnlineObjective):
+        sampler = _sampler(plan, objective, models, columns, processes, say)
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
     engine.release()  # what building took
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
@@ -214,7 +227,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
         Encoder(policy.processor, plan.kind, train.seed, answer_tokens=plan.rollout.max_tokens if sampler else 0),
-        _others(plan, policy.processor, objective.passes, processes),
+        _others(plan, policy.processor, objective, processes),
         sampler,
         MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
         micro_batch_size=train.micro_batch_size,
@@ -246,23 +259,23 @@ def wire(
     models.to(processes.device)
     if train.gradient_checkpointing:
         checkpoint_activations(models.trained_modules())
-    objective.start(models)
+    phases = objective.phases(models)
     if not models.trainable():
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
     if online is not None and rollout is not None:
         online.sampling = rollout.sampling
-    forward = StepModule(objective, models)
+    forward = StepModule(phases, models)
     if train.compile:
         check_passes(train, objective.coupled, processes.world_size)
         forward.compile()
     engine = Engine(
         objective,
+        phases,
         forward,
         processes,
         processes.device,
         bf16=train.precision == "bf16",
         passes=1 if objective.coupled else models.passes,
-        turns=objective.turns(models),
         mixed=spec.online,
     )
     return models, engine
@@ -282,10 +295,8 @@ def _training_data(plan: Plan) -> Any:
         raise DataError(error.message, hint=f"{hint}\n{error.hint}") from error
 
 
-def _others(
-    plan: Plan, processor: Any, passes: tuple[int, int], processes: Processes
-) -> dict[str, tuple[Any, Encoder]]:
-    found, updates = {}, passes[0] * passes[1]
+def _others(plan: Plan, processor: Any, objective: Objective, processes: Processes) -> dict[str, tuple[Any, Encoder]]:
+    found, updates = {}, math.prod(objective.passes) if isinstance(objective, OnlineObjective) else 1
     for name, stream in plan.streams.items():
         if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
             raise UsageError(
@@ -301,7 +312,7 @@ def _others(
 
 
 def _sampler(
-    plan: Plan, objective: Objective, models: Models, columns: tuple[str, ...], processes: Processes, say: Say
+    plan: Plan, objective: OnlineObjective, models: Models, columns: tuple[str, ...], processes: Processes, say: Say
 ) -> Sampler:
     """columns: of the prompts, besides. Raises UsageError for answers that leave no room for a prompt, for fewer
     prompts than updates, and for a column that a reward needs and the data lack."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.objective import Objective
 from mmalign.contract.trained import TrainedBy
 from mmalign.data.loader import Sweep
 from mmalign.display import Display
@@ -86,14 +85,13 @@ def finish(
     final = {"evaluation": after, "final": True, "before_interpolation": trained, "samples": written}
     run.log({"step": loop.step, **final})
     say.stage("saving")
-    finish_objective(job)
     save_model(lambda partial: _save(job, partial), model)
     records = run.metrics()
     started: dict[str, Any] = next((r for r in records if r["step"] == 0 and "evaluation" in r), {})
     before = started.get("evaluation", {})
     judged = judge(before, after, started.get("parts", {}), parts, directions(job))
-    main, best_step = OWN + job.objective.best_by[0], loop.best["step"] if loop.best else None
-    name, comparable = job.plan.objective.spec.name, job.objective.comparable
+    main, best_step = OWN + job.plan.objective.spec.best_by[0], loop.best["step"] if loop.best else None
+    comparable = frozenset(entry.spec.name for entry, _ in job.plan.baselines if entry.spec.comparable)
     summary = {
         "steps": loop.step,
         "examples": loop.step * job.plan.train.batch_size,
@@ -110,7 +108,7 @@ def finish(
         "advice": advice(judged, main, job.plan, best_step, dealt=_is_dealt(job)),
         "before": before,
         "after": after,
-        "comparison": compare(started.get("baselines", []), after, name, comparable),
+        "comparison": compare(started.get("baselines", []), after, job.plan.objective.spec.name, comparable),
         "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)
@@ -136,9 +134,13 @@ def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
     return {**speed, "tokens": tokens, "tokens_per_second": rate(tokens)} if tokens else speed
 
 
+@torch.no_grad()
 def _save(job: Job, folder: Path) -> None:
     """The model, and beside it what it was trained on and how the run measured it."""
-    job.objective.save(job.models, folder)
+    job.models.eval()
+    sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
+    batches = (batch.to(job.device) for batch in _at_most(FINISH_TOKENS, sweep))
+    job.objective.save(job.models, folder, batches)
     plan, policy = job.plan, job.models["policy"]
     random = bool(plan.source.size) or policy.describe().get("pretrained") is False
     TrainedBy(
@@ -170,16 +172,6 @@ def interpolate(job: Job) -> None:
         if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
             seen.add(tensor.data_ptr())
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
-
-
-@torch.no_grad()
-def finish_objective(job: Job) -> None:
-    """The objective's own last pass, where it has one."""
-    if type(job.objective).finish is Objective.finish:
-        return
-    job.models.eval()
-    sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
-    job.objective.finish(job.models, (batch.to(job.device) for batch in _at_most(FINISH_TOKENS, sweep)))
 
 
 def _at_most(tokens: int, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Phase
 from mmalign.display import Say
 from mmalign.train.build import Job
 from mmalign.train.heldout import undisturbed
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.run_folder import Run
 from mmalign.train.shortage import is_shortage
-from mmalign.train.step import turns_of
 
 KEY = "micro_batch_size"  # in run.json: null until it is found
 _SHARE = 0.5  # of a device's memory that a run takes by default
@@ -139,9 +139,9 @@ def _peak(job: Job, batch: Batch) -> int:
         known.append(parameter.grad)
     peak = 0
     try:
-        for turn in turns_of(job.engine, batch):
+        for phase in job.engine.of(batch):
             with LiveBytes(known) as count:
-                _forward_and_backward(job, turn)
+                _forward_and_backward(job, phase, batch)
             peak = max(peak, count.peak)
     finally:
         for _, parameter in job.parameters:
@@ -149,11 +149,11 @@ def _peak(job: Job, batch: Batch) -> int:
     return peak
 
 
-def _forward_and_backward(job: Job, batch: Batch) -> None:
+def _forward_and_backward(job: Job, phase: Phase, batch: Batch) -> None:
     """Of a coupled objective the outputs alone: its loss is of all examples, whatever a pass takes."""
     with job.engine.autocast():
-        outputs = job.objective.forward(job.models, batch)
-    terms = outputs if job.objective.coupled else job.objective.loss(outputs, batch)[0]
+        outputs = phase.forward(job.models, batch)
+    terms = outputs if job.objective.coupled else phase.loss(outputs, batch)[0]
     sums = [term.float().sum() for term in terms.values() if term.requires_grad]
     if sums:
         torch.stack(sums).sum().backward()

@@ -12,8 +12,8 @@ import torch
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.evaluation import Runtime
-from mmalign.contract.objective import Context, Objective
-from mmalign.contract.specs import EvaluationSpec
+from mmalign.contract.objective import Context, Phase
+from mmalign.contract.specs import EvaluationSpec, ObjectiveSpec
 from mmalign.data.loader import Sweep
 from mmalign.evaluate.parts import Part, default_part
 from mmalign.evaluate.runner import run_evaluation
@@ -56,14 +56,14 @@ def measure(job: Job, catalog: Catalog, parts: dict[str, list[float]] | None = N
 def main_figures(job: Job, results: Mapping[str, float]) -> dict[str, float]:
     """What the best checkpoint is chosen by, and each evaluation's primary metric; the report has the rest."""
     primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in job.plan.evaluations]
-    return {name: results[name] for name in (OWN + job.objective.best_by[0], *primary) if name in results}
+    return {name: results[name] for name in (OWN + job.plan.objective.spec.best_by[0], *primary) if name in results}
 
 
 def best(
-    objective: Objective, so_far: dict[str, Any] | None, step: int, results: Mapping[str, float]
+    spec: ObjectiveSpec, so_far: dict[str, Any] | None, step: int, results: Mapping[str, float]
 ) -> dict[str, Any] | None:
     """{"step", "value"}: that of these results, where they are better than the best `so_far`, else that."""
-    name, better = objective.best_by
+    name, better = spec.best_by
     value = results.get(OWN + name)
     if value is None or not math.isfinite(value):
         return so_far
@@ -142,12 +142,12 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
             estimates.add(terms | {name: (float(total), float(count)) for name, (total, count) in part_metrics.items()})
     if not sums:
         return {}
-    figures = _figures(objective, sums, counts, metrics)
+    figures = _figures(job, sums, counts, metrics)
     for rest in estimates.without():
         terms = {name.removeprefix(_TERM): pair for name, pair in rest.items() if name.startswith(_TERM)}
         left = {name: list(pair) for name, pair in rest.items() if not name.startswith(_TERM)}
         sums_left, counts_left = ({name: pair[place] for name, pair in terms.items()} for place in (0, 1))
-        for name, value in _figures(objective, sums_left, counts_left, left).items():
+        for name, value in _figures(job, sums_left, counts_left, left).items():
             without.setdefault(name, []).append(value)
     used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
     if job.sampler is not None:  # the loss is a direction to go, of no meaning as a number
@@ -158,18 +158,18 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
 
 
 def _figures(
-    objective: Objective, sums: Mapping[str, Any], counts: Mapping[str, float], metrics: Mapping[str, Sequence[float]]
+    job: Job, sums: Mapping[str, Any], counts: Mapping[str, float], metrics: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
     """The loss from its terms' sums and counts, then the means of the metrics that held-out data show."""
-    loss, _ = total_loss(objective, sums, counts)
-    told = {name: pair for name, pair in metrics.items() if name not in objective.of_updates}
+    loss, _ = total_loss(job.objective, sums, counts)
+    told = {name: pair for name, pair in metrics.items() if name not in job.plan.objective.spec.of_updates}
     return {HELDOUT_LOSS: float(loss)} | {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
 
 
 def directions(job: Job) -> dict[str, Direction]:
     """Held-out figures of which it is known whether more is better: the loss and accuracies by what the words mean, the
     figure that the objective's best checkpoint is chosen by, and each evaluation's primary metric."""
-    name, better = job.objective.best_by
+    name, better = job.plan.objective.spec.best_by
     known: dict[str, Direction] = {HELDOUT_LOSS: "low", f"{OWN}accuracy": "high", OWN + name: better}
     for entry in job.plan.evaluations:
         known[f"{entry.spec.name}/{entry.spec.primary}"] = "high" if entry.spec.higher_is_better else "low"
@@ -191,18 +191,23 @@ def _share(job: Job) -> int:
 def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
     objective, engine = job.objective, job.engine
 
-    def forward(micro: Batch) -> Any:
+    def forward(phase: Phase, micro: Batch) -> Any:
         with engine.autocast():
-            return returned.outputs(objective, objective.forward(job.models, micro), micro)
+            return returned.outputs(objective, phase.forward(job.models, micro), micro)
 
     passes = -(-len(batch) // _share(job))
     micros = batch.split(-(-len(batch) // passes))  # alike: a last one of a single example would cost a pass
     if not objective.coupled:
         for micro in micros:
-            loss = returned.loss(objective, objective.loss(forward(micro), micro))
-            yield *loss, returned.counts(objective, objective.count(micro))
+            sums, metrics, counts = {}, {}, {}
+            for phase in engine.of(batch):
+                terms, told = returned.loss(objective, phase.loss(forward(phase, micro), micro))
+                sums |= terms
+                metrics |= told
+                counts |= returned.counts(objective, phase.count(micro))
+            yield sums, metrics, counts
         return
-    parts = [forward(micro) for micro in micros]
+    parts = [forward(objective, micro) for micro in micros]
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     loss = returned.loss(objective, objective.loss(outputs, Batch({}, size=len(batch))))
     yield *loss, returned.counts(objective, objective.count(batch))

@@ -158,7 +158,7 @@ class Loop:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: {why_empty(result.metrics)}")
         else:
-            check_limits(job.objective, result, f"step {index + 1}")
+            check_limits(job.limits, result, f"step {index + 1}")
             self._mid_step = True
             job.optimizer.step()
             job.objective.constrain(job.models)
@@ -182,7 +182,7 @@ class Loop:
                 figures = describe(heldout.main_figures(self.job, results))
                 self.say(f"step {self.step}: {figures or 'nothing is held out'}")
                 if self.step:
-                    self.best = heldout.best(self.job.objective, self.best, self.step, results)
+                    self.best = heldout.best(self.job.plan.objective.spec, self.best, self.step, results)
             except Interrupted as interruption:
                 signum = interruption.signum
         found = self.job.processes.gather_objects((signum, self.best))
@@ -211,7 +211,7 @@ class Loop:
                         "host_rng": host_states,
                         "truncated_texts": truncated,
                         "tokens": tokens,
-                        "objective": dict(job.objective.state()),
+                        "objective": job.objective.state,
                         "data": job.fingerprint(),
                         "bad_samples": bad_samples,
                         "skipped_updates": self.skipped_updates,
@@ -248,7 +248,7 @@ class Loop:
         if job.average is not None:
             job.average.load_state(saved.model)
         load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
-        job.objective.load_state(state["objective"])
+        job.objective.state = dict(state["objective"])
         rank = f"{job.processes.rank}/"
         generators = {name.removeprefix(rank): t for name, t in saved.rng.items() if name.startswith(rank)}
         rng.restore(generators, job.device)

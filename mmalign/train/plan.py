@@ -154,7 +154,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
             f"{objective.spec.name} compares answers to a prompt: rollout.samples={configs['rollout'].samples}",
             hint=f"Try: --set rollout.samples={max(4, fewest)}",
         )
-    streams = _streams(catalog, objective, classes["objective"](configs["objective"]).streams, sections)
+    streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections)
     configs["train"], reasons = settle(configs, objective.spec.rates, source, classes["backbone"])
     plan = Plan(
         objective=objective,

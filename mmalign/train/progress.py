@@ -48,7 +48,7 @@ class Progress:
         self._clock = time.perf_counter()
         self.seconds = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of each step
-        self._table = StepTable(job.plan.train.steps, job.objective.watched, display)
+        self._table = StepTable(job.plan.train.steps, job.plan.objective.spec.watched, display)
 
     def restart(self) -> None:
         """Forget the time since the last step, and what was sampled in it: neither a measurement nor a checkpoint is
@@ -130,10 +130,10 @@ class Progress:
     def _watched(self, metrics: Mapping[str, float]) -> list[str]:
         """Names of a step's metrics, the most important first: the loss, unless it is but a direction to go, what the
         objective watches, what its best checkpoint is chosen by, the others, and those of updates alone."""
-        objective = self._job.objective
+        spec = self._job.plan.objective.spec
         loss = () if self._job.sampler is not None else ("loss",)
-        names = dict.fromkeys((*loss, *objective.watched, objective.best_by[0], *metrics))
-        order = sorted(names, key=lambda name: name in objective.of_updates)
+        names = dict.fromkeys((*loss, *spec.watched, spec.best_by[0], *metrics))
+        order = sorted(names, key=lambda name: name in spec.of_updates)
         return [name for name in order if name in metrics and (name != "loss" or loss)]
 
     def _counts(self, batch: Batch, metrics: Mapping[str, float]) -> dict[str, int]:

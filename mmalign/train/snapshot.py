@@ -17,9 +17,9 @@ class Moment:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._torch, self._host = rng.capture(job.device), rng.capture_host()
-        self._own = json.dumps(dict(job.objective.state()))
+        self._own = json.dumps(job.objective.state)
 
     def restore(self) -> None:
-        self._job.objective.load_state(json.loads(self._own))
+        self._job.objective.state = json.loads(self._own)
         rng.restore(self._torch, self._job.device)
         rng.restore_host(self._host)

@@ -8,9 +8,8 @@ of the gradient down. Terms are sums divided by global counts: 1 x 8, 4 x 2 and 
 
 import contextlib
 import functools
-import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.objective import Metrics, Objective
+from mmalign.contract.objective import Metrics, Objective, Phase
 from mmalign.errors import NonFiniteError, PluginError
 from mmalign.memory import release_freed_memory
 from mmalign.train import returned, rng
@@ -39,15 +38,19 @@ class StepResult:
 
 
 class StepModule(nn.Module):
-    """An objective's forward as a module, so that torch.compile can wrap it. Registers the trained roles."""
+    """The forward of an objective's phases as a module, so that torch.compile can wrap it. Registers the trained
+    roles."""
 
-    def __init__(self, objective: Objective, models: Models) -> None:
+    def __init__(self, phases: Sequence[Phase], models: Models) -> None:
         super().__init__()
         self.roles = nn.ModuleDict(models.trained_modules())
-        self._run: Callable[[Batch], Mapping[str, Tensor]] = lambda batch: objective.forward(models, batch)
+        self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda place, batch: phases[place].forward(
+            models, batch
+        )
 
-    def forward(self, batch: Batch) -> Mapping[str, Tensor]:
-        return self._run(batch)
+    def forward(self, place: int, batch: Batch) -> Mapping[str, Tensor]:
+        """Of the phase at that place."""
+        return self._forward(place, batch)
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,24 @@ class Engine:
     """What a step needs besides data: the wrapped forward, the processes and the precision."""
 
     objective: Objective
+    phases: tuple[Phase, ...]
     forward: nn.Module  # a StepModule, compiled where asked for
     processes: Processes
     device: torch.device
     bf16: bool = False
     passes: int = 1  # through a trunk, of the roles that learn
-    turns: tuple[str, ...] = ()  # streams that a batch of the main one is learnt from as; see `Objective.turns`
     mixed: bool = False  # sampling and learning take turns
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-    def run(self, batch: Batch) -> Mapping[str, Tensor]:
+    def of(self, batch: Batch) -> list[Phase]:
+        """The phases that learn from a batch of its stream, one after the other."""
+        return [phase for phase in self.phases if phase.stream == batch.stream]
+
+    def run(self, phase: Phase, batch: Batch) -> Mapping[str, Tensor]:
         with self.autocast():
-            return returned.outputs(self.objective, self.forward(batch), batch)
+            return returned.outputs(self.objective, self.forward(self.phases.index(phase), batch), batch)
 
     def release(self) -> None:
         """Where sampling and learning take turns, each with blocks of its own sizes: free memory to the system."""
@@ -79,24 +86,18 @@ class Engine:
 def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
     """Add one step's gradients to the parameters. `batches`: one of each stream, this process's share, prepared.
 
-    micro_batch_size 0: the activations of a micro-batch in all trained models are as many as the batch's in one, and
-    those of one model alone where they take turns.
+    micro_batch_size 0: choose the size so that all trained models together hold no more activations than one model
+    would for the whole batch; phases free theirs one after the other.
     """
     results = []
-    for turn in itertools.chain.from_iterable(turns_of(engine, batch) for batch in batches):
-        micros = turn.split(micro_batch_size or -(-len(turn) // engine.passes))
-        counts = _global_counts(engine, micros)
-        if engine.objective.coupled:
-            results.append(_coupled(engine, micros, counts))
-        else:
-            results.append(_separate(engine, micros, counts))
+    for batch in batches:
+        micros = batch.split(micro_batch_size or -(-len(batch) // engine.passes))
+        for phase in engine.of(batch):
+            counts = _global_counts(engine, phase, micros)
+            learn = _coupled if engine.objective.coupled else _separate
+            results.append(learn(engine, phase, micros, counts))
     engine.processes.sum_gradients(engine.forward.parameters())
     return functools.reduce(merge, results)
-
-
-def turns_of(engine: Engine, batch: Batch) -> list[Batch]:
-    """What a batch is learnt from as, one after the other; see `Objective.turns`."""
-    return [batch.of_stream(name) for name in engine.turns] if engine.turns and batch.stream == "main" else [batch]
 
 
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,9 +115,9 @@ def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts)
     return functools.reduce(operator.add, sums.values()) * 0.0, means
 
 
-def check_limits(objective: Objective, result: StepResult, where: str) -> None:
+def check_limits(limits: Mapping[str, float], result: StepResult, where: str) -> None:
     """Raise NonFiniteError for a metric past its limit."""
-    for name, limit in objective.limits.items():
+    for name, limit in limits.items():
         total, count = result.metrics[name]
         if float(total) > limit * float(count):
             raise NonFiniteError(
@@ -126,22 +127,22 @@ def check_limits(objective: Objective, result: StepResult, where: str) -> None:
             )
 
 
-def _global_counts(engine: Engine, micros: list[Batch]) -> Counts:
+def _global_counts(engine: Engine, phase: Phase, micros: list[Batch]) -> Counts:
     local: dict[str, float] = {}
     for micro in micros:
-        for name, value in returned.counts(engine.objective, engine.objective.count(micro)).items():
+        for name, value in returned.counts(engine.objective, phase.count(micro)).items():
             local[name] = local.get(name, 0.0) + float(value)
     names = sorted(local)
     summed = engine.processes.sum(torch.tensor([local[name] for name in names], dtype=torch.float64))
     return dict(zip(names, summed.tolist(), strict=True))
 
 
-def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
+def _separate(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts) -> StepResult:
     """One pass: forward, loss and backward of each micro-batch on its own."""
     objective = engine.objective
     result: StepResult | None = None
     for micro in micros:
-        sums, metrics = returned.loss(objective, objective.loss(engine.run(micro), micro))
+        sums, metrics = returned.loss(objective, phase.loss(engine.run(phase, micro), micro))
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
         if len(micros) > 1:
@@ -158,28 +159,28 @@ def _separate(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
     return result
 
 
-def _coupled(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
+def _coupled(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts) -> StepResult:
     if len(micros) == 1 and engine.processes.world_size == 1:
-        outputs = engine.run(micros[0])
-        result, loss = _global_loss(engine, outputs, counts)
+        outputs = engine.run(phase, micros[0])
+        result, loss = _global_loss(engine, phase, outputs, counts)
         loss.backward()
         return result
-    return _two_pass(engine, micros, counts)
+    return _two_pass(engine, phase, micros, counts)
 
 
-def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult:
+def _two_pass(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts) -> StepResult:
     # 1. Every micro-batch without a graph, remembering the random state it started from.
     states, cached = [], []
     with torch.no_grad():
         for micro in micros:
             states.append(rng.capture(engine.device))
-            cached.append({name: value.detach() for name, value in engine.run(micro).items()})
+            cached.append({name: value.detach() for name, value in engine.run(phase, micro).items()})
     # 2. The global loss, once, on leaves: the gradient with respect to every output of every process.
     joined = {name: torch.cat([part[name] for part in cached]) for name in cached[0]}
     leaves = {name: engine.processes.gather(value) for name, value in joined.items()}
     for leaf in leaves.values():
         leaf.requires_grad_(leaf.is_floating_point())
-    result, loss = _global_loss(engine, leaves, counts)
+    result, loss = _global_loss(engine, phase, leaves, counts)
     loss.backward()
     # 3. Replay, and push this process's slice down.
     start = engine.processes.rank * sum(len(micro) for micro in micros)
@@ -188,7 +189,7 @@ def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
         stop = start + len(micro)
         pairs = [
             (value, grad[start:stop])
-            for name, value in engine.run(micro).items()
+            for name, value in engine.run(phase, micro).items()
             if value.requires_grad and (grad := leaves[name].grad) is not None
         ]
         torch.autograd.backward([value for value, _ in pairs], [grad for _, grad in pairs])
@@ -196,9 +197,11 @@ def _two_pass(engine: Engine, micros: list[Batch], counts: Counts) -> StepResult
     return result
 
 
-def _global_loss(engine: Engine, outputs: Mapping[str, Tensor], counts: Counts) -> tuple[StepResult, Tensor]:
+def _global_loss(
+    engine: Engine, phase: Phase, outputs: Mapping[str, Tensor], counts: Counts
+) -> tuple[StepResult, Tensor]:
     size = len(next(iter(outputs.values())))
-    sums, metrics = returned.loss(engine.objective, engine.objective.loss(outputs, Batch({}, size=size)))
+    sums, metrics = returned.loss(engine.objective, phase.loss(outputs, Batch({}, size=size)))
     loss, terms = total_loss(engine.objective, sums, counts)
     return StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values())), loss
 

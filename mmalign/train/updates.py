@@ -1,6 +1,6 @@
 """What each optimiser update of a step learns from.
 
-for batches in updates(objective, seed, index, prepared, {"ptx": texts}):
+for batches in updates((4, 2), seed, index, prepared, {"ptx": texts}):
     accumulate(engine, batches)
 """
 
@@ -10,22 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.objective import Objective
 from mmalign.hashing import stable_hash
 
 
 def updates(
-    objective: Objective, seed: int, index: int, batch: Batch, others: Mapping[str, Batch]
+    passes: tuple[int, int], seed: int, index: int, batch: Batch, others: Mapping[str, Batch]
 ) -> Iterator[list[Batch]]:
     """The prepared batch of step `index` or its minibatches, epoch by epoch, and with each a part of every other
-    stream's.
+    stream's. passes: epochs, and minibatches of each.
 
     Where there are several updates, batches have the column `update`: [N], which it is. Rows of minibatches are dealt
     by (seed, step, epoch).
     With several processes each deals its own share, so what a minibatch holds depends on how many there are; what a
     whole epoch holds does not.
     """
-    epochs, number = objective.passes
+    epochs, number = passes
     total = epochs * number
     for update in range(total):
         epoch, place = divmod(update, number)

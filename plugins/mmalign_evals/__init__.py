@@ -41,6 +41,7 @@ def register_evaluations() -> list[EvaluationSpec]:
             kind="text-label",
             primary="accuracy",
             in_training="named",
+            comparable=True,
         ),
         EvaluationSpec(
             name="reward-accuracy",

@@ -1,6 +1,10 @@
 """The built-in objectives: one algorithm, one file."""
 
-from mmalign import ObjectiveSpec, Rates, Role, hookimpl
+from mmalign import ObjectiveSpec, Rates, Role, SideStream, hookimpl
+
+# Of objectives that sample.
+_WATCHED = ("score", "kl", "length")
+_OF_UPDATES = frozenset({"clipped", "sampler_gap", "sampler_weight", "sampler_truncated"})
 
 
 @hookimpl
@@ -61,6 +65,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             ),
             examples={"main": ("preference", "ranking")},
             rates=Rates(trained=1e-6, source="TRL's DPO"),
+            watched=("accuracy", "margin"),
         ),
         ObjectiveSpec(
             name="kto",
@@ -101,8 +106,12 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("prompt",), "ptx": ("text",)},
+            side_streams={"ptx": SideStream(batch_size="ptx_batch_size", only_with="ptx_coef")},
             rates=Rates(trained=9e-6, size=1.3e9, source="InstructGPT's PPO (Ouyang 2022)"),
             online=True,
+            best_by=("score", "high"),
+            watched=_WATCHED,
+            of_updates=_OF_UPDATES | {"beta"},
         ),
         _online(
             "grpo",
@@ -140,6 +149,9 @@ def _online(name: str, target: str, summary: str, rates: Rates, reference_only_w
         examples={"main": ("prompt",)},
         online=True,
         fewest_answers=2,
+        best_by=("score", "high"),
+        watched=_WATCHED,
+        of_updates=_OF_UPDATES,
         rates=rates,
     )
 

@@ -11,13 +11,13 @@ serves both terms. The paper sums L_lm over a text where this is a mean over tok
 Use it where each text has one class. It saves what transformers' text-classification pipeline loads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from mmalign import Objective
-from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
+from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs, Phase
 from mmalign.errors import DataError
 from mmalign.language.protocols import CausalLM, SavesScorers
 
@@ -40,19 +40,19 @@ class Classification(Objective):
         )
 
     config: Config
-    comparable = frozenset({"few-shot"})
 
     @property
     def weights(self) -> Mapping[str, float]:
         return {"nll": self.config.language_weight}
 
-    def start(self, models: "Models") -> None:
+    def phases(self, models: "Models") -> tuple[Phase, ...]:
         if len(models.classes) < 2:
             raise DataError(
                 f"classify needs two classes or more; the data set has {len(models.classes)}: "
                 f"{', '.join(models.classes) or 'none'}",
                 hint="Add examples of another class, or look at the column label.",
             )
+        return (self,)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logits: [N, C]. logps: [N], sums over the tokens of each text."""
@@ -84,7 +84,7 @@ class Classification(Objective):
             counts["nll"] = float(self._documents(batch).num_labels().sum())
         return counts
 
-    def save(self, models: "Models", folder: "Path") -> None:
+    def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
         models.role("policy", SavesScorers).save_classifier(folder, models.head("policy"), models.classes)
 
     @staticmethod

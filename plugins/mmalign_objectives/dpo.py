@@ -42,7 +42,6 @@ class DirectPreferenceOptimization(Objective):
         length_normalised: bool = Field(False, description="means over tokens instead of sums; IPO always takes means")
 
     config: Config
-    watched = ("accuracy", "margin")
 
     @property
     def comparison(self) -> Comparison:

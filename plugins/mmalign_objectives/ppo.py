@@ -18,13 +18,12 @@ Use it where answers can be scored and credit should reach single tokens. The cr
 adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmalign.contract.objective import Context, Metrics, Outputs
+from mmalign.contract.objective import Context, Metrics, Outputs, Phase
 from mmalign.language.protocols import CausalLM
 from mmalign.rl.config import CriticOptions
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
@@ -34,12 +33,15 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.contract.roles import Models
+    from mmalign.language.protocols import Hidden
 
 
 class ProximalPolicyOptimization(OnlineObjective):
-    """Roles: policy, critic, reference."""
+    """Roles: policy, critic, reference.
 
-    of_updates = OnlineObjective.of_updates | {"beta"}
+    Phases of a step: policy, then value, so that the activations of one are gone when the other begins; both in one
+    pass where the critic is a head on the policy's trunk; then pretraining, where `ptx_coef` asks for it.
+    """
 
     class Config(PolicyGradientConfig):
         epochs: int = Field(4, ge=1, description="times that a batch of answers is learnt from")
@@ -75,8 +77,9 @@ class ProximalPolicyOptimization(OnlineObjective):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._beta = config.kl_coef
-        self._moments = (0.0, 0.0, 0.0)  # of scores: how many, their sum, the sum of their squares
+        # beta: as it is steered; moments: of scores, how many, their sum, the sum of their squares.
+        self.state = {"beta": config.kl_coef, "moments": [0.0, 0.0, 0.0]}
+        self._policy, self._value = PolicyPhase(self), ValuePhase(self)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -86,13 +89,10 @@ class ProximalPolicyOptimization(OnlineObjective):
     def critic(self) -> CriticOptions:
         return self.config.critic
 
-    @property
-    def streams(self) -> dict[str, int]:
-        return {"ptx": self.config.ptx_batch_size} if self.config.ptx_coef else {}
-
-    def turns(self, models: "Models") -> tuple[str, ...]:
-        """The critic's pass behind the policy's, where it has one."""
-        return () if models.role("critic", CausalLM) is models.role("policy", CausalLM) else ("policy", "critic")
+    def phases(self, models: "Models") -> tuple[Phase, ...]:
+        on_one_trunk = models.role("critic", CausalLM) is models.role("policy", CausalLM)
+        main = (self,) if on_one_trunk else (self._policy, self._value)
+        return (*main, PretrainingPhase()) if self.config.ptx_coef else main
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Answers become experience. Adds kl: [N, K] and, of each action token, old, values, advantages, returns and
@@ -103,81 +103,113 @@ class ProximalPolicyOptimization(OnlineObjective):
         from mmalign.ops.policy_gradient import gae, kl_estimate, mean_of_all, steered, whiten
         from mmalign.rl.rollout_batch import action_logps, answer_offsets, per_prompt
 
-        if batch.stream == "ptx":
-            return batch
         sequences, offsets = batch["sequences"], answer_offsets(batch["sequences"])
         # 1. The policy and the critic as they are, and the reference.
-        ends: list[Tensor] = []
-
-        def ask(part: "Batch") -> "Tensor":
-            found = self.forward(models, part)
-            if self.config.openai_eos:
-                ends.append(found["ends"])
-            return torch.stack((found["logps"], found["values"]), 1)
-
-        old, values = ctx.map(ask, batch).unbind(1)
-        reference = action_logps(models.role("reference", CausalLM), batch, ctx, self.sampling.temperature).values
+        outputs = ctx.map(lambda part: self.forward(models, part), batch)
+        old, values = outputs["logps"], outputs["values"]
+        frozen = models.role("reference", CausalLM)
+        reference = action_logps(frozen, batch, ctx, self.sampling.temperature).values
         # 2. Rewards: distance at every token, the score at the last.
         kl = kl_estimate(old, reference, self.config.kl_estimator)
         shaped = self._shaped(batch, ctx)
         if self.config.openai_eos:
-            batch, shaped = self._behind(batch, torch.cat(ends), shaped)
+            batch, shaped = self._behind(batch, outputs["ends"], shaped)
         # 3. Advantages.
-        advantages, returns = gae(shaped - self._beta * kl, values, offsets, self.config.gamma, self.config.lam)
+        advantages, returns = gae(shaped - self.state["beta"] * kl, values, offsets, self.config.gamma, self.config.lam)
         if self.config.whiten:
             advantages = whiten(advantages, ctx.sum_over_processes)
         # 4. Steer beta for the next batch.
-        distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self._beta)
+        distance, beta = sum_rows(old - reference, offsets), torch.full_like(batch["score"], self.state["beta"])
         if self.config.kl_target:
             answers, mean = mean_of_all(distance, ctx.sum_over_processes)
-            self._beta *= steered(mean, answers, self.config.kl_target, self.config.kl_horizon)
+            self.state["beta"] *= steered(mean, answers, self.config.kl_target, self.config.kl_horizon)
         deviations = (returns - mean_of_all(returns, ctx.sum_over_processes)[1]).square()
         columns = {"old": old, "values": values, "advantages": advantages, "returns": returns, "deviations": deviations}
         ragged = {name: per_prompt(value, sequences) for name, value in columns.items()}
         return batch.with_columns(kl=distance.view_as(beta), beta=beta, **ragged)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """logps, values and, where it is learnt, entropy: [P]; with `openai_eos` ends: [N, K]. Of ptx, logps: [N]."""
-        from mmalign.language.derive import label_sums, last_token_scores, token_values
-        from mmalign.language.sequences import sequences_of
-
-        if batch.stream == "ptx":
-            return {"logps": label_sums(models.role("policy", CausalLM), sequences_of(batch))["logps"]}
-        outputs: dict[str, Tensor] = {}
+        """What both phases put out: of one pass where both are on one trunk."""
         policy, critic = models.role("policy", CausalLM), models.role("critic", CausalLM)
-        hidden = (critic if batch.stream == "critic" else policy).hidden_states(batch["sequences"])
-        if batch.stream != "critic":
-            entropy, temperature = bool(self.config.entropy_coef), self.sampling.temperature
-            found = policy.token_logps(hidden, temperature=temperature, entropy=entropy)
-            outputs = {"logps": found.logps} | ({} if found.entropy is None else {"entropy": found.entropy})
-        if batch.stream == "main" and critic is not policy:
+        hidden = policy.hidden_states(batch["sequences"])
+        outputs = self._policy.outputs(policy, hidden)
+        if critic is not policy:
             hidden = critic.hidden_states(batch["sequences"])
-        if batch.stream != "policy":
-            outputs["values"] = token_values(models.head("critic"), hidden)
-            if self.config.openai_eos:
-                outputs["ends"] = last_token_scores(models.head("critic"), hidden).view_as(batch["score"])
-        return outputs
+        return {**outputs, **self._value.outputs(models, hidden, batch)}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.ops.policy_gradient import clipped_policy_loss, clipped_value_loss
+        value, _ = self._value.loss(outputs, batch)
+        policy, metrics = self._policy.loss(outputs, batch)
+        return {**value, **policy}, metrics
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        return {**self._policy.count(batch), **self._value.count(batch)}
+
+    def _shaped(self, batch: "Batch", ctx: Context) -> "Tensor":
+        """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
+        import torch
+
+        from mmalign.rl.rollout_batch import answer_offsets
+
+        config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
+        if config.scale_scores:
+            wide = score.double()
+            new = torch.stack([torch.ones_like(wide), wide, wide.square()]).sum((1, 2)).cpu()
+            added = ctx.sum_over_processes(new).tolist()
+            number, total, squares = (old + more for old, more in zip(self.state["moments"], added, strict=True))
+            self.state["moments"] = [number, total, squares]
+            variance = squares / number - (total / number) ** 2
+            if variance > 1e-8:  # else no score differed yet, and there is no scale
+                rewards = rewards / max(1e-2, variance**0.5)
+        if config.clip_scores:
+            rewards = rewards.clamp(-config.clip_scores, config.clip_scores)
+        offsets, missing = answer_offsets(batch["sequences"]), ~batch["ended"].flatten()
+        fined = missing & (offsets.diff() > 0).to(missing.device)  # without a token there is nothing to learn from
+        rewards[offsets[1:].to(fined.device)[fined] - 1] -= config.missing_end_penalty
+        return rewards
+
+    def has_more(self, batch: "Batch") -> "Tensor":
+        """[N, K]: answers that ended with a place to spare behind the end."""
+        lengths = batch["sequences"].num_labels().view_as(batch["score"]).to(batch["score"].device)
+        return batch["ended"] & (lengths < self.sampling.max_tokens)
+
+    def _behind(self, batch: "Batch", ends: "Tensor", shaped: "Tensor") -> "tuple[Batch, Tensor]":
+        """The score s where the policy acts no more and the critic says V: A is s - V there, and the recursion brings
+        gamma ((1 - lambda) V + lambda s) to the end token. ends: [N, K], V. Adds ends, end_scores: [N, K], V and s."""
+        from mmalign.rl.rollout_batch import answer_offsets
+
+        last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self.has_more(batch)
+        scores = shaped[last].view_as(ends)
+        brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
+        shaped = shaped.index_put((last[more.flatten()],), brought[more].to(shaped))
+        return batch.with_columns(ends=ends, end_scores=scores), shaped
+
+
+class PolicyPhase(Phase):
+    """The clipped loss of the policy, and its entropy."""
+
+    def __init__(self, ppo: ProximalPolicyOptimization) -> None:
+        self._ppo = ppo
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        policy = models.role("policy", CausalLM)
+        return self.outputs(policy, policy.hidden_states(batch["sequences"]))
+
+    def outputs(self, policy: CausalLM, hidden: "Hidden") -> "dict[str, Tensor]":
+        """logps and, where it is learnt, entropy: [P]."""
+        entropy, temperature = bool(self._ppo.config.entropy_coef), self._ppo.sampling.temperature
+        found = policy.token_logps(hidden, temperature=temperature, entropy=entropy)
+        return {"logps": found.logps} | ({} if found.entropy is None else {"entropy": found.entropy})
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.ops.policy_gradient import clipped_policy_loss
         from mmalign.rl.rollout_batch import old_logps, rollout_metrics, sampler_weights
 
-        if batch.stream == "ptx":
-            return {"ptx": -outputs["logps"].sum()}, {}
-        config, sums, returns = self.config, dict[str, Any](), batch["returns"].values
-        if "values" in outputs:
-            errors = clipped_value_loss(outputs["values"], batch["values"].values, returns, config.value_clip)
-            sums["value"] = errors.sum()
-            if config.openai_eos:
-                errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], config.value_clip)
-                sums["value"] = sums["value"] + errors[self._has_more(batch)].sum()
-        if "logps" not in outputs:
-            return sums, {}
-        logps = outputs["logps"]
+        config, logps, returns = self._ppo.config, outputs["logps"], batch["returns"].values
         old, tokens = old_logps(batch, logps), len(logps)
         losses, clipped = clipped_policy_loss(logps, old, batch["advantages"].values, config.clip, config.clip)
         weights, drawn = sampler_weights(batch, old, config.sampler_clip)
-        sums["policy"] = (losses * weights).sum()
+        sums = {"policy": (losses * weights).sum()}
         sums |= {"entropy": -outputs["entropy"].sum()} if config.entropy_coef else {}
         deviation, error = batch["deviations"].values, (returns - batch["values"].values).square()
         metrics = {
@@ -192,59 +224,60 @@ class ProximalPolicyOptimization(OnlineObjective):
         return sums, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
+        tokens = float(batch["sequences"].num_labels().sum())
+        return {"policy": tokens, **({"entropy": tokens} if self._ppo.config.entropy_coef else {})}
+
+
+class ValuePhase(Phase):
+    """The clipped loss of the critic."""
+
+    def __init__(self, ppo: ProximalPolicyOptimization) -> None:
+        self._ppo = ppo
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        return self.outputs(models, models.role("critic", CausalLM).hidden_states(batch["sequences"]), batch)
+
+    def outputs(self, models: "Models", hidden: "Hidden", batch: "Batch") -> "dict[str, Tensor]":
+        """values: [P]; with `openai_eos` ends: [N, K]."""
+        from mmalign.language.derive import last_token_scores, token_values
+
+        head = models.head("critic")
+        outputs = {"values": token_values(head, hidden)}
+        if self._ppo.config.openai_eos:
+            outputs["ends"] = last_token_scores(head, hidden).view_as(batch["score"])
+        return outputs
+
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        from mmalign.ops.policy_gradient import clipped_value_loss
+
+        clip, returns = self._ppo.config.value_clip, batch["returns"].values
+        total = clipped_value_loss(outputs["values"], batch["values"].values, returns, clip).sum()
+        if self._ppo.config.openai_eos:
+            errors = clipped_value_loss(outputs["ends"], batch["ends"], batch["end_scores"], clip)
+            total = total + errors[self._ppo.has_more(batch)].sum()
+        return {"value": total}, {}
+
+    def count(self, batch: "Batch") -> dict[str, float]:
+        tokens = float(batch["sequences"].num_labels().sum())
+        return {"value": tokens + (float(self._ppo.has_more(batch).sum()) if self._ppo.config.openai_eos else 0.0)}
+
+
+class PretrainingPhase(Phase):
+    """PPO-ptx: the log-likelihood of pretraining texts."""
+
+    stream: ClassVar[str] = "ptx"
+
+    def forward(self, models: "Models", batch: "Batch") -> Outputs:
+        """logps: [N]."""
+        from mmalign.language.derive import label_sums
         from mmalign.language.sequences import sequences_of
 
-        tokens = float(sequences_of(batch).num_labels().sum())
-        if batch.stream == "ptx":
-            return {"ptx": tokens}
-        values = tokens + (float(self._has_more(batch).sum()) if self.config.openai_eos else 0.0)
-        found = {"policy": tokens, **({"entropy": tokens} if self.config.entropy_coef else {})}
-        return {
-            **({} if batch.stream == "critic" else found),
-            **({} if batch.stream == "policy" else {"value": values}),
-        }
+        return {"logps": label_sums(models.role("policy", CausalLM), sequences_of(batch))["logps"]}
 
-    def state(self) -> Mapping[str, Any]:
-        return {"beta": self._beta, "moments": list(self._moments)}
+    def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
+        return {"ptx": -outputs["logps"].sum()}, {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self._beta, self._moments = state["beta"], tuple(state["moments"])
+    def count(self, batch: "Batch") -> dict[str, float]:
+        from mmalign.language.sequences import sequences_of
 
-    def _shaped(self, batch: "Batch", ctx: Context) -> "Tensor":
-        """[P]: scores at the tokens that they are for, scaled and clipped, less the penalty of answers without end."""
-        import torch
-
-        from mmalign.rl.rollout_batch import answer_offsets
-
-        config, rewards, score = self.config, batch["token_rewards"].values.clone(), batch["score"]
-        if config.scale_scores:
-            wide = score.double()
-            new = torch.stack([torch.ones_like(wide), wide, wide.square()]).sum((1, 2)).cpu()
-            added = ctx.sum_over_processes(new).tolist()
-            self._moments = tuple(old + more for old, more in zip(self._moments, added, strict=True))
-            number, total, squares = self._moments
-            variance = squares / number - (total / number) ** 2
-            if variance > 1e-8:  # else no score differed yet, and there is no scale
-                rewards = rewards / max(1e-2, variance**0.5)
-        if config.clip_scores:
-            rewards = rewards.clamp(-config.clip_scores, config.clip_scores)
-        offsets, missing = answer_offsets(batch["sequences"]), ~batch["ended"].flatten()
-        fined = missing & (offsets.diff() > 0).to(missing.device)  # without a token there is nothing to learn from
-        rewards[offsets[1:].to(fined.device)[fined] - 1] -= config.missing_end_penalty
-        return rewards
-
-    def _has_more(self, batch: "Batch") -> "Tensor":
-        """[N, K]: answers that ended with a place to spare behind the end."""
-        lengths = batch["sequences"].num_labels().view_as(batch["score"]).to(batch["score"].device)
-        return batch["ended"] & (lengths < self.sampling.max_tokens)
-
-    def _behind(self, batch: "Batch", ends: "Tensor", shaped: "Tensor") -> "tuple[Batch, Tensor]":
-        """The score s where the policy acts no more and the critic says V: A is s - V there, and the recursion brings
-        gamma ((1 - lambda) V + lambda s) to the end token. ends: [N, K], V. Adds ends, end_scores: [N, K], V and s."""
-        from mmalign.rl.rollout_batch import answer_offsets
-
-        last, more = answer_offsets(batch["sequences"])[1:].to(shaped.device) - 1, self._has_more(batch)
-        scores = shaped[last].view_as(ends)
-        brought = self.config.gamma * ((1 - self.config.lam) * ends + self.config.lam * scores)
-        shaped = shaped.index_put((last[more.flatten()],), brought[more].to(shaped))
-        return batch.with_columns(ends=ends, end_scores=scores), shaped
+        return {"ptx": float(sequences_of(batch).num_labels().sum())}

@@ -13,8 +13,8 @@ Metrics: accuracy is the share of untied pairs in the right order, accuracy_apar
 1 apart (on places the same; where ranks are ratings, the clear cases).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -46,10 +46,6 @@ class RewardModelling(Objective):
         margin: float = Field(0.0, ge=0, description="by how much one rank must be scored apart (pairs)")
 
     config: Config
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.mean = 0.0
 
     @property
     def comparison(self) -> Comparison:
@@ -94,8 +90,13 @@ class RewardModelling(Objective):
             return {"ranking": float(num_ranked(batch))}
         return {"ranking": float(num_ranked(batch, tie=self.config.tie, split_ties=self.config.ties == "half"))}
 
-    def finish(self, models: "Models", batches: "Iterable[Batch]") -> None:
-        """The mean score of the best-ranked answers, which is stored with the model."""
+    def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
+        """With the mean score of the best-ranked answers, which the saved model takes off."""
+        mean = self.mean_of_best(models, batches)
+        models.role("policy", SavesScorers).save_scorer(folder, models.head("policy"), mean)
+
+    def mean_of_best(self, models: "Models", batches: "Iterable[Batch]") -> float:
+        """The mean score of the best-ranked answers."""
         from mmalign.language.ranks import ranks_of
 
         total, number = 0.0, 0
@@ -105,10 +106,7 @@ class RewardModelling(Objective):
             best = present & (ranks == ranks.masked_fill(~present, float("inf")).min(1, keepdim=True).values)
             total += float(scores[best].double().sum())
             number += int(best.sum())
-        self.mean = total / max(1, number)
-
-    def save(self, models: "Models", folder: "Path") -> None:
-        models.role("policy", SavesScorers).save_scorer(folder, models.head("policy"), self.mean)
+        return total / max(1, number)
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
         """[M]: of every answer, before the mean is taken off."""
@@ -116,9 +114,3 @@ class RewardModelling(Objective):
 
         hidden = models.role("policy", CausalLM).hidden_states(batch["sequences"])
         return last_token_scores(models.head("policy"), hidden)[:, 0]
-
-    def state(self) -> Mapping[str, Any]:
-        return {"mean": self.mean}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.mean = state["mean"]
