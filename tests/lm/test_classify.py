@@ -89,7 +89,7 @@ def test_transformers_gives_the_saved_logits_with_either_padding(classifier, tmp
     batch = collate([encoder.encode(TextLabel(text, text, 0), 0, 0, train=False) for text in texts])
     with torch.no_grad():
         expected = objective.forward(models, batch)["logits"]
-    objective.save(models, tmp_path / "saved")
+    objective.save(models, tmp_path / "saved", [])
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved", padding_side=side)
     assert saved.config.id2label == dict(enumerate(CLASSES)) and saved.config.label2id["good"] == 2
@@ -120,7 +120,7 @@ def test_the_pipeline_of_transformers_names_the_classes(classifier, tmp_path) ->
 def test_one_class_is_refused(load_lm, lm_folders) -> None:
     models = build_models((ROLE,), load_lm(lm_folders["tiny_llama"]), classes=("good",))
     with pytest.raises(DataError, match="classify needs two classes or more"):
-        Classification(Classification.Config()).start(models)
+        Classification(Classification.Config()).phases(models)
 
 
 # As a user types it ---------------------------------------------------------------------------------------------------

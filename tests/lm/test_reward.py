@@ -88,11 +88,11 @@ def test_transformers_gives_the_saved_scores_with_either_padding(load_lm, lm_fol
     batch = ranked([(1, 2), (2, 1, 2)])
     with torch.no_grad():
         expected = objective.score(models, batch)
-        objective.finish(models, [batch])
+        mean = objective.mean_of_best(models, [batch])
     sequences = batch["sequences"]
     best = [expected[0], expected[3]]
-    assert objective.mean == pytest.approx(float(sum(best)) / 2, abs=1e-6)
-    objective.save(models, tmp_path / "saved")
+    assert mean == pytest.approx(float(sum(best)) / 2, abs=1e-6)
+    objective.save(models, tmp_path / "saved", [batch])
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id) and scorer.config.num_labels == 1
@@ -107,7 +107,7 @@ def test_transformers_gives_the_saved_scores_with_either_padding(load_lm, lm_fol
     positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if family == "tiny_gpt2" else {}
     with torch.no_grad():
         found = scorer(input_ids=ids, attention_mask=mask, **positions).logits[:, 0] - scorer.config.mmalign_reward_mean
-    torch.testing.assert_close(found, expected - objective.mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected - mean, rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_learns_a_ranking_and_a_reward_model_is_no_policy(lm_folders, tmp_path, capsys) -> None:

@@ -118,10 +118,7 @@ def test_a_step_of_one_leaves_the_others_as_they_were(load_lm, lm_folders) -> No
 
     def outputs() -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return {
-                name: getattr(models, name).hidden_states(sequences).states
-                for name in ("policy", "critic", "reference")
-            }
+            return {name: models[name].hidden_states(sequences).states for name in ("policy", "critic", "reference")}
 
     for part, changes in ((1, {"critic"}), (0, {"policy"})):
         before = outputs()

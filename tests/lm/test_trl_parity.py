@@ -223,7 +223,7 @@ def test_reward(load_lm, lm_folders, tmp_path, margin) -> None:
     role = Role(name="policy", needs=("hidden_states",), head="scalar")
     models = build_models((role,), load_lm(lm_folders["tiny_llama"]))
     objective = RewardModelling(RewardModelling.Config(margin=margin))
-    objective.save(models, tmp_path / "saved")
+    objective.save(models, tmp_path / "saved", [])
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval().double()
     for module in models.modules():
         module.double()

@@ -47,7 +47,7 @@ def test_the_reference_is_the_policy_without_its_adapter(bench, objective) -> No
     with torch.no_grad():
         expected = torch.cat([row[0] for row in naive(plain, batch)])
         for role, same in (("reference", True), ("policy", False)):
-            backbone = getattr(trainer.models, role)
+            backbone = trainer.models[role]
             hidden = backbone.hidden_states(batch["sequences"])
             found = backbone.token_logps(hidden).logps
             assert torch.allclose(found, expected, rtol=0, atol=1e-9) == same, role

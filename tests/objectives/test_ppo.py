@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign_objectives.ppo import PolicyPhase, ValuePhase
 from online_samples import Talk, assert_gradients, metric, move, naive, prepared_batch, total, trainer_of, writes
 
 from mmalign.contract.batch import Ragged
 from mmalign.language.sampling import Sampling
 from mmalign.testing.trainer import ANSWER_TOKENS
+from mmalign.train.step import StepModule
 
 # Of 4 x 4 answers: two alike, an empty one, some without an end, one that ends with its last token.
 ANSWERED = ([7, 8, 9, 11], [8, -1], [-1], [4, 6, 8, -1], [5, 7, -1], [7, 8, 9, 11], [9])
@@ -85,9 +87,9 @@ def test_experience_is_the_twins(bench, name) -> None:
         if config.kl_target:
             error = max(-0.2, min(0.2, distance / config.kl_target - 1))
             beta *= 1 + error * batch["kl"].numel() / config.kl_horizon
-            assert error and trainer.objective.state()["beta"] == pytest.approx(beta, rel=1e-9)
+            assert error and trainer.objective.state["beta"] == pytest.approx(beta, rel=1e-9)
         writes(trainer, *ANSWERED[2:])
-    assert trainer.objective.state()["beta"] == pytest.approx(beta, rel=1e-9)
+    assert trainer.objective.state["beta"] == pytest.approx(beta, rel=1e-9)
 
 
 def test_scores_are_the_share_of_even_ids_and_an_empty_answer_is_one_token(bench) -> None:
@@ -183,7 +185,7 @@ def test_a_critic_with_a_pass_of_its_own_learns_when_the_policy_has(bench, optio
     move(trainer, 0.02, seed=1)
     batches = [main.with_columns(update=torch.ones(len(main), dtype=torch.int64)), *others]
     learnt: list[bool] = []
-    policy, critic = (list(getattr(trainer.models, role).module.parameters()) for role in ("policy", "critic"))
+    policy, critic = (list(trainer.models[role].module.parameters()) for role in ("policy", "critic"))
     watch = (
         trainer.models["critic"]
         .module.get_input_embeddings()
@@ -191,11 +193,12 @@ def test_a_critic_with_a_pass_of_its_own_learns_when_the_policy_has(bench, optio
             lambda *_: learnt.append(all(p.grad is not None for p in policy) and critic[0].grad is None)
         )
     )
-    assert trainer.engine.turns == ("policy", "critic")
+    assert [type(phase) for phase in trainer.engine.of(main)] == [PolicyPhase, ValuePhase]
     apart, found = trainer.gradients_of(batches, len(main))
     assert learnt == [True]
     watch.remove()
-    trainer.engine = dataclasses.replace(trainer.engine, turns=())
+    whole = (trainer.objective, *trainer.engine.phases[2:])
+    trainer.engine = dataclasses.replace(trainer.engine, phases=whole, forward=StepModule(whole, trainer.models))
     together, expected = trainer.gradients_of(batches, len(main))
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items() if gradient is not None)

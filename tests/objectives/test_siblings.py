@@ -95,7 +95,7 @@ def test_online_dpo_is_dpo_on_the_same_answers(bench, loss) -> None:
     trainer, batch = sampled(bench, "online-dpo", {"loss": loss, "beta": 0.3})
     other = trainer_of(bench, "dpo", {"loss": loss, "beta": 0.3})
     for role in ("policy", "reference"):
-        getattr(other.models, role).module.load_state_dict(getattr(trainer.models, role).module.state_dict())
+        other.models[role].module.load_state_dict(trainer.models[role].module.state_dict())
     ranks = tuple(tuple(-s for s in row) for row in batch["score"].tolist())
     ranked = type(batch)({"sequences": batch["sequences"], "ranks": ranks, "key": batch["key"]})
     result, expected = other.gradients([ranked])

@@ -32,7 +32,7 @@ def gradients_of(folder: Path, processes: Processes, loss: str, micro: int) -> d
     objective = Contrastive(Contrastive.Config(loss=loss))
     models = Models({"policy": backbone}, {"policy"})
     models.train(freeze_batchnorm=True)
-    engine = Engine(objective, StepModule(objective, models), processes, processes.device)
+    engine = Engine(objective, (objective,), StepModule((objective,), models), processes, processes.device)
     share = 8 // processes.world_size
     batch = make_batch(backbone).select(range(processes.rank * share, (processes.rank + 1) * share))
     result = accumulate(engine, [batch], micro)

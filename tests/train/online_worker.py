@@ -54,11 +54,11 @@ def work(bench: Workbench, rank: int, world: int, port: int, out: Path) -> None:
     for step in range(2):
         prepared = trainer.prepare(batches, first_row=first)
         tensors[f"advantages-{step}"] = prepared[0]["advantages"].values
-        for update in updates(trainer.objective, 0, step, prepared[0], {}):
+        for update in updates(trainer.passes, 0, step, prepared[0], {}):
             trainer.gradients_of(update)
             optimizer.step()
         trainer.steps += 1
-    tensors["beta"] = torch.tensor(trainer.objective.state()["beta"], dtype=torch.float64)
+    tensors["beta"] = torch.tensor(trainer.objective.state["beta"], dtype=torch.float64)
     tensors |= {name: parameter.detach() for name, parameter in trainer.models.trainable()}
     if world == 2:  # what fails on one process stops all of them with its words
         stop = StopRequest()

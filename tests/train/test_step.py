@@ -21,7 +21,7 @@ def _engine(backbone, loss: str) -> tuple[Engine, Models]:
     objective = Contrastive(Contrastive.Config(loss=loss))
     models = Models({"policy": backbone}, {"policy"})
     processes = Processes("cpu")
-    return Engine(objective, StepModule(objective, models), processes, processes.device), models
+    return Engine(objective, (objective,), StepModule((objective,), models), processes, processes.device), models
 
 
 def _gradients(models: Models) -> dict[str, torch.Tensor]:
@@ -142,7 +142,9 @@ def test_separate_objectives_weigh_terms_by_global_counts(load, tiny_folder) -> 
         backbone = load(tiny_folder)
         models = Models({"policy": backbone}, {"policy"})
         objective = TokenNorm(None)
-        engine = Engine(objective, StepModule(objective, models), Processes("cpu"), torch.device("cpu"))
+        engine = Engine(
+            objective, (objective,), StepModule((objective,), models), Processes("cpu"), torch.device("cpu")
+        )
         result = accumulate(engine, [make_batch(backbone)], micro)
         found.append((result.loss, _gradients(models), result.metrics["mean"]))
         assert set(result.terms) == {"a"}
