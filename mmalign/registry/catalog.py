@@ -14,6 +14,7 @@ from typing import Any
 
 from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import PluginError, UsageError, did_you_mean
+from mmalign.registry.moved import old_members, where_now
 from mmalign.registry.plugins import BUILTINS, PluginHost
 
 
@@ -73,6 +74,12 @@ class Catalog:
                 f"{entry.qualified}: its class {target.__name__} has no {', '.join(missing)}",
                 hint=f"The contract is in mmalign/contract. Try: mmalign plugins check {entry.plugin}",
             )
+        gone = old_members(target) if entry.kind == "objectives" and isinstance(target, type) else []
+        if gone:
+            raise PluginError(
+                f"{entry.qualified}: {target.__name__} is written for an earlier version: {'; '.join(gone)}",
+                hint="See docs/plugins.md and mmalign/contract/objective.py.",
+            )
         return target
 
     def load_config(self, entry: Entry) -> Any:
@@ -97,7 +104,8 @@ def _import(entry: Entry, place: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        hint = f"Try: mmalign plugins check {entry.plugin}"
+        now = where_now(error)
+        hint = f"{f'{now}. ' if now else ''}Try: mmalign plugins check {entry.plugin}"
         raise PluginError(f"{entry.qualified}: cannot load {place}: {error}", hint=hint) from error
 
 

@@ -30,6 +30,7 @@ import pluggy
 from mmalign.contract import hooks as hookspecs
 from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import UsageError, did_you_mean, raised_at
+from mmalign.registry.moved import where_now
 from mmalign.stop import Interrupted
 
 ENTRY_POINT_GROUP = "mmalign"
@@ -297,4 +298,5 @@ def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip(": ")
+    now = where_now(error)
+    return f"{type(error).__name__}: {error}".strip(": ") + (f"; {now}" if now else "")

@@ -1,0 +1,61 @@
+"""What a plugin written for an earlier version meets, and where it is now.
+
+where_now(error)              # "mmalign.objective is mmalign.contract.objective now", or ""
+old_members(MyObjective)      # ["start is phases(models) now, ..."]
+"""
+
+MODULES = {
+    "mmalign.adapters": "mmalign.models.adapters",
+    "mmalign.capabilities": "mmalign.contract.capabilities",
+    "mmalign.catalog": "mmalign.registry.catalog",
+    "mmalign.compat": "mmalign.registry.compat",
+    "mmalign.config.load": "mmalign.train.layers",
+    "mmalign.data.batch": "mmalign.contract.batch",
+    "mmalign.data.examples": "mmalign.contract.examples",
+    "mmalign.data.layout": "mmalign.language.layout",
+    "mmalign.data.ranks": "mmalign.language.ranks",
+    "mmalign.data.sequences": "mmalign.language.sequences",
+    "mmalign.derive": "mmalign.language.derive",
+    "mmalign.evaluate.runtime": "mmalign.contract.evaluation",
+    "mmalign.hookspecs": "mmalign.contract.hooks",
+    "mmalign.hub": "mmalign.models.hub",
+    "mmalign.lora": "mmalign.models.lora",
+    "mmalign.objective": "mmalign.contract.objective",
+    "mmalign.plugins": "mmalign.registry.plugins",
+    "mmalign.pretrained": "mmalign.models.folder",
+    "mmalign.protocols": "mmalign.contract.backbone, mmalign.contract.dataset or mmalign.language.protocols",
+    "mmalign.rl.columns": "mmalign.rl.rollout_batch",
+    "mmalign.rl.objective": "mmalign.rl.online_objective",
+    "mmalign.rl.turns": "mmalign.rl.environment",
+    "mmalign.safety": "mmalign.models.safety",
+    "mmalign.sampling": "mmalign.language.sampling",
+    "mmalign.sources": "mmalign.models.references",
+    "mmalign.specs": "mmalign.contract.specs",
+    "mmalign.train.models": "mmalign.contract.roles",
+}
+MEMBERS = {
+    "best_by": "an option of ObjectiveSpec",
+    "comparable": "an option of EvaluationSpec",
+    "fewest_answers": "an option of ObjectiveSpec",
+    "finish": "part of save(models, folder, batches)",
+    "load_state": "not needed: `state` is a dict that checkpoints keep and give back",
+    "needless": "Role(only_with=...)",
+    "of_updates": "an option of ObjectiveSpec",
+    "start": "phases(models), which returns the phases",
+    "streams": "ObjectiveSpec(side_streams=...)",
+    "turns": "phases(models), which returns the phases",
+    "watched": "an option of ObjectiveSpec",
+}
+
+
+def where_now(error: BaseException) -> str:
+    """Of an import of a module that moved; else an empty text."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return f"{name} is {MODULES[name]} now" if name in MODULES else ""
+
+
+def old_members(objective: type) -> list[str]:
+    """Members of an objective that nothing calls any more, with what is in their place."""
+    own = [kind for kind in objective.__mro__ if not kind.__module__.startswith("mmalign.")]
+    names = dict.fromkeys(name for kind in own for name in vars(kind) if name in MEMBERS)
+    return [f"{name} is {MEMBERS[name]} now" for name in names]
