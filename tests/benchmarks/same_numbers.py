@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "dpo bf16": ("train.precision=bf16",),
     "dpo ema": ("train.ema_decay=0.9", "train.micro_batch_size=2"),
     "reward lora": LORA,
-    "sft neftune": ("objective.neftune_alpha=5", "train.gradient_checkpointing=true"),
+    "sft neftune": ("backbone.neftune_alpha=5", "train.gradient_checkpointing=true"),
     "ppo updates": (
         *ONLINE, "objective.epochs=2", "objective.minibatches=2", "objective.kl_target=0.5",
         "objective.scale_scores=true", "objective.ptx_coef=0.5", "objective.ptx_batch_size=4",

@@ -125,9 +125,9 @@ def test_each_update_is_adamws_at_its_steps_rate_clipped_and_averaged(lab, tmp_p
         rate = 0.003 * (0.5 * (1 + math.cos(math.pi * (index - 1) / 2)) if index else 1.0)
         for parts in job.updates(index, job.prepare(index, batch), {"ptx": other.next_batch("ptx")}):
             loss, count = torch.zeros(()), count + 1
-            for part in parts:
-                sums, _ = job.objective.loss(job.objective.forward(job.models, part), part)
-                counts, weights = job.objective.count(part), job.objective.weights
+            for phase, part in ((phase, part) for part in parts for phase in job.engine.of(part)):
+                sums, _ = phase.loss(phase.forward(job.models, part), part)
+                counts, weights = phase.count(part), job.objective.weights
                 loss = loss + torch.stack([weights.get(n, 1.0) * s / counts[n] for n, s in sums.items()]).sum()
             grads = torch.autograd.grad(loss, [p for _, p in trained])
             norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
@@ -176,7 +176,8 @@ def test_what_a_batch_is_compared_with_is_rounded_as_its_passes_are(lab) -> None
     job = assemble(lab.plan("ppo", "whole", "train.precision=bf16", *plain), Processes("cpu"))
     batch = job.prepare(0, next(iter(job.stream(0)))[1])
     with torch.no_grad():
-        rounded, exact = job.engine.run(batch), job.objective.forward(job.models, batch)
+        phase = job.engine.of(batch)[0]
+        rounded, exact = job.engine.run(phase, batch), phase.forward(job.models, batch)
     assert torch.equal(batch["old"].values, rounded["logps"])
     assert not torch.equal(batch["old"].values, exact["logps"])
     assert not batch["kl"].any(), "the reference is the starting policy"

@@ -90,11 +90,11 @@ def test_each_part_of_a_checkpoint_is_needed(lab, part, monkeypatch) -> None:
 def test_what_ppo_keeps_between_steps_is_needed(lab, part, monkeypatch) -> None:
     whole = lab.whole("ppo", "micro-batches")
     run = lab.copy(whole.moments[KILLED])
-    load = ProximalPolicyOptimization.load_state
     fresh = {"beta": 0.05, "moments": [0.0, 0.0, 0.0]}
-    monkeypatch.setattr(
-        ProximalPolicyOptimization, "load_state", lambda self, state: load(self, {**state, part: fresh[part]})
+    forgetful = property(
+        lambda self: vars(self)["state"], lambda self, state: vars(self).update(state={**state, part: fresh[part]})
     )
+    monkeypatch.setattr(ProximalPolicyOptimization, "state", forgetful, raising=False)
     lab.resume(run)
     with pytest.raises(AssertionError):
         assert_same_tensors(*(checkpoint.load(newest(folder)).model for folder in (run, whole.folder)))
@@ -167,9 +167,11 @@ def test_a_signal_behind_a_rollout_discards_the_step_too(lab, place, monkeypatch
     run = lab.copy(whole.moments["3/6"])
     module, _, name = place.rpartition(".")
     original, rollout = getattr(importlib.import_module(module), name), Sampler.answered
+    sent: list[None] = []
 
     def kill(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not sent:  # a second signal would end the process
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
         return original(*arguments)
 
     def rolled(self, policy, batch, ctx, answers):
@@ -201,8 +203,8 @@ def make_restless(monkeypatch) -> None:
 
     def prepare(self, models, batch, ctx):
         noise = random.random() + float(numpy.random.rand()) + float(torch.rand(()))
-        self.mean = 0.9 * vars(self).get("mean", 0.0) + 0.1 * noise
-        return batch.with_columns(weight=torch.full((len(batch),), self.mean))
+        self.state["mean"] = 0.9 * self.state.get("mean", 0.0) + 0.1 * noise
+        return batch.with_columns(weight=torch.full((len(batch),), self.state["mean"]))
 
     def loss(self, outputs, batch):
         terms, metrics = sane(self, outputs, batch)
@@ -210,8 +212,6 @@ def make_restless(monkeypatch) -> None:
 
     monkeypatch.setattr(SupervisedFineTuning, "prepare", prepare)
     monkeypatch.setattr(SupervisedFineTuning, "loss", loss)
-    monkeypatch.setattr(SupervisedFineTuning, "state", lambda self: {"mean": vars(self).get("mean", 0.0)})
-    monkeypatch.setattr(SupervisedFineTuning, "load_state", lambda self, state: vars(self).update(state))
 
 
 def interrupt_evaluation(lab: Lab, run: Path) -> None:
