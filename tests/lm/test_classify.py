@@ -107,7 +107,7 @@ def test_the_pipeline_of_transformers_names_the_classes(classifier, tmp_path) ->
     from transformers import pipeline
 
     models = classifier("tiny_llama")
-    Classification(Classification.Config()).save(models, tmp_path / "saved")
+    Classification(Classification.Config()).save(models, tmp_path / "saved", ())
     text = "the photo of a dog"
     ids = models["policy"].processor.text(text).ids
     with torch.no_grad():

@@ -92,7 +92,8 @@ def test_transformers_gives_the_saved_scores_with_either_padding(load_lm, lm_fol
     sequences = batch["sequences"]
     best = [expected[0], expected[3]]
     assert mean == pytest.approx(float(sum(best)) / 2, abs=1e-6)
-    objective.save(models, tmp_path / "saved", [batch])
+    with torch.no_grad():
+        objective.save(models, tmp_path / "saved", [batch])
     scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id) and scorer.config.num_labels == 1

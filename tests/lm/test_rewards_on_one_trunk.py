@@ -189,13 +189,13 @@ def test_the_reference_is_the_starting_policy(load_lm, lm_folders, start, tmp_pa
     folder, sequences = lm_folders["tiny_llama"], some_sequences()
     if start == "merged":
         trained = moved(build_models(ROLES, load_lm(folder, lora=LORA)))
-        trained.policy.save(tmp_path / "saved")
+        trained["policy"].save(tmp_path / "saved")
         folder = tmp_path / "saved" / "adapter"
     models = build_models(ROLES, load_lm(folder, **({} if start == "full" else {"lora": LORA})))
     with torch.no_grad():
         expected = sequence_logps(load_lm(folder), sequences)
         if start == "merged":
-            torch.testing.assert_close(sequence_logps(trained.policy, sequences), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(sequence_logps(trained["policy"], sequences), expected, rtol=1e-5, atol=1e-5)
         assert torch.equal(sequence_logps(models["policy"], sequences), expected)
         moved(models)
         assert torch.equal(sequence_logps(models["reference"], sequences), expected)

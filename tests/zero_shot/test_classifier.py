@@ -238,7 +238,7 @@ def test_hashes_of_large_files_are_remembered_until_they_change(
 ) -> None:
     import os
 
-    monkeypatch.setattr("mmalign_zero_shot.cache._LARGE_FILE", 10)
+    monkeypatch.setattr("mmalign.models.digest._LARGE_FILE", 10)
     folder, memory = tmp_path / "model", tmp_path / "memory" / "digests.json"
     folder.mkdir()
     weights = folder / "weights"
