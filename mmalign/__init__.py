@@ -20,10 +20,12 @@ _LAZY = {
     "EvaluationSpec": "mmalign.contract.specs",
     "Family": "mmalign.contract.specs",
     "ObjectiveSpec": "mmalign.contract.specs",
+    "OptimizerSpec": "mmalign.contract.specs",
     "RewardSpec": "mmalign.contract.specs",
     "Rates": "mmalign.contract.specs",
     "Role": "mmalign.contract.specs",
     "SideStream": "mmalign.contract.specs",
+    "TrackerSpec": "mmalign.contract.specs",
     "Capability": "mmalign.contract.capabilities",
     "Derived": "mmalign.contract.capabilities",
     "Objective": "mmalign.contract.objective",
@@ -48,10 +50,12 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
         EvaluationSpec,
         Family,
         ObjectiveSpec,
+        OptimizerSpec,
         Rates,
         RewardSpec,
         Role,
         SideStream,
+        TrackerSpec,
     )
     from mmalign.errors import MmalignError
 

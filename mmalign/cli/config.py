@@ -58,7 +58,12 @@ def show(
     asked = {"objective": objective, "backbone": backbone, "dataset": dataset}
     layers, notes = run_layers(app.catalog, {k: v for k, v in asked.items() if v is not None}, configs, sets)
     plan = make_plan(app.catalog, layers)
-    entries = {"objective": plan.objective, "backbone": plan.source.entry, "dataset": plan.dataset}
+    entries = {
+        "objective": plan.objective,
+        "backbone": plan.source.entry,
+        "dataset": plan.dataset,
+        "optimizer": plan.optimizer,
+    }
     models = section_models(app, entries)
     if as_json:
         names = {where: entry.spec.name for where, entry in entries.items()}
@@ -128,6 +133,7 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:
     """The objective, and the backbone and data set that it takes when a run names none."""
     from mmalign.models.references import find_source
+    from mmalign.train.plan import DEFAULT_OPTIMIZER
 
     catalog = app.catalog
     chosen = catalog.find("objectives", objective)
@@ -136,6 +142,7 @@ def find_entries(app: App, objective: str, backbone: str | None, dataset: str | 
         "objective": chosen,
         "backbone": find_source(backbone, catalog).entry if backbone else catalog.default("backbones", kind),
         "dataset": catalog.find("datasets", dataset) if dataset else catalog.default("datasets", kind),
+        "optimizer": catalog.find("optimizers", DEFAULT_OPTIMIZER),
     }
 
 

@@ -11,6 +11,7 @@ from mmalign.contract.specs import (
     EnvironmentSpec,
     EvaluationSpec,
     ObjectiveSpec,
+    OptimizerSpec,
     Rates,
     RewardSpec,
 )
@@ -80,6 +81,8 @@ def _particular(spec: Any) -> dict[str, Any]:
         return {"dataset": spec.dataset}
     if isinstance(spec, EngineSpec):
         return {"exact": spec.exact, "reproducible": spec.reproducible}
+    if isinstance(spec, OptimizerSpec):
+        return {"rate": spec.rate, "state_bytes": spec.state_bytes}
     if isinstance(spec, EvaluationSpec):
         return {
             "needs": list(spec.needs),

@@ -5,8 +5,9 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, Choice, emit, emit_json, json_option, pass_app, quiet_option
+from mmalign.contract.specs import KINDS
 
-_KINDS = ("backbones", "objectives", "datasets", "rewards", "environments", "engines", "evaluations")
+_KINDS = tuple(kind for kind in KINDS if kind != "commands")
 
 
 class _Kind(Choice):

@@ -48,6 +48,9 @@ Rewards and their options: mmalign list rewards; mmalign show regex --options
     help="What scores sampled answers: NAME[=WEIGHT], or JSON with options; repeatable.",
 )
 @click.option("--environment", metavar="NAME", help="What replies to sampled answers: mmalign list environments.")
+@click.option(
+    "--tracker", "trackers", multiple=True, metavar="NAME", help="What gets every record: mmalign list trackers."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<objective>-<time>.")
 @click.option("--seed", type=click.IntRange(min=0), help="Short for --set train.seed=N.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
@@ -81,6 +84,7 @@ def run_train(
     sets: tuple[str, ...],
     rewards: tuple[str, ...],
     environment: str | None,
+    trackers: tuple[str, ...],
     out: Path | None,
     seed: int | None,
     device: str,
@@ -103,6 +107,7 @@ def run_train(
         sets = (f"rollout.rewards={json.dumps([_reward(text) for text in rewards])}", *sets)
     if environment is not None:
         sets = (f"rollout.environment={json.dumps({'name': environment})}", *sets)
+    sets = (*(f"trackers.{name}={{}}" for name in trackers), *sets)
     try:
         if resume is not None:
             if given or configs or rewards or environment or out or dry_run:

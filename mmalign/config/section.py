@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-NAMED_SECTIONS = ("objective", "backbone", "dataset")  # whose options are those of what their `name` finds
+NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # whose options are those of what their `name` finds
 
 
 class Section(dict[str, Any]):

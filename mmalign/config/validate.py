@@ -28,6 +28,10 @@ def build(model: type[Model], section: Mapping[str, Any], where: str, *, hint: s
     return result
 
 
+MOVED_OPTIONS = {f"train.{name}": f"optimizer.{name}" for name in ("beta1", "beta2", "eps", "weight_decay")}
+"""Options of earlier versions -> where they are now."""
+
+
 def build_all(models: Mapping[str, type[BaseModel]], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Validate several sections, {section: config}; raises one UsageError for the mistakes of all."""
     results, mistakes = {}, []
@@ -57,7 +61,9 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
     dotted = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
         owner = _model_at(model, path[:-1])
-        text = f"unknown key. {did_you_mean(str(path[-1]), owner.model_fields if owner else ())}"
+        moved = MOVED_OPTIONS.get(f"{where}.{dotted}")
+        near = did_you_mean(str(path[-1]), owner.model_fields if owner else ())
+        text = f"unknown key. {f'It is {moved} now.' if moved else near}"
     elif error["type"] == "missing":
         text = "is required and missing"
     else:

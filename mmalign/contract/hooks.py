@@ -9,7 +9,7 @@
 The plugin's entry point, in its pyproject.toml:  [project.entry-points.mmalign]  my-plugin = "my_pkg"
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         EnvironmentSpec,
         EvaluationSpec,
         ObjectiveSpec,
+        OptimizerSpec,
         RewardSpec,
+        TrackerSpec,
     )
 
 hookspec = pluggy.HookspecMarker("mmalign")
@@ -74,6 +76,18 @@ def register_evaluations() -> "Iterable[EvaluationSpec]":
 
 
 @hookspec
+def register_optimizers() -> "Iterable[OptimizerSpec]":
+    """What turns gradients into updates."""
+    return ()
+
+
+@hookspec
+def register_trackers() -> "Iterable[TrackerSpec]":
+    """Observers that get every record of a run."""
+    return ()
+
+
+@hookspec
 def register_commands() -> "Iterable[CommandSpec]":
     """Commands of the `mmalign` program."""
     return ()
@@ -82,11 +96,6 @@ def register_commands() -> "Iterable[CommandSpec]":
 @hookspec
 def run_started(run: "Run") -> None:
     """A run begins (main process only). An exception here warns and never ends the run; so below."""
-
-
-@hookspec
-def step_finished(run: "Run", step: int, metrics: Mapping[str, float]) -> None:
-    """One optimiser step is done."""
 
 
 @hookspec

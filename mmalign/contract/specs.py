@@ -243,6 +243,23 @@ class EvaluationSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerSpec(Spec):
+    """What turns gradients into updates; the target is a `mmalign.contract.optimizer.OptimizerBuilder`.
+
+    rate: its usual learning rate as a multiple of AdamW's, where a run names none. state_bytes: of its state, a byte of
+    trained parameters; memory is set aside by it before the first step.
+    """
+
+    rate: float = 1.0
+    state_bytes: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerSpec(Spec):
+    """An observer of runs; the target is a `mmalign.contract.tracker.Tracker`. A run has those that it names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
     """A command-line command; `target` is a click command, imported when it is called. `group`: the heading of
     `mmalign --help` that it stands under."""
@@ -258,6 +275,8 @@ KINDS: dict[str, type[Spec]] = {
     "environments": EnvironmentSpec,
     "engines": EngineSpec,
     "evaluations": EvaluationSpec,
+    "optimizers": OptimizerSpec,
+    "trackers": TrackerSpec,
     "commands": CommandSpec,
 }
 

@@ -44,6 +44,7 @@ BUILTINS = (
     "mmalign_evals",
     "mmalign_environments",
     "mmalign_engines",
+    "mmalign_optimizers",
     "mmalign_rewards",
 )
 # pluggy marks functions by attributes, which have no other reader than hasattr.

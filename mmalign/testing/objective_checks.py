@@ -137,31 +137,32 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
     import torch
 
     from mmalign.train import checkpoint, rng
-    from mmalign.train.optim import load_optimizer_tensors, optimizer_tensors
+    from mmalign.train.optim import OptimizerState
 
-    def fresh() -> tuple[Trainer, Any]:
+    def fresh() -> tuple[Trainer, Any, OptimizerState]:
         trainer = build(exact=False)
         trainer.models.train(freeze_batchnorm=False)
-        return trainer, trainer.optimizer(1e-3)
+        optimizer = trainer.optimizer(1e-3)
+        return trainer, optimizer, OptimizerState(optimizer, trainer.models.trainable())
 
     cpu = torch.device("cpu")
-    first, optimizer = fresh()
+    first, optimizer, kept = fresh()
     outside = rng.capture(cpu), rng.capture_host()
     try:
         with tempfile.TemporaryDirectory() as folder:
             rng.seed_everything(0, rank=0)
             first.train(2, optimizer=optimizer)
-            tensors = optimizer_tensors(optimizer, first.models.trainable())
-            state = {"objective": first.objective.state, "host_rng": rng.capture_host()}
+            tensors, rest = kept.capture()
+            state = {"optimizer": rest, "objective": first.objective.state, "host_rng": rng.capture_host()}
             saved = checkpoint.Checkpoint(2, first.models.state(), tensors, rng.capture(cpu), state)
             path = checkpoint.save(Path(folder), saved)
             first.train(2, optimizer=optimizer)
-            second, other = fresh()
+            second, other, its_own = fresh()
             second.steps = first.steps - 2
             loaded = checkpoint.load(path)
             second.models.load_state(loaded.model)
             second.objective.state = dict(loaded.state["objective"])
-            load_optimizer_tensors(other, second.models.trainable(), loaded.optimizer)
+            its_own.restore(loaded.optimizer, loaded.state["optimizer"])
             rng.restore(loaded.rng, cpu)
             rng.restore_host(loaded.state["host_rng"])
             second.train(2, optimizer=other)
@@ -169,10 +170,8 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
         rng.restore(outside[0], cpu)
         rng.restore_host(outside[1])
 
-    def tensors_of(trainer: Trainer, used: Any) -> "dict[str, Tensor]":
-        return {**trainer.models.state(), **optimizer_tensors(used, trainer.models.trainable())}
-
-    expected, found = tensors_of(first, optimizer), tensors_of(second, other)
+    expected = {**first.models.state(), **kept.capture()[0]}
+    found = {**second.models.state(), **its_own.capture()[0]}
     changed = [n for n, t in expected.items() if n not in found or not torch.equal(t, found[n])]
     assert not changed, f"differs after resuming: {', '.join(changed[:5])}"
     states = first.objective.state, second.objective.state

@@ -15,6 +15,7 @@ from mmalign.testing import (
     engine_checks,
     environment_checks,
     objective_checks,
+    optimizer_checks,
     plugin_checks,
     reward_checks,
 )
@@ -51,6 +52,8 @@ def find_checks(name: str, bench: Workbench) -> list[Check]:
             checks += engine_checks.checks(entry, bench)
         elif entry.kind == "evaluations":
             checks += data_checks.evaluation_checks(entry, bench)
+        elif entry.kind == "optimizers":
+            checks += optimizer_checks.checks(entry, bench)
         elif entry.kind == "rewards":
             checks += reward_checks.checks(entry, bench)
     return checks

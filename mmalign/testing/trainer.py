@@ -38,6 +38,7 @@ class Trainer:
     models: Any
     engine: Any
     batches: "list[Batch]"
+    catalog: Any
     sampler: "Sampler | None" = None
     steps: int = 0
 
@@ -133,11 +134,11 @@ class Trainer:
         return found
 
     def optimizer(self, learning_rate: float) -> Any:
-        from mmalign.train.config import TrainConfig
         from mmalign.train.optim import build_optimizer
 
-        config = TrainConfig(learning_rate=learning_rate, warmup_steps=0, weight_decay=0.0)
-        return build_optimizer(self.models.trainable(), config, self.models.peaks)
+        builder = self.catalog.load(self.catalog.find("optimizers", "adamw"))
+        config = builder.Config(weight_decay=0.0)
+        return build_optimizer(builder, config, self.models.trainable(), learning_rate, self.models.peaks)
 
 
 def build_trainer(
@@ -175,7 +176,7 @@ def build_trainer(
     models.eval()
     batches = _batches(entry, objective, policy.processor, size, exact, bench)
     sampler = _sampler(rollout, policy.processor) if entry.spec.online else None
-    return Trainer(entry, objective, models, engine, batches, sampler)
+    return Trainer(entry, objective, models, engine, batches, bench.catalog, sampler)
 
 
 def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench) -> "list[Batch]":

@@ -34,7 +34,7 @@ from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
-from mmalign.train.optim import build_optimizer
+from mmalign.train.optim import OptimizerState, build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
 from mmalign.train.roles import Models, build_models
@@ -54,7 +54,8 @@ class Job:
     models: Models
     objective: Objective
     parameters: list[tuple[str, nn.Parameter]]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
+    optimizer_state: OptimizerState
     engine: Engine
     data: Any
     heldout: Any  # None where the data set has no validation part
@@ -213,6 +214,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     sampler = None
     if isinstance(objective, OnlineObjective):
         sampler = _sampler(plan, objective, models, columns, processes, say)
+    builder = plan.catalog.load(plan.optimizer)
+    optimizer = build_optimizer(builder, plan.configs["optimizer"], parameters, train.learning_rate, models.peaks)
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
     engine.release()  # what building took
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
@@ -222,7 +225,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         models,
         objective,
         parameters,
-        build_optimizer(parameters, train, models.peaks),
+        optimizer,
+        OptimizerState(optimizer, parameters),
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),

@@ -25,7 +25,8 @@ from mmalign.errors import CheckpointError
 from mmalign.files import fsync
 from mmalign.reading import open_file, read_json
 
-FORMAT = 1
+FORMAT = 2  # 1 held of the optimiser tensors alone, which is all that AdamW keeps
+_READABLE = (1, FORMAT)
 _PREFIX = "step-"
 _FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
 _MAX_MANIFEST = 2**16
@@ -92,8 +93,11 @@ def verify(folder: Path) -> None:
     try:
         manifest = read_json(folder / "manifest.json", _MAX_MANIFEST)
         files = manifest["files"]
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
+        if manifest["format"] not in _READABLE:
+            raise CheckpointError(
+                f"{folder}: format {manifest['format']}, this version reads {' and '.join(map(str, _READABLE))}",
+                hint="A newer version wrote it: pip install --upgrade mmalign",
+            )
         if set(files) != set(_FILES):  # and so none that lies elsewhere
             odd = ", ".join(sorted(set(files) ^ set(_FILES))[:4])
             raise CheckpointError(f"{folder}: the manifest is not of {', '.join(_FILES)}: {odd}")

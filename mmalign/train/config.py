@@ -33,7 +33,7 @@ class TrainConfig(_Section):
     learning_rate: float = Field(
         0.0,
         ge=0,
-        description="peak learning rate of AdamW; 0: the objective's own for a model of this size, which is lower for "
+        description="peak learning rate; 0: the objective's own for a model of this size, which is lower for "
         "trained weights than for random ones or an adapter",
     )
     schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
@@ -44,12 +44,6 @@ class TrainConfig(_Section):
         0.1, ge=0, le=1, description="steps of linear warm-up as a share of the run, where warmup_steps is -1"
     )
     min_learning_rate: float = Field(0.0, ge=0, description="where the cosine ends")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment")
-    beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the second moment")
-    eps: float = Field(1e-6, gt=0, description="AdamW: added to the denominator")
-    weight_decay: float = Field(
-        0.1, ge=0, description="AdamW: per unit of learning rate; 0-D and 1-D parameters have none"
-    )
     ema_decay: float = Field(
         0.0,
         ge=0,

@@ -21,6 +21,7 @@ from mmalign.train.build import Job, assemble
 from mmalign.train.distributed import Processes
 from mmalign.train.fit import settle_micro_batch
 from mmalign.train.length import passes
+from mmalign.train.optim import state_bytes
 from mmalign.train.plan import Plan
 from mmalign.train.preview import first_example, preview
 from mmalign.train.progress import duration, peak_memory
@@ -91,13 +92,14 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     found: list[str] = []
     with explained(plan, lambda: job.micro_batch, f"in the first {_PROBE_STEPS} steps"):
         seconds = _probe(job, found)
-    roles = tuple(role_figures(job.models))
+    roles = tuple(role_figures(job.models, job.optimizer))
     trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
     own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
     peak = peak_memory(job.device)
-    one = own_state + 2 * trained
+    kept = state_bytes(job.optimizer, [parameter for _, parameter in job.parameters])
+    one = own_state + kept
     train = job.plan.train
-    kept = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
+    checkpoints = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
     processes.close()
     return Estimate(
         parameters=sum(p.numel() for module in job.models.modules() for p in module.parameters()),
@@ -108,11 +110,11 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         length=passes(train, len(job.data), "prompts" if job.sampler else "examples"),
         weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
-        optimizer_bytes=2 * trained,
-        activation_bytes=max(0, peak - before - 3 * trained),
+        optimizer_bytes=kept,
+        activation_bytes=max(0, peak - before - trained - kept),
         peak_bytes=peak,
         checkpoint_bytes=one,
-        disk_bytes=one * kept + own_state,
+        disk_bytes=one * checkpoints + own_state,
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
         seconds_per_step=seconds,
         seconds=seconds * train.steps,

@@ -185,7 +185,8 @@ def _standing(job: Job) -> float:
     """Bytes that are there whatever a pass takes: the program, weights, gradients, two moments, an average."""
     weights = {t.untyped_storage()._cdata: t.nbytes for module in job.models.modules() for t in _tensors(module)}
     trained = sum(parameter.nbytes for _, parameter in job.parameters)
-    copies = 3 + (job.average is not None)
+    # The optimiser's state is made by its first step, which is still to come.
+    copies = 1 + job.plan.optimizer.spec.state_bytes + (job.average is not None)
     return (_PROGRAM if job.device.type == "cpu" else 0) + sum(weights.values()) + copies * trained
 
 

@@ -16,7 +16,7 @@ from mmalign.config.section import NAMED_SECTIONS, Section, overlay
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
 
-SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation")
+SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation", "trackers")
 
 # Two ways to say one thing: a layer that uses the first takes the second of the layers below away.
 _IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}

@@ -27,7 +27,7 @@ from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
 from mmalign.train.build import Guard, Job
 from mmalign.train.fit import settle_micro_batch
-from mmalign.train.optim import learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from mmalign.train.optim import learning_rate, set_learning_rate
 from mmalign.train.progress import Progress, describe
 from mmalign.train.run_folder import Run
 from mmalign.train.samples import write_samples
@@ -199,19 +199,21 @@ class Loop:
         own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts, self.tokens)
         torch_states, host_states, bad_samples, truncated, tokens = zip(*job.processes.gather_objects(own), strict=True)
         if job.processes.is_main:
+            tensors, optimizer = job.optimizer_state.capture()
             generators = {f"{rank}/{name}": s for rank, states in enumerate(torch_states) for name, s in states.items()}
-            checkpoint.save(
+            folder = checkpoint.save(
                 self.run.checkpoints,
                 checkpoint.Checkpoint(
                     self.step,
                     job.models.state() | (job.average.state() if job.average is not None else {}),
-                    optimizer_tensors(job.optimizer, job.parameters),
+                    tensors,
                     generators,
                     {
                         "host_rng": host_states,
                         "truncated_texts": truncated,
                         "tokens": tokens,
                         "objective": job.objective.state,
+                        "optimizer": optimizer,
                         "data": job.fingerprint(),
                         "bad_samples": bad_samples,
                         "skipped_updates": self.skipped_updates,
@@ -224,6 +226,7 @@ class Loop:
             self.run.write_skipped(sorted({key: why for bad in bad_samples for key, why in bad.items()}.items()))
             best = self.best["step"] if self.best else None
             checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
+            self.run.announce({"step": self.step, "checkpoint": str(folder)})
         self._saved = self.step
         job.processes.barrier()
         self.progress.restart()
@@ -247,7 +250,7 @@ class Loop:
             ) from error
         if job.average is not None:
             job.average.load_state(saved.model)
-        load_optimizer_tensors(job.optimizer, job.parameters, saved.optimizer)
+        job.optimizer_state.restore(saved.optimizer, state.get("optimizer", {}))
         job.objective.state = dict(state["objective"])
         rank = f"{job.processes.rank}/"
         generators = {name.removeprefix(rank): t for name, t in saved.rng.items() if name.startswith(rank)}

@@ -1,15 +1,22 @@
-"""AdamW and learning-rate schedules. The rate is a function of the step, so a resumed run needs no scheduler state."""
+"""The optimiser of a run, its state in a checkpoint, and learning-rate schedules.
 
+The rate is a function of the step, so a resumed run needs no scheduler state.
+"""
+
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.errors import CheckpointError
+from mmalign.contract.optimizer import OptimizerBuilder, ParameterGroup
+from mmalign.errors import CheckpointError, PluginError
 from mmalign.train.config import TrainConfig
 
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+Named = Sequence[tuple[str, nn.Parameter]]
+_SET_HERE = ("params", "lr", "factor")  # of a param group, by the loop or when it is built
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -25,29 +32,33 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizer(
-    parameters: Sequence[tuple[str, nn.Parameter]], config: TrainConfig, peaks: Mapping[str, float] | None = None
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), without decay on 0-D and 1-D parameters: scales, biases and norms.
+    builder: type[OptimizerBuilder],
+    config: Any,
+    parameters: Named,
+    rate: float,
+    peaks: Mapping[str, float] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimiser of these parameters; raises PluginError where it leaves some out or mixes rates.
 
-    peaks: role -> peak learning rate of its parameters and its head's, where it is not `config.learning_rate`. Each
-    group's "factor" is its share of the rate that `set_learning_rate` is given.
+    rate: the run's peak learning rate. peaks: role -> the peak of its parameters and its head's, where it is another.
+    Each param group's "factor" is its share of the rate that `set_learning_rate` is given.
     """
-    factors = {role: peak / config.learning_rate for role, peak in (peaks or {}).items()}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    grouped: dict[float, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters:
         role = name.partition(".")[0].removesuffix("_head")
-        groups.setdefault((factors.get(role, 1.0), parameter.ndim < 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": group, "weight_decay": 0.0 if plain else config.weight_decay, "factor": factor}
-            for (factor, plain), group in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        # One pass over memory instead of a dozen: a quarter of the time on a CPU.
-        fused=all(parameter.device.type in _FUSED_DEVICES for _, parameter in parameters),
-    )
+        grouped.setdefault((peaks or {}).get(role, rate) / rate, []).append((name, parameter))
+    groups = [ParameterGroup(tuple(named), rate * factor, factor) for factor, named in sorted(grouped.items())]
+    optimizer = builder.build(groups, config)
+    factors = {id(parameter): group.factor for group in groups for _, parameter in group.parameters}
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if sorted(held) != sorted(factors):
+        raise PluginError(f"{builder.__name__} holds {len(held)} of {len(factors)} parameters, or others")
+    for group in optimizer.param_groups:
+        own = {factors[id(parameter)] for parameter in group["params"]}
+        if len(own) > 1:
+            raise PluginError(f"{builder.__name__} has a param group with parameters of several learning rates")
+        group["factor"] = own.pop() if own else 1.0
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -56,36 +67,139 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]]
-) -> dict[str, Tensor]:
-    """The optimiser's state as {"parameter/moment": tensor}, ready for safetensors."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in parameters
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
+def state_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> int:
+    """Bytes that the optimiser keeps for these parameters."""
+    states = (optimizer.state.get(parameter, {}) for parameter in parameters)
+    return sum(leaf.nbytes for state in states for _, leaf in _leaves(state) if isinstance(leaf, Tensor))
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, nn.Parameter]], tensors: Mapping[str, Tensor]
-) -> None:
-    """Put back what `optimizer_tensors` returned; raises CheckpointError for names that do not match."""
-    state: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, moment = key.rpartition("/")
-        state.setdefault(name, {})[moment] = tensor
-    unknown = set(state) - {name for name, _ in parameters}
-    if unknown:
-        raise CheckpointError(f"optimiser state for parameters this model lacks: {', '.join(sorted(unknown)[:3])}")
-    for name, parameter in parameters:
-        if name in state:
-            # The step counter stays float32 whatever the parameter is; fused AdamW keeps it beside the parameter.
-            counter = parameter.device if optimizer.defaults["fused"] else "cpu"
-            optimizer.state[parameter] = {
-                moment: tensor.to(counter, copy=True)
-                if moment == "step"
-                else tensor.to(parameter.device, parameter.dtype, copy=True)
-                for moment, tensor in state[name].items()
-            }
+class OptimizerState:
+    """What an optimiser keeps between steps, as a checkpoint holds it.
+
+    Made before the first step: options that the optimiser changes itself are those that differ from then on.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Named) -> None:
+        self._optimizer = optimizer
+        self._named = {id(parameter): (name, parameter) for name, parameter in parameters}
+        self._at_first = [_options(group) for group in optimizer.param_groups]
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """({"parameter/key": tensor}, the rest as JSON values); raises CheckpointError for a value that is neither."""
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
+        on_host: list[str] = []
+        state = self._optimizer.state_dict()["state"]
+        for index, (name, parameter) in enumerate(self._in_order()):
+            for key, leaf in _leaves(state.get(index, {})):
+                place = f"{name}/{key}"
+                if isinstance(leaf, Tensor):
+                    tensors[place] = leaf
+                    if leaf.device.type == "cpu" != parameter.device.type:
+                        on_host.append(place)
+                else:
+                    values[place] = _as_json(leaf, f"the optimiser's {key} of {name}")
+        changed = [
+            {key: value for key, value in _options(group).items() if value != first.get(key)}
+            for group, first in zip(self._optimizer.param_groups, self._at_first, strict=True)
+        ]
+        return tensors, {"values": values, "on_host": on_host, "groups": changed}
+
+    def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        """Put back what `capture` returned; raises CheckpointError for names that do not match. rest: empty of a
+        checkpoint before format 2, which held tensors alone."""
+        names = {name for name, _ in self._named.values()}
+        by_name: dict[str, dict[str, Any]] = {}
+        for place, leaf in [*tensors.items(), *rest.get("values", {}).items()]:
+            name, _, key = place.partition("/")
+            by_name.setdefault(name, {})[key] = leaf
+        unknown = sorted(set(by_name) - names)
+        if unknown:
+            raise CheckpointError(f"optimiser state for parameters this model lacks: {', '.join(unknown[:3])}")
+        current = self._optimizer.state_dict()
+        for group, changed in zip(current["param_groups"], rest.get("groups", ()), strict=False):
+            group.update({key: _as_before(value, group.get(key)) for key, value in changed.items()})
+        ordered = list(self._in_order())
+        states = {i: _nested(by_name[name]) for i, (name, _) in enumerate(ordered) if name in by_name}
+        self._optimizer.load_state_dict({**current, "state": states})
+        self._exactly(ordered, by_name, frozenset(rest.get("on_host", ())))
+
+    def _exactly(
+        self, ordered: list[tuple[str, nn.Parameter]], saved: Mapping[str, Mapping[str, Any]], on_host: frozenset[str]
+    ) -> None:
+        """torch casts the state of a parameter to its dtype: 8-bit moments would be lost."""
+        for name, parameter in ordered:
+            state = self._optimizer.state.get(parameter)
+            if not isinstance(state, dict) or name not in saved:
+                continue
+            for key, leaf in saved[name].items():
+                *path, last = key.split("/")
+                holder: Any = state
+                for step in path:
+                    holder = holder[_key(holder, step)]
+                if isinstance(leaf, Tensor) and not isinstance(holder, tuple):
+                    device = torch.device("cpu") if f"{name}/{key}" in on_host else parameter.device
+                    holder[_key(holder, last)] = leaf.to(device, copy=True)
+
+    def _in_order(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by the number that `state_dict` gives them."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                yield self._named[id(parameter)]
+
+
+def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("exp_avg", tensor), ("inner/scale", tensor): of mappings and lists within a state, too."""
+    if isinstance(state, Mapping) and (state or not prefix):
+        for key, value in state.items():
+            yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key))
+    elif isinstance(state, list) and state:
+        for number, value in enumerate(state):
+            yield from _leaves(value, f"{prefix}/[{number}]")
+    else:
+        yield prefix, state
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_leaves` flattened."""
+    state: dict[str, Any] = {}
+    for place, leaf in flat.items():
+        *path, last = place.split("/")
+        holder = state
+        for step in path:
+            holder = holder.setdefault(step, {})
+        holder[last] = leaf.clone() if isinstance(leaf, Tensor) else leaf
+    return {key: _as_lists(value) for key, value in state.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _as_lists(item) for key, item in value.items()}
+    return list(inner.values()) if inner and all(key.startswith("[") for key in inner) else inner
+
+
+def _key(holder: Any, step: str) -> Any:
+    return int(step[1:-1]) if isinstance(holder, list) else step
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A param group's options as JSON values, but for those that are set here."""
+    return {key: _as_json(value, f"the option {key}") for key, value in group.items() if key not in _SET_HERE}
+
+
+def _as_json(value: Any, what: str) -> Any:
+    try:
+        return json.loads(json.dumps(value.tolist() if isinstance(value, Tensor) else value))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{what} is {type(value).__name__}, which no checkpoint can hold",
+            hint="An optimiser's state is made of tensors, numbers, texts, lists and mappings.",
+        ) from error
+
+
+def _as_before(value: Any, current: Any) -> Any:
+    """A JSON value in the type of the one that it replaces."""
+    if isinstance(current, tuple):
+        return tuple(value)
+    return torch.tensor(value, dtype=current.dtype, device=current.device) if isinstance(current, Tensor) else value

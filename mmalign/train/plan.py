@@ -28,6 +28,8 @@ from mmalign.rl.rollout import checked_rollout
 from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 from mmalign.train.settle import lasting_reference, settle
 
+DEFAULT_OPTIMIZER = "adamw"
+
 
 @dataclass(frozen=True)
 class StreamPlan:
@@ -57,6 +59,8 @@ class Plan:
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
     catalog: Catalog
+    optimizer: Entry
+    trackers: tuple[tuple[Entry, Any], ...]  # with their options
     reasons: Mapping[str, str]  # option of `train` that was left to the program -> why it has that value
 
     @property
@@ -92,6 +96,7 @@ class Plan:
             "objective": bare_name(self.objective),
             "backbone": lasting_reference(self.source),
             "dataset": bare_name(self.dataset),
+            "optimizer": bare_name(self.optimizer),
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -105,7 +110,9 @@ class Plan:
             name: {"name": bare_name(stream.dataset), **stream.config.model_dump(mode="json")}
             for name, stream in self.streams.items()
         }
-        return sections | ({"streams": streams} if streams else {})
+        trackers = {bare_name(entry): config.model_dump(mode="json") for entry, config in self.trackers}
+        more = {"streams": streams, "trackers": trackers}
+        return sections | {name: section for name, section in more.items() if section}
 
     def explanations(self) -> list[str]:
         """ "train.learning_rate 2e-05: TRL's SFT, ..." of every option that was left to the program."""
@@ -128,7 +135,8 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     source = find_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
     dataset, kind, values["dataset"] = find_data(catalog, objective, kinds, sections["dataset"])
-    named = {"objective": objective, "backbone": source.entry, "dataset": dataset}
+    optimizer = catalog.find("optimizers", sections["optimizer"].get("name") or DEFAULT_OPTIMIZER)
+    named = {"objective": objective, "backbone": source.entry, "dataset": dataset, "optimizer": optimizer}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
     models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
     if objective.spec.online:
@@ -138,7 +146,8 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
             f"{objective.spec.name} samples nothing: the section rollout is for objectives that do",
             hint="Those are: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
         )
-    values.pop("streams", None)
+    for section in ("streams", "trackers"):
+        values.pop(section, None)
     configs = build_all(models, values)
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
@@ -155,7 +164,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
             hint=f"Try: --set rollout.samples={max(4, fewest)}",
         )
     streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections)
-    configs["train"], reasons = settle(configs, objective.spec.rates, source, classes["backbone"])
+    configs["train"], reasons = settle(configs, objective.spec.rates, optimizer.spec, source, classes["backbone"])
     plan = Plan(
         objective=objective,
         objective_class=classes["objective"],
@@ -170,6 +179,8 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         verdict=verdict,
         configs=configs,
         catalog=catalog,
+        optimizer=optimizer,
+        trackers=_trackers(catalog, sections.get("trackers", {})),
         reasons=reasons,
     )
     if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
@@ -222,6 +233,17 @@ def _streams(
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
         found[name] = StreamPlan(dataset, catalog.load(dataset), kind, config, batch_size)
     return found
+
+
+def _trackers(catalog: Catalog, section: Mapping[str, Any]) -> tuple[tuple[Entry, Any], ...]:
+    """Each with its options, which are checked here; raises UsageError."""
+    chosen = []
+    for name, options in section.items():
+        entry = catalog.find("trackers", name)
+        if not isinstance(options or {}, dict):
+            raise UsageError(f"trackers.{name} takes options (key: value)", hint=f"Try: --tracker {name}")
+        chosen.append((entry, build(catalog.load_config(entry), options or {}, f"trackers.{name}")))
+    return tuple(chosen)
 
 
 def _require_places(configs: Mapping[str, Any]) -> None:

@@ -101,8 +101,6 @@ class Progress:
         times = {f"seconds_{name}": value for name, value in parts.items()}
         happened = {f"{LOGGED}{name}": number for name, number in counts.items()}
         self._run.log({"step": step, **record, **speed, **times, **happened})
-        for warning in self._catalog.host.notify("step_finished", run=self._run, step=step, metrics=record):
-            self._display(warning)
         self._tell(step, {name: record[name] for name in ("loss", *metrics)}, parts, size)
         if shows:
             for line in show_experience(batch, processor, max(0, terminal_width() - 2)):

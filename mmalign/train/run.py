@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mmalign.config.section import Section
+from mmalign.config.validate import MOVED_OPTIONS
 from mmalign.contract.backbone import NamesPlaces
 from mmalign.display import Display, Say, display_of
 from mmalign.errors import CheckpointError, MmalignError, UsageError
@@ -35,6 +37,7 @@ from mmalign.train.prefill import prefill
 from mmalign.train.preview import preview
 from mmalign.train.run_folder import Run, default_folder, package_versions
 from mmalign.train.shortage import explained
+from mmalign.train.tracking import Trackers
 
 _OF_LEARNING = ("train", "data", "evaluation")
 _EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
@@ -85,8 +88,8 @@ def resume(
     config = folder / "config.yaml"
     if not config.is_file():
         raise UsageError(f"{folder} holds no run", hint="Give a folder that mmalign train made.")
-    plan = make_plan(catalog, load_layers(files=[config]))
-    changed = make_plan(catalog, load_layers(files=[config], sets=sets)) if sets else plan
+    plan = make_plan(catalog, _as_now(load_layers(files=[config])))
+    changed = make_plan(catalog, _as_now(load_layers(files=[config], sets=sets))) if sets else plan
     drift = _differences(plan.to_dict(), changed.to_dict())
     if drift and not allow_change:
         raise UsageError(
@@ -126,6 +129,15 @@ def resume(
     return _execute(changed, catalog, processes, run, say, accept, fits_anew=_takes_other_memory(plan, changed))
 
 
+def _as_now(sections: dict[str, Section]) -> dict[str, Section]:
+    """Options of a run of an earlier version, where they are now."""
+    for old, new in MOVED_OPTIONS.items():
+        (section, key), (other, renamed) = old.split("."), new.split(".")
+        if key in sections[section]:
+            sections[other].setdefault(renamed, sections[section].pop(key))
+    return sections
+
+
 def _execute(
     plan: Plan,
     catalog: Catalog,
@@ -136,7 +148,7 @@ def _execute(
     *,
     fits_anew: bool = False,
 ) -> Outcome | None:
-    host, error = catalog.host, None
+    host, error, trackers = catalog.host, None, None
     talk = display_of(say) if processes.is_main else Display(lambda line: None)
     try:
         with StopRequest() as stop:
@@ -162,6 +174,7 @@ def _execute(
                     talk(note)
                 for warning in host.notify("run_started", run=run):
                     talk(warning)
+                trackers = Trackers(plan.trackers, catalog, run, talk)
             for note in job.models.notes:
                 talk(note)
             talk(passes(job.plan.train, len(job.data), "prompts" if job.sampler else "examples"))
@@ -177,7 +190,7 @@ def _execute(
             together = functools.partial(interruptible, stop, processes.gather_objects)
             together(lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
-            loop.go(stop, resumed)
+            loop.go(stop, functools.partial(_taken_up, run, trackers, resumed))
             counts = processes.gather_objects((loop.truncated_texts, loop.tokens))
             return together(lambda: finish(job, loop, counts, run, catalog, talk))
     except BaseException as exception:
@@ -193,11 +206,21 @@ def _execute(
             exception.folder = run.folder if processes.is_main else None
         raise
     finally:
+        if trackers is not None:
+            trackers.close()
         if processes.is_main:
             for warning in host.notify("run_finished", run=run, error=error):
                 talk(warning)
         run.close()
         processes.close()
+
+
+def _taken_up(run: Run, trackers: Trackers | None, resumed: Callable[[], None]) -> None:
+    """The newest checkpoint is, and metrics.jsonl goes as far as it does."""
+    resumed()
+    if trackers is not None:
+        trackers.catch_up()
+        run.observers.append(trackers.record)
 
 
 def headline(plan: Plan) -> str:
@@ -241,8 +264,8 @@ def _takes_other_memory(old: Plan, new: Plan) -> bool:
 
 def _differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
-        f"  {section}.{key}: {old[section].get(key)!r} -> {value!r}"
+        f"  {section}.{key}: {old.get(section, {}).get(key)!r} -> {value!r}"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value
+        if old.get(section, {}).get(key) != value
     ]

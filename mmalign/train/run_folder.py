@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Run:
         self.folder = folder
         self.info = info
         self.took_over = False
+        self.observers: list[Callable[[Mapping[str, Any]], None]] = []
+        """Called with each record that `log` appends, and with each checkpoint."""
         self._lock = (folder / ".lock").open("a")
         if not lock:
             return
@@ -103,6 +105,12 @@ class Run:
         """Append a line to metrics.jsonl; a value that is not finite becomes null, at any depth."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(without_nan(record)) + "\n")
+        self.announce(record)
+
+    def announce(self, record: Mapping[str, Any]) -> None:
+        """Hand a record to the run's observers."""
+        for observer in self.observers:
+            observer(record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a line cut short by a kill is left out. A figure of an evaluation that was

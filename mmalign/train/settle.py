@@ -9,7 +9,7 @@ from typing import Any
 
 from mmalign.contract.capabilities import Capability
 from mmalign.contract.source import Source
-from mmalign.contract.specs import Rates
+from mmalign.contract.specs import OptimizerSpec, Rates
 from mmalign.models.size import KnowsSize, ModelSize
 from mmalign.train.config import TrainConfig
 from mmalign.train.length import with_steps
@@ -17,7 +17,7 @@ from mmalign.train.rates import default_rate
 
 
 def settle(
-    configs: Mapping[str, Any], rates: Rates, source: Source, backbone: Any
+    configs: Mapping[str, Any], rates: Rates, optimizer: OptimizerSpec, source: Source, backbone: Any
 ) -> tuple[TrainConfig, dict[str, str]]:
     """(`train` with steps, warm-up and learning rate; option -> why it has its value, of those that were not given).
 
@@ -29,6 +29,9 @@ def settle(
         size = backbone.size(source, options) if isinstance(backbone, KnowsSize) else ModelSize(0, False)
         adapts = Capability.ADAPTER_SWITCH in source.family.provides and bool(options.lora.rank)
         rate, reasons["learning_rate"] = default_rate(rates, size, adapter=adapts)
+        if optimizer.rate != 1:
+            rate *= optimizer.rate
+            reasons["learning_rate"] += f"; {optimizer.name} takes {optimizer.rate:g} times AdamW's"
         train = train.model_copy(update={"learning_rate": rate})
     return train, reasons
 

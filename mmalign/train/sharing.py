@@ -9,7 +9,9 @@ Weights that roles share are counted once, with the role that the others work on
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.optim import Optimizer
 
+from mmalign.train.optim import state_bytes
 from mmalign.train.roles import Models
 from mmalign.train.shared_trunk import TrunkScorer, WithAdapter, has_fresh_adapter
 
@@ -41,8 +43,11 @@ class RoleFigures:
         return f"{self.role}: {self.how}, {self.parameters:,} parameters, {share}; {memory}"
 
 
-def role_figures(models: Models) -> list[RoleFigures]:
-    """Of each role, the one with the shared weights first."""
+def role_figures(models: Models, optimizer: Optimizer | None = None) -> list[RoleFigures]:
+    """Of each role, the one with the shared weights first.
+
+    optimizer: after a step, when it has its state; None: its memory is not counted.
+    """
     owned: dict[str, dict[int, Tensor]] = {}
     owners = models.owners()
     for role, module in [(role, backbone.module) for role, backbone in models.items()] + list(models.heads.items()):
@@ -50,10 +55,10 @@ def role_figures(models: Models) -> list[RoleFigures]:
             owned.setdefault(owners.get(id(tensor), role), {})[id(tensor)] = tensor
     own = [role for role, _ in models.items()]
     others = [role for role in (*models.shared, *models.answers_for()) if role not in own]
-    return [_figures(models, role, list(owned.get(role, {}).values())) for role in (*own, *others)]
+    return [_figures(models, role, list(owned.get(role, {}).values()), optimizer) for role in (*own, *others)]
 
 
-def _figures(models: Models, role: str, tensors: list[Tensor]) -> RoleFigures:
+def _figures(models: Models, role: str, tensors: list[Tensor], optimizer: Optimizer | None) -> RoleFigures:
     trained = [tensor for tensor in tensors if tensor.requires_grad]
     how, shares = _relation(models, role)
     learning = sum(tensor.nbytes for tensor in trained)
@@ -66,7 +71,7 @@ def _figures(models: Models, role: str, tensors: list[Tensor]) -> RoleFigures:
         trainable=sum(tensor.numel() for tensor in trained),
         weights_bytes=sum(tensor.nbytes for tensor in tensors),
         gradient_bytes=learning,
-        optimizer_bytes=2 * learning,
+        optimizer_bytes=state_bytes(optimizer, trained) if optimizer else 0,
     )
 
 

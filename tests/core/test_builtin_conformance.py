@@ -30,4 +30,5 @@ test_rewards = conformance(
 )
 test_environments = conformance("mmalign_environments")
 test_engines = conformance("mmalign_engines")
+test_optimizers = conformance("mmalign_optimizers")
 test_triplet = conformance("mmalign_triplet")

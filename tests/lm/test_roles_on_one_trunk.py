@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from lm_samples import some_sequences
+from mmalign_optimizers.adamw import AdamW
 from role_samples import IDS, build, gradients, moved
 
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.language.derive import token_values
 from mmalign.models.adapter_switch import selected
 from mmalign.models.lora import adapter_parameters, add_adapter
-from mmalign.train.config import TrainConfig
-from mmalign.train.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from mmalign.train.optim import OptimizerState, build_optimizer, set_learning_rate
 from mmalign.train.roles import Models
 from mmalign.train.shared_trunk import checkpoint_activations
 
@@ -167,14 +167,13 @@ def test_values_start_at_zero_and_both_learn(load_lm, lm_folders, asked, lora, k
 @needs_peft
 @pytest.mark.parametrize(("kind", "lora"), [("head", False), ("adapter", True), ("copy", False), ("copy", True)])
 def test_a_checkpoint_goes_on_to_the_bit_with_a_rate_of_its_own(load_lm, lm_folders, kind, lora) -> None:
-    config = TrainConfig(learning_rate=1e-2)
     peak = 0.0 if kind == "head" else 3e-2
 
     def start() -> tuple[Models, Any, list[Any]]:
         torch.manual_seed(0)
         models = build(load_lm, lm_folders["tiny_llama"], kind, lora=lora, learning_rate=peak)
         parameters = models.trainable()
-        return models, build_optimizer(parameters, config, models.peaks), parameters
+        return models, build_optimizer(AdamW, AdamW.Config(), parameters, 1e-2, models.peaks), parameters
 
     def step(models: Models, optimizer: Any) -> None:
         set_learning_rate(optimizer, 1e-2)
@@ -189,11 +188,12 @@ def test_a_checkpoint_goes_on_to_the_bit_with_a_rate_of_its_own(load_lm, lm_fold
         own = name.startswith("critic") and peak
         assert rates[id(parameter)] == pytest.approx(peak if own else 1e-2)
     saved = {name: tensor.clone() for name, tensor in models.state().items()}
-    moments = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, parameters).items()}
+    tensors, rest = OptimizerState(optimizer, parameters).capture()
+    moments = {name: tensor.clone() for name, tensor in tensors.items()}
     step(models, optimizer)
     again, other, parameters = start()
     again.load_state(saved)
-    load_optimizer_tensors(other, parameters, moments)
+    OptimizerState(other, parameters).restore(moments, rest)
     step(again, other)
     expected = models.state()
     assert set(again.state()) == set(expected)

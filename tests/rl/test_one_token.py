@@ -16,7 +16,7 @@ TOKEN = 42
 REWARD = f"def share(completion_ids):\n    return [ids.count({TOKEN}) / len(ids) for ids in completion_ids]\n"
 OPTIONS = {
     "train.steps": 22, "train.batch_size": 16, "train.learning_rate": 0.03, "train.warmup_steps": 2,
-    "train.schedule": "constant", "train.weight_decay": 0, "train.save_every": 0, "data.num_workers": 0,
+    "train.schedule": "constant", "optimizer.weight_decay": 0, "train.save_every": 0, "data.num_workers": 0,
     "data.max_lost": 1, "rollout.samples": 8, "rollout.max_tokens": 6, "rollout.keep_experience": 0,
     "evaluation.samples": 0,
 }  # fmt: skip

@@ -125,9 +125,10 @@ def test_each_update_is_adamws_at_its_steps_rate_clipped_and_averaged(lab, tmp_p
         rate = 0.003 * (0.5 * (1 + math.cos(math.pi * (index - 1) / 2)) if index else 1.0)
         for parts in job.updates(index, job.prepare(index, batch), {"ptx": other.next_batch("ptx")}):
             loss, count = torch.zeros(()), count + 1
-            for phase, part in [(phase, part) for part in parts for phase in job.engine.of(part)]:
-                sums, _ = phase.loss(phase.forward(job.models, part), part)
-                counts, weights = phase.count(part), job.objective.weights
+            phases = [(part, phase) for part in parts for phase in job.engine.of(part)]
+            for update, phase in phases:
+                sums, _ = phase.loss(phase.forward(job.models, update), update)
+                counts, weights = phase.count(update), job.objective.weights
                 loss = loss + torch.stack([weights.get(n, 1.0) * s / counts[n] for n, s in sums.items()]).sum()
             grads = torch.autograd.grad(loss, [p for _, p in trained])
             norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))

@@ -76,7 +76,7 @@ def test_each_part_of_a_checkpoint_is_needed(lab, part, monkeypatch) -> None:
     whole = lab.whole("sft", "micro-batches")
     run = lab.copy(whole.moments[KILLED])
     if part == "optimizer":
-        monkeypatch.setattr("mmalign.train.loop.load_optimizer_tensors", lambda *arguments: None)
+        monkeypatch.setattr("mmalign.train.optim.OptimizerState.restore", lambda *arguments: None)
     elif part == "rng":
         monkeypatch.setattr(rng, "restore", lambda *arguments: None)
     else:
