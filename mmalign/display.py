@@ -8,6 +8,8 @@
 A screen draws the status: `mmalign.cli.live.LiveLine` on a terminal.
 """
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -81,3 +83,8 @@ class Display:
 def display_of(say: Say) -> Display:
     """`say` itself where it is a display, else one of its lines alone."""
     return say if isinstance(say, Display) else Display(say)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that a run talks to; 0 where that is a file or a pipe, in which no line is too long."""
+    return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0

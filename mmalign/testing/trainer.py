@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mmalign.contract.batch import Batch
     from mmalign.contract.objective import Context
+    from mmalign.data.feed import Feed
     from mmalign.rl.rollout import Sampler
 
 EXACT = 1e-10  # float64, another summation order
@@ -30,7 +31,7 @@ _SEED = 0
 class Trainer:
     """An objective on a fresh model with the engine that trains it, dropout off, and one batch of each stream.
 
-    sampler: of an online objective. steps: made so far; answers are sampled anew in each.
+    steps: made so far; an online objective samples answers anew in each.
     """
 
     entry: Entry
@@ -39,12 +40,12 @@ class Trainer:
     engine: Any
     batches: "list[Batch]"
     catalog: Any
-    sampler: "Sampler | None" = None
+    feed: "Feed"
     steps: int = 0
 
     @property
     def passes(self) -> tuple[int, int]:
-        return self.objective.passes if self.sampler else (1, 1)
+        return self.feed.passes
 
     def prepare(self, batches: "list[Batch]", micro_batch_size: int = 0, first_row: int = 0) -> "list[Batch]":
         """first_row: where these batches begin in the global one."""
@@ -72,7 +73,7 @@ class Trainer:
     def _asked(self, batch: "Batch", ctx: "Context") -> "Batch":
         """With what frozen roles say and, where the objective samples, with answers."""
         batch = batch.with_columns(**self.objective.frozen(self.models, batch))
-        return batch if self.sampler is None else self.sampler.answered(self.models["policy"], batch, ctx, ANSWERS)
+        return self.feed.complete(self.models["policy"], batch, ctx)
 
     @cached_property
     def limit(self) -> float:
@@ -90,7 +91,7 @@ class Trainer:
                 return result
 
         # What online objectives prepare is sampled and scored in float32, once, whatever is split afterwards.
-        prepared = self.prepare(self.batches) if self.sampler else None
+        prepared = None if self.feed.comparable_loss else self.prepare(self.batches)
         with Watch(), torch.no_grad():
             for batch in prepared or self.prepare(self.batches):
                 self.outputs(batch)
@@ -130,7 +131,7 @@ class Trainer:
                 optimizer.step()
                 self.objective.constrain(self.models)
             self.steps += 1
-            found.append(float(main["score"].mean()) if self.sampler else loss)
+            found.append(loss if self.feed.comparable_loss else float(main["score"].mean()))
         return found
 
     def optimizer(self, learning_rate: float) -> Any:
@@ -175,8 +176,8 @@ def build_trainer(
             module.double()
     models.eval()
     batches = _batches(entry, objective, policy.processor, size, exact, bench)
-    sampler = _sampler(rollout, policy.processor) if entry.spec.online else None
-    return Trainer(entry, objective, models, engine, batches, bench.catalog, sampler)
+    feed = _feed(entry, objective, rollout, policy.processor)
+    return Trainer(entry, objective, models, engine, batches, bench.catalog, feed)
 
 
 def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench) -> "list[Batch]":
@@ -189,6 +190,15 @@ def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: boo
         columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
         found.append(type(batch)(columns, stream=stream, size=len(batch)))
     return found
+
+
+def _feed(entry: Entry, objective: Any, config: Any, processor: Any) -> "Feed":
+    from mmalign.data.feed import FixedExamples
+    from mmalign.rl.feed import SampledAnswers
+
+    if not entry.spec.online:
+        return FixedExamples()
+    return SampledAnswers(_sampler(config, processor), objective, entry.spec.fewest_answers, processor)
 
 
 def _sampler(config: Any, processor: Any) -> "Sampler":

@@ -16,6 +16,7 @@ from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
+from mmalign.data.feed import Feed, FixedExamples
 from mmalign.data.loader import Order, Stream
 from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
@@ -23,11 +24,8 @@ from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
 from mmalign.models.load import load_model
 from mmalign.rl.config import RolloutConfig
-from mmalign.rl.engines import Engine as SamplingEngine
-from mmalign.rl.environment_host import EnvironmentHost
-from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
-from mmalign.rl.rewards import RewardList
-from mmalign.rl.rollout import Sampler
+from mmalign.rl.feed import SampledAnswers
+from mmalign.rl.online_objective import OnlineObjective
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.config import TrainConfig
@@ -60,8 +58,8 @@ class Job:
     data: Any
     heldout: Any  # None where the data set has no validation part
     encoder: Encoder
+    feed: Feed
     others: Mapping[str, tuple[Any, Encoder]]  # data of streams besides the main one
-    sampler: Sampler | None = None  # of an online objective
     average: MovingAverage | None = None  # of the policy's weights
     frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
     micro_batch_size: int = 0  # examples a forward pass and process; 0: this process's share of the batch
@@ -83,16 +81,6 @@ class Job:
     def freezes_batchnorm(self) -> bool:
         """Whether the batch is split in any way, so that live statistics would depend on the split."""
         return self.processes.world_size > 1 or self.micro_batch < self.local_batch_size
-
-    @property
-    def passes(self) -> tuple[int, int]:
-        """(epochs, minibatches) of a prepared batch."""
-        return self.objective.passes if isinstance(self.objective, OnlineObjective) else (1, 1)
-
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """Metrics of an update and what they must not exceed."""
-        return self.objective.limits if isinstance(self.objective, OnlineObjective) else {}
 
     @property
     def micro_batch(self) -> int:
@@ -142,8 +130,6 @@ class Job:
         batch = batch.to(self.device)
         if type(objective).prepare is Objective.prepare and type(objective).frozen is Objective.frozen:
             return batch
-        if self.sampler is not None:
-            self.sampler.take_seconds()  # of measurements since the last step
         ctx = Context(
             train.seed,
             index,
@@ -158,8 +144,7 @@ class Job:
                 # What is cached takes no time, and on several processes a guard is a conversation.
                 batch = self.with_frozen(batch) if self.frozen else guard(lambda: self.with_frozen(batch))
                 with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
-                    if self.sampler is not None:
-                        batch = self.sampler.answered(self.models["policy"], batch, ctx, self.plan.rollout.samples)
+                    batch = self.feed.complete(self.models["policy"], batch, ctx)
                     return objective.prepare(self.models, batch, ctx)
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
@@ -167,7 +152,7 @@ class Job:
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
         """What each optimiser update of a step learns from, of every stream; see `mmalign.train.updates`."""
-        return updates(self.passes, self.plan.train.seed, index, batch, others)
+        return updates(self.feed.passes, self.plan.train.seed, index, batch, others)
 
     def with_frozen(self, batch: Batch) -> Batch:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
@@ -211,9 +196,20 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     )
     parameters = models.trainable()
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
-    sampler = None
+    feed: Feed = FixedExamples()
     if isinstance(objective, OnlineObjective):
-        sampler = _sampler(plan, objective, models, columns, processes, say)
+        feed = SampledAnswers.open(
+            plan.catalog,
+            plan.rollout,
+            objective,
+            models["policy"],
+            fewest=plan.objective.spec.fewest_answers,
+            share=train.batch_size // processes.world_size,
+            columns=columns,
+            device=processes.device,
+            trunk=models.trunk,
+            say=say,
+        )
     builder = plan.catalog.load(plan.optimizer)
     optimizer = build_optimizer(builder, plan.configs["optimizer"], parameters, train.learning_rate, models.peaks)
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
@@ -230,9 +226,9 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
-        Encoder(policy.processor, plan.kind, train.seed, answer_tokens=plan.rollout.max_tokens if sampler else 0),
-        _others(plan, policy.processor, objective, processes),
-        sampler,
+        Encoder(policy.processor, plan.kind, train.seed, answer_tokens=feed.answer_tokens),
+        feed,
+        _others(plan, policy.processor, math.prod(feed.passes), processes),
         MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
         micro_batch_size=train.micro_batch_size,
         measures_memory=not train.micro_batch_size and not (train.compile and objective.coupled),
@@ -280,7 +276,7 @@ def wire(
         processes.device,
         bf16=train.precision == "bf16",
         passes=1 if objective.coupled else models.passes,
-        mixed=spec.online,
+        mixed=online is not None,
     )
     return models, engine
 
@@ -299,8 +295,9 @@ def _training_data(plan: Plan) -> Any:
         raise DataError(error.message, hint=f"{hint}\n{error.hint}") from error
 
 
-def _others(plan: Plan, processor: Any, objective: Objective, processes: Processes) -> dict[str, tuple[Any, Encoder]]:
-    found, updates = {}, math.prod(objective.passes) if isinstance(objective, OnlineObjective) else 1
+def _others(plan: Plan, processor: Any, updates: int, processes: Processes) -> dict[str, tuple[Any, Encoder]]:
+    """updates: of a step, each of which gets a share of every stream."""
+    found = {}
     for name, stream in plan.streams.items():
         if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
             raise UsageError(
@@ -313,38 +310,3 @@ def _others(plan: Plan, processor: Any, objective: Objective, processes: Process
             raise DataError(f"{stream.dataset.spec.name} has no training examples for the stream {name}")
         found[name] = (data, Encoder(processor, stream.kind, plan.train.seed))
     return found
-
-
-def _sampler(
-    plan: Plan, objective: OnlineObjective, models: Models, columns: tuple[str, ...], processes: Processes, say: Say
-) -> Sampler:
-    """columns: of the prompts, besides. Raises UsageError for answers that leave no room for a prompt, for fewer
-    prompts than updates, and for a column that a reward needs and the data lack."""
-    config, processor = plan.rollout, models["policy"].processor
-    context = processor.context_length
-    if config.max_tokens >= context:
-        raise UsageError(
-            f"rollout.max_tokens={config.max_tokens} leaves no room for a prompt in a context of {context} tokens",
-            hint=f"Try: --set rollout.max_tokens={context // 2}",
-        )
-    if objective.passes[1] > plan.train.batch_size // processes.world_size:
-        raise UsageError(
-            f"objective.minibatches={objective.passes[1]} of {plan.train.batch_size} prompts on {processes.world_size} "
-            f"process{'es' if processes.world_size > 1 else ''}: some would be empty",
-            hint="Raise train.batch_size, or lower objective.minibatches.",
-        )
-    environment = None
-    if config.environment:
-        environment = EnvironmentHost.open(plan.catalog, config.environment, config.environment_timeout)
-    rewards = RewardList.build(
-        plan.catalog, config.rewards, processes.device, say, required=environment is None, trunk=models.trunk
-    )
-    rewards.check_columns(columns)
-    engine = SamplingEngine.build(plan.catalog, config.engine, models["policy"], say)
-    weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
-    if weighs and engine is not None and not engine.exact and config.top_p < 1:
-        say(
-            f"rollout.top_p={config.top_p:g} weakens learning: importance weights count what it leaves out, too; they "
-            "are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
-        )
-    return Sampler(config, processor, rewards, environment, engine)

@@ -107,7 +107,7 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         examples=len(job.data),
         heldout_examples=job.num_heldout,
         micro_batch="; ".join(found) or f"micro-batches of {job.micro_batch}, as train.micro_batch_size says",
-        length=passes(train, len(job.data), "prompts" if job.sampler else "examples"),
+        length=passes(train, len(job.data), job.feed.unit),
         weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
         optimizer_bytes=kept,

@@ -5,6 +5,7 @@ results = measure(job, catalog)      # {"heldout/loss": 2.1, "retrieval/...": 0.
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -114,12 +115,12 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
     metrics: dict[str, list[float]] = {}
     size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
     sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
-    examples = answers = left_out = 0
+    left_out, used = 0, Counter[str]()
+    total = min(job.num_heldout, job.plan.evaluation.max_examples)
     for number, batch in enumerate(sweep):
         if objective.coupled and number and len(batch) < size:
             left_out += len(batch)
             continue
-        examples += len(batch)
         ctx = Context(
             job.plan.train.seed,
             -1 - number,
@@ -128,12 +129,9 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
         )
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
-            if job.sampler is not None:
-                prompts = min(job.num_heldout, job.plan.evaluation.max_examples)
-                answers_each = job.plan.rollout.answers_heldout(prompts, job.plan.objective.spec.fewest_answers)
-                batch = job.sampler.answered(job.models["policy"], batch, ctx, answers_each)
+            batch = job.feed.complete_heldout(job.models["policy"], batch, ctx, total)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
-        answers += batch["score"].numel() if job.sampler is not None else 0
+        used.update(job.feed.sizes(batch))
         for part_sums, part_metrics, part in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -154,11 +152,10 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
         sums_left, counts_left = ({name: pair[place] for name, pair in terms.items()} for place in (0, 1))
         for name, value in _figures(job, sums_left, counts_left, left).items():
             without.setdefault(name, []).append(value)
-    used = {"examples": examples, "left_out": left_out, "unreadable": len(sweep.bad)}
-    if job.sampler is not None:  # the loss is a direction to go, of no meaning as a number
+    if not job.feed.comparable_loss:  # a direction to go, of no meaning as a number
         figures.pop(HELDOUT_LOSS)
         without.pop(HELDOUT_LOSS, None)
-        used = {"prompts": used.pop("examples"), "answers": answers, **used}
+    used |= {"left_out": left_out, "unreadable": len(sweep.bad)}
     return figures | {f"{OWN}{name}": float(number) for name, number in used.items()}
 
 
@@ -182,9 +179,8 @@ def directions(job: Job) -> dict[str, Direction]:
 
 
 def _chunk(job: Job) -> int:
-    """Examples a forward pass: of an objective that samples, each has many answers, and training knows what fits."""
-    micro = job.plan.train.micro_batch_size if job.sampler is not None else 0
-    return micro or job.plan.evaluation.batch_size
+    """Examples a forward pass."""
+    return job.feed.heldout_chunk(job.plan.train.micro_batch_size, job.plan.evaluation.batch_size)
 
 
 def _share(job: Job) -> int:

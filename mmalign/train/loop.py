@@ -95,7 +95,7 @@ class Loop:
 
         Raises NonFiniteError before an update where the loss or a gradient is not finite.
         """
-        self.say.stage("training" if self.job.sampler is None else "rollout")
+        self.say.stage(self.job.feed.stage)
         began = time.perf_counter()
         prepared = self.job.prepare(index, batch, guard)
         before = time.perf_counter()
@@ -127,7 +127,7 @@ class Loop:
                 raise
             failed = isinstance(error, MmalignError)
             alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
-            if self._mid_step or (failed and (alone or job.sampler is None)):  # the last: statistics may have run
+            if self._mid_step or (failed and (alone or not job.feed.long_steps)):  # the last: statistics may have run
                 raise
             before.restore()
             self.skipped_updates = skipped
@@ -146,7 +146,7 @@ class Loop:
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         work = functools.partial(accumulate, job.engine, batches, job.micro_batch_size)
         # A signal may end passes where nothing has changed yet, no process waits in them and no statistics run.
-        ends = not self._mid_step and job.processes.world_size == 1 and job.sampler is not None
+        ends = not self._mid_step and job.processes.world_size == 1 and job.feed.long_steps
         result = guard(work) if ends else work()
         norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
@@ -158,7 +158,7 @@ class Loop:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: {why_empty(result.metrics)}")
         else:
-            check_limits(job.limits, result, f"step {index + 1}")
+            check_limits(job.feed.limits, result, f"step {index + 1}")
             self._mid_step = True
             job.optimizer.step()
             job.objective.constrain(job.models)

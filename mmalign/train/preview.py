@@ -42,7 +42,7 @@ def preview(job: Job) -> Iterator[str]:
         if EXAMPLE_KINDS[encoder.kind].modalities == {"text"}:
             yield survey(data, encoder, job.plan.data, of=f" of the stream {name}")
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
-    if job.sampler is None:
+    if not job.feed.answer_tokens:
         yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
     else:
         world = job.plan.rollout.environment.get("name")

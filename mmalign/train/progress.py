@@ -3,30 +3,26 @@
     progress = Progress(job, run, catalog, display)
     progress.step(index, results, norms, batch, {"learning": 1.2})
 
-An online objective's steps are rows of a table. Others are shown in the line that a terminal redraws, or in a log in a
+Long steps are rows of a table. Others are shown in the line that a terminal redraws, or in a log in a
 line of `name value` pairs every `train.log_every` steps.
 
 Rates and the time left are of steps alone: measurements, samples for people and checkpoints are no part of them.
 """
 
 import functools
-import os
 import resource
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.capabilities import Capability
-from mmalign.display import Display
-from mmalign.language.protocols import AnswersProcessor
+from mmalign.display import Display, terminal_width
 from mmalign.registry.catalog import Catalog
-from mmalign.rl.counts import LOGGED, answer_counts, unlearnt_prompts
-from mmalign.rl.experience import show_experience, write_experience
+from mmalign.rl.counts import LOGGED
 from mmalign.rl.step_table import StepTable
 from mmalign.train.build import Job
 from mmalign.train.optim import learning_rate
@@ -53,8 +49,7 @@ class Progress:
     def restart(self) -> None:
         """Forget the time since the last step, and what was sampled in it: neither a measurement nor a checkpoint is
         part of a step."""
-        if self._job.sampler is not None:
-            self._job.sampler.take_seconds()
+        self._job.feed.take_seconds()
         self._display.stage("training")
         self._clock = time.perf_counter()
 
@@ -67,7 +62,7 @@ class Progress:
         seconds: Mapping[str, float],
     ) -> None:
         """results, norms: of each update of the step; batch: as prepared; seconds: what went into what, of which
-        "preparing" holds the sampler's."""
+        "preparing" holds the feed's."""
         job, step = self._job, index + 1
         now = time.perf_counter()
         whole, self._clock = now - self._clock, now  # from step to step: waiting for data included
@@ -83,41 +78,37 @@ class Progress:
         }
         counts = self._counts(batch, metrics)
         tokens = sum(job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
-        every = job.plan.rollout.keep_experience if job.sampler is not None else 0
-        shows = bool(every) and (step % every == 0 or step == 1)
-        processor = cast(AnswersProcessor, job.encoder.processor)
-        if shows:
-            name = f"step-{step:05d}{f'-{job.processes.rank}' if job.processes.world_size > 1 else ''}.parquet"
-            write_experience(batch, self._run.folder / "experience" / name, processor)
+        rank = f"-{job.processes.rank}" if job.processes.world_size > 1 else ""
+        shown = job.feed.keep(batch, step, self._run.folder, rank)
         if not job.processes.is_main:
             return
         size = len(batch) * job.processes.world_size
         speed = {"examples_per_second": size / whole, "peak_memory_mb": peak_memory(job.device) / 1e6}
         if tokens:
             speed["tokens_per_second"] = tokens / whole
-        parts = {} if job.sampler is None else job.sampler.take_seconds()
+        parts = job.feed.take_seconds()
         if parts:  # what the critic and frozen roles say is neither rollout nor scoring
             parts |= {**seconds, "preparing": seconds["preparing"] - sum(parts.values())}
         times = {f"seconds_{name}": value for name, value in parts.items()}
         happened = {f"{LOGGED}{name}": number for name, number in counts.items()}
         self._run.log({"step": step, **record, **speed, **times, **happened})
         self._tell(step, {name: record[name] for name in ("loss", *metrics)}, parts, size)
-        if shows:
-            for line in show_experience(batch, processor, max(0, terminal_width() - 2)):
-                self._display(f"  {line}")
+        for line in shown:
+            self._display(f"  {line}")
+        if shown:
             self.restart()
 
     def _tell(self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], size: int) -> None:
         """Show the step. parts: seconds of each of its parts; size: examples of all processes."""
         train, whole = self._job.plan.train, self._recent[-1]
         mean = sum(self._recent) / len(self._recent)
-        left, pace = duration((train.steps - step) * mean), f"{_rate(size / mean)} examples/s"
-        if self._job.sampler is not None:
-            pace = f"{duration(mean)} a step"
+        rows = self._job.feed.long_steps
+        left = duration((train.steps - step) * mean)
+        pace = f"{duration(mean)} a step" if rows else f"{_rate(size / mean)} examples/s"
         figures = {name: f"{metrics[name]:.3g}" for name in self._watched(metrics)[:_FIGURES]}
         self._display.training(step, train.steps, figures, pace, f"{left} left")
         told = step % train.log_every == 0 or step in (1, train.steps)
-        if self._job.sampler is not None and told:
+        if rows and told:
             columns = {name: value for name, value in metrics.items() if name not in _UNTABLED}
             shares = {name: value / whole for name, value in parts.items()}
             self._table.row(step, columns, shares, whole, left, terminal_width())
@@ -129,23 +120,17 @@ class Progress:
         """Names of a step's metrics, the most important first: the loss, unless it is but a direction to go, what the
         objective watches, what its best checkpoint is chosen by, the others, and those of updates alone."""
         spec = self._job.plan.objective.spec
-        loss = () if self._job.sampler is not None else ("loss",)
+        loss = ("loss",) if self._job.feed.comparable_loss else ()
         names = dict.fromkeys((*loss, *spec.watched, spec.best_by[0], *metrics))
         order = sorted(names, key=lambda name: name in spec.of_updates)
         return [name for name in order if name in metrics and (name != "loss" or loss)]
 
     def _counts(self, batch: Batch, metrics: Mapping[str, float]) -> dict[str, int]:
-        """Of all processes, of an objective that samples."""
-        job = self._job
-        if job.sampler is None:
-            return {}
-        own = answer_counts(batch)
-        if job.plan.rollout.environment:  # whose limit of turns leaves answers without an end, too
-            own |= job.sampler.counts | {"answers_cut": job.sampler.counts["stopped_length"]}
-        found: Counter[str] = Counter()
-        for part in job.processes.gather_objects(own):
-            found.update(part)
-        return dict(found) | unlearnt_prompts(metrics, found["prompts"])
+        """Of all processes."""
+        counts: Counter[str] = Counter()
+        for own in self._job.processes.gather_objects(self._job.feed.counts(batch)):
+            counts.update(own)
+        return self._job.feed.count_all(counts, metrics)
 
 
 def describe(values: Mapping[str, Any]) -> str:
@@ -163,11 +148,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def terminal_width() -> int:
-    """Columns of the terminal that a run talks to; 0 where that is a file or a pipe, in which no line is too long."""
-    return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
 
 
 def peak_memory(device: torch.device) -> int:

@@ -177,10 +177,10 @@ def _execute(
                 trackers = Trackers(plan.trackers, catalog, run, talk)
             for note in job.models.notes:
                 talk(note)
-            talk(passes(job.plan.train, len(job.data), "prompts" if job.sampler else "examples"))
+            talk(passes(job.plan.train, len(job.data), job.feed.unit))
             if cold := never_warm(job.plan.train):
                 talk(cold)
-            if 0 < job.num_heldout < FEW_HELDOUT and job.sampler is None:  # to a prompt it samples many answers
+            if 0 < job.num_heldout < FEW_HELDOUT and job.feed.comparable_loss:  # to a prompt many answers are sampled
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             talk.stage("looking at the data")
             if processes.is_main:

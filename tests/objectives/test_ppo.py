@@ -247,7 +247,7 @@ def test_pretraining_gradients_are_those_of_pretrain_times_the_coefficient(bench
 def test_observations_have_no_advantage_and_no_gradient(bench) -> None:
     """Rewards of turns sit on the last tokens of their actions, and the recursion steps over what was observed."""
     trainer = trainer_of(bench, "ppo", {"lam": 0.5, "kl_coef": 0.0, "whiten": False})
-    sampler = trainer.sampler
+    sampler = trainer.feed.sampler
     assert sampler is not None
     sampler.config = sampler.config.model_copy(update={"max_tokens": 14, "max_turns": 3})
     trainer.objective.sampling = sampler.config.sampling

@@ -31,7 +31,7 @@ def drawing(bench, name: str, options: dict[str, Any], engine: Any = Tempered, e
     """A trainer whose answers that engine draws."""
     trainer = trainer_of(bench, name, options, **how)
     spec = EngineSpec(name="tests", summary="", target="tests:tests", exact=exact)
-    vars(trainer.sampler)["_engine"] = Engine(Entry("engines", "tests", spec), engine(None))
+    vars(trainer.feed.sampler)["_engine"] = Engine(Entry("engines", "tests", spec), engine(None))
     return trainer
 
 

@@ -126,7 +126,7 @@ def test_answers_that_all_score_the_same_teach_nothing(bench, name) -> None:
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_observations_are_not_learnt(bench, name) -> None:
     trainer = trainer_of(bench, name)
-    sampler = trainer.sampler
+    sampler = trainer.feed.sampler
     assert sampler is not None
     sampler.config = sampler.config.model_copy(update={"max_tokens": 14, "max_turns": 3})
     vars(sampler)["_environment"] = Talk(turns=2)
@@ -179,7 +179,7 @@ def test_answers_without_a_score_leave_the_gradient_alone(bench, name) -> None:
     """Whatever number stands in for a score that there is not, and the answer itself: nothing is learnt of it."""
     trainer = trainer_of(bench, name)
     writes(trainer, *ANSWERED)
-    reward = trainer.sampler._rewards._rewards[0][1]
+    reward = trainer.feed.sampler._rewards._rewards[0][1]
     plain, gone = type(reward).score, {1, 6}
     found = []
     for stand_in in (None, 0.0):

@@ -1,0 +1,120 @@
+"""A feed of sampled answers: the policy answers each batch of prompts, and rewards score what it wrote.
+
+feed = SampledAnswers.open(catalog, config, objective, policy, share=8, columns=(), device=device, say=print)
+batch = feed.complete(policy, prompts, ctx)       # N prompts with K answers each, and their scores
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign.contract.batch import Batch
+from mmalign.contract.objective import Context
+from mmalign.display import Say, terminal_width
+from mmalign.errors import UsageError
+from mmalign.rl.counts import answer_counts, unlearnt_prompts
+from mmalign.rl.engines import Engine
+from mmalign.rl.environment_host import EnvironmentHost
+from mmalign.rl.experience import show_experience, write_experience
+from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
+from mmalign.rl.rewards import RewardList
+from mmalign.rl.rollout import Sampler
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmalign.registry.catalog import Catalog
+    from mmalign.rl.config import RolloutConfig
+
+
+class SampledAnswers:
+    """fewest: answers to a held-out prompt, at least."""
+
+    def __init__(self, sampler: Sampler, objective: OnlineObjective, fewest: int, processor: Any) -> None:
+        self.unit, self.stage = "prompts", "rollout"
+        self.comparable_loss, self.long_steps = False, True
+        self.sampler, self._config = sampler, sampler.config
+        self._fewest, self._processor = fewest, processor
+        self.answer_tokens = sampler.config.max_tokens
+        self.passes, self.limits = objective.passes, objective.limits
+
+    @classmethod
+    def open(
+        cls,
+        catalog: "Catalog",
+        config: "RolloutConfig",
+        objective: OnlineObjective,
+        policy: Any,
+        *,
+        fewest: int,
+        share: int,
+        columns: tuple[str, ...],
+        device: "torch.device",
+        trunk: Any,
+        say: Say,
+    ) -> "SampledAnswers":
+        """share: prompts of a step on this process. columns: of the prompts, for rewards that read some. trunk: as
+        `RewardList.build` takes it.
+
+        Raises UsageError for answers that leave no room for a prompt, for fewer prompts than updates, and for a column
+        that a reward needs and the data lack.
+        """
+        context = policy.processor.context_length
+        if config.max_tokens >= context:
+            raise UsageError(
+                f"rollout.max_tokens={config.max_tokens} leaves no room for a prompt in a context of {context} tokens",
+                hint=f"Try: --set rollout.max_tokens={context // 2}",
+            )
+        if objective.passes[1] > share:
+            raise UsageError(
+                f"objective.minibatches={objective.passes[1]}, and a step has {share} prompts on each process: some "
+                "would be empty",
+                hint="Raise train.batch_size, or lower objective.minibatches.",
+            )
+        environment = None
+        if config.environment:
+            environment = EnvironmentHost.open(catalog, config.environment, config.environment_timeout)
+        rewards = RewardList.build(catalog, config.rewards, device, say, required=environment is None, trunk=trunk)
+        rewards.check_columns(columns)
+        engine = Engine.build(catalog, config.engine, policy, say)
+        weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
+        if weighs and engine is not None and not engine.exact and config.top_p < 1:
+            say(
+                f"rollout.top_p={config.top_p:g} weakens learning: importance weights count what it leaves out, too; "
+                "they are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
+            )
+        return cls(Sampler(config, policy.processor, rewards, environment, engine), objective, fewest, policy.processor)
+
+    def complete(self, policy: Any, batch: Batch, ctx: Context) -> Batch:
+        self.sampler.take_seconds()  # of measurements since the last step
+        return self.sampler.answered(policy, batch, ctx, self._config.samples)
+
+    def complete_heldout(self, policy: Any, batch: Batch, ctx: Context, total: int) -> Batch:
+        return self.sampler.answered(policy, batch, ctx, self._config.answers_heldout(total, self._fewest))
+
+    def heldout_chunk(self, micro_batch_size: int, batch_size: int) -> int:
+        """Each prompt has many answers, and training knows how many fit."""
+        return micro_batch_size or batch_size
+
+    def sizes(self, batch: Batch) -> dict[str, int]:
+        return {"prompts": len(batch), "answers": batch["score"].numel()}
+
+    def take_seconds(self) -> dict[str, float]:
+        return self.sampler.take_seconds()
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        counts = answer_counts(batch)
+        if self._config.environment:  # whose limit of turns leaves answers without an end, too
+            counts |= self.sampler.counts | {"answers_cut": self.sampler.counts["stopped_length"]}
+        return counts
+
+    def count_all(self, counts: Mapping[str, int], metrics: Mapping[str, float]) -> dict[str, int]:
+        return dict(counts) | unlearnt_prompts(metrics, counts["prompts"])
+
+    def keep(self, batch: Batch, step: int, folder: Path, rank: str) -> list[str]:
+        """The answers of the first step and of every `rollout.keep_experience`th, as a table."""
+        every = self._config.keep_experience
+        if not every or (step % every and step != 1):
+            return []
+        write_experience(batch, folder / "experience" / f"step-{step:05d}{rank}.parquet", self._processor)
+        return list(show_experience(batch, self._processor, max(0, terminal_width() - 2)))
