@@ -88,10 +88,8 @@ class Context:
 class Phase(ABC):
     """One pass over a batch, learnt from by itself: its activations are freed before the next phase begins.
 
-    stream: of the examples that it reads. N is the number of examples of a batch.
+    N is the number of examples of a batch.
     """
-
-    stream: ClassVar[str] = "main"
 
     @abstractmethod
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
@@ -134,10 +132,13 @@ class Objective(Phase):
         """The weight of each term in the total; terms not named weigh 1."""
         return {}
 
-    def phases(self, models: "Models") -> tuple[Phase, ...]:
-        """What a step learns from, one after the other. Called once, on the models as built, at a start and at a
-        resume: the place to check what no spec can say. Raises IncompatibleError, UsageError, DataError."""
-        return (self,)
+    def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:
+        """Stream of examples -> the phases that learn from it, one after the other.
+
+        Called once, on the models as built, at a start and at a resume: the place to check what no spec can say. Raises
+        IncompatibleError, UsageError, DataError.
+        """
+        return {"main": (self,)}
 
     def frozen(self, models: "Models", batch: "Batch") -> "Mapping[str, Column]":
         """What frozen roles say of each example, a row of its own: no gradient, a function of the example alone.

@@ -117,7 +117,7 @@ class Trainer:
 
     def train(self, steps: int, optimizer: Any) -> list[float]:
         """Losses of `steps` steps on the same batch; mean scores of what was sampled, where it is."""
-        from mmalign.train.updates import updates
+        from mmalign.train.step import updates
 
         found = []
         for _ in range(steps):

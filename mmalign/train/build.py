@@ -37,8 +37,7 @@ from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
 from mmalign.train.roles import Models, build_models
 from mmalign.train.shared_trunk import checkpoint_activations
-from mmalign.train.step import Engine, StepModule
-from mmalign.train.updates import updates
+from mmalign.train.step import Engine, StepModule, updates
 
 Guard = Callable[[Callable[[], Any]], Any]
 
@@ -66,12 +65,16 @@ class Job:
     measures_memory: bool = False  # the first update finds the micro-batch that fits
 
     @property
+    def train(self) -> TrainConfig:
+        return self.plan.configs["train"]
+
+    @property
     def device(self) -> torch.device:
         return self.engine.device
 
     @property
     def local_batch_size(self) -> int:
-        return self.plan.train.batch_size // self.processes.world_size
+        return self.train.batch_size // self.processes.world_size
 
     @property
     def num_heldout(self) -> int:
@@ -89,13 +92,13 @@ class Job:
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
         """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
-        return self._stream(self.data, self.encoder, self.plan.train.seed, self.plan.train.batch_size, start_step, bad)
+        return self._stream(self.data, self.encoder, self.train.seed, self.train.batch_size, start_step, bad)
 
     def other_streams(self, start_step: int, bad: Mapping[str, str] | None = None) -> dict[str, Stream]:
         """The same of every other stream; each has an order of its own."""
         found = {}
         for name, (data, encoder) in self.others.items():
-            seed, size = stable_hash("stream", name, self.plan.train.seed) >> 1, self.plan.streams[name].batch_size
+            seed, size = stable_hash("stream", name, self.train.seed) >> 1, self.plan.streams[name].batch_size
             found[name] = self._stream(data, encoder, seed, size, start_step, bad)
         return found
 
@@ -121,38 +124,49 @@ class Job:
             return self.data.fingerprint()
         return {"main": self.data.fingerprint()} | {name: data.fingerprint() for name, (data, _) in self.others.items()}
 
-    def prepare(self, index: int, batch: Batch, guard: Guard = lambda work: work()) -> Batch:
+    def prepare(
+        self,
+        index: int,
+        batch: Batch,
+        guard: Guard = lambda work: work(),
+        stage: Callable[[str], None] = lambda name: None,
+    ) -> Batch:
         """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched.
 
-        guard: of its passes; see `Context`.
+        guard: of its passes; see `Context`. stage: told what is done, where that takes long.
         """
-        train, objective = self.plan.train, self.objective
+        train, objective = self.train, self.objective
         batch = batch.to(self.device)
-        if type(objective).prepare is Objective.prepare and type(objective).frozen is Objective.frozen:
+        prepares = type(objective).prepare is not Objective.prepare or self.feed.long_steps
+        if not prepares and type(objective).frozen is Objective.frozen:
             return batch
-        ctx = Context(
-            train.seed,
-            index,
-            self.processes.sum,
-            train.micro_batch_size or self.local_batch_size,
-            first_row=self.processes.rank * self.local_batch_size,
-            guard=guard,
-        )
         self.models.eval()
         try:
             with torch.no_grad():
-                # What is cached takes no time, and on several processes a guard is a conversation.
-                batch = self.with_frozen(batch) if self.frozen else guard(lambda: self.with_frozen(batch))
+                batch = self.with_frozen(batch)
+                if not prepares:
+                    return batch
+                stage(self.feed.stage)
+                ctx = Context(
+                    train.seed,
+                    index,
+                    self.processes.sum,
+                    train.micro_batch_size or self.local_batch_size,
+                    first_row=self.processes.rank * self.local_batch_size,
+                    guard=guard,
+                )
                 with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
                     batch = self.feed.complete(self.models["policy"], batch, ctx)
-                    return objective.prepare(self.models, batch, ctx)
+                    batch = objective.prepare(self.models, batch, ctx)
+                stage("training")
+                return batch
         finally:
             self.models.train(freeze_batchnorm=self.freezes_batchnorm)
             self.engine.release()
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
-        """What each optimiser update of a step learns from, of every stream; see `mmalign.train.updates`."""
-        return updates(self.feed.passes, self.plan.train.seed, index, batch, others)
+        """What each optimiser update of a step learns from, of every stream; see `mmalign.train.step`."""
+        return updates(self.feed.passes, self.train.seed, index, batch, others)
 
     def with_frozen(self, batch: Batch) -> Batch:
         """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""

@@ -21,11 +21,10 @@ from mmalign.evaluate.runner import run_evaluation
 from mmalign.memory import release_freed_memory
 from mmalign.registry.catalog import Catalog
 from mmalign.stop import held_back
-from mmalign.train import returned
 from mmalign.train.build import Job
 from mmalign.train.judge import Direction, Estimates
 from mmalign.train.snapshot import Moment
-from mmalign.train.step import total_loss
+from mmalign.train.step import checked_counts, checked_loss, checked_outputs, total_loss
 
 OWN = "heldout/"  # before the objective's own metrics
 HELDOUT_LOSS = f"{OWN}loss"
@@ -194,7 +193,7 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
 
     def forward(phase: Phase, micro: Batch) -> Any:
         with engine.autocast():
-            return returned.outputs(objective, phase.forward(job.models, micro), micro)
+            return checked_outputs(objective, phase.forward(job.models, micro), micro)
 
     passes = -(-len(batch) // _share(job))
     micros = batch.split(-(-len(batch) // passes))  # alike: a last one of a single example would cost a pass
@@ -202,13 +201,13 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
         for micro in micros:
             sums, metrics, counts = {}, {}, {}
             for phase in engine.of(batch):
-                terms, told = returned.loss(objective, phase.loss(forward(phase, micro), micro))
+                terms, told = checked_loss(objective, phase.loss(forward(phase, micro), micro))
                 sums |= terms
                 metrics |= told
-                counts |= returned.counts(objective, phase.count(micro))
+                counts |= checked_counts(objective, phase.count(micro))
             yield sums, metrics, counts
         return
     parts = [forward(objective, micro) for micro in micros]
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    loss = returned.loss(objective, objective.loss(outputs, Batch({}, size=len(batch))))
-    yield *loss, returned.counts(objective, objective.count(batch))
+    loss = checked_loss(objective, objective.loss(outputs, Batch({}, size=len(batch))))
+    yield *loss, checked_counts(objective, objective.count(batch))

@@ -55,7 +55,7 @@ class Loop:
     def go(self, stop: StopRequest, resumed: Callable[[], None] = lambda: None) -> None:
         """Train to the last step; raises Interrupted after saving where a signal asks to stop. resumed: called once the
         newest checkpoint, if there is one, is taken up."""
-        train = self.job.plan.train
+        train = self.job.train
         self.resume()
         resumed()
         if self._evaluation_is_due():
@@ -95,11 +95,9 @@ class Loop:
 
         Raises NonFiniteError before an update where the loss or a gradient is not finite.
         """
-        self.say.stage(self.job.feed.stage)
         began = time.perf_counter()
-        prepared = self.job.prepare(index, batch, guard)
+        prepared = self.job.prepare(index, batch, guard, self.say.stage)
         before = time.perf_counter()
-        self.say.stage("training")
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
         made = (self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside))
         results, norms = zip(*made, strict=True)
@@ -139,10 +137,11 @@ class Loop:
 
     def _learn(self, index: int, batches: list[Batch], guard: Guard) -> tuple[StepResult, float]:
         """One optimiser update from a prepared batch. Returns its result and the gradient norm."""
-        job, train = self.job, self.job.plan.train
+        job, train = self.job, self.job.train
         set_learning_rate(job.optimizer, learning_rate(train, index))
         job.optimizer.zero_grad(set_to_none=True)
-        settle_micro_batch(job, batches, self.say, self.run)
+        if job.measures_memory:
+            settle_micro_batch(job, batches, self.say, self.run)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         work = functools.partial(accumulate, job.engine, batches, job.micro_batch_size)
         # A signal may end passes where nothing has changed yet, no process waits in them and no statistics run.
@@ -225,7 +224,7 @@ class Loop:
             )
             self.run.write_skipped(sorted({key: why for bad in bad_samples for key, why in bad.items()}.items()))
             best = self.best["step"] if self.best else None
-            checkpoint.rotate(self.run.checkpoints, job.plan.train.keep, best, newest=self.step)
+            checkpoint.rotate(self.run.checkpoints, job.train.keep, best, newest=self.step)
             self.run.announce({"step": self.step, "checkpoint": str(folder)})
         self._saved = self.step
         job.processes.barrier()
@@ -262,7 +261,7 @@ class Loop:
         self.truncated_texts, self.tokens = (state[n][job.processes.rank] for n in ("truncated_texts", "tokens"))
         self._seconds_before = state["seconds"]
         self._trained_before = state.get("training_seconds", state["seconds"])  # earlier versions kept the latter alone
-        self.say(f"resuming at step {self.step} of {job.plan.train.steps}")
+        self.say(f"resuming at step {self.step} of {job.train.steps}")
 
     @property
     def seconds(self) -> float:
@@ -277,7 +276,7 @@ class Loop:
 
     def _evaluation_is_due(self) -> bool:
         """At the start, and every `eval_every` steps but the last, unless it was measured before an interruption."""
-        every, total = self.job.plan.train.eval_every, self.job.plan.train.steps
+        every, total = self.job.train.eval_every, self.job.train.steps
         if self.step and not (every and self.step % every == 0 and self.step < total):
             return False
         measured = any("evaluation" in record and record["step"] == self.step for record in self.run.metrics())
@@ -293,7 +292,7 @@ class Loop:
     def _non_finite(self, index: int, batch: Batch, loss: float, norm: float) -> None:
         keys = ", ".join(map(str, batch["key"][:8])) if "key" in batch else "?"
         what = f"loss {loss:g}, gradient norm {norm:g} at step {index + 1}; the batch holds {keys}, …"
-        if self.job.plan.train.on_nonfinite == "stop":
+        if self.job.train.on_nonfinite == "stop":
             hint = "The weights were not updated. Try a lower --set train.learning_rate, or train.on_nonfinite=skip."
             raise NonFiniteError(f"not finite: {what}", hint=hint)
         self.skipped_updates += 1

@@ -1,4 +1,7 @@
-"""Gradients of one optimiser step: micro-batches, exact whatever the split.
+"""One optimiser step: the updates that a prepared batch is cut into, and their gradients, exact whatever the split.
+
+for batches in updates((4, 2), seed, index, prepared, {"ptx": texts}):     # epochs, minibatches
+    result = accumulate(engine, batches, micro_batch_size)
 
 Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient
 caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated
@@ -9,7 +12,8 @@ of the gradient down. Terms are sums divided by global counts: 1 x 8, 4 x 2 and 
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.objective import Metrics, Objective, Phase
+from mmalign.contract.objective import Metrics, Objective, Outputs, Phase
 from mmalign.errors import NonFiniteError, PluginError
+from mmalign.hashing import stable_hash
 from mmalign.memory import release_freed_memory
-from mmalign.train import returned, rng
+from mmalign.train import rng
 from mmalign.train.distributed import Processes
 from mmalign.train.roles import Models
 
@@ -41,10 +46,11 @@ class StepModule(nn.Module):
     """The forward of an objective's phases as a module, so that torch.compile can wrap it. Registers the trained
     roles."""
 
-    def __init__(self, phases: Sequence[Phase], models: Models) -> None:
+    def __init__(self, phases: Mapping[str, Sequence[Phase]], models: Models) -> None:
         super().__init__()
+        self.phases = [phase for learning in phases.values() for phase in learning]
         self.roles = nn.ModuleDict(models.trained_modules())
-        self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda place, batch: phases[place].forward(
+        self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda place, batch: self.phases[place].forward(
             models, batch
         )
 
@@ -58,8 +64,8 @@ class Engine:
     """What a step needs besides data: the wrapped forward, the processes and the precision."""
 
     objective: Objective
-    phases: tuple[Phase, ...]
-    forward: nn.Module  # a StepModule, compiled where asked for
+    phases: Mapping[str, tuple[Phase, ...]]  # by the stream that they learn from
+    forward: StepModule  # compiled where asked for
     processes: Processes
     device: torch.device
     bf16: bool = False
@@ -69,18 +75,47 @@ class Engine:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-    def of(self, batch: Batch) -> list[Phase]:
+    def of(self, batch: Batch) -> tuple[Phase, ...]:
         """The phases that learn from a batch of its stream, one after the other."""
-        return [phase for phase in self.phases if phase.stream == batch.stream]
+        return self.phases.get(batch.stream, ())
 
     def run(self, phase: Phase, batch: Batch) -> Mapping[str, Tensor]:
         with self.autocast():
-            return returned.outputs(self.objective, self.forward(self.phases.index(phase), batch), batch)
+            return checked_outputs(self.objective, self.forward(self.forward.phases.index(phase), batch), batch)
 
     def release(self) -> None:
         """Where sampling and learning take turns, each with blocks of its own sizes: free memory to the system."""
         if self.mixed and self.device.type == "cpu":
             release_freed_memory()
+
+
+def updates(
+    passes: tuple[int, int], seed: int, index: int, batch: Batch, others: Mapping[str, Batch]
+) -> Iterator[list[Batch]]:
+    """The prepared batch of step `index` or its minibatches, epoch by epoch, and with each a part of every other
+    stream's. passes: epochs, and minibatches of each.
+
+    Where there are several updates, batches have the column `update`: [N], which it is. Rows of minibatches are dealt
+    by (seed, step, epoch).
+    With several processes each deals its own share, so what a minibatch holds depends on how many there are; what a
+    whole epoch holds does not.
+    """
+    epochs, number = passes
+    total = epochs * number
+    for update in range(total):
+        epoch, place = divmod(update, number)
+        part = batch
+        if number > 1:
+            rows = list(range(len(batch)))
+            random.Random(stable_hash("minibatches", seed, index, epoch)).shuffle(rows)
+            part = batch.select(_share(rows, place, number))
+        if total > 1:
+            part = part.with_columns(update=torch.full((len(part),), update, device=batch.device))
+        yield [part, *(other.select(_share(range(len(other)), update, total)) for other in others.values())]
+
+
+def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
+    return rows[len(rows) * place // number : len(rows) * (place + 1) // number]
 
 
 def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
@@ -104,7 +139,7 @@ def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts)
     """Weighted total and the mean of each term; a term whose count is zero drops out. Raises PluginError."""
     if set(sums) != set(counts):
         raise PluginError(
-            f"{returned.name_of(objective)}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
+            f"{name_of(objective)}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
             hint="Both must name the same terms.",
         )
     means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
@@ -130,7 +165,7 @@ def check_limits(limits: Mapping[str, float], result: StepResult, where: str) ->
 def _global_counts(engine: Engine, phase: Phase, micros: list[Batch]) -> Counts:
     local: dict[str, float] = {}
     for micro in micros:
-        for name, value in returned.counts(engine.objective, phase.count(micro)).items():
+        for name, value in checked_counts(engine.objective, phase.count(micro)).items():
             local[name] = local.get(name, 0.0) + float(value)
     names = sorted(local)
     summed = engine.processes.sum(torch.tensor([local[name] for name in names], dtype=torch.float64))
@@ -142,7 +177,7 @@ def _separate(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts)
     objective = engine.objective
     result: StepResult | None = None
     for micro in micros:
-        sums, metrics = returned.loss(objective, phase.loss(engine.run(phase, micro), micro))
+        sums, metrics = checked_loss(objective, phase.loss(engine.run(phase, micro), micro))
         loss, terms = total_loss(objective, sums, counts)
         loss.backward()
         if len(micros) > 1:
@@ -201,7 +236,7 @@ def _global_loss(
     engine: Engine, phase: Phase, outputs: Mapping[str, Tensor], counts: Counts
 ) -> tuple[StepResult, Tensor]:
     size = len(next(iter(outputs.values())))
-    sums, metrics = returned.loss(engine.objective, phase.loss(outputs, Batch({}, size=size)))
+    sums, metrics = checked_loss(engine.objective, phase.loss(outputs, Batch({}, size=size)))
     loss, terms = total_loss(engine.objective, sums, counts)
     return StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values())), loss
 
@@ -228,3 +263,78 @@ def merge(a: StepResult, b: StepResult) -> StepResult:
         metrics[name] = (first[0] + second[0], first[1] + second[1])
     terms = {name: a.terms.get(name, 0.0) + b.terms.get(name, 0.0) for name in {**a.terms, **b.terms}}
     return StepResult(a.loss + b.loss, terms, metrics, a.empty and b.empty)  # type: ignore[arg-type]
+
+
+# What an objective returned ---------------------------------------------------------------------------------------------
+# Shapes and types alone are looked at, so nothing waits for a GPU. Each raises PluginError.
+
+_CONTRACT = "See docs/plugins.md; mmalign plugins check PACKAGE tries the whole contract."
+
+
+def checked_outputs(objective: Objective, value: Any, batch: Batch) -> Outputs:
+    """`forward`: a tensor by name, with a row for each of the batch's examples, or for each label of its sequences."""
+    if not isinstance(value, Mapping) or not all(isinstance(item, Tensor) for item in value.values()):
+        raise _fault(objective, "forward", 'a mapping of tensors, such as {"logps": [N]}', _kinds(value))
+    rows = {len(batch)}
+    if "sequences" in batch and not objective.coupled:
+        sequences = batch["sequences"]
+        rows |= {int(sequences.counts.sum()), *_labels(value, len(batch), sequences)}
+    for name, tensor in value.items():
+        if not tensor.ndim or len(tensor) not in rows:
+            columns = ", ".join(sorted(batch.columns))
+            raise _fault(
+                objective,
+                "forward",
+                f"[{len(batch)}, ...], a row for each example of the batch (its columns: {columns})",
+                f"{name!r} of shape {list(tensor.shape)}",
+            )
+    return value
+
+
+def checked_loss(objective: Objective, value: Any) -> tuple[Mapping[str, Tensor], Metrics]:
+    """`loss`: ({term: 0-D sum}, {metric: (sum, count)})."""
+    wanted = "({term: sum over examples}, {metric: (sum, count)})"
+    if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, Mapping) for part in value):
+        raise _fault(objective, "loss", wanted, _kinds(value))
+    for name, total in value[0].items():
+        if not isinstance(total, Tensor) or total.ndim:
+            raise _fault(objective, "loss", f"{wanted}, each sum a 0-D tensor", f"the term {name!r} as {_kind(total)}")
+    for name, pair in value[1].items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise _fault(objective, "loss", wanted, f"the metric {name!r} as {_kind(pair)}")
+    return value
+
+
+def checked_counts(objective: Objective, value: Any) -> Mapping[str, float]:
+    """`count`: a number by term."""
+    if not isinstance(value, Mapping):
+        raise _fault(objective, "count", "{term: number}, a denominator for each term of loss", _kinds(value))
+    return value
+
+
+def name_of(objective: Objective) -> str:
+    """The plugin's class, as its spec's `target` has it."""
+    return f"{type(objective).__module__}:{type(objective).__qualname__}"
+
+
+def _labels(value: Mapping[str, Tensor], examples: int, sequences: Any) -> set[int]:
+    """The number of labels, where a length is neither that of the examples nor that of the answers: it is counted."""
+    known = {examples, int(sequences.counts.sum())}
+    unknown = any(tensor.ndim and len(tensor) not in known for tensor in value.values())
+    return {int(sequences.num_labels().sum())} if unknown else set()
+
+
+def _fault(objective: Objective, method: str, wanted: str, got: str) -> PluginError:
+    return PluginError(f"{name_of(objective)}: {method} must return {wanted}; it returned {got}", hint=_CONTRACT)
+
+
+def _kinds(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name!r}: {_kind(item)}' for name, item in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(_kind(item) for item in value)})"
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

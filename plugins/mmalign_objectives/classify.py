@@ -45,14 +45,14 @@ class Classification(Objective):
     def weights(self) -> Mapping[str, float]:
         return {"nll": self.config.language_weight}
 
-    def phases(self, models: "Models") -> tuple[Phase, ...]:
+    def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:
         if len(models.classes) < 2:
             raise DataError(
                 f"classify needs two classes or more; the data set has {len(models.classes)}: "
                 f"{', '.join(models.classes) or 'none'}",
                 hint="Add examples of another class, or look at the column label.",
             )
-        return (self,)
+        return super().phases(models)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logits: [N, C]. logps: [N], sums over the tokens of each text."""

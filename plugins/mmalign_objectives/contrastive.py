@@ -40,13 +40,13 @@ class Contrastive(Objective):
     coupled: ClassVar[bool] = True
     config: Config
 
-    def phases(self, models: "Models") -> tuple[Phase, ...]:
+    def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:
         if self.config.loss == "sigmoid" and models.role("policy", DualEncoder).contrastive_head().bias is None:
             raise IncompatibleError(
                 "objective.loss=sigmoid needs a learned bias, and this model has none",
                 hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
             )
-        return (self,)
+        return super().phases(models)
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """image, text: [N, D]; scale, bias: [N]; ids: [N, 2] int64 (caption, image)."""

@@ -19,7 +19,7 @@ adapter on its frozen weights, or a model of its own (`objective.critic`).
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -89,10 +89,10 @@ class ProximalPolicyOptimization(OnlineObjective):
     def critic(self) -> CriticOptions:
         return self.config.critic
 
-    def phases(self, models: "Models") -> tuple[Phase, ...]:
+    def phases(self, models: "Models") -> dict[str, tuple[Phase, ...]]:
         on_one_trunk = models.role("critic", CausalLM) is models.role("policy", CausalLM)
         main = (self,) if on_one_trunk else (self._policy, self._value)
-        return (*main, PretrainingPhase()) if self.config.ptx_coef else main
+        return {"main": main, "ptx": (PretrainingPhase(),)} if self.config.ptx_coef else {"main": main}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
         """Answers become experience. Adds kl: [N, K] and, of each action token, old, values, advantages, returns and
@@ -264,8 +264,6 @@ class ValuePhase(Phase):
 
 class PretrainingPhase(Phase):
     """PPO-ptx: the log-likelihood of pretraining texts."""
-
-    stream: ClassVar[str] = "ptx"
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logps: [N]."""

@@ -28,7 +28,7 @@ from mmalign.contract.examples import (
 from mmalign.contract.objective import Objective
 from mmalign.data.collate import Encoder, collate
 from mmalign.errors import PluginError
-from mmalign.train import returned
+from mmalign.train.step import checked_counts, checked_loss, checked_outputs
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
 TEXT = PAGE.read_text()
@@ -160,14 +160,14 @@ def test_what_a_method_returns_is_named_with_the_plugin_and_what_is_right() -> N
 
     objective, batch = Broken(None), Batch({"key": ("a", "b"), "text": ("c", "d")})
     faults = (
-        (lambda: returned.outputs(objective, torch.zeros(2), batch), "a mapping of tensors", "shape [2]"),
-        (lambda: returned.outputs(objective, {"x": 1.0}, batch), "a mapping of tensors", "{'x': float}"),
-        (lambda: returned.outputs(objective, {"x": torch.zeros(3, 2)}, batch), "[2, ...]", "'x' of shape [3, 2]"),
-        (lambda: returned.outputs(objective, {"x": torch.tensor(1.0)}, batch), "columns: key, text", "shape []"),
-        (lambda: returned.loss(objective, torch.zeros(())), "{term: sum over examples}", "a tensor of shape []"),
-        (lambda: returned.loss(objective, ({"x": torch.zeros(2)}, {})), "a 0-D tensor", "a tensor of shape [2]"),
-        (lambda: returned.loss(objective, ({}, {"m": 1.0})), "(sum, count)", "the metric 'm' as float"),
-        (lambda: returned.counts(objective, None), "a denominator for each term", "NoneType"),
+        (lambda: checked_outputs(objective, torch.zeros(2), batch), "a mapping of tensors", "shape [2]"),
+        (lambda: checked_outputs(objective, {"x": 1.0}, batch), "a mapping of tensors", "{'x': float}"),
+        (lambda: checked_outputs(objective, {"x": torch.zeros(3, 2)}, batch), "[2, ...]", "'x' of shape [3, 2]"),
+        (lambda: checked_outputs(objective, {"x": torch.tensor(1.0)}, batch), "columns: key, text", "shape []"),
+        (lambda: checked_loss(objective, torch.zeros(())), "{term: sum over examples}", "a tensor of shape []"),
+        (lambda: checked_loss(objective, ({"x": torch.zeros(2)}, {})), "a 0-D tensor", "a tensor of shape [2]"),
+        (lambda: checked_loss(objective, ({}, {"m": 1.0})), "(sum, count)", "the metric 'm' as float"),
+        (lambda: checked_counts(objective, None), "a denominator for each term", "NoneType"),
     )
     for call, wanted, got in faults:
         with pytest.raises(PluginError) as caught:
@@ -175,4 +175,4 @@ def test_what_a_method_returns_is_named_with_the_plugin_and_what_is_right() -> N
         message = caught.value.message
         assert message.startswith("test_plugin_docs:Broken: ") and wanted in message and got in message, message
     good = {"x": torch.zeros(2, 5)}
-    assert returned.outputs(objective, good, batch) is good
+    assert checked_outputs(objective, good, batch) is good

@@ -197,7 +197,7 @@ def test_a_critic_with_a_pass_of_its_own_learns_when_the_policy_has(bench, optio
     apart, found = trainer.gradients_of(batches, len(main))
     assert learnt == [True]
     watch.remove()
-    whole = (trainer.objective, *trainer.engine.phases[2:])
+    whole = {**trainer.engine.phases, "main": (trainer.objective,)}
     trainer.engine = dataclasses.replace(trainer.engine, phases=whole, forward=StepModule(whole, trainer.models))
     together, expected = trainer.gradients_of(batches, len(main))
     assert set(found) == set(expected)

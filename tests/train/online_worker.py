@@ -18,7 +18,7 @@ from mmalign.errors import RewardError
 from mmalign.stop import StopRequest, interruptible
 from mmalign.testing.bench import Workbench
 from mmalign.testing.trainer import build_trainer
-from mmalign.train.updates import updates
+from mmalign.train.step import updates
 
 OPTIONS = {"epochs": 2, "minibatches": 1, "kl_target": 0.5, "kl_coef": 0.2, "scale_scores": True}
 
