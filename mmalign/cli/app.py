@@ -13,19 +13,20 @@ Data goes to stdout, talk to stderr. A command returns None (exit 0) or its exit
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.errors import did_you_mean
+from mmalign.errors import UsageError, did_you_mean
 from mmalign.printable import json_text, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from rich.console import Console
 
+    from mmalign.config.section import Section
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import PluginHost
 
@@ -139,3 +140,23 @@ class CatalogName(click.ParamType):
         catalog = Catalog(ctx.ensure_object(App).host)
         found = {catalog.display_name(entry): entry.spec.summary for k in self.kinds for entry in catalog.entries(k)}
         return [CompletionItem(name, help=text) for name, text in sorted(found.items()) if name.startswith(incomplete)]
+
+
+def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:
+    """The section `backbone` of --set; raises UsageError for any other."""
+    return settings_of(sets, command, ("backbone",))["backbone"]
+
+
+def settings_of(sets: Sequence[str], command: str, sections: Sequence[str]) -> "Mapping[str, Section]":
+    """Some sections of --set; raises UsageError for any other, and for a name, which has a flag of its own."""
+    from mmalign.train.layers import load_layers
+
+    layers = load_layers(sets=sets)
+    others = [f"section {name}" for name, section in layers.items() if section and name not in sections]
+    named = [f"{name}.name" for name in sections if "name" in layers[name]]
+    if others or named:
+        keys = " or ".join(f"{name}.key=value" for name in sections)
+        raise UsageError(
+            f"{command} takes no {(others or named)[0]} in --set", hint=f"Use --backbone MODEL, and --set {keys}."
+        )
+    return {name: layers[name] for name in sections}

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli import evaluate_output as output
-from mmalign.cli.app import App, CatalogName, json_option, pass_app, quiet_option
-from mmalign.cli.backbones import settings_of
+from mmalign.cli.app import App, CatalogName, json_option, pass_app, quiet_option, settings_of
 from mmalign.contract.trained import FILE as RECORD
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
 from mmalign.models.hub import CHAT_TEMPLATE

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App, emit_data, pass_app, quiet_option
-from mmalign.cli.backbones import settings_of
+from mmalign.cli.app import App, emit_data, pass_app, quiet_option, settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App, emit, pass_app, quiet_option
-from mmalign.cli.backbones import settings_of
+from mmalign.cli.app import App, emit, pass_app, quiet_option, settings_of
 from mmalign.cli.texts import one_line, read_texts
 from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically

@@ -129,7 +129,7 @@ class Objective(Phase):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weight of each term in the total; terms not named weigh 1."""
+        """The weight of each term in the total, by the options alone; terms not named weigh 1."""
         return {}
 
     def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.models.folder import read_json, unreadable, without_weights
-from mmalign.models.safety import refuse_code
+from mmalign.models.folder import ADAPTER_CONFIG, read_json, refuse_code, unreadable, without_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_MODELS = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _USED = frozenset(
     "r lora_alpha target_modules exclude_modules fan_in_fan_out use_rslora use_dora layers_to_transform layers_pattern "
     "rank_pattern alpha_pattern".split()
@@ -37,11 +35,6 @@ _WITHOUT_EFFECT = frozenset(
 _HARMLESS = {"bias": "none", "revision": "main"}
 _BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal")  # values of init_lora_weights that leave the base alone
 _MERGE = "Merge it with peft (PeftModel.from_pretrained, merge_and_unload, save_pretrained), and give that folder."
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model."""
-    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in _MODELS)
 
 
 def read_base(folder: Path) -> str:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign import reading
 from mmalign.errors import CheckpointError, UsageError
-from mmalign.models.safety import offline
 
 if TYPE_CHECKING:
     from mmalign.contract.source import Source
 
+ADAPTER_CONFIG = "adapter_config.json"
+_MODELS = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, IndexError)
+
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 
 
@@ -158,3 +161,53 @@ def refuse_random_weights(source: "Source", options: Mapping[str, Any], facts: M
             hint="Train it first (mmalign train --objective pretrain), or give a model with weights: mmalign list "
             "backbones. With --set backbone.random_weights=true it is taken all the same.",
         )
+
+
+_CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "_target_", "custom_pipelines"})
+
+
+_BUILT_IN_ATTENTION = (None, "eager", "sdpa")
+
+
+def refuse_code(config: Any, path: Path | str) -> None:
+    """Raise CheckpointError where a config, at any depth, names code to run.
+
+    An attention implementation other than the built-in ones is a kernel that transformers would fetch and run.
+    """
+    for key, where, value in _items(config, ""):
+        kernel = "attn_implementation" in key and (key.endswith("_internal") or value not in _BUILT_IN_ATTENTION)
+        if key in _CODE_KEYS or kernel:
+            raise CheckpointError(
+                f"{path} asks for code to be run: {where} = {value!r}",
+                hint=f"mmalign runs no code that a model folder names. Remove {key!r} if you trust the weights.",
+            )
+
+
+def _items(node: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
+    """(key, path of the key, value) of every mapping in a parsed JSON document."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            where = f"{prefix}.{key}" if prefix else str(key)
+            yield str(key), where, value
+            yield from _items(value, where)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _items(value, f"{prefix}[{index}]")
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Within, whatever asks the hub's client for a file that is not on this machine fails at once."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in _MODELS)

@@ -23,8 +23,8 @@ from typing import Any
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry, Family
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
-from mmalign.models.adapters import ADAPTER_CONFIG, is_adapter, read_base
-from mmalign.models.folder import read_json
+from mmalign.models.adapters import read_base
+from mmalign.models.folder import ADAPTER_CONFIG, is_adapter, read_json
 from mmalign.models.gguf import SUFFIX as GGUF
 from mmalign.models.gguf import read_architecture
 from mmalign.reading import read_text

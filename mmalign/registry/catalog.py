@@ -26,7 +26,8 @@ class Catalog:
 
     def entries(self, kind: str) -> list[Entry]:
         """Every entry of a kind, built-ins first among equals, sorted by name."""
-        return sorted(self.host.specs(kind), key=lambda e: (e.spec.name, e.plugin not in BUILTINS, e.plugin))
+        entries = [entry for record in self.host.records for entry in record.entries if entry.kind == kind]
+        return sorted(entries, key=lambda e: (e.spec.name, e.plugin not in BUILTINS, e.plugin))
 
     def display_name(self, entry: Entry) -> str:
         """The shortest name that finds this entry."""

@@ -2,7 +2,7 @@
 
     host = load_plugins()          # the built-ins and every installed entry point of group "mmalign"
     host.records                   # one PluginRecord each, loaded or not, and why
-    host.specs("objectives")       # entries with provenance
+    host.records                   # each with its entries, or why it failed
 
 A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only. MMALIGN_LOAD_PLUGINS
 (unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among third parties;
@@ -87,10 +87,6 @@ class PluginHost:
         self.manager = pluggy.PluginManager("mmalign")
         self.manager.add_hookspecs(hookspecs)
         self.records: list[PluginRecord] = []
-
-    def specs(self, kind: str) -> Iterator[Entry]:
-        for record in self.records:
-            yield from (entry for entry in record.entries if entry.kind == kind)
 
     def record(self, name: str) -> PluginRecord:
         for record in self.records:

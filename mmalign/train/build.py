@@ -288,6 +288,7 @@ def wire(
         forward,
         processes,
         processes.device,
+        objective.weights,
         bf16=train.precision == "bf16",
         passes=1 if objective.coupled else models.passes,
         mixed=online is not None,

@@ -154,15 +154,15 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
     if not job.feed.comparable_loss:  # a direction to go, of no meaning as a number
         figures.pop(HELDOUT_LOSS)
         without.pop(HELDOUT_LOSS, None)
-    used |= {"left_out": left_out, "unreadable": len(sweep.bad)}
-    return figures | {f"{OWN}{name}": float(number) for name, number in used.items()}
+    told = {**used, "left_out": left_out, "unreadable": len(sweep.bad)}
+    return figures | {f"{OWN}{name}": float(number) for name, number in told.items()}
 
 
 def _figures(
     job: Job, sums: Mapping[str, Any], counts: Mapping[str, float], metrics: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
     """The loss from its terms' sums and counts, then the means of the metrics that held-out data show."""
-    loss, _ = total_loss(job.objective, sums, counts)
+    loss, _ = total_loss(sums, counts, job.engine.weights)
     told = {name: pair for name, pair in metrics.items() if name not in job.plan.objective.spec.of_updates}
     return {HELDOUT_LOSS: float(loss)} | {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
 

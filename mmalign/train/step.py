@@ -68,6 +68,7 @@ class Engine:
     forward: StepModule  # compiled where asked for
     processes: Processes
     device: torch.device
+    weights: Mapping[str, float]  # of the terms of the loss
     bf16: bool = False
     passes: int = 1  # through a trunk, of the roles that learn
     mixed: bool = False  # sampling and learning take turns
@@ -135,15 +136,16 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
     return functools.reduce(merge, results)
 
 
-def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+def total_loss(
+    sums: Mapping[str, Tensor], counts: Counts, weights: Mapping[str, float], whose: str = "objective"
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted total and the mean of each term; a term whose count is zero drops out. Raises PluginError."""
     if set(sums) != set(counts):
         raise PluginError(
-            f"{name_of(objective)}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
+            f"{whose}: loss returns the terms {sorted(sums)}, count names {sorted(counts)}",
             hint="Both must name the same terms.",
         )
     means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
-    weights = objective.weights
     parts = [weights.get(name, 1.0) * mean for name, mean in means.items()]
     if parts:
         return functools.reduce(operator.add, parts), means
@@ -178,7 +180,7 @@ def _separate(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts)
     result: StepResult | None = None
     for micro in micros:
         sums, metrics = checked_loss(objective, phase.loss(engine.run(phase, micro), micro))
-        loss, terms = total_loss(objective, sums, counts)
+        loss, terms = total_loss(sums, counts, engine.weights, name_of(engine.objective))
         loss.backward()
         if len(micros) > 1:
             engine.release()  # its activations, which another's seldom fit
@@ -237,7 +239,7 @@ def _global_loss(
 ) -> tuple[StepResult, Tensor]:
     size = len(next(iter(outputs.values())))
     sums, metrics = checked_loss(engine.objective, phase.loss(outputs, Batch({}, size=size)))
-    loss, terms = total_loss(engine.objective, sums, counts)
+    loss, terms = total_loss(sums, counts, engine.weights, name_of(engine.objective))
     return StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values())), loss
 
 
@@ -265,7 +267,7 @@ def merge(a: StepResult, b: StepResult) -> StepResult:
     return StepResult(a.loss + b.loss, terms, metrics, a.empty and b.empty)  # type: ignore[arg-type]
 
 
-# What an objective returned ---------------------------------------------------------------------------------------------
+# What an objective returned -------------------------------------------------------------------------------------------
 # Shapes and types alone are looked at, so nothing waits for a GPU. Each raises PluginError.
 
 _CONTRACT = "See docs/plugins.md; mmalign plugins check PACKAGE tries the whole contract."

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError, UsageError, did_you_mean
-from mmalign.models.folder import pickled_weights, without_weights
+from mmalign.models.folder import pickled_weights, refuse_code, without_weights
 from mmalign.models.references import OPEN_CLIP_CONFIG, read_config
-from mmalign.models.safety import refuse_code
 from mmalign_clip.downloads import WEIGHTS, fetch_repository, fetch_tag, hub_tokenizer
 from mmalign_clip.images import INTERPOLATIONS, RESIZE_MODES, Preprocess
-from mmalign_clip.texts import ClipTokenizer, TextTokenizer, tokenizer_from_files
-from mmalign_clip.vocabulary import read_vocabulary
+from mmalign_clip.texts import ClipTokenizer, TextTokenizer, read_vocabulary, tokenizer_from_files
 
 if TYPE_CHECKING:
     from mmalign.contract.source import Source

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mmalign.errors import CheckpointError
-from mmalign.models.folder import weightless
-from mmalign.models.safety import offline
+from mmalign.models.folder import offline, weightless
 
 if TYPE_CHECKING:
     from open_clip import CLIP, CoCa, CustomTextCLIP

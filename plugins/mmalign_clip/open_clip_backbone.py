@@ -26,7 +26,7 @@ from mmalign_clip.downloads import WEIGHTS
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.processor import ClipProcessor
 from mmalign_clip.text_tower import at_least_one, can_trim, encode_text, unit
-from mmalign_clip.vocabulary import imagenet_names, write_vocabulary
+from mmalign_clip.texts import imagenet_names, write_vocabulary
 
 if TYPE_CHECKING:
     from mmalign.contract.batch import Ragged

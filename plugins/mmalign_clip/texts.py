@@ -4,6 +4,7 @@ ClipTokenizer(context_length=77).text("a photo of a cat")     # TokenizedText(id
 FileTokenizer.load(folder, context_length=64, ...)
 """
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,21 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import torch
 
 from mmalign.contract.backbone import TokenizedText
-from mmalign.errors import CheckpointError
-from mmalign.models.safety import offline, refuse_code
+from mmalign.errors import CheckpointError, PluginError
+from mmalign.models.folder import offline, refuse_code
 from mmalign.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+
 CLIP_VOCABULARY, CLIP_END = 49408, 49407
+
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError, RecursionError)
+
 _TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
+
 _DEFAULT_CLEAN = "whitespace"  # open_clip's for tokenizers other than CLIP's
 
 
@@ -161,3 +166,33 @@ def _tokenizer_files(folder: Path) -> dict[str, bytes]:
     names = (TOKENIZER_FILE, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
     others = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
     return {name: (folder / name).read_bytes() for name in (*names, *others) if (folder / name).is_file()}
+
+
+VOCABULARY = "vocabulary.txt"
+
+
+def read_vocabulary(folder: Path) -> tuple[str, ...]:
+    """The names in vocabulary.txt, one a line; empty without that file."""
+    path = folder / VOCABULARY
+    if not path.is_file():
+        return ()
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def write_vocabulary(folder: Path, names: tuple[str, ...]) -> None:
+    """Write vocabulary.txt; nothing for no names."""
+    if names:
+        (folder / VOCABULARY).write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """open_clip's IMAGENET_CLASSNAMES, from its file of plain data: importing open_clip itself takes seconds."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise PluginError("open_clip is not installed", hint="python -m pip install open_clip_torch")
+    path = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = importlib.util.spec_from_file_location("mmalign_clip_zero_shot_metadata", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(module.IMAGENET_CLASSNAMES)

@@ -22,9 +22,8 @@ from mmalign.models.size import ModelSize
 from mmalign_clip.images import Preprocess, training_image
 from mmalign_clip.options import AugmentationOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
-from mmalign_clip.texts import FileTokenizer
+from mmalign_clip.texts import FileTokenizer, imagenet_names, read_vocabulary, write_vocabulary
 from mmalign_clip.transformers_folder import Parts, count_parameters, load_module, read
-from mmalign_clip.vocabulary import imagenet_names, read_vocabulary, write_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image

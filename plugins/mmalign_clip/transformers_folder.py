@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.models.folder import draw_weights, load_exactly, read_json, unreadable, weightless
+from mmalign.models.folder import draw_weights, load_exactly, offline, read_json, refuse_code, unreadable, weightless
 from mmalign.models.hub import TOKENIZER_PATTERNS, fetch
 from mmalign.models.references import TRANSFORMERS_CONFIG
-from mmalign.models.safety import offline, refuse_code
 from mmalign_clip.images import Preprocess
 from mmalign_clip.texts import FileTokenizer
 

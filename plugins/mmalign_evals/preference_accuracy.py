@@ -25,8 +25,7 @@ from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.texts import TextSweep
 from mmalign.language.derive import sequence_logps
 from mmalign.language.protocols import AnswersProcessor
-from mmalign.language.ranks import rank_lists
-from mmalign.language.sequences import Sequences
+from mmalign.language.sequences import Sequences, rank_lists
 
 _PROBED = 8
 NO_REFERENCE = "none"

@@ -18,7 +18,7 @@ from mmalign.contract.evaluation import Runtime
 from mmalign.evaluate.pairs import PairAccuracy
 from mmalign.evaluate.texts import TextSweep
 from mmalign.language.protocols import RewardModel
-from mmalign.language.ranks import rank_lists
+from mmalign.language.sequences import rank_lists
 
 
 class RewardAccuracyConfig(BaseModel):

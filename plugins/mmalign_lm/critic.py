@@ -20,12 +20,11 @@ from mmalign.language.layout import Layout
 from mmalign.language.protocols import Hidden
 from mmalign.language.sequences import Sequences
 from mmalign.models.adapter_switch import adapted_layers
-from mmalign.models.adapters import attach, is_adapter
-from mmalign.models.folder import check_weights, read_json, unreadable
+from mmalign.models.adapters import attach
+from mmalign.models.folder import check_weights, is_adapter, offline, read_json, refuse_code, unreadable
 from mmalign.models.lora import ADAPTER_FOLDER, remove_adapter
 from mmalign.models.references import TRANSFORMERS_CONFIG, no_model_in
 from mmalign.models.reward_trunk import ReadScorer
-from mmalign.models.safety import offline, refuse_code
 from mmalign_lm.families import REWARD_MEAN, is_reward_model
 from mmalign_lm.folder import read_config, read_tokenizer
 from mmalign_lm.rows import try_unpacked

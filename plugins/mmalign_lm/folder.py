@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.models.adapters import ADAPTER_CONFIG
-from mmalign.models.folder import draw_weights, load_exactly, read_json, unreadable
+from mmalign.models.folder import (
+    ADAPTER_CONFIG,
+    draw_weights,
+    load_exactly,
+    offline,
+    read_json,
+    refuse_code,
+    unreadable,
+)
 from mmalign.models.hub import CHAT_TEMPLATE, TOKENIZER_PATTERNS, fetch
 from mmalign.models.references import TRANSFORMERS_CONFIG
-from mmalign.models.safety import offline, refuse_code
 from mmalign.reading import read_text
 from mmalign_lm import four_bit
 from mmalign_lm.options import CausalLMConfig

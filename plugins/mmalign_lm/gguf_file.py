@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from mmalign.errors import CheckpointError
-from mmalign.models.folder import draw_weights, load_exactly, quiet, read_json, unreadable
-from mmalign.models.safety import offline
+from mmalign.models.folder import draw_weights, load_exactly, offline, quiet, read_json, unreadable
 from mmalign_lm.folder import Parts, load_module, own_tokenizer, read_config, read_processor
 from mmalign_lm.options import CausalLMConfig
 

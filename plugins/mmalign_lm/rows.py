@@ -19,7 +19,6 @@ import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.errors import CheckpointError
-from mmalign.language.layout import Cost, Grid, Layout, bucketed, packed
+from mmalign.language.layout import Grid, packed
 from mmalign.language.sequences import Sequences
 from mmalign_lm.folder import text_config
 from mmalign_lm.texts import TextProcessor
-from mmalign_lm.trunk import Trunk, some_ids
+from mmalign_lm.trunk import Rows, Trunk, some_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -52,38 +51,6 @@ _NO_LENGTH = frozenset(
 # Those that transformers' own masks of two dimensions (masking_utils) know, so that padding beside them is right.
 _IN_MASKS = frozenset({"sliding_window", "attention_chunk_size"})
 _NO_LENGTH_ENDS = ("_token_id", "hidden_size", "intermediate_size", "vocab_size", "_head_dim", "_lora_rank", "_theta")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """packs, pads: which ways are right, and in rows of up to how many tokens that is known. window: the largest number
-    of the config that the trial went past. switch: LongRoPE's length, past which all positions of a call turn
-    differently; 0: none. rounds: texts that were tried; a selection of keys is wrong for some of them only."""
-
-    packs: bool
-    pads: bool
-    packs_up_to: float = math.inf
-    pads_up_to: float = math.inf
-    window: int = 0
-    switch: int = 0
-    rounds: int = 1
-
-    def layout(self, sequences: Sequences, row_length: int = 512, cost: Cost | None = None) -> Layout:
-        """row_length: tokens of a packed row, where no example is longer."""
-        if self.packs:
-            layout = packed(sequences, row_length, cost)
-            if all(grid.ids.shape[1] <= self.packs_up_to for grid in layout.grids):
-                return layout
-        totals = sequences.prompts.lengths[sequences.owner] + sequences.answers.lengths
-        return bucketed(sequences, padded=self.pads and max(totals.tolist(), default=0) <= self.pads_up_to)
-
-    def describe(self) -> str:
-        """For people."""
-        if self.packs:
-            return "rows shared behind masks"
-        return (
-            "one example a row, in rows of like length" if self.pads else "one example a row, in rows of equal length"
-        )
 
 
 @torch.no_grad()

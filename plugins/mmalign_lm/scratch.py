@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.errors import CheckpointError
-from mmalign.models.folder import read_json
+from mmalign.models.folder import offline, read_json
 from mmalign.models.hub import TOKENIZER_PATTERNS
-from mmalign.models.safety import offline
 from mmalign_lm.folder import TOKENIZER_CONFIG, Parts, load_module, read_processor, read_tokenizer, set_dropout
 from mmalign_lm.options import CausalLMConfig
 from mmalign_lm.shapes import Shape, reshaped

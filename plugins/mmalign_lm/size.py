@@ -5,8 +5,7 @@ model_size(source, options)      # ModelSize(parameters=4_830_720, random=False)
 
 from typing import TYPE_CHECKING
 
-from mmalign.models.folder import quiet, unreadable, weightless
-from mmalign.models.safety import offline
+from mmalign.models.folder import offline, quiet, unreadable, weightless
 from mmalign.models.size import ModelSize
 from mmalign_lm import scratch
 from mmalign_lm.options import CausalLMConfig

@@ -5,12 +5,15 @@ states = trunk(layout)                 # [L, H], flat over the grids
 """
 
 import inspect
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.language.layout import Grid, Layout
+from mmalign.language.layout import Cost, Grid, Layout, bucketed, packed
+from mmalign.language.sequences import Sequences
 from mmalign_lm.noise import noisy
 
 if TYPE_CHECKING:
@@ -67,6 +70,38 @@ class Trunk:
         model: Any = self.module
         embeddings = model.get_input_embeddings()(grid.ids)
         return {"inputs_embeds": noisy(embeddings, grid.lengths(), self._neftune_alpha)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """packs, pads: which ways are right, and in rows of up to how many tokens that is known. window: the largest number
+    of the config that the trial went past. switch: LongRoPE's length, past which all positions of a call turn
+    differently; 0: none. rounds: texts that were tried; a selection of keys is wrong for some of them only."""
+
+    packs: bool
+    pads: bool
+    packs_up_to: float = math.inf
+    pads_up_to: float = math.inf
+    window: int = 0
+    switch: int = 0
+    rounds: int = 1
+
+    def layout(self, sequences: Sequences, row_length: int = 512, cost: Cost | None = None) -> Layout:
+        """row_length: tokens of a packed row, where no example is longer."""
+        if self.packs:
+            layout = packed(sequences, row_length, cost)
+            if all(grid.ids.shape[1] <= self.packs_up_to for grid in layout.grids):
+                return layout
+        totals = sequences.prompts.lengths[sequences.owner] + sequences.answers.lengths
+        return bucketed(sequences, padded=self.pads and max(totals.tolist(), default=0) <= self.pads_up_to)
+
+    def describe(self) -> str:
+        """For people."""
+        if self.packs:
+            return "rows shared behind masks"
+        return (
+            "one example a row, in rows of like length" if self.pads else "one example a row, in rows of equal length"
+        )
 
 
 def some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:

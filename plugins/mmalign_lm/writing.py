@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmalign_lm.generation import Reading, Way
-from mmalign_lm.rows import FAILURES, Rows, maybe_sharpened
-from mmalign_lm.trunk import some_ids
+from mmalign_lm.rows import FAILURES, maybe_sharpened
+from mmalign_lm.trunk import Rows, some_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

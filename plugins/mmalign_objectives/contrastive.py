@@ -10,6 +10,7 @@ model came with a bias. Examples with the same caption, or of the same image, co
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field

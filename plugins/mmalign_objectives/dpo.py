@@ -61,9 +61,8 @@ class DirectPreferenceOptimization(Objective):
         return {"policy": sequences.by_prompt(self._logps(models.role("policy", CausalLM), sequences))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.language.ranks import ranks_of
-        from mmalign.ops.preference import PAIR_LOSSES
-        from mmalign.ops.ranking import ranked_pairs
+        from mmalign.language.sequences import ranks_of
+        from mmalign.ops.preference import PAIR_LOSSES, ranked_pairs
 
         config, function = self.config, PAIR_LOSSES[self.config.loss]
         ratio = outputs["policy"] - batch["sequences"].by_prompt(batch["reference"].values)
@@ -88,7 +87,7 @@ class DirectPreferenceOptimization(Objective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank."""
-        from mmalign.language.ranks import num_ranked
+        from mmalign.language.sequences import num_ranked
 
         return {"preference": float(num_ranked(batch, tie=self.config.tie))}
 

@@ -50,8 +50,7 @@ class OnlineDirectPreferenceOptimization(OnlineObjective):
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.ops import sum_rows
-        from mmalign.ops.preference import PAIR_LOSSES
-        from mmalign.ops.ranking import ranked_pairs
+        from mmalign.ops.preference import PAIR_LOSSES, ranked_pairs
         from mmalign.rl.rollout_batch import answer_offsets, rollout_metrics, sampler_weights, scored
 
         config, score, logps = self.config, batch["score"], outputs["logps"]

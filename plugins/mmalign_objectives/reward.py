@@ -58,8 +58,8 @@ class RewardModelling(Objective):
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from torch.nn.functional import softplus
 
-        from mmalign.language.ranks import ranks_of
-        from mmalign.ops.ranking import plackett_luce, ranked_pairs
+        from mmalign.language.sequences import ranks_of
+        from mmalign.ops.preference import plackett_luce, ranked_pairs
 
         scores, margin = outputs["scores"], self.config.margin
         ranks, present = ranks_of(batch, scores)
@@ -84,7 +84,7 @@ class RewardModelling(Objective):
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank (or, with ties split, with two answers)."""
-        from mmalign.language.ranks import num_ranked
+        from mmalign.language.sequences import num_ranked
 
         if self.config.loss == "plackett-luce":
             return {"ranking": float(num_ranked(batch))}
@@ -97,7 +97,7 @@ class RewardModelling(Objective):
 
     def mean_of_best(self, models: "Models", batches: "Iterable[Batch]") -> float:
         """The mean score of the best-ranked answers."""
-        from mmalign.language.ranks import ranks_of
+        from mmalign.language.sequences import ranks_of
 
         total, number = 0.0, 0
         for batch in batches:

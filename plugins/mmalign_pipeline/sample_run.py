@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmalign.cli.app import App, emit_json
-from mmalign.cli.backbones import settings_of
+from mmalign.cli.app import App, emit_json, settings_of
 from mmalign.errors import EXIT_OK, UsageError
 from mmalign.stop import Interrupted, StopRequest
 from mmalign_pipeline.work import count_line, rank_to, sample_to

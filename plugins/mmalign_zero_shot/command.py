@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli.app import App, pass_app, quiet_option
-from mmalign.cli.backbones import backbone_settings
+from mmalign.cli.app import App, backbone_settings, pass_app, quiet_option
 from mmalign.errors import EXIT_DATA, EXIT_OK, UsageError
 from mmalign.files import check_out
 from mmalign_zero_shot import output
@@ -29,7 +28,7 @@ from mmalign_zero_shot.labels import (
     read_names,
     read_templates,
 )
-from mmalign_zero_shot.results import ImageResult, write_results
+from mmalign_zero_shot.output import ImageResult, write_results
 
 if TYPE_CHECKING:
     from mmalign.contract.backbone import DualEncoder

@@ -3,9 +3,9 @@
     python tests/benchmarks/way.py            # {"dpo step": 15, "zero-shot call": 30}
     python tests/benchmarks/way.py --list     # and which, in the order in which they are entered
 
-Counted are files of mmalign and its plugins. The step is `Loop.update`, the second of a run of two, up to the optimiser's
-own step: what is behind is bookkeeping. The call is the command of `mmalign zero-shot PHOTO`, the second in a process, so
-that what is read once and kept does not count: from its function to its return.
+Counted are files of mmalign and its plugins. The step is `Loop.update`, the second of a run of two, up to the
+optimiser's own step: what is behind is bookkeeping. The call is the command of `mmalign zero-shot PHOTO`, from its
+function to its return, the second in a process, so that what is read once and kept does not count.
 """
 
 import argparse

@@ -131,7 +131,11 @@ def test_config_show_prints_a_file_that_train_accepts(capsys: Capture, tmp_path:
     path = tmp_path / "c.yaml"
     path.write_text(capsys.readouterr().out, encoding="utf-8")
     layers = load_layers(files=[path])
-    assert {name for name in SECTIONS if not layers[name]} == {"streams", "rollout"}  # of objectives that sample
+    assert {name for name in SECTIONS if not layers[name]} == {
+        "streams",
+        "rollout",
+        "trackers",
+    }  # nothing of theirs by default
     assert (layers["objective"]["name"], layers["backbone"]["name"]) == ("contrastive", "clip-lite")
 
 

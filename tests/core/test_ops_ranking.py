@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mmalign.ops.ranking import plackett_luce, ranked_pairs
+from mmalign.ops.preference import plackett_luce, ranked_pairs
 
 SCORES = torch.tensor([[0.3, -1.2, 2.0, 0.1], [1.0, 1.0, -0.5, 9.0], [0.2, 0.4, 0.6, 0.8]], dtype=torch.float64)
 RANKS = torch.tensor([[1, 3, 2, 2], [1, 1, 2, 7], [1, 1, 1, 1]], dtype=torch.float64)

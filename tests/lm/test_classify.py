@@ -46,7 +46,7 @@ def test_the_loss_is_the_papers(classifier) -> None:
         module.double()
     objective = Classification(Classification.Config(language_weight=0.3))
     sums, metrics = objective.loss(objective.forward(models, batch), batch)
-    found, _ = total_loss(objective, sums, objective.count(batch))
+    found, _ = total_loss(sums, objective.count(batch), objective.weights)
     classed, nll, tokens, right = 0.0, 0.0, 0, 0
     for row, label in zip(batch["text"].rows(), batch["label"].tolist(), strict=True):
         with torch.no_grad():

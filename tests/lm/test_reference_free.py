@@ -28,7 +28,7 @@ def total(objective: Objective, backbone: Any) -> float:
     """What a step minimises, of `some_pairs`."""
     batch = Batch({"sequences": some_pairs()})
     sums, _ = objective.loss(objective.forward(Models({"policy": backbone}, {"policy"}), batch), batch)
-    return float(total_loss(objective, sums, objective.count(batch))[0].detach())
+    return float(total_loss(sums, objective.count(batch), objective.weights)[0].detach())
 
 
 def naive(backbone: Any) -> tuple[torch.Tensor, torch.Tensor]:

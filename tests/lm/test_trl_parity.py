@@ -57,7 +57,7 @@ def ours(objective: Objective, models: Models, batch: Batch) -> tuple[Tensor, li
         batch = batch.with_columns(**objective.frozen(models, batch))
         batch = objective.prepare(models, batch, Context(0, 0, lambda tensor: tensor, 8))
     sums, _ = objective.loss(objective.forward(models, batch), batch)
-    return with_gradients(total_loss(objective, sums, objective.count(batch))[0], models["policy"].module)
+    return with_gradients(total_loss(sums, objective.count(batch), objective.weights)[0], models["policy"].module)
 
 
 def with_gradients(loss: Tensor, module: Any) -> tuple[Tensor, list[Tensor]]:

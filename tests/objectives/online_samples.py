@@ -92,7 +92,7 @@ def total(trainer: Trainer, batch: Batch) -> Tensor:
     """The weighted loss of one batch."""
     objective = trainer.objective
     sums, _ = objective.loss(objective.forward(trainer.models, batch), batch)
-    return total_loss(objective, sums, objective.count(batch))[0].detach()
+    return total_loss(sums, objective.count(batch), objective.weights)[0].detach()
 
 
 def metric(trainer: Trainer, batch: Batch, name: str) -> float:

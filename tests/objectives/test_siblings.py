@@ -146,6 +146,7 @@ def test_one_answer_has_no_siblings(bench) -> None:
             "objective": {"name": name},
             "backbone": {"name": str(bench.model("tiny-gpt2"))},
             "dataset": {},
+            "optimizer": {},
             "rollout": {"samples": 1, "rewards": [{"name": "vader"}]},
         }
         with pytest.raises(UsageError, match="compares answers to a prompt") as error:

@@ -94,7 +94,7 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--set", "rollout.engine=3"), "3 is no engine: a name, or options"),
         (("--reward", "vader", "--set", "rollout.engine=continuous-batch"), "Did you mean continuous-batching"),
         (("--reward", "vader", "--set", "rollout.max_tokens=4000"), "leaves no room for a prompt"),
-        (("--reward", "vader", "--set", "objective.minibatches=9"), "of 4 prompts"),
+        (("--reward", "vader", "--set", "objective.minibatches=9"), "a step has 4 prompts"),
         (("--reward", "vader", "--set", "streams.ptx=movie-reviews"), "reads no such stream"),
     ],
 )

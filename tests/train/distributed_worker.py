@@ -32,7 +32,9 @@ def gradients_of(folder: Path, processes: Processes, loss: str, micro: int) -> d
     objective = Contrastive(Contrastive.Config(loss=loss))
     models = Models({"policy": backbone}, {"policy"})
     models.train(freeze_batchnorm=True)
-    engine = Engine(objective, (objective,), StepModule((objective,), models), processes, processes.device)
+    phases = {"main": (objective,)}
+    forward = StepModule(phases, models)
+    engine = Engine(objective, phases, forward, processes, processes.device, objective.weights)
     share = 8 // processes.world_size
     batch = make_batch(backbone).select(range(processes.rank * share, (processes.rank + 1) * share))
     result = accumulate(engine, [batch], micro)

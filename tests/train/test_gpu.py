@@ -30,7 +30,9 @@ def test_two_pass_with_dropout_equals_one_graph(load, tiny_folder) -> None:
     models.to("cuda")
     models.train(freeze_batchnorm=True)
     objective = Contrastive(Contrastive.Config())
-    engine = Engine(objective, (objective,), StepModule((objective,), models), Processes("cuda"), torch.device("cuda"))
+    phases = {"main": (objective,)}
+    forward = StepModule(phases, models)
+    engine = Engine(objective, phases, forward, Processes("cuda"), torch.device("cuda"), objective.weights)
     batch = make_batch(backbone).to("cuda")
     torch.manual_seed(5)
     accumulate(engine, [batch], 2)

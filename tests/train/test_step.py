@@ -21,7 +21,9 @@ def _engine(backbone, loss: str) -> tuple[Engine, Models]:
     objective = Contrastive(Contrastive.Config(loss=loss))
     models = Models({"policy": backbone}, {"policy"})
     processes = Processes("cpu")
-    return Engine(objective, (objective,), StepModule((objective,), models), processes, processes.device), models
+    phases = {"main": (objective,)}
+    forward = StepModule(phases, models)
+    return Engine(objective, phases, forward, processes, processes.device, objective.weights), models
 
 
 def _gradients(models: Models) -> dict[str, torch.Tensor]:
@@ -142,9 +144,9 @@ def test_separate_objectives_weigh_terms_by_global_counts(load, tiny_folder) -> 
         backbone = load(tiny_folder)
         models = Models({"policy": backbone}, {"policy"})
         objective = TokenNorm(None)
-        engine = Engine(
-            objective, (objective,), StepModule((objective,), models), Processes("cpu"), torch.device("cpu")
-        )
+        phases = {"main": (objective,)}
+        forward = StepModule(phases, models)
+        engine = Engine(objective, phases, forward, Processes("cpu"), torch.device("cpu"), objective.weights)
         result = accumulate(engine, [make_batch(backbone)], micro)
         found.append((result.loss, _gradients(models), result.metrics["mean"]))
         assert set(result.terms) == {"a"}

@@ -110,7 +110,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, monkeypatch
     document = json.loads(out)
     assert document["plan"]["train"]["steps"] == 4
     figures = document["estimate"]
-    assert figures["optimizer_bytes"] == 2 * figures["gradient_bytes"] == 8 * figures["trainable"]
+    moments = 2 * figures["gradient_bytes"]
+    assert moments == 8 * figures["trainable"]
+    assert moments < figures["optimizer_bytes"] < moments + 1000, "and a counter for each parameter"
     (policy,) = figures["roles"]
     assert policy["role"] == "policy" and policy["trains"] and policy["shares"] == ""
     assert policy["weights_bytes"] == figures["weights_bytes"] and policy["trainable"] == figures["trainable"]

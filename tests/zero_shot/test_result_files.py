@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import pyarrow.parquet as pq
 import pytest
-from mmalign_zero_shot.results import ImageResult, Prediction, Rejected, write_results
+from mmalign_zero_shot.output import ImageResult, Prediction, Rejected, write_results
 from PIL import Image
 
 from mmalign.errors import MmalignError, UsageError
