@@ -65,7 +65,10 @@ def _particular(spec: Any) -> dict[str, Any]:
             "parameters": dict(spec.parameters),
         }
     if isinstance(spec, ObjectiveSpec):
-        roles = [{"name": role.name, "needs": list(role.needs), "trains": role.trains} for role in spec.roles]
+        roles = [
+            {"name": role.name, "needs": list(role.needs), "trains": role.trains, "source": role.source}
+            for role in spec.roles
+        ]
         return {
             "roles": roles,
             "examples": {stream: list(kinds) for stream, kinds in spec.examples.items()},

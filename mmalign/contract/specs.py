@@ -85,6 +85,10 @@ class Role:
 
     only_with: an option of the objective without which (0, false or empty) this role is never used, and is not built.
 
+    source: where its model comes from. "start": the model that the run starts from. "objective.OPTION": the model that
+    this option of the objective names, a reference as `--backbone` takes it; an empty option means "start". The name of
+    another role: that role's weights as they are at each moment.
+
     head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
     "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
     critic, whose trunk is as `mmalign.rl.config.CriticOptions` says.
@@ -94,11 +98,22 @@ class Role:
     needs: tuple[str, ...]
     trains: bool = True
     only_with: str = ""
+    source: str = "start"
     head: Literal["", "scalar", "classes", "value"] = ""
 
     def used(self, config: Any) -> bool:
         """Whether an objective with these options works with it."""
         return not self.only_with or bool(getattr(config, self.only_with))
+
+    @property
+    def source_option(self) -> str:
+        """The option of the objective that names its model, or ""."""
+        prefix, _, option = self.source.partition(".")
+        return option if prefix == "objective" else ""
+
+    def reference(self, config: Any) -> str:
+        """The model that an objective with these options names for it; empty: none."""
+        return str(getattr(config, self.source_option)) if self.source_option else ""
 
     def parsed_needs(self) -> tuple[Need, ...]:
         return tuple(parse_need(name) for name in self.needs)
@@ -155,6 +170,25 @@ class ObjectiveSpec(Spec):
     best_by: tuple[str, Literal["low", "high"]] = ("loss", "low")
     watched: tuple[str, ...] = ()
     of_updates: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        roles = {role.name: role for role in self.roles}
+        if len(roles) < len(self.roles):
+            raise ValueError(f"objective {self.name}: two roles have one name")
+        policy = roles.get("policy")
+        if policy is None or not policy.trains or policy.source != "start":
+            raise ValueError(f'objective {self.name}: needs a role "policy", which trains from the start')
+        for role in self.roles:
+            other = roles.get(role.source)
+            if role.source == "start" or role.source_option:
+                continue
+            if other is None or other is role or other.source != "start":
+                known = ", ".join(name for name, each in roles.items() if each is not role and each.source == "start")
+                raise ValueError(
+                    f"objective {self.name}: role {role.name} has the source {role.source!r}; it is start, "
+                    f"objective.OPTION, or one of the roles {known}"
+                )
 
     def streams(self, config: Any) -> dict[str, int]:
         """Streams besides "main" that an objective with these options reads -> examples a step."""

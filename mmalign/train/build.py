@@ -7,6 +7,7 @@ job.stream(start_step=0)       # iterates (step, Batch)
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -207,6 +208,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         classes=tuple(data.classes) if needs_classes else (),
         rollout=plan.rollout,
         copies=not plan.caches_frozen,
+        loaded={role: load_model(plan.catalog, source, say=say) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
@@ -259,17 +261,19 @@ def wire(
     classes: tuple[str, ...] = (),
     rollout: RolloutConfig | None = None,
     copies: bool = True,
+    loaded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Models, Engine]:
     """The roles of an objective as models on the processes' device, and the engine that trains them: what a run and the
     conformance kit have in common.
 
     classes: names of the data set's, where a head has a row for each. rollout: of an online objective. copies: frozen
-    roles are models of their own; else the trained one stands in for them. Raises IncompatibleError where nothing
-    trains.
+    roles are models of their own; else the trained one stands in for them. loaded: models of roles that have a source
+    of their own. Raises IncompatibleError where nothing trains.
     """
     online = objective if isinstance(objective, OnlineObjective) else None
     roles = tuple(role for role in spec.roles if role.used(objective.config))
-    models = build_models(roles, policy, copies=copies, classes=classes, critic=online.critic if online else None)
+    critic = online.critic if online else None
+    models = build_models(roles, policy, copies=copies, classes=classes, critic=critic, loaded=loaded)
     models.to(processes.device)
     if train.gradient_checkpointing:
         checkpoint_activations(models.trained_modules())

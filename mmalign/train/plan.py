@@ -18,7 +18,7 @@ from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry
 from mmalign.data.find import find_dataset
-from mmalign.errors import IncompatibleError, UsageError
+from mmalign.errors import IncompatibleError, PluginError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog
@@ -59,6 +59,7 @@ class Plan:
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
     catalog: Catalog
+    role_sources: Mapping[str, Source]  # of roles whose model an option of the objective names
     optimizer: Entry
     trackers: tuple[tuple[Entry, Any], ...]  # with their options
     reasons: Mapping[str, str]  # option of `train` that was left to the program -> why it has that value
@@ -179,6 +180,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         verdict=verdict,
         configs=configs,
         catalog=catalog,
+        role_sources=_role_sources(catalog, objective, configs["objective"]),
         optimizer=optimizer,
         trackers=_trackers(catalog, sections.get("trackers", {})),
         reasons=reasons,
@@ -233,6 +235,25 @@ def _streams(
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
         found[name] = StreamPlan(dataset, catalog.load(dataset), kind, config, batch_size)
     return found
+
+
+def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, Source]:
+    """Of roles whose model an option names; raises UsageError for one that is not there, IncompatibleError for one that
+    lacks what the role needs."""
+    sources = {}
+    for role in objective.spec.roles:
+        if role.source_option and role.source_option not in type(config).model_fields:
+            raise PluginError(
+                f"objective {objective.spec.name}: role {role.name} comes from the option {role.source_option!r}, "
+                "which its Config lacks"
+            )
+        reference = role.reference(config)
+        if reference and role.used(config):
+            source = find_source(reference, catalog)
+            who = f"role {role.name} of {objective.spec.name} (objective.{role.source_option})"
+            require_needs(who, role.needs, source.family, reference, catalog)
+            sources[role.name] = source
+    return sources
 
 
 def _trackers(catalog: Catalog, section: Mapping[str, Any]) -> tuple[tuple[Entry, Any], ...]:

@@ -44,9 +44,11 @@ def prefill(job: Job, folder: Path, starting_weights: str | None, say: Display) 
     new = sum(cache.fill((batch.to(job.device) for batch in part), ask) for part in _parts(job, positions))
     job.models.part()
     job.frozen = cache
-    roles = " and ".join(role.name for role in plan.objective.spec.roles if not role.trains)
+    named = {name: source.reference for name, source in plan.role_sources.items()}
+    frozen = [role.name for role in plan.objective.spec.roles if not role.trains]
+    whose = "; ".join(f"{name}: {named.get(name, 'the starting policy')}" for name in frozen)
     say(
-        f"{roles}: the starting policy, asked about {len(cache):,} examples ({new:,} of them now, in "
+        f"{whose}, asked about {len(cache):,} examples ({new:,} of them now, in "
         f"{time.perf_counter() - began:.1f} s); no second model is held"
     )
 

@@ -8,6 +8,7 @@ models.trainable()                     # [("policy.visual.conv1.weight", paramet
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Models:
     that answers for it: with its adapter off, where that is fresh, else until `part` is called. classes: names of the
     data set's, where a head has a row for each. shared: role -> what works on another role's weights, with an adapter
     of its own or with none. peaks: role -> its own peak learning rate. notes: sentences on how roles came to be.
+    loaded: roles with a model from elsewhere.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Models:
         shared: Mapping[str, Any] | None = None,
         peaks: Mapping[str, float] | None = None,
         notes: tuple[str, ...] = (),
+        loaded: Set[str] = frozenset(),
     ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
@@ -55,7 +58,7 @@ class Models:
         self.classes = classes
         self.shared = dict(shared or {})
         self.peaks = dict(peaks or {})
-        self.notes = notes
+        self.notes, self.loaded = notes, frozenset(loaded)
         for name, backbone in self._roles.items():
             if name not in self._trains:
                 backbone.module.requires_grad_(False).eval()
@@ -78,8 +81,9 @@ class Models:
         return self.heads[name]
 
     def part(self) -> None:
-        """From here on no trained role answers for a frozen one."""
+        """From here on frozen roles are not asked: no trained one answers for them, and loaded ones are let go."""
         self._same.clear()
+        self._roles = {name: backbone for name, backbone in self._roles.items() if name in self._trains}
 
     def add_scorer(self, folder: Path, name: str = "reward") -> TrunkScorer:
         """A saved reward model as a frozen adapter on the policy's weights; raises CheckpointError, which says why not.
@@ -208,22 +212,27 @@ def build_models(
     copies: bool = True,
     classes: tuple[str, ...] = (),
     critic: CriticOptions | None = None,
+    loaded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Models:
     """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
 
     The first trained role answers for frozen ones where its adapter is fresh, and without `copies`, until `Models.part`
     is called. classes: names of the data set's, where a role's head has a row for each. critic: how a role with a value
-    head is built.
+    head is built. loaded: role -> the model that it has in place of the policy's.
     """
     trained, copies = [role for role in roles if role.trains], copies and not has_fresh_adapter(policy)
-    plain = [role for role in roles if role.head != "value"]
+    views = {role.name: role.source for role in roles if role.source in {r.name for r in roles} and not role.head}
+    plain = [role for role in roles if role.head != "value" and role.name not in views]
     built = {
-        role.name: policy if role is trained[0] else copy.deepcopy(policy) for role in plain if role.trains or copies
+        role.name: policy if role is trained[0] else loaded.get(role.name) or copy.deepcopy(policy)
+        for role in plain
+        if role.trains or copies or role.name in loaded
     }
     same = {role.name: trained[0].name for role in plain if role.name not in built}
     rows = {"scalar": 1, "classes": len(classes)}
     heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in plain if role.head}
-    shared, peaks, notes = {}, {}, []
+    shared: dict[str, Any] = {name: built[source] for name, source in views.items()}
+    peaks, notes = {}, []
     options = critic or CriticOptions()
     for role in roles:
         if role.head == "value":
@@ -232,7 +241,9 @@ def build_models(
             heads[role.name] = made.head
             peaks |= {role.name: options.learning_rate} if options.learning_rate else {}
             notes += [f"{role.name}: a model of its own, since {made.note}"] if made.note else []
-    return Models(built, {role.name for role in trained}, heads, same, classes, shared, peaks, tuple(notes))
+    return Models(
+        built, {role.name for role in trained}, heads, same, classes, shared, peaks, tuple(notes), set(loaded)
+    )
 
 
 def linear_head(width: int, rows: int) -> nn.Linear:

@@ -248,7 +248,8 @@ def _starting_weights(plan: Plan) -> str | None:
     options = [plan.configs[section] for section in ("backbone", "objective")]
     options += [chosen.config for chosen in check_rewards(plan.catalog, plan.rollout.rewards, required=False)]
     named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
-    return "+".join(map(folder_digest, (*plan.source.places, *named))) or None
+    of_roles = [place for source in plan.role_sources.values() for place in source.places]
+    return "+".join(map(folder_digest, (*plan.source.places, *of_roles, *named))) or None
 
 
 def _takes_other_memory(old: Plan, new: Plan) -> bool:

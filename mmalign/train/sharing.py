@@ -81,7 +81,8 @@ def _relation(models: Models, role: str) -> tuple[str, str]:
     if role in roles:
         if next(iter(roles)) == role:
             return ("a model with an adapter" if has_fresh_adapter(roles[role]) else "a model"), ""
-        return ("a model of its own" if models.trains(role) else "a frozen copy"), ""
+        frozen = "a frozen model of its own" if role in models.loaded else "a frozen copy"
+        return ("a model of its own" if models.trains(role) else frozen), ""
     if role in models.answers_for():
         other = models.answers_for()[role]
         if has_fresh_adapter(roles[other]):

@@ -102,7 +102,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.ppo:ProximalPolicyOptimization",
             roles=(
                 Role(name="policy", needs=("hidden_states", "token_logps", "generate")),
-                Role(name="critic", needs=("hidden_states",), head="value"),
+                Role(name="critic", needs=("hidden_states",), head="value", source="policy"),
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("prompt",), "ptx": ("text",)},
