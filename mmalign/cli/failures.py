@@ -47,8 +47,8 @@ def blame(host: PluginHost, error: BaseException) -> tuple[str, Raised] | None:
 
 
 def _runs_own_command(error: SystemExit) -> bool:
-    """Whether the command, which is what click calls last, is a plugin's."""
+    """Whether the command, which is what click calls last, is a third party's."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames]
     calls = [place for place, package in enumerate(packages) if package == "click"]
-    return bool(calls) and packages[calls[-1] + 1 : calls[-1] + 2] != ["mmalign"]
+    return bool(calls) and (packages[calls[-1] + 1 :] or [""])[0] not in ("mmalign", *BUILTINS)

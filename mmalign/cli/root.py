@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 # group -> name -> (module:attribute of a click command, its summary)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
-        "generate": ("mmalign.cli.generate:command", "Continue prompts with a language model."),
-        "score": ("mmalign.cli.score:command", "Rank texts with a reward model."),
         "evaluate": ("mmalign.cli.evaluate:command", "Measure a model on held-out data."),
         "train": ("mmalign.cli.train:command", "Train or align a model with any objective."),
     },
@@ -35,6 +33,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = {name: entry for group in BUILT_IN.values() for name, entry in group.items()}
+_FIRST = ("generate", "score")  # of plugins, but shown before the core's own commands
 
 _EPILOG = """\b
 Examples:
@@ -53,7 +52,7 @@ class Root(click.Group):
     """Commands by name, imported when they are called; a plugin's command only where a built-in has not that name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *self._from_plugins(ctx)]
+        return [name for names in self._by_group(ctx).values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
@@ -76,10 +75,7 @@ class Root(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups = {title: {name: text for name, (_, text) in names.items()} for title, names in BUILT_IN.items()}
-        for name, spec in self._from_plugins(ctx).items():
-            groups.setdefault(spec.group, {})[name] = spec.summary
-        for title, names in groups.items():
+        for title, names in self._by_group(ctx).items():
             with formatter.section(title):
                 formatter.write_dl(list(names.items()))
 
@@ -88,9 +84,18 @@ class Root(click.Group):
 
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
-        texts = {name: text for name, (_, text) in COMMANDS.items()}
-        texts |= {name: spec.summary for name, spec in self._from_plugins(ctx).items()}
-        return [CompletionItem(name, help=text) for name, text in texts.items() if name.startswith(incomplete)]
+        texts = [item for names in self._by_group(ctx).values() for item in names.items()]
+        return [CompletionItem(name, help=text) for name, text in texts if name.startswith(incomplete)]
+
+    def _by_group(self, ctx: click.Context) -> dict[str, dict[str, str]]:
+        """Heading -> name -> summary, as `mmalign --help` shows them."""
+        groups = {title: {name: text for name, (_, text) in names.items()} for title, names in BUILT_IN.items()}
+        for name, spec in self._from_plugins(ctx).items():
+            groups.setdefault(spec.group, {})[name] = spec.summary
+        return {
+            title: dict(sorted(names.items(), key=lambda item: item[0] not in _FIRST))
+            for title, names in groups.items()
+        }
 
     def _from_plugins(self, ctx: click.Context) -> "dict[str, CommandSpec]":
         catalog = ctx.ensure_object(App).catalog

@@ -36,6 +36,7 @@ from mmalign.stop import Interrupted
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (
     "mmalign_zero_shot",
+    "mmalign_answers",
     "mmalign_pipeline",
     "mmalign_clip",
     "mmalign_lm",

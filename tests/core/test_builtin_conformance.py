@@ -31,4 +31,5 @@ test_rewards = conformance(
 test_environments = conformance("mmalign_environments")
 test_engines = conformance("mmalign_engines")
 test_optimizers = conformance("mmalign_optimizers")
+test_answers = conformance("mmalign_answers")
 test_triplet = conformance("mmalign_triplet")

@@ -10,6 +10,7 @@ import pytest
 
 from mmalign import __version__
 from mmalign.cli import run
+from mmalign.cli.app import App
 from mmalign.cli.root import COMMANDS, root
 from mmalign.cli.table import table
 from mmalign.errors import DataError, IncompatibleError, NonFiniteError, UsageError
@@ -19,9 +20,9 @@ Capture = pytest.CaptureFixture[str]
 
 def leaves() -> list[list[str]]:
     """Every command as its words, groups opened."""
-    context = click.Context(root, info_name="mmalign")
+    context = click.Context(root, info_name="mmalign", obj=App())
     found = []
-    for name in COMMANDS:
+    for name in root.list_commands(context):
         command = root.get_command(context, name)
         if isinstance(command, click.Group):
             found += [[name, sub] for sub in command.commands]

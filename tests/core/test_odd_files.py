@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmalign_answers.texts import read_texts
 from mmalign_data.paths import expand
 from mmalign_data.rows import json_rows
 from mmalign_pipeline.answers import read_answers
@@ -18,7 +19,6 @@ from mmalign_zero_shot.labels import read_labels
 
 from mmalign import reading
 from mmalign.cli import run
-from mmalign.cli.texts import read_texts
 from mmalign.config.yaml_reader import read_yaml
 from mmalign.contract.examples import ImageRef
 from mmalign.data.images import open_image

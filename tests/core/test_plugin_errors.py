@@ -66,12 +66,12 @@ def test_a_plugin_that_ends_the_program_elsewhere_has_failed(install, capsys, mo
     install("leaver", "def leave():\n    raise SystemExit(0)\n")
     import plug_leaver  # type: ignore[import-not-found]
 
-    monkeypatch.setattr("mmalign.cli.app.emit_json", lambda document: plug_leaver.leave())
     monkeypatch.setattr("mmalign.cli.list_.emit_json", lambda document: plug_leaver.leave())
-    assert run(["list", "objectives", "--json"]) == 1
-    assert (
-        "plugin leaver ended the program in " in (err := capsys.readouterr().err) and "plug_leaver.py:2 (leave)" in err
-    )
+    monkeypatch.setattr("mmalign_answers.generate.require_source", lambda *arguments: plug_leaver.leave())
+    for command in (["list", "objectives", "--json"], ["generate", "--backbone", "gpt-mini", "Once"]):
+        assert run(command) == 1
+        err = capsys.readouterr().err
+        assert "plugin leaver ended the program in " in err and "plug_leaver.py:2 (leave)" in err
 
 
 @pytest.mark.parametrize("body", ["raise KeyError('x')", "raise SystemExit(3)"])

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit_data, pass_app, quiet_option, settings_of
-from mmalign.cli.texts import one_line, read_texts
 from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.language.messages import as_rows
 from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text, printable
+from mmalign_answers.texts import one_line, read_texts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit, pass_app, quiet_option, settings_of
-from mmalign.cli.texts import one_line, read_texts
 from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically
 from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text
+from mmalign_answers.texts import one_line, read_texts
 
 if TYPE_CHECKING:
-    from mmalign.evaluate.scoring import Answer, Scored
+    from mmalign_answers.scoring import Answer, Scored
 
 _EPILOG = """\b
 Examples:
@@ -100,7 +100,7 @@ def run_score(
     source = require_source(app.catalog, backbone, NEEDS, "score")
 
     from mmalign.contract.evaluation import Runtime
-    from mmalign.evaluate.scoring import Answer, rank, score
+    from mmalign_answers.scoring import Answer, rank, score
 
     if dataset is None:
         answers = [Answer(f"text {n}", prompt, text) for n, text in enumerate(read_texts(texts, "text"), start=1)]
@@ -135,7 +135,7 @@ def run_score(
 def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
     """All answers of a data set, or of a file; raises UsageError and DataError."""
     from mmalign.evaluate.parts import open_named
-    from mmalign.evaluate.scoring import answers_of
+    from mmalign_answers.scoring import answers_of
 
     part = open_named(app.catalog, name, KINDS, split, values, "score")
     answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
