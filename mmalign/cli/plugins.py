@@ -1,7 +1,8 @@
-"""`mmalign plugins list|show|check|disable|enable`. These work however broken a plugin is."""
+"""`mmalign plugins new|list|show|check|disable|enable`. These work however broken a plugin is."""
 
 import importlib.metadata
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +14,28 @@ from mmalign.registry.plugins import BUILTINS, ENTRY_POINT_GROUP, disabled_plugi
 
 @click.group("plugins")
 def command() -> None:
-    """List, show, check, disable and enable plugins. Installing a plugin is trusting it: its code runs here."""
+    """Write, list, show, check, disable and enable plugins. Installing a plugin is trusting it: its code runs here."""
+
+
+@command.command("new", epilog="\b\nExample:\n  mmalign plugins new my-plugin")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="A new folder for it. Default: NAME.")
+@json_option
+@quiet_option
+@pass_app
+def new(app: App, name: str, out: Path | None, as_json: bool) -> None:
+    """Write a plugin to start from: an objective, a data set and a reward that work, and their tests."""
+    from mmalign.cli.new_plugin import check_name, next_commands, write_plugin
+
+    check_name(name, app.host)
+    folder = Path(name) if out is None else out.expanduser()
+    files, commands = write_plugin(name, folder), next_commands(name, folder)
+    if as_json:
+        emit_json({"plugin": name, "folder": str(folder), "files": [str(file) for file in files], "next": commands})
+        return
+    for file in files:
+        emit(str(file))
+    app.say("\n".join(["next:", *(f"  {command}" for command in commands)]))
 
 
 @command.command("list", epilog="\b\nExample:\n  mmalign plugins list --json")

@@ -1,0 +1,3 @@
+from mmalign.testing import conformance
+
+test_plugin = conformance("starter")
