@@ -7,7 +7,7 @@ import click
 from mmalign.cli.app import App, Choice, emit, emit_json, json_option, pass_app, quiet_option
 from mmalign.contract.specs import KINDS
 
-_KINDS = tuple(kind for kind in KINDS if kind != "commands")
+_KINDS = tuple(kind for kind in KINDS if kind != "commands")  # `mmalign --help` lists those
 
 
 class _Kind(Choice):
@@ -19,6 +19,10 @@ class _Kind(Choice):
 
 @click.command(
     "list",
+    help=f"""Print every one of a KIND: {", ".join(_KINDS[:-1])} or {_KINDS[-1]}.
+
+    Without KIND, print the names of all kinds.
+    """,
     epilog="\b\nExamples:\n  mmalign list\n  mmalign list objectives\n  mmalign list backbones --json",
 )
 @click.argument("kind", type=_Kind(_KINDS), required=False, metavar="[KIND]")
@@ -26,11 +30,7 @@ class _Kind(Choice):
 @quiet_option
 @pass_app
 def command(app: App, kind: str | None, as_json: bool) -> None:
-    """Print every one of a KIND: backbones, objectives, datasets, rewards, environments, engines or evaluations.
-
-    Without KIND, print the names of all kinds.
-    """
-    from mmalign.cli.describe import facts, headline
+    from mmalign.cli.describe import facts
     from mmalign.cli.table import table
 
     catalog = app.catalog
@@ -42,7 +42,7 @@ def command(app: App, kind: str | None, as_json: bool) -> None:
         items: list[dict[str, Any]] = [{"name": catalog.display_name(entry), **facts(entry)} for entry in entries]
         emit_json({"kind": kind, "items": items})
     elif entries:
-        rows = [[catalog.display_name(e), e.plugin, headline(e), e.spec.summary] for e in entries]
+        rows = [[catalog.display_name(e), e.plugin, e.spec.headline(), e.spec.summary] for e in entries]
         emit(table(["name", "plugin", "takes", "summary"], rows))
     else:
         app.say(f"No plugin offers {kind} yet.")

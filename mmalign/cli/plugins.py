@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import click
@@ -52,10 +53,8 @@ def list_(app: App, as_json: bool) -> None:
         return
     rows = []
     for record in records:
-        counts: dict[str, int] = {}
-        for entry in record.entries:
-            counts[entry.kind] = counts.get(entry.kind, 0) + 1
-        offers = ", ".join(f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in counts.items())
+        counts = Counter(entry.spec.noun for entry in record.entries)
+        offers = ", ".join(f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in counts.items())
         notes = "; ".join(note for note in (offers, first_line(record.why), *record.warnings) if note)
         took = f"{record.import_seconds * 1000:.0f} ms"
         rows.append([record.name, record.version or "-", record.status, took, record.source, notes])
@@ -78,7 +77,7 @@ def show(app: App, name: str, as_json: bool) -> None:
     for warning in record.warnings:
         emit(f"  warning: {warning}")
     for entry in record.entries:
-        emit(f"  {entry.kind[:-1]} {entry.spec.name}: {entry.spec.summary}")
+        emit(f"  {entry.spec.noun} {entry.spec.name}: {entry.spec.summary}")
 
 
 @command.command("check", epilog="\b\nExample:\n  mmalign plugins check my-plugin")

@@ -59,7 +59,7 @@ class Root(click.Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             return vars(import_module(module))[attribute]
         catalog = ctx.ensure_object(App).catalog
-        if not any(cmd_name in (entry.spec.name, entry.qualified) for entry in catalog.entries("commands")):
+        if not any(entry.is_called(cmd_name) for entry in catalog.entries("commands")):
             return None
         command = catalog.load(catalog.find("commands", cmd_name))
         if not isinstance(command, click.Command):

@@ -37,7 +37,7 @@ def command(app: App, name: str, options: bool, as_json: bool) -> None:
 def find_any(app: App, name: str) -> list[Entry]:
     """The entries of that bare or qualified name, of all kinds; raises UsageError with the nearest names."""
     entries = [entry for kind in KINDS for entry in app.catalog.entries(kind)]
-    found = [entry for entry in entries if name in (entry.spec.name, entry.qualified)]
+    found = [entry for entry in entries if entry.is_called(name)]
     if not found:
         known = [form for entry in entries for form in (entry.spec.name, entry.qualified)]
         raise UsageError(
@@ -47,8 +47,8 @@ def find_any(app: App, name: str) -> list[Entry]:
 
 
 def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
-    """The options of an entry's Config; a command has none."""
-    if entry.kind == "commands":
+    """The options of an entry's Config; none where its kind has no options, such as a command."""
+    if not entry.spec.configurable:
         return []
     from mmalign.config.schema import field_rows
 

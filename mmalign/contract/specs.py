@@ -8,12 +8,13 @@ ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.trip
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mmalign.contract.capabilities import Capability, Need, parse_need
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_TIMES_TRAINED = 10  # the rate of an adapter or of random weights, where an objective states none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,14 @@ class Spec:
     """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install.
     `config`: where the target's Config model is, if its module is much lighter than the target's; options are then
     checked before anything heavy is imported. Empty: the target's own `Config`.
+
+    What a class of specs says of all its things: `noun`: what messages call one; `configurable`: its target has
+    options, in a `Config`; `members`: what a target that is a class must have.
     """
+
+    noun: ClassVar[str]
+    configurable: ClassVar[bool] = True
+    members: ClassVar[tuple[str, ...]] = ()
 
     name: str
     summary: str
@@ -35,6 +43,15 @@ class Spec:
         for place in filter(None, (self.target or "-", self.config)):
             if not _TARGET.fullmatch(place):
                 raise ValueError(f"{type(self).__name__} {self.name}: {place!r} is not 'package.module:Name'")
+
+    def headline(self) -> str:
+        """The one thing to know of it in a list: the examples or references that it takes."""
+        return ""
+
+    def facts(self) -> dict[str, Any]:
+        """All else that it says, by name, as JSON data; texts, numbers, truth values, and lists of texts, also by name,
+        are shown without further ado."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +94,29 @@ class BackboneSpec(Spec):
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
     merges_adapters: bool = False
+    noun: ClassVar[str] = "backbone"
+
+    def headline(self) -> str:
+        embedded = [f"embedded in {self.extra}" if self.extra else "embedded"] if self.bundled else []
+        return ", ".join([*embedded, *(f"{prefix}:..." for prefix in self.prefixes), *self._shapes()])
+
+    def facts(self) -> dict[str, Any]:
+        families = [
+            {"name": f.name, "provides": sorted(f.provides), "modalities": sorted(f.modalities)} for f in self.families
+        ]
+        return {
+            "families": families,
+            "prefixes": list(self.prefixes),
+            "embedded": bool(self.bundled),
+            "needs_extra": self.extra,
+            "default_for": list(self.default_for),
+            "sizes": self._shapes(),
+            "parameters": dict(self.parameters),
+        }
+
+    def _shapes(self) -> list[str]:
+        """Its sizes as references: gpt-2:124m."""
+        return [f"{self.name}:{size}" for size in self.sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +176,28 @@ class Rates:
     size: float = 1e9
     source: str = "a cautious rate for any objective"
 
+    def at_size(self, *, adapter: bool, random: bool) -> float:
+        """The rate for a model of `size`."""
+        other = self.adapter if adapter else self.random if random else self.trained
+        return other or _TIMES_TRAINED * self.trained
+
+    def facts(self) -> dict[str, list[str]]:
+        """By what trains."""
+        at = f"at {in_words(self.size)} parameters"
+        return {
+            "of all weights": [f"{self.at_size(adapter=False, random=False):g} {at}, after {self.source}"],
+            "of random weights": [f"{self.at_size(adapter=False, random=True):g} {at}"],
+            "of an adapter": [f"{self.at_size(adapter=True, random=False):g} {at}"],
+        }
+
+
+def in_words(parameters: float) -> str:
+    """ "4.8 million", "1.3 billion", to three digits."""
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if float(f"{parameters:.3g}") >= unit:
+            return f"{parameters / unit:.3g} {name}"
+    return f"{parameters:,.0f}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SideStream:
@@ -170,6 +232,22 @@ class ObjectiveSpec(Spec):
     best_by: tuple[str, Literal["low", "high"]] = ("loss", "low")
     watched: tuple[str, ...] = ()
     of_updates: frozenset[str] = frozenset()
+    noun: ClassVar[str] = "objective"
+
+    def headline(self) -> str:
+        return ", ".join(sorted({kind for kinds in self.examples.values() for kind in kinds}))
+
+    def facts(self) -> dict[str, Any]:
+        roles = [
+            {"name": role.name, "needs": list(role.needs), "trains": role.trains, "source": role.source}
+            for role in self.roles
+        ]
+        return {
+            "roles": roles,
+            "examples": {stream: list(kinds) for stream, kinds in self.examples.items()},
+            "online": self.online,
+            "learning_rates": self.rates.facts(),
+        }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,6 +294,15 @@ class DatasetSpec(Spec):
     recognises: str = ""
     default_for: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("train", "validation")
+    noun: ClassVar[str] = "dataset"
+    members: ClassVar[tuple[str, ...]] = ("Config", "build", "__len__", "__getitem__", "report", "fingerprint")
+
+    def headline(self) -> str:
+        return f"{', '.join(self.kinds)}{' files' if self.reads_files else ''}"
+
+    def facts(self) -> dict[str, Any]:
+        kinds = {"example_kinds": list(self.kinds), "default_for": list(self.default_for)}
+        return {**kinds, "splits": list(self.splits), "reads_files": self.reads_files}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -231,6 +318,14 @@ class RewardSpec(Spec):
     """A scorer of outputs. `examples`: the kinds it can score."""
 
     examples: tuple[str, ...]
+    noun: ClassVar[str] = "reward"
+    members: ClassVar[tuple[str, ...]] = ("Config", "score")
+
+    def headline(self) -> str:
+        return ", ".join(self.examples)
+
+    def facts(self) -> dict[str, Any]:
+        return {"examples": list(self.examples)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +333,13 @@ class EnvironmentSpec(Spec):
     """An environment with reset and step. `dataset`: the data set whose prompts it is for, where not any will do."""
 
     dataset: str = ""
+    noun: ClassVar[str] = "environment"
+
+    def headline(self) -> str:
+        return f"prompt of {self.dataset}" if self.dataset else "prompt"
+
+    def facts(self) -> dict[str, Any]:
+        return {"dataset": self.dataset}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +353,13 @@ class EngineSpec(Spec):
 
     exact: bool = False
     reproducible: bool = False
+    noun: ClassVar[str] = "engine"
+
+    def headline(self) -> str:
+        return "exact" if self.exact else "reproducible" if self.reproducible else "not reproducible"
+
+    def facts(self) -> dict[str, Any]:
+        return {"exact": self.exact, "reproducible": self.reproducible}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +379,19 @@ class EvaluationSpec(Spec):
     higher_is_better: bool = True
     in_training: Literal["always", "own-data", "named"] = "always"
     comparable: bool = False
+    noun: ClassVar[str] = "evaluation"
+    members: ClassVar[tuple[str, ...]] = ("Config", "run")
+
+    def headline(self) -> str:
+        return ", ".join(self.kinds)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "needs": list(self.needs),
+            "example_kinds": list(self.kinds),
+            "primary": self.primary,
+            "higher_is_better": self.higher_is_better,
+        }
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -287,6 +409,12 @@ class OptimizerSpec(Spec):
     rate: float = 1.0
     state_bytes: float = 2.0
 
+    def headline(self) -> str:
+        return f"{self.state_bytes:g} bytes of state a byte of parameters"
+
+    def facts(self) -> dict[str, Any]:
+        return {"rate": self.rate, "state_bytes": self.state_bytes}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSpec(Spec):
@@ -299,6 +427,8 @@ class CommandSpec(Spec):
     `mmalign --help` that it stands under."""
 
     group: str = "From plugins"
+    noun: ClassVar[str] = "command"
+    configurable: ClassVar[bool] = False
 
 
 KINDS: dict[str, type[Spec]] = {
@@ -325,4 +455,9 @@ class Entry:
 
     @property
     def qualified(self) -> str:
+        """The name that no other entry of its kind has, whatever is installed."""
         return f"{self.plugin}/{self.spec.name}"
+
+    def is_called(self, name: str) -> bool:
+        """Whether that is its name, bare or qualified."""
+        return name in (self.spec.name, self.qualified)

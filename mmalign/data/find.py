@@ -30,7 +30,7 @@ def find_dataset(
         raise UsageError(
             f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset"
         )
-    if any(name in (entry.spec.name, entry.qualified) for entry in catalog.entries("datasets")):
+    if any(entry.is_called(name) for entry in catalog.entries("datasets")):
         return catalog.find("datasets", name), None
     prefix, path = _place(catalog, name)
     if path:

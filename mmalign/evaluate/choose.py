@@ -99,7 +99,7 @@ def own_data(catalog: Catalog, trained: TrainedBy | None, asked: tuple[Entry, st
     """The run's data where it held rows out, and where they are what is asked for: (reader, path), or None for any."""
     if trained is None or not trained.heldout:
         return None
-    entries = [entry for entry in catalog.entries("datasets") if trained.dataset in (entry.spec.name, entry.qualified)]
+    entries = [entry for entry in catalog.entries("datasets") if entry.is_called(trained.dataset)]
     if not entries or (asked is not None and not is_own(trained, *asked)):
         return None
     return OwnData(entries[0], trained.kind, trained.options)
@@ -107,7 +107,7 @@ def own_data(catalog: Catalog, trained: TrainedBy | None, asked: tuple[Entry, st
 
 def is_own(trained: TrainedBy, entry: Entry, path: str | None) -> bool:
     """Whether a reader and its path are the data of a model's own run."""
-    return trained.dataset in (entry.spec.name, entry.qualified) and path == trained.options.get("path")
+    return entry.is_called(trained.dataset) and path == trained.options.get("path")
 
 
 def _own_task(

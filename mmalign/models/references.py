@@ -48,11 +48,11 @@ def find_source(reference: str, catalog: Catalog) -> Source:
         if rest.startswith(("local-dir:", "./", "../", "/", "~")):
             raise CheckpointError(f"no folder {rest}", hint="Give the path of a saved model folder.")
         return _from_name(reference, rest, candidates)
-    named = [entry for entry in entries if entry.spec.bundled and reference in (entry.spec.name, entry.qualified)]
+    named = [entry for entry in entries if entry.spec.bundled and entry.is_called(reference)]
     if named:
         entry = catalog.find("backbones", reference)
         return _from_path(reference, bundled_folder(entry), [entry])
-    if any(entry.spec.sizes and prefix in (entry.spec.name, entry.qualified) for entry in entries):
+    if any(entry.spec.sizes and entry.is_called(prefix) for entry in entries):
         return _from_size(reference, catalog.find("backbones", prefix), rest)
     path = Path(reference).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == GGUF):

@@ -30,29 +30,31 @@ class Catalog:
         return sorted(entries, key=lambda e: (e.spec.name, e.plugin not in BUILTINS, e.plugin))
 
     def display_name(self, entry: Entry) -> str:
-        """The shortest name that finds this entry."""
+        """The shortest name that finds this entry now: what people are shown. `lasting_name` is for files."""
         same = [other for other in self.entries(entry.kind) if other.spec.name == entry.spec.name]
-        return entry.spec.name if len(same) == 1 or entry.plugin in BUILTINS else entry.qualified
+        return entry.spec.name if len(same) == 1 else lasting_name(entry)
+
+    def lookup(self, kind: str, name: str) -> Entry | None:
+        """The entry of that bare or qualified name; None where there is none, or where a bare name means several."""
+        called = [entry for entry in self.entries(kind) if entry.is_called(name)]
+        exact = [entry for entry in called if entry.qualified == name or entry.plugin in BUILTINS]
+        return (exact or called)[0] if len(exact or called) == 1 else None
 
     def find(self, kind: str, name: str) -> Entry:
         """Return the entry of that bare or qualified name; raises UsageError (unknown, or ambiguous)."""
-        entries = self.entries(kind)
-        for entry in entries:
-            if entry.qualified == name:
-                return entry
-        same = [entry for entry in entries if entry.spec.name == name]
-        builtin = [entry for entry in same if entry.plugin in BUILTINS]
-        if len(builtin or same) == 1:
-            return (builtin or same)[0]
+        entry, noun = self.lookup(kind, name), KINDS[kind].noun
+        if entry is not None:
+            return entry
+        same = [entry for entry in self.entries(kind) if entry.spec.name == name]
         if same:
             names = " and ".join(entry.qualified for entry in same)
-            raise UsageError(f"{kind[:-1]} {name!r} is offered by two plugins: {names}", hint="Use one of these names.")
+            raise UsageError(f"{noun} {name!r} is offered by two plugins: {names}", hint="Use one of these names.")
         other = next((other for other in KINDS if other != kind and name in self._names(other)), None)
         if other:
-            raise UsageError(f"no {kind[:-1]} {name!r}: it is one of the {other}", hint=f"Try: mmalign list {kind}")
+            raise UsageError(f"no {noun} {name!r}: it is one of the {other}", hint=f"Try: mmalign list {kind}")
         known = self._names(kind)
         hint = f"{did_you_mean(name, known)} Try: mmalign list {kind}".strip()
-        raise UsageError(f"unknown {kind[:-1]} {name!r}", hint=hint)
+        raise UsageError(f"unknown {noun} {name!r}", hint=hint)
 
     def _names(self, kind: str) -> list[str]:
         entries = self.entries(kind)
@@ -63,13 +65,14 @@ class Catalog:
         for entry in self.entries(kind):
             if example_kind in entry.spec.default_for:
                 return entry
-        raise UsageError(f"no default {kind[:-1]} for {example_kind} examples", hint=f"Name one: mmalign list {kind}")
+        noun = KINDS[kind].noun
+        raise UsageError(f"no default {noun} for {example_kind} examples", hint=f"Name one: mmalign list {kind}")
 
     def load(self, entry: Entry) -> Any:
         """Import an entry's target; raises PluginError with the install or bug-report hint, also for a class that lacks
         a member of its contract."""
         target = _import(entry, entry.spec.target)
-        missing = [name for name in _MEMBERS.get(entry.kind, ()) if name not in dir(target)]
+        missing = [name for name in entry.spec.members if name not in dir(target)]
         if missing and isinstance(target, type):
             raise PluginError(
                 f"{entry.qualified}: its class {target.__name__} has no {', '.join(missing)}",
@@ -88,12 +91,9 @@ class Catalog:
         return _import(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
 
 
-# Of the protocols of the contract, which this module does not import: they need torch's types.
-_MEMBERS = {
-    "datasets": ("Config", "build", "__len__", "__getitem__", "report", "fingerprint"),
-    "rewards": ("Config", "score"),
-    "evaluations": ("Config", "run"),
-}
+def lasting_name(entry: Entry) -> str:
+    """The shortest name that finds this entry whatever else is installed later: what files keep."""
+    return entry.spec.name if entry.plugin in BUILTINS else entry.qualified
 
 
 def _import(entry: Entry, place: str) -> Any:

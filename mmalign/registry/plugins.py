@@ -173,7 +173,7 @@ def _shadowed(host: PluginHost, record: PluginRecord) -> list[str]:
     """One line for each name of a third party's that a built-in already has: the bare name stays the built-in's."""
     taken = {(e.kind, e.spec.name) for other in host.records if other.source == "built-in" for e in other.entries}
     return [
-        f"{entry.kind[:-1]} {entry.spec.name} is built in; this one is called {entry.qualified}"
+        f"{entry.spec.noun} {entry.spec.name} is built in; this one is called {entry.qualified}"
         for entry in record.entries
         if (entry.kind, entry.spec.name) in taken
     ]

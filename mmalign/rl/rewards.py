@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mmalign.config.validate import build as build_config
 from mmalign.contract.specs import Entry
 from mmalign.errors import MmalignError, NonFiniteRewardError, RewardError, UsageError, raised_at
-from mmalign.registry.catalog import Catalog
+from mmalign.registry.catalog import Catalog, lasting_name
 from mmalign.registry.plugins import BUILTINS
 from mmalign.rl.reward import OpensModels, ReadsColumns, Reward, SharesTrunk
 
@@ -58,8 +58,7 @@ class Chosen:
 
     def options(self) -> dict[str, Any]:
         """All of them, with paths made absolute: what a run keeps, to be resumed from anywhere."""
-        name = self.entry.spec.name if self.entry.plugin in BUILTINS else self.entry.qualified
-        return {"name": name, "weight": self.weight, **self.config.model_dump(mode="json")}
+        return {"name": lasting_name(self.entry), "weight": self.weight, **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
         """With the options that are not the default ones: of two functions, which."""

@@ -35,13 +35,15 @@ def checks(record: PluginRecord, module: Any, bench: Workbench) -> list[Check]:
         Check(f"plugin: imports within {MAX_SECONDS} s", partial(imports_fast, module.__name__)),
     ]
     for entry in record.entries:
-        where = f"{entry.kind[:-1]} {entry.spec.name}"
-        if entry.kind == "commands":
-            found.append(Check(f"{where}: is a click command with help", partial(command, entry, bench)))
-        else:
+        where = f"{entry.spec.noun} {entry.spec.name}"
+        if entry.spec.configurable:
             found.append(Check(f"{where}: every option is described", partial(options_described, entry, bench)))
             found.append(Check(f"{where}: options round-trip through YAML", partial(options_round_trip, entry, bench)))
     return found
+
+
+def command_checks(entry: Entry, bench: Workbench) -> list[Check]:
+    return [Check(f"command {entry.spec.name}: is a click command with help", partial(command, entry, bench))]
 
 
 def loads(record: PluginRecord) -> None:

@@ -5,9 +5,10 @@ for result in run_checks("my_pkg"):
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mmalign.contract.specs import Entry
 from mmalign.errors import MmalignError
 from mmalign.testing import (
     backbone_checks,
@@ -20,6 +21,19 @@ from mmalign.testing import (
     reward_checks,
 )
 from mmalign.testing.bench import Check, Skip, Workbench
+
+# Of each kind of thing, what is checked of an entry besides its options.
+CHECKS: dict[str, Callable[[Entry, Workbench], list[Check]]] = {
+    "backbones": backbone_checks.checks,
+    "objectives": objective_checks.checks,
+    "datasets": data_checks.dataset_checks,
+    "rewards": reward_checks.checks,
+    "environments": environment_checks.checks,
+    "engines": engine_checks.checks,
+    "evaluations": data_checks.evaluation_checks,
+    "optimizers": optimizer_checks.checks,
+    "commands": plugin_checks.command_checks,
+}
 
 
 @dataclass(frozen=True)
@@ -40,22 +54,8 @@ def find_checks(name: str, bench: Workbench) -> list[Check]:
         return checks
     checks += plugin_checks.checks(record, module, bench)
     for entry in record.entries:
-        if entry.kind == "backbones":
-            checks += backbone_checks.checks(entry, bench)
-        elif entry.kind == "objectives":
-            checks += objective_checks.checks(entry, bench)
-        elif entry.kind == "datasets":
-            checks += data_checks.dataset_checks(entry, bench)
-        elif entry.kind == "environments":
-            checks += environment_checks.checks(entry, bench)
-        elif entry.kind == "engines":
-            checks += engine_checks.checks(entry, bench)
-        elif entry.kind == "evaluations":
-            checks += data_checks.evaluation_checks(entry, bench)
-        elif entry.kind == "optimizers":
-            checks += optimizer_checks.checks(entry, bench)
-        elif entry.kind == "rewards":
-            checks += reward_checks.checks(entry, bench)
+        if entry.kind in CHECKS:
+            checks += CHECKS[entry.kind](entry, bench)
     return checks
 
 

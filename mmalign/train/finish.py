@@ -21,7 +21,7 @@ from mmalign.files import fsync
 from mmalign.models.load import load_model
 from mmalign.models.lora import scale_adapter
 from mmalign.printable import with_nan
-from mmalign.registry.catalog import Catalog
+from mmalign.registry.catalog import Catalog, lasting_name
 from mmalign.rl.counts import total
 from mmalign.train import rng
 from mmalign.train.baselines import compare
@@ -30,7 +30,7 @@ from mmalign.train.heldout import OWN, directions, measure
 from mmalign.train.judge import advice, judge
 from mmalign.train.loop import Loop
 from mmalign.train.next_steps import next_commands
-from mmalign.train.plan import bare_name, lasting_reference
+from mmalign.train.plan import lasting_reference
 from mmalign.train.preview import SURVEYED
 from mmalign.train.progress import peak_memory
 from mmalign.train.run_folder import Run
@@ -144,11 +144,11 @@ def _save(job: Job, folder: Path) -> None:
     plan, policy = job.plan, job.models["policy"]
     random = bool(plan.source.size) or policy.describe().get("pretrained") is False
     TrainedBy(
-        objective=bare_name(plan.objective),
+        objective=lasting_name(plan.objective),
         comparison=job.objective.comparison,
         reference="" if random else lasting_reference(plan.source),
         backbone=plan.configs["backbone"].model_dump(mode="json"),
-        dataset=bare_name(plan.dataset),
+        dataset=lasting_name(plan.dataset),
         kind=plan.kind,
         options=plan.configs["dataset"].model_dump(mode="json"),
         fingerprint=job.data.fingerprint(),

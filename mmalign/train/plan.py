@@ -21,7 +21,7 @@ from mmalign.data.find import find_dataset
 from mmalign.errors import IncompatibleError, PluginError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.models.references import find_source
-from mmalign.registry.catalog import Catalog
+from mmalign.registry.catalog import Catalog, lasting_name
 from mmalign.registry.compat import Verdict, check, check_needs, require, require_needs
 from mmalign.rl.config import RolloutConfig
 from mmalign.rl.rollout import checked_rollout
@@ -94,10 +94,10 @@ class Plan:
 
     def names(self) -> dict[str, str]:
         return {
-            "objective": bare_name(self.objective),
+            "objective": lasting_name(self.objective),
             "backbone": lasting_reference(self.source),
-            "dataset": bare_name(self.dataset),
-            "optimizer": bare_name(self.optimizer),
+            "dataset": lasting_name(self.dataset),
+            "optimizer": lasting_name(self.optimizer),
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -108,10 +108,10 @@ class Plan:
             for section, config in self.configs.items()
         }
         streams = {
-            name: {"name": bare_name(stream.dataset), **stream.config.model_dump(mode="json")}
+            name: {"name": lasting_name(stream.dataset), **stream.config.model_dump(mode="json")}
             for name, stream in self.streams.items()
         }
-        trackers = {bare_name(entry): config.model_dump(mode="json") for entry, config in self.trackers}
+        trackers = {lasting_name(entry): config.model_dump(mode="json") for entry, config in self.trackers}
         more = {"streams": streams, "trackers": trackers}
         return sections | {name: section for name, section in more.items() if section}
 
@@ -336,9 +336,3 @@ def _baselines(
         evaluation_config(catalog, entry, options, f"evaluation.baselines[{number}]")
         found.append((entry, options))
     return tuple(found)
-
-
-def bare_name(entry: Entry) -> str:
-    from mmalign.registry.plugins import BUILTINS
-
-    return entry.spec.name if entry.plugin in BUILTINS else entry.qualified

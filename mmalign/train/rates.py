@@ -8,34 +8,19 @@ those of Tulu 3's SFT and DPO from 8 to 70 billion (Lambert 2024) -0.42. A low-r
 rate of all weights, whatever the size (Schulman 2025, "LoRA Without Regret"; TRL's scripts for SFT and DPO do so too).
 """
 
-from mmalign.contract.specs import Rates
+from mmalign.contract.specs import Rates, in_words
 from mmalign.models.size import ModelSize
 
 _POWER = -1 / 3
 _SMALLEST = 1e6  # parameters: below, no figure says anything
-_TIMES_TRAINED = 10
 
 
 def default_rate(rates: Rates, size: ModelSize, *, adapter: bool) -> tuple[float, str]:
     """(the rate, to two digits; why it is that one). adapter: a low-rank adapter trains, and no weights."""
-    rate = stated(rates, adapter=adapter, random=size.random)
+    rate = rates.at_size(adapter=adapter, random=size.random)
     what = "a low-rank adapter" if adapter else "random weights" if size.random else "all weights"
     why = f"{rates.source}: {rate:g} for {what} at {in_words(rates.size)} parameters"
     if not size.parameters:
         return rate, f"{why}; the size of this model is not known before it is loaded"
     factor = (max(size.parameters, _SMALLEST) / rates.size) ** _POWER
     return float(f"{rate * factor:.2g}"), f"{why}, and this model has {in_words(size.parameters)}"
-
-
-def stated(rates: Rates, *, adapter: bool, random: bool) -> float:
-    """An objective's rate at its own `size`."""
-    other = rates.adapter if adapter else rates.random if random else rates.trained
-    return other or _TIMES_TRAINED * rates.trained
-
-
-def in_words(parameters: float) -> str:
-    """ "4.8 million", "1.3 billion", to three digits."""
-    for unit, name in ((1e9, "billion"), (1e6, "million")):
-        if float(f"{parameters:.3g}") >= unit:
-            return f"{parameters / unit:.3g} {name}"
-    return f"{parameters:,.0f}"

@@ -11,7 +11,7 @@ import yaml
 from mmalign.cli import run
 from mmalign.cli.config import _heading
 from mmalign.config.yaml_reader import read_yaml
-from mmalign.contract.specs import ObjectiveSpec, Rates
+from mmalign.contract.specs import ObjectiveSpec, Rates, in_words
 from mmalign.models.references import find_source
 from mmalign.models.size import ModelSize
 from mmalign.registry.catalog import Catalog
@@ -19,7 +19,7 @@ from mmalign.train.config import TrainConfig
 from mmalign.train.layers import load_layers
 from mmalign.train.length import never_warm, passes, with_examples, with_steps
 from mmalign.train.optim import learning_rate
-from mmalign.train.rates import default_rate, in_words
+from mmalign.train.rates import default_rate
 
 ROOT = Path(__file__).parents[2]
 
