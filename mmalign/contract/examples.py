@@ -1,12 +1,29 @@
 """The kinds of example that data sets yield and objectives consume. Standard library only.
 
-A plugin may declare another kind: a frozen dataclass with `kind` and `modalities`, registered with `declare`.
-Every example carries `key`, which names it in errors and reports ("pairs.csv:17", "shard-003.tar:000412").
+A kind is a frozen dataclass, and the `ExampleSpec` that a plugin's hook `register_examples` returns for it: the kinds
+below are registered by `mmalign_data`, in the way of a third party. `mmalign.data.collate` makes a batch's columns of
+the fields, by their types. Every example carries `key`, which names it in errors and reports ("pairs.csv:17",
+"shard-003.tar:000412").
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Marks a field whose values a batch has as they are, a tuple of N objects: `score: Annotated[float, Keep()]`.
+
+    column: its name. By default the field's own, and there are no tokens, pixels or tensor of it; with another name
+    there are both: `text: Annotated[str, Keep("caption")]`. Turns are read in any case.
+    """
+
+    column: str = ""
+
+
+Kept = Annotated[str, Keep()]
+"""A text that is no model's to read, such as a name."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +41,23 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageText:
-    """An image and one caption. `group` tells captions of one image apart from other images; empty: its own."""
+    """An image and one caption. `group`: the same for all captions of one image; left out, it is the key."""
 
-    kind: ClassVar[str] = "image-text"
-    modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
-    key: str
+    key: Kept
     image: ImageRef
-    text: str
-    group: str = ""
+    text: Annotated[str, Keep("caption")]
+    group: Kept = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.key)
 
 
 @dataclass(frozen=True)
 class ImageLabel:
     """An image and its class. `label` indexes the data set's `classes`."""
 
-    kind: ClassVar[str] = "image-label"
-    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
-    key: str
+    key: Kept
     image: ImageRef
     label: int
 
@@ -49,9 +66,7 @@ class ImageLabel:
 class Text:
     """A document."""
 
-    kind: ClassVar[str] = "text"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     text: str
 
 
@@ -59,9 +74,7 @@ class Text:
 class TextLabel:
     """A text and its class. `label` indexes the data set's `classes`."""
 
-    kind: ClassVar[str] = "text-label"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     text: str
     label: int
 
@@ -70,9 +83,7 @@ class TextLabel:
 class TextPair:
     """Two texts that belong together."""
 
-    kind: ClassVar[str] = "text-pair"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     text: str
     other: str
 
@@ -111,11 +122,9 @@ class Prompt:
     a data set has the same names.
     """
 
-    kind: ClassVar[str] = "prompt"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
-    prompt: Turns
-    solution: str = ""
+    key: Kept
+    prompt: Annotated[Turns, Keep()]
+    solution: Kept = ""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def answers(self) -> tuple[Turns, ...]:
@@ -126,9 +135,7 @@ class Prompt:
 class Completion:
     """An answer to a prompt. As messages, `completion` may hold several turns, of which the assistant's are learnt."""
 
-    kind: ClassVar[str] = "completion"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     prompt: Turns
     completion: Turns
 
@@ -140,9 +147,7 @@ class Completion:
 class Preference:
     """Two answers to one prompt, the better one first."""
 
-    kind: ClassVar[str] = "preference"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     prompt: Turns
     chosen: Turns
     rejected: Turns
@@ -155,9 +160,7 @@ class Preference:
 class LabelledCompletion:
     """An answer to a prompt, and whether it is wanted."""
 
-    kind: ClassVar[str] = "labelled-completion"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     prompt: Turns
     completion: Turns
     label: bool
@@ -173,27 +176,10 @@ class Ranking:
     Ranks need not be whole: where answers were rated, their distances are those of the ratings.
     """
 
-    kind: ClassVar[str] = "ranking"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
+    key: Kept
     prompt: Turns
     completions: tuple[Turns, ...]
     ranks: tuple[float, ...]
 
     def answers(self) -> tuple[Turns, ...]:
         return self.completions
-
-
-_KINDS = (
-    ImageText, ImageLabel, Text, TextLabel, TextPair, Prompt, Completion, LabelledCompletion, Preference, Ranking
-)  # fmt: skip
-EXAMPLE_KINDS: dict[str, Any] = {cls.kind: cls for cls in _KINDS}
-
-
-def declare(cls: Any) -> Any:
-    """Register a plugin's example kind (use as a class decorator); raises ValueError if the name is taken."""
-    taken = EXAMPLE_KINDS.get(cls.kind)
-    if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(f"example kind {cls.kind!r} is already declared by {taken.__module__}")
-    EXAMPLE_KINDS[cls.kind] = cls
-    return cls

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EngineSpec,
         EnvironmentSpec,
         EvaluationSpec,
+        ExampleSpec,
         ObjectiveSpec,
         OptimizerSpec,
         RewardSpec,
@@ -48,6 +49,12 @@ def register_objectives() -> "Iterable[ObjectiveSpec]":
 @hookspec
 def register_datasets() -> "Iterable[DatasetSpec]":
     """Sources of examples."""
+    return ()
+
+
+@hookspec
+def register_examples() -> "Iterable[ExampleSpec]":
+    """Kinds of example."""
     return ()
 
 

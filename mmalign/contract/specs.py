@@ -40,9 +40,12 @@ class Spec:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"{type(self).__name__}: name {self.name!r} is not kebab-case")
-        for place in filter(None, (self.target or "-", self.config)):
-            if not _TARGET.fullmatch(place):
-                raise ValueError(f"{type(self).__name__} {self.name}: {place!r} is not 'package.module:Name'")
+        for place in (self.target, *filter(None, [self.config])):
+            self._check_place(place)
+
+    def _check_place(self, place: str) -> None:
+        if not _TARGET.fullmatch(place):
+            raise ValueError(f"{type(self).__name__} {self.name}: {place!r} is not 'package.module:Name'")
 
     def headline(self) -> str:
         """The one thing to know of it in a list: the examples or references that it takes."""
@@ -314,6 +317,33 @@ class DatasetSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExampleSpec(Spec):
+    """A kind of example, by the name that objectives and data sets call it. `target`: its frozen dataclass, as
+    `mmalign.contract.examples` says.
+
+    `modalities`: what a model must read to learn from it: "image", "text". `samples`: a function for the conformance
+    kit, as "package.module:name"; it takes a number and returns so many different examples, the same at every call. A
+    `label` among them that indexes classes is 0, 1 or 2. Without it, the kit takes the first of the default data set.
+    """
+
+    modalities: frozenset[str]
+    samples: str = ""
+    noun: ClassVar[str] = "example kind"
+    configurable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_place(self.samples or self.target)
+        object.__setattr__(self, "modalities", frozenset(self.modalities))
+
+    def headline(self) -> str:
+        return ", ".join(sorted(self.modalities))
+
+    def facts(self) -> dict[str, Any]:
+        return {"modalities": sorted(self.modalities), "samples": self.samples}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardSpec(Spec):
     """A scorer of outputs. `examples`: the kinds it can score."""
 
@@ -435,6 +465,7 @@ KINDS: dict[str, type[Spec]] = {
     "backbones": BackboneSpec,
     "objectives": ObjectiveSpec,
     "datasets": DatasetSpec,
+    "examples": ExampleSpec,
     "rewards": RewardSpec,
     "environments": EnvironmentSpec,
     "engines": EngineSpec,

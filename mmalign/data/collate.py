@@ -1,87 +1,77 @@
 """Examples to batches, in data workers: pictures and texts through a backbone's processor, the rest as it is.
 
-    encoder = Encoder(backbone.processor, "image-text", seed=0)
+    encoder = Encoder(backbone.processor, ImageText, seed=0)
     batch = collate([encoder.encode(example, epoch=0, index=17, train=True), ...])
 
 A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
-ragged, except `key`, `group` and `solution`, which stay strings; a number or truth value -> a tensor [N]; anything else
--> a tuple of N objects. A kind with prompts and answers (`completion`, `preference`, `ranking`) gives them all as one
-column `sequences`; those of a `prompt` have no answers, and it stays beside them as it is, as do its `columns`. Texts
-also give `num_lost` [N], the tokens cut off to fit, and conversations `num_left_out` [N], the turns whose thinking the
-chat template leaves out. An `image-text` batch keeps its texts as `caption`, and a `group` that is empty becomes the
-key.
+ragged; a number or truth value -> a tensor [N]; anything else, and what is marked with `Keep`, -> a tuple of N objects.
+A kind with prompts and answers, which are fields of `Turns`, gives them all as one column `sequences`: its field
+`prompt`, and behind it what its method `answers()` returns. Texts also give `num_lost` [N], the tokens cut off to fit,
+and conversations `num_left_out` [N], the turns whose thinking the chat template leaves out.
 """
 
 import random
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, cast
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, cast, get_args, get_origin
 
 import torch
 
 from mmalign.contract.backbone import Processor
 from mmalign.contract.batch import Batch, Column, Ragged
-from mmalign.contract.examples import EXAMPLE_KINDS, ImageRef, Turns
+from mmalign.contract.examples import ImageRef, Keep, Turns
 from mmalign.data.images import open_image
-from mmalign.errors import BadSample, DataError, UsageError
+from mmalign.errors import BadSample, DataError, PluginError
 from mmalign.hashing import stable_hash
 from mmalign.language.protocols import AnswersProcessor, TokenizedAnswers
 from mmalign.language.sequences import Sequences
-
-_NAMES = frozenset({"key", "group", "solution"})
 
 
 class Encoder:
     """Encodes examples of one kind for one backbone. Picklable; holds no state that a call changes.
 
+    kind: its dataclass. columns: as `columns_of` gives them. Raises PluginError for a class that is no kind of example.
     What augmentation draws depends on (seed, epoch, index) alone, never on the worker or the batch. answer_tokens: the
     room that a prompt without answers leaves in the context; one that is too long loses its beginning.
     """
 
-    def __init__(self, processor: Processor, kind: str, seed: int, answer_tokens: int = 0) -> None:
-        if kind not in EXAMPLE_KINDS:
-            raise UsageError(f"unknown example kind {kind!r}", hint=f"Known: {', '.join(sorted(EXAMPLE_KINDS))}")
+    def __init__(self, processor: Processor, kind: type, seed: int, answer_tokens: int = 0) -> None:
         self.processor = processor
-        self.kind = kind
+        self.columns = columns_of(kind)
         self.seed = seed
         self.answer_tokens = answer_tokens
-        self._columns = columns_of(EXAMPLE_KINDS[kind])
-        self._has_answers = "turns" in self._columns.values()
-        if self._has_answers:
-            self._columns = {name: column for name, column in self._columns.items() if column != "turns"}
 
     def encode(self, example: Any, epoch: int, index: int, train: bool) -> dict[str, Any]:
         """One row: tensors, strings and numbers by column name. Raises BadSample."""
         rng = random.Random(stable_hash("augment", self.seed, epoch, index)) if train else None
         row: dict[str, Any] = {}
         lost = None
-        if self._has_answers:
-            tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
-            if self.answer_tokens:
-                if not len(tokens.prompt):
-                    raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
-                tokens = _shortened(tokens, self.processor.context_length - self.answer_tokens)
-            row["sequences"], lost = tokens, tokens.num_lost
-            row["num_left_out"] = torch.tensor(tokens.num_left_out)
-        for name, column in self._columns.items():
-            value = getattr(example, name)  # the fields of a dataclass, by their declared names
-            if column == "image":
+        for name, (field, read_as) in self.columns.items():
+            value = getattr(example, field)  # the fields of a dataclass, by their declared names
+            if read_as == "image":
                 row[name] = self.processor.image(open_image(value), rng)
-            elif column == "text":
+            elif read_as == "turns":
+                row[name] = tokens = self._answers(example)
+                row["num_left_out"] = torch.tensor(tokens.num_left_out)
+                lost = (lost or 0) + tokens.num_lost
+            elif read_as == "text":
                 tokens = self.processor.text(value)
                 row[name] = _Tokens(tokens.ids)
                 lost = (lost or 0) + tokens.num_lost
             else:
-                row[name] = torch.as_tensor(value) if column == "number" else value
+                row[name] = torch.as_tensor(value) if read_as == "number" else value
         if lost is not None:
             row["num_lost"] = torch.tensor(lost)
-        if self.kind == "prompt":
-            row["prompt"] = example.prompt
-        if self.kind == "image-text":
-            row["caption"] = example.text
-            row["group"] = example.group or example.key
         return row
+
+    def _answers(self, example: Any) -> TokenizedAnswers:
+        tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
+        if not self.answer_tokens:
+            return tokens
+        if not len(tokens.prompt):
+            raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
+        return _shortened(tokens, self.processor.context_length - self.answer_tokens)
 
 
 def _shortened(tokens: TokenizedAnswers, room: int) -> TokenizedAnswers:
@@ -89,10 +79,35 @@ def _shortened(tokens: TokenizedAnswers, room: int) -> TokenizedAnswers:
     return tokens._replace(prompt=tokens.prompt[lost:], num_lost=tokens.num_lost + lost)
 
 
-def columns_of(kind: Any) -> dict[str, str]:
-    """Field -> "image", "text", "turns", "number" or "object", from the annotations of an example's dataclass."""
-    hints = typing.get_type_hints(kind)
-    return {field.name: _column(field.name, hints[field.name]) for field in fields(kind)}
+def columns_of(kind: type) -> dict[str, tuple[str, str]]:
+    """Column -> (field, "image", "text", "turns", "number" or "object"), from the annotations of a kind's dataclass.
+
+    Raises PluginError for a class that is no kind of example.
+    """
+    if not is_dataclass(kind):
+        raise _no_kind(kind, "is no dataclass", "An example kind is a frozen dataclass: mmalign/contract/examples.py.")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    columns: dict[str, tuple[str, str]] = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        kept = [mark.column or field.name for mark in marks if isinstance(mark, Keep)]
+        read_as = _read_as(get_args(hint)[0] if marks else hint)
+        if read_as == "turns":
+            columns["sequences"] = ("prompt", read_as)
+        elif field.name not in kept:
+            columns[field.name] = (field.name, read_as)
+        columns |= {name: (field.name, "object") for name in kept}
+    if columns.get("key") != ("key", "object"):
+        raise _no_kind(kind, "has no field `key: Kept`", "`Kept` of mmalign.contract.examples: a text as it is.")
+    if "sequences" in columns and not {"prompt", "answers"} <= {*hints, *dir(kind)}:
+        hint = "Name the prompt so; answers(self) returns a tuple of Turns, in the order of `sequences`."
+        raise _no_kind(kind, "has Turns, and no field `prompt` or no method `answers`", hint)
+    return columns
+
+
+def _no_kind(kind: type, what: str, hint: str) -> PluginError:
+    return PluginError(f"example kind {kind.__module__}:{kind.__qualname__} {what}", hint=hint)
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
@@ -106,9 +121,7 @@ class _Tokens(typing.NamedTuple):
     ids: torch.Tensor
 
 
-def _column(name: str, hint: Any) -> str:
-    if name in _NAMES:
-        return "object"
+def _read_as(hint: Any) -> str:
     if hint in (Turns, tuple[Turns, ...]):
         return "turns"
     return {ImageRef: "image", str: "text", int: "number", float: "number", bool: "number"}.get(hint, "object")

@@ -28,7 +28,7 @@ class TextSweep:
 
     def __init__(self, processor: Processor, dataset: Dataset, runtime: Runtime, max_examples: int) -> None:
         chosen: Any = Subset(cast(Any, dataset), list(spread(len(dataset), max_examples)))
-        encoder = Encoder(processor, dataset[0].kind, seed=0)
+        encoder = Encoder(processor, type(dataset[0]), seed=0)
         self._sweep = Sweep(chosen, encoder, runtime.batch_size, max_bad=1.0)
         self._device = runtime.device
         self._examples = self._truncated = 0

@@ -71,7 +71,7 @@ class Catalog:
     def load(self, entry: Entry) -> Any:
         """Import an entry's target; raises PluginError with the install or bug-report hint, also for a class that lacks
         a member of its contract."""
-        target = _import(entry, entry.spec.target)
+        target = self.load_place(entry, entry.spec.target)
         missing = [name for name in entry.spec.members if name not in dir(target)]
         if missing and isinstance(target, type):
             raise PluginError(
@@ -88,26 +88,26 @@ class Catalog:
 
     def load_config(self, entry: Entry) -> Any:
         """The pydantic model of an entry's options, without importing its target where the spec says how."""
-        return _import(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
+        return self.load_place(entry, entry.spec.config) if entry.spec.config else self.load(entry).Config
+
+    def load_place(self, entry: Entry, place: str) -> Any:
+        """What an entry's spec names as "package.module:name"; raises PluginError."""
+        missing = [package for package in entry.spec.packages if not _installed(package)]
+        if missing:
+            hint = f"python -m pip install {' '.join(missing)}"
+            raise PluginError(f"{entry.qualified} needs {', '.join(missing)}, which is not installed", hint=hint)
+        module_name, _, attribute = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            now = where_now(error)
+            hint = f"{f'{now}. ' if now else ''}Try: mmalign plugins check {entry.plugin}"
+            raise PluginError(f"{entry.qualified}: cannot load {place}: {error}", hint=hint) from error
 
 
 def lasting_name(entry: Entry) -> str:
     """The shortest name that finds this entry whatever else is installed later: what files keep."""
     return entry.spec.name if entry.plugin in BUILTINS else entry.qualified
-
-
-def _import(entry: Entry, place: str) -> Any:
-    missing = [package for package in entry.spec.packages if not _installed(package)]
-    if missing:
-        hint = f"python -m pip install {' '.join(missing)}"
-        raise PluginError(f"{entry.qualified} needs {', '.join(missing)}, which is not installed", hint=hint)
-    module_name, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        now = where_now(error)
-        hint = f"{f'{now}. ' if now else ''}Try: mmalign plugins check {entry.plugin}"
-        raise PluginError(f"{entry.qualified}: cannot load {place}: {error}", hint=hint) from error
 
 
 def _installed(package: str) -> bool:

@@ -1,6 +1,6 @@
 """Whether an objective runs on a backbone, and what is missing: answered from specs alone, before a weight is loaded.
 
-verdict = check(objective_spec, family)
+verdict = check(objective_spec, family, catalog)
 verdict.word          # "yes", "derived" or "no"
 verdict.missing       # {"token_logps"}
 """
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mmalign.contract.capabilities import Capability, satisfy
-from mmalign.contract.examples import EXAMPLE_KINDS
 from mmalign.contract.specs import Entry, Family, ObjectiveSpec
 from mmalign.errors import IncompatibleError
 from mmalign.registry.catalog import Catalog
@@ -53,14 +52,14 @@ def check_needs(needs: Iterable[str], family: Family) -> Verdict:
     return Verdict(derived, frozenset(map(str, missing)))
 
 
-def check(objective: ObjectiveSpec, family: Family) -> Verdict:
-    """Check every role of an objective, and the modalities of the examples that it takes."""
+def check(objective: ObjectiveSpec, family: Family, catalog: Catalog) -> Verdict:
+    """Check every role of an objective, and the modalities of the examples that it takes; of a kind that no plugin
+    registers, nothing is asked."""
     verdict = check_needs((need for role in objective.roles for need in role.needs), family)
     unread = frozenset[str]()
     for kinds in objective.examples.values():
-        gaps: list[frozenset[str]] = [
-            EXAMPLE_KINDS[kind].modalities - family.modalities for kind in kinds if kind in EXAMPLE_KINDS
-        ]
+        entries = [entry for kind in kinds if (entry := catalog.lookup("examples", kind))]
+        gaps: list[frozenset[str]] = [entry.spec.modalities - family.modalities for entry in entries]
         if gaps:
             unread |= sorted(gaps, key=len)[0]
     return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
@@ -68,7 +67,7 @@ def check(objective: ObjectiveSpec, family: Family) -> Verdict:
 
 def require(objective: Entry, family: Family, reference: str, catalog: Catalog) -> Verdict:
     """Return the verdict of a pair that works; raises IncompatibleError that says what would."""
-    verdict = check(objective.spec, family)
+    verdict = check(objective.spec, family, catalog)
     if verdict.ok:
         return verdict
     name = objective.spec.name
@@ -115,7 +114,7 @@ def suggest(missing: Iterable[str], catalog: Catalog) -> str:
 def matrix(catalog: Catalog) -> list[tuple[Entry, Family, Entry, Verdict]]:
     """Every backbone family against every objective."""
     return [
-        (backbone, family, objective, check(objective.spec, family))
+        (backbone, family, objective, check(objective.spec, family, catalog))
         for backbone in catalog.entries("backbones")
         for family in backbone.spec.families
         for objective in catalog.entries("objectives")

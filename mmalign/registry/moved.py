@@ -4,6 +4,9 @@ where_now(error)              # "mmalign.objective is mmalign.contract.objective
 old_members(MyObjective)      # ["start is phases(models) now, ..."]
 """
 
+import re
+
+_LACKING = re.compile(r"cannot import name '(\w+)'")
 MODULES = {
     "mmalign.adapters": "mmalign.models.adapters",
     "mmalign.capabilities": "mmalign.contract.capabilities",
@@ -33,6 +36,10 @@ MODULES = {
     "mmalign.specs": "mmalign.contract.specs",
     "mmalign.train.models": "mmalign.contract.roles",
 }
+NAMES = {
+    "mmalign.contract.examples.declare": "an ExampleSpec of register_examples",
+    "mmalign.contract.examples.EXAMPLE_KINDS": 'Catalog.entries("examples")',
+}
 MEMBERS = {
     "best_by": "an option of ObjectiveSpec",
     "comparable": "an option of EvaluationSpec",
@@ -49,9 +56,14 @@ MEMBERS = {
 
 
 def where_now(error: BaseException) -> str:
-    """Of an import of a module that moved; else an empty text."""
-    name = error.name if isinstance(error, ModuleNotFoundError) else None
-    return f"{name} is {MODULES[name]} now" if name in MODULES else ""
+    """Of an import of a module or a name that moved; else an empty text."""
+    if not isinstance(error, ImportError):
+        return ""
+    name, where = error.name or "", MODULES
+    if not isinstance(error, ModuleNotFoundError):
+        lacking = _LACKING.match(error.msg)  # until Python 3.12, the message alone says which name
+        name, where = f"{name}.{lacking.group(1) if lacking else ''}", NAMES
+    return f"{name} is {where[name]} now" if name in where else ""
 
 
 def old_members(objective: type) -> list[str]:

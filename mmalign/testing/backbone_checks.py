@@ -163,7 +163,7 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
     backbone.module.eval()
     reads_texts = source.family.modalities == {"text"}
     kind = "ranking" if reads_texts else "image-text"
-    batch = make_batch(kind, backbone.processor, bench.folder / "pictures", 8, bench)
+    batch = make_batch(kind, backbone.processor, 8, bench)
     saving = (save_and_load, language_checks.save_and_load, scorer_checks.save_and_load)
     with_bench = (*saving, *adapter_checks.CHECKS.values())
     with single_thread():

@@ -78,12 +78,9 @@ def reports(entry: Entry, bench: Workbench) -> None:
 
 
 def yields_its_kind(entry: Entry, bench: Workbench) -> None:
-    from mmalign.contract.examples import EXAMPLE_KINDS
-
     for name in entry.spec.kinds:
         data = _build(entry, bench, kind=name)
-        kind = EXAMPLE_KINDS.get(name)
-        assert kind is not None, f"no example kind {name!r} is declared"
+        kind = bench.catalog.load(bench.catalog.find("examples", name))
         wrong = next((data[index] for index in _indices(data, 64) if not isinstance(data[index], kind)), None)
         assert wrong is None, f"yields {type(wrong).__name__}, its spec says {name}"
 
@@ -127,28 +124,20 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
 
 def _default_part(kind: str, bench: Workbench) -> "Part | None":
     from mmalign.evaluate.parts import held_out
+    from mmalign.testing.subjects import dataset_config
 
     dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
     if dataset is None:
         return None
-    return held_out(bench.catalog, dataset, _config(dataset, bench, kind), kind)
+    return held_out(bench.catalog, dataset, dataset_config(dataset, bench, kind), kind)
 
 
 def _build(entry: Entry, bench: Workbench, split: str = "train", kind: str = "") -> Any:
-    data = bench.catalog.load(entry).build(_config(entry, bench, kind or entry.spec.kind), split)
+    from mmalign.testing.subjects import dataset_config
+
+    data = bench.catalog.load(entry).build(dataset_config(entry, bench, kind or entry.spec.kind), split)
     assert data is not None or split != "train", "build(config, 'train') returned None"
     return data
-
-
-def _config(entry: Entry, bench: Workbench, kind: str) -> Any:
-    """Its options for the kit; skips where some are required and nobody gave them."""
-    config_class = bench.catalog.load(entry).Config
-    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
-    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
-    missing = [name for name in required if name not in options]
-    if missing:
-        raise Skip(f"needs {', '.join(missing)}: conformance(..., datasets={{{entry.spec.name!r}: {{...}}}})")
-    return config_class(**options)
 
 
 def _indices(data: Any, limit: int) -> range:

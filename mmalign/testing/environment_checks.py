@@ -78,4 +78,4 @@ def _examples(entry: Entry, bench: Workbench) -> list[Any]:
 
     if entry.spec.dataset:
         return default_examples(bench.catalog.find("datasets", entry.spec.dataset), bench, 4, "prompt")
-    return make_examples("prompt", bench.folder, 4, bench)
+    return make_examples("prompt", 4, bench)

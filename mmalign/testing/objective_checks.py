@@ -33,7 +33,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 def _may_run(entry: Entry, reference: str, bench: Workbench) -> bool:
     known = bench.family(reference)
-    return known is None or check(entry.spec, known[1]).ok
+    return known is None or check(entry.spec, known[1], bench.catalog).ok
 
 
 def _runs_nowhere(entry: Entry) -> None:

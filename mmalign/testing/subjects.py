@@ -1,10 +1,8 @@
-"""What checks work on: loaded tiny models, and batches of examples of any kind that the kit knows."""
+"""What checks work on: loaded tiny models, and batches of examples of any kind."""
 
 import contextlib
 import importlib.util
-import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.source import Source
@@ -57,9 +55,9 @@ def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any
         return load_model(bench.catalog, source, options)
 
 
-def require_compatible(objective: ObjectiveSpec, source: Source) -> None:
+def require_compatible(objective: ObjectiveSpec, source: Source, bench: Workbench) -> None:
     """Skip where the objective cannot run on that family."""
-    verdict = check(objective, source.family)
+    verdict = check(objective, source.family, bench.catalog)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")
 
@@ -79,71 +77,43 @@ def resolve_or_skip(reference: str, bench: Workbench) -> Source:
     return source_of(reference, bench)
 
 
-def make_batch(
-    kind: str, processor: Any, folder: Path, size: int, bench: Workbench, *, answer_tokens: int = 0
-) -> "Batch":
+def make_batch(kind: str, processor: Any, size: int, bench: Workbench, *, answer_tokens: int = 0) -> "Batch":
     """`size` different examples of a kind, through the processor and the collator that training uses.
 
     answer_tokens: the room that prompts leave for what is sampled.
     """
     from mmalign.data.collate import Encoder, collate
 
-    encoder = Encoder(processor, kind, seed=0, answer_tokens=answer_tokens)
-    examples = make_examples(kind, folder, size, bench)
+    example_class = bench.catalog.load(bench.catalog.find("examples", kind))
+    encoder = Encoder(processor, example_class, seed=0, answer_tokens=answer_tokens)
+    examples = make_examples(kind, size, bench)
     return collate([encoder.encode(example, 0, index, train=False) for index, example in enumerate(examples)])
 
 
-def make_examples(kind: str, folder: Path, size: int, bench: Workbench) -> list[Any]:
-    """Invented examples of the core's kinds; for a plugin's own kind the first of its default data set."""
-    from mmalign.contract import examples as kinds
-    from mmalign.contract.examples import Completion, ImageLabel, ImageText, Preference, Ranking, Text, TextPair
-
-    texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
-    if kind == "image-text":
-        return [ImageText(f"example:{i}", _picture(folder, i), text) for i, text in enumerate(texts)]
-    if kind == "image-label":
-        return [ImageLabel(f"example:{i}", _picture(folder, i), i % len(CLASSES)) for i in range(size)]
-    if kind == "text":
-        return [Text(f"example:{i}", text) for i, text in enumerate(texts)]
-    if kind == "text-label":
-        return [kinds.TextLabel(f"example:{i}", text, i % len(CLASSES)) for i, text in enumerate(texts)]
-    if kind == "text-pair":
-        return [TextPair(f"example:{i}", text, texts[-1 - i]) for i, text in enumerate(texts)]
-    if kind == "prompt":
-        return [kinds.Prompt(f"example:{i}", text) for i, text in enumerate(texts)]
-    answers = [" ".join(reversed(text.split())) for text in texts]
-    if kind == "completion":
-        return [Completion(f"example:{i}", text, answers[i]) for i, text in enumerate(texts)]
-    if kind == "labelled-completion":
-        return [kinds.LabelledCompletion(f"example:{i}", t, answers[i], i % 2 == 0) for i, t in enumerate(texts)]
-    if kind == "preference":
-        return [Preference(f"example:{i}", text, answers[i], texts[-1 - i]) for i, text in enumerate(texts)]
-    if kind == "ranking":
-        ranked = (1.0, 2.0, 2.0)
-        return [Ranking(f"example:{i}", t, (answers[i], texts[-1 - i], "tree"), ranked) for i, t in enumerate(texts)]
-    entry = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
-    if entry is None:
-        raise Skip(f"the kit has no {kind} examples, and no data set is the default for them")
-    return default_examples(entry, bench, size, kind)
+def make_examples(kind: str, size: int, bench: Workbench) -> list[Any]:
+    """Those that the kind's spec brings for the kit; where it brings none, the first of the kind's default data set."""
+    entry = bench.catalog.find("examples", kind)
+    if entry.spec.samples:
+        return bench.catalog.load_place(entry, entry.spec.samples)(size)
+    dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
+    if dataset is None:
+        raise Skip(f"{entry.qualified} brings no samples, and no data set is the default for {kind} examples")
+    return default_examples(dataset, bench, size, kind)
 
 
 def default_examples(entry: Entry, bench: Workbench, size: int, kind: str) -> list[Any]:
-    target = bench.catalog.load(entry)
-    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
-    data = target.build(target.Config(**options), "train")
+    """The first of a data set; skips where it needs options that nobody gave."""
+    data = bench.catalog.load(entry).build(dataset_config(entry, bench, kind), "train")
     assert data is not None and len(data) >= size, f"{entry.qualified} has fewer than {size} examples"
     return [data[index] for index in range(size)]
 
 
-def _picture(folder: Path, index: int) -> Any:
-    """A picture of its own for each index: blocks of random colours."""
-    from PIL import Image
-
-    from mmalign.contract.examples import ImageRef
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{index}.png"
-    if not path.exists():
-        pixels = random.Random(index).randbytes(4 * 4 * 3)
-        Image.frombytes("RGB", (4, 4), pixels).resize((40, 32), Image.Resampling.NEAREST).save(path)
-    return ImageRef(str(path))
+def dataset_config(entry: Entry, bench: Workbench, kind: str) -> Any:
+    """A data set's options for the kit; skips where some are required and nobody gave them."""
+    config_class = bench.catalog.load(entry).Config
+    options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
+    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise Skip(f"needs {', '.join(missing)}: conformance(..., datasets={{{entry.spec.name!r}: {{...}}}})")
+    return config_class(**options)

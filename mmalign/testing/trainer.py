@@ -163,7 +163,7 @@ def build_trainer(
     from mmalign.train.distributed import Processes
 
     source = resolve_or_skip(reference, bench)
-    require_compatible(entry.spec, source)
+    require_compatible(entry.spec, source, bench)
     policy = load(source, bench, **backbone)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
@@ -186,7 +186,7 @@ def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: boo
     found = []
     for stream in ("main", *entry.spec.streams(objective.config)):
         kind, room = entry.spec.examples[stream][0], ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
-        batch = make_batch(kind, processor, bench.folder / "pictures", size, bench, answer_tokens=room)
+        batch = make_batch(kind, processor, size, bench, answer_tokens=room)
         columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
         found.append(type(batch)(columns, stream=stream, size=len(batch)))
     return found

@@ -242,7 +242,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         engine,
         data,
         plan.dataset_class.build(plan.configs["dataset"], "validation"),
-        Encoder(policy.processor, plan.kind, train.seed, answer_tokens=feed.answer_tokens),
+        Encoder(policy.processor, plan.example_class, train.seed, answer_tokens=feed.answer_tokens),
         feed,
         _others(plan, policy.processor, math.prod(feed.passes), processes),
         MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
@@ -327,5 +327,5 @@ def _others(plan: Plan, processor: Any, updates: int, processes: Processes) -> d
         data = stream.dataset_class.build(stream.config, "train")
         if data is None or not len(data):
             raise DataError(f"{stream.dataset.spec.name} has no training examples for the stream {name}")
-        found[name] = (data, Encoder(processor, stream.kind, plan.train.seed))
+        found[name] = (data, Encoder(processor, stream.example_class, plan.train.seed))
     return found

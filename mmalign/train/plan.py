@@ -13,7 +13,6 @@ import yaml
 from mmalign.config.section import NAMED_SECTIONS
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
-from mmalign.contract.examples import EXAMPLE_KINDS
 from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry
@@ -38,6 +37,8 @@ class StreamPlan:
     dataset: Entry
     dataset_class: Any
     kind: str
+    example: Entry
+    example_class: type
     config: Any
     batch_size: int
 
@@ -52,7 +53,9 @@ class Plan:
     backbone_class: Any
     dataset: Entry
     dataset_class: Any
-    kind: str  # of the examples
+    kind: str  # of the examples, as the objective calls it
+    example: Entry  # the same in the catalog
+    example_class: type
     streams: Mapping[str, StreamPlan]  # besides the main one
     evaluations: tuple[Entry, ...]
     baselines: tuple[tuple[Entry, Mapping[str, Any]], ...]  # evaluations of the starting model, with their options
@@ -90,7 +93,7 @@ class Plan:
     def _can_cache_frozen(self) -> bool:
         """Texts are read as they are; pictures are augmented anew each time."""
         asks = self.objective_class.frozen is not Objective.frozen
-        return asks and EXAMPLE_KINDS[self.kind].modalities == {"text"}
+        return asks and self.example.spec.modalities == {"text"}
 
     def names(self) -> dict[str, str]:
         return {
@@ -157,6 +160,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         configs["rollout"] = checked_rollout(catalog, configs["rollout"])
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
+    example = catalog.find("examples", kind)
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     fewest = objective.spec.fewest_answers
     if objective.spec.online and configs["rollout"].samples < fewest:
@@ -174,6 +178,8 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         dataset=dataset,
         dataset_class=classes["dataset"],
         kind=kind,
+        example=example,
+        example_class=catalog.load(example),
         streams=streams,
         evaluations=evaluations,
         baselines=baselines,
@@ -233,7 +239,10 @@ def _streams(
         dataset, kind, values = find_data(catalog, objective, objective.spec.examples[name], section)
         options = {key: value for key, value in values.items() if key != "name"}
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
-        found[name] = StreamPlan(dataset, catalog.load(dataset), kind, config, batch_size)
+        example = catalog.find("examples", kind)
+        found[name] = StreamPlan(
+            dataset, catalog.load(dataset), kind, example, catalog.load(example), config, batch_size
+        )
     return found
 
 
@@ -295,7 +304,7 @@ def _default_backbone(catalog: Catalog, objective: Entry) -> str:
     """The first default backbone of the objective's example kinds that fits it."""
     for kind in objective.spec.examples["main"]:
         for entry in catalog.entries("backbones"):
-            fits = any(check(objective.spec, family).ok for family in entry.spec.families)
+            fits = any(check(objective.spec, family, catalog).ok for family in entry.spec.families)
             if kind in entry.spec.default_for and fits:
                 return catalog.display_name(entry)
     raise UsageError(

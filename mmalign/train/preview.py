@@ -16,7 +16,8 @@ import click
 import torch
 
 from mmalign.contract.capabilities import Capability
-from mmalign.contract.examples import EXAMPLE_KINDS, ImageRef
+from mmalign.contract.examples import ImageRef
+from mmalign.contract.specs import Entry
 from mmalign.data.collate import Encoder
 from mmalign.data.images import describe, open_image
 from mmalign.data.loader import Sweep
@@ -34,12 +35,11 @@ _SHOWN = 600  # characters
 
 def preview(job: Job) -> Iterator[str]:
     """Lines to print: counts, and the first example with what is learnt of it between « and »."""
-    kind = EXAMPLE_KINDS[job.plan.kind]
-    if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or kind.modalities != {"text"}:
+    if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or not _reads(job.plan.example, job.encoder):
         return
     yield survey(job.data, job.encoder, job.plan.data)
     for name, (data, encoder) in job.others.items():
-        if EXAMPLE_KINDS[encoder.kind].modalities == {"text"}:
+        if _reads(job.plan.streams[name].example, encoder):
             yield survey(data, encoder, job.plan.data, of=f" of the stream {name}")
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
     if not job.feed.answer_tokens:
@@ -50,6 +50,11 @@ def preview(job: Job) -> Iterator[str]:
         yield f"the first prompt, {batch['key'][0]}{before}; what is learnt are answers that the policy samples to it:"
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield Printable(f"  {line}")
+
+
+def _reads(example: Entry, encoder: Encoder) -> bool:
+    """Whether a language model reads examples of that kind as prompts and answers, or as documents."""
+    return example.spec.modalities == {"text"} and not encoder.columns.keys().isdisjoint({"sequences", "text"})
 
 
 def first_example(data: Any) -> Iterator[str]:

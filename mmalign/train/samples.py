@@ -61,5 +61,6 @@ def _prompts(job: Job) -> list[Tensor]:
     for batch in Sweep(data, job.encoder, number, limit=number, max_bad=1.0):
         if "sequences" in batch:
             return batch["sequences"].prompts.rows()
-        return [row[:_WORDS] for row in batch["text"].rows()]
+        if "text" in batch:
+            return [row[:_WORDS] for row in batch["text"].rows()]
     return []

@@ -1,8 +1,37 @@
-"""The built-in data: readers of image-text, image-label and text files, and the embedded sets."""
+"""The built-in data: the kinds of example, readers of image-text, image-label and text files, and the embedded sets."""
 
-from mmalign import DatasetSpec, hookimpl
+from mmalign import DatasetSpec, ExampleSpec, hookimpl
 
 _REVIEWS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label", "prompt")
+
+
+@hookimpl
+def register_examples() -> list[ExampleSpec]:
+    """The core's own kinds, from here and not from the core: nothing then has a list of kinds but the catalog, and they
+    come in by the way that a third party's must take."""
+    both, image, text = ("image", "text"), ("image",), ("text",)
+    return [
+        _example("image-text", "ImageText", both, "An image and a caption"),
+        _example("image-label", "ImageLabel", image, "An image and its class"),
+        _example("text", "Text", text, "A document"),
+        _example("text-label", "TextLabel", text, "A text and its class"),
+        _example("text-pair", "TextPair", text, "Two texts that belong together"),
+        _example("prompt", "Prompt", text, "What a model is to answer, without an answer"),
+        _example("completion", "Completion", text, "An answer to a prompt"),
+        _example("labelled-completion", "LabelledCompletion", text, "An answer to a prompt that is wanted or not"),
+        _example("preference", "Preference", text, "Two answers to a prompt, the better one first"),
+        _example("ranking", "Ranking", text, "Answers to a prompt with a rank each"),
+    ]
+
+
+def _example(name: str, target: str, modalities: tuple[str, ...], summary: str) -> ExampleSpec:
+    return ExampleSpec(
+        name=name,
+        summary=summary,
+        target=f"mmalign.contract.examples:{target}",
+        modalities=frozenset(modalities),
+        samples=f"mmalign.testing.samples:{name.replace('-', '_')}",
+    )
 
 
 @hookimpl

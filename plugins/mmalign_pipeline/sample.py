@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from mmalign.contract.examples import Turns
+from mmalign.contract.examples import Prompt, Turns
 from mmalign.errors import BadSample, UsageError
 from mmalign_pipeline.answers import Answered
 
@@ -124,7 +124,7 @@ def asked(dataset: Any, limit: int) -> list[Asked]:
     examples = (dataset[place] for place in range(number))
     # A prompt alone may come with its solution and other columns; other kinds have none.
     return [
-        Asked(n, e.key, e.prompt, *((e.solution, e.columns) if e.kind == "prompt" else ()))
+        Asked(n, e.key, e.prompt, e.solution, e.columns) if isinstance(e, Prompt) else Asked(n, e.key, e.prompt)
         for n, e in enumerate(examples)
     ]
 

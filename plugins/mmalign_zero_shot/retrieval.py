@@ -114,7 +114,7 @@ def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max
     """
     examples: list[Any] = [dataset[index] for index in spread(len(dataset), max_examples)]
     images: dict[str, int] = {}
-    keys = [example.group or f"\0{place}" for place, example in enumerate(examples)]
+    keys = [example.group for example in examples]
     for place, key in enumerate(keys):
         images.setdefault(key, place)
     refs = [examples[place].image for place in images.values()]

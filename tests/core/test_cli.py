@@ -80,13 +80,15 @@ def test_lists_have_names_and_summaries(capsys: Capture) -> None:
 
 
 def test_lists_without_a_kind_name_all(capsys: Capture) -> None:
+    from mmalign.contract.specs import KINDS
     from mmalign.registry.catalog import Catalog
     from mmalign.registry.plugins import load_plugins
 
     catalog = Catalog(load_plugins())
     assert run(["list"]) == 0
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()[1:]}
-    for kind in ("backbones", "objectives", "datasets", "rewards", "environments", "engines", "evaluations"):
+    assert list(rows) == [kind for kind in KINDS if kind != "commands"]
+    for kind in rows:
         names = [entry.spec.name for entry in catalog.entries(kind)]
         assert rows[kind] == [str(len(names)), ", ".join(names)]
     assert run(["list", "objective"]) == 0

@@ -49,15 +49,16 @@ def test_satisfy_agrees_with_a_naive_reading_for_every_subset() -> None:
     ],
 )
 def test_verdicts(needs: tuple[str, ...], provides: frozenset[Capability], word: str, text: str) -> None:
-    verdict = check(objective(*needs), family(*provides))
+    verdict = check(objective(*needs), family(*provides), Catalog(load_plugins()))
     assert (verdict.word, verdict.explain()) == (word, text)
 
 
 def test_a_modality_that_no_example_kind_avoids_is_a_no() -> None:
-    text_only = family(*DUAL, modalities=frozenset({"text"}))
-    verdict = check(objective("encode_text"), text_only)
+    text_only, catalog = family(*DUAL, modalities=frozenset({"text"})), Catalog(load_plugins())
+    verdict = check(objective("encode_text"), text_only, catalog)
     assert (verdict.word, verdict.explain()) == ("no", "takes no image")
-    assert check(objective("encode_text", kinds=("image-text", "text")), text_only).word == "yes"
+    for kinds in (("image-text", "text"), ("no-such-kind",)):
+        assert check(objective("encode_text", kinds=kinds), text_only, catalog).word == "yes"
 
 
 def test_a_refusal_says_what_was_asked_what_is_missing_and_what_would_work() -> None:

@@ -1,5 +1,6 @@
 """A plugin of an earlier version hears what changed, and where it is now."""
 
+import importlib
 import importlib.util
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from mmalign.contract.objective import Objective
 from mmalign.errors import PluginError
 from mmalign.registry.catalog import Catalog
-from mmalign.registry.moved import MEMBERS, MODULES
+from mmalign.registry.moved import MEMBERS, MODULES, NAMES
 from mmalign.registry.plugins import load_plugins
 
 SPEC = """
@@ -24,6 +25,9 @@ def test_old_modules_are_gone_and_their_successors_are_there() -> None:
         assert importlib.util.find_spec(old) is None, old
         for module in new.replace(" or ", ", ").split(", "):
             assert importlib.util.find_spec(module) is not None, module
+    for place in NAMES:
+        module, _, name = place.rpartition(".")
+        assert name not in dir(importlib.import_module(module)), place
     assert not [name for name in MEMBERS if hasattr(Objective, name)]
 
 
@@ -31,6 +35,14 @@ def test_an_import_of_old_says_where_it_is_now(install) -> None:
     install("older", "from mmalign.objective import Objective")
     why = load_plugins().record("older").why
     assert "No module named 'mmalign.objective'; mmalign.objective is mmalign.contract.objective now" in why
+
+
+def test_a_name_that_is_gone_says_what_is_in_its_place(install) -> None:
+    install("older", "from mmalign.contract.examples import declare")
+    why = load_plugins().record("older").why
+    assert why.endswith("; mmalign.contract.examples.declare is an ExampleSpec of register_examples now")
+    install("wrong", "from mmalign.contract.examples import nothing_of_this_name")
+    assert " now" not in load_plugins().record("wrong").why
 
 
 def test_a_target_that_imports_old_says_so_too(install, tmp_path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from mmalign.cli import run
+from mmalign.contract.examples import Text
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream, Sweep
 from mmalign.errors import DataError, UsageError
@@ -98,7 +99,7 @@ class Broken:
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("make", [Stream, Sweep])
 def test_a_data_set_that_raises_names_itself_and_its_line(make, workers: int) -> None:
-    encoder = Encoder(None, "text", 0)
+    encoder = Encoder(None, Text, 0)
     dataset = Broken(KeyError("x"))
     rest = (Order(3, 0), 2) if make is Stream else (2,)
     with pytest.raises(
@@ -112,5 +113,5 @@ def test_a_data_set_that_raises_names_itself_and_its_line(make, workers: int) ->
 def test_an_error_of_the_project_comes_out_of_a_worker_as_it_is() -> None:
     wrong = UsageError("asked wrongly", hint="Ask rightly.")
     with pytest.raises(UsageError, match=r"^asked wrongly") as told:
-        next(Stream(Broken(wrong), Encoder(None, "text", 0), Order(3, 0), 2, num_workers=1))
+        next(Stream(Broken(wrong), Encoder(None, Text, 0), Order(3, 0), 2, num_workers=1))
     assert told.value.hint == "Ask rightly."

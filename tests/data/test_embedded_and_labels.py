@@ -10,6 +10,7 @@ from data_samples import TinyProcessor, encoded, picture
 from mmalign_data import emoji, photos
 from mmalign_data.image_label import ImageFolders, ImageLabelConfig
 
+from mmalign.contract.examples import ImageText
 from mmalign.data.collate import Encoder
 from mmalign.data.images import open_image
 from mmalign.data.loader import Sweep
@@ -32,7 +33,7 @@ def test_every_emoji_opens_and_names_its_drawing() -> None:
     train = emoji.Emoji.build(emoji.EmojiConfig(), "train")
     held_out = emoji.Emoji.build(emoji.EmojiConfig(), "validation")
     assert train is not None and held_out is not None
-    sweep = Sweep(held_out, Encoder(TinyProcessor(), "image-text", 0), 64, max_bad=0.0)
+    sweep = Sweep(held_out, Encoder(TinyProcessor(), ImageText, 0), 64, max_bad=0.0)
     assert sum(len(batch) for batch in sweep) == len(held_out) == 132
     assert len(train) == train.report()["kept"] == 4131 and train.report()["drawings"] == 1774
     assert {open_image(train[index].image).size for index in range(0, len(train), 20)} == {(64, 64)}

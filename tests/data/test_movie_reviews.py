@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 from mmalign_data.reviews import FOLDER, PROMPT, Reviews, ReviewsConfig, read, starred
 
-from mmalign.contract.examples import EXAMPLE_KINDS
+from mmalign.contract.examples import Completion, LabelledCompletion, Prompt, Text
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,7 +65,7 @@ def test_stars_follow_the_rating() -> None:
 
 def test_the_prompts_are_those_that_the_sentences_answer() -> None:
     data = Reviews.build(ReviewsConfig(kind="prompt"), "train")
-    assert len(data) == 1 and data[0].prompt == PROMPT and isinstance(data[0], EXAMPLE_KINDS["prompt"])
+    assert len(data) == 1 and data[0].prompt == PROMPT and isinstance(data[0], Prompt)
     data = Reviews.build(ReviewsConfig(kind="prompt", stars=True), "validation")
     assert {data[i].prompt for i in range(len(data))} == {starred(stars) for stars in (-4, -2, 0, 2, 4)}
 
@@ -94,7 +94,9 @@ def test_what_is_held_out_is_dealt_once(kind: str) -> None:
     assert len(build("train", 3)) > 2.5 * len(build("train", 1))
 
 
-@pytest.mark.parametrize("kind", ["text", "completion", "labelled-completion"])
-def test_one_example_a_sentence(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "example"), [("text", Text), ("completion", Completion), ("labelled-completion", LabelledCompletion)]
+)
+def test_one_example_a_sentence(kind: str, example: type) -> None:
     data = Reviews.build(ReviewsConfig(kind=kind), "test")  # type: ignore[arg-type]
-    assert len(data) == 1073 and isinstance(data[0], EXAMPLE_KINDS[kind])
+    assert len(data) == 1073 and isinstance(data[0], example)

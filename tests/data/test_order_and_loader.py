@@ -9,23 +9,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Annotated
 
 import pytest
 import torch
 from data_samples import Pictures, TinyProcessor
 
 from mmalign.contract.batch import Ragged
-from mmalign.contract.examples import EXAMPLE_KINDS, ImageLabel, ImageRef, ImageText, Text, declare
+from mmalign.contract.examples import ImageLabel, ImageRef, ImageText, Keep, Kept, Prompt, Text, Turns
 from mmalign.data.collate import Encoder, collate, columns_of
 from mmalign.data.loader import Stream, Sweep
 from mmalign.data.order import Order
-from mmalign.errors import DataError, UsageError
+from mmalign.errors import DataError, PluginError, UsageError
 from mmalign.hashing import stable_hash
 
 
 def encoder(seed: int = 0) -> Encoder:
-    return Encoder(TinyProcessor(), "image-text", seed)
+    return Encoder(TinyProcessor(), ImageText, seed)
 
 
 def batches(steps: int, size: int = 10, broken: tuple[int, ...] = (), **options) -> list:
@@ -192,41 +192,61 @@ def test_columns_of_a_batch() -> None:
 
 def test_labels_texts_and_a_plugins_own_kind() -> None:
     image = Pictures(1)[0].image
-    rows = [Encoder(TinyProcessor(), "image-label", 0).encode(ImageLabel("x", image, 4), 0, 0, False)]
+    rows = [Encoder(TinyProcessor(), ImageLabel, 0).encode(ImageLabel("x", image, 4), 0, 0, False)]
     assert collate(rows)["label"].tolist() == [4] and "num_lost" not in collate(rows)
-    rows = [Encoder(TinyProcessor(), "text", 0).encode(Text("x", "one two three four"), 0, 0, False)]
+    rows = [Encoder(TinyProcessor(), Text, 0).encode(Text("x", "one two three four"), 0, 0, False)]
     assert collate(rows)["num_lost"].tolist() == [1]
 
     @dataclass(frozen=True)
     class Scored:
-        kind: ClassVar[str] = "test-scored"
-        modalities: ClassVar[frozenset[str]] = frozenset({"image", "text"})
-        key: str
+        key: Kept
         left: ImageRef
         right: ImageRef
-        prompt: str
+        prompt: Annotated[str, Keep("asked")]
         score: float
+        weight: Annotated[float, Keep()]
         tags: tuple[str, ...]
 
-    try:
-        declare(Scored)
-        assert columns_of(Scored) == {
-            "key": "object",
-            "left": "image",
-            "right": "image",
-            "prompt": "text",
-            "score": "number",
-            "tags": "object",
-        }
-        row = Encoder(TinyProcessor(), "test-scored", 0).encode(
-            Scored("a", image, image, "hi", 0.5, ("x", "y")), 0, 0, False
-        )
-        batch = collate([row, row])
-        assert batch["score"].tolist() == [0.5, 0.5] and batch["tags"] == (("x", "y"), ("x", "y"))
-    finally:
-        del EXAMPLE_KINDS["test-scored"]
-    with pytest.raises(UsageError, match="unknown example kind"):
-        Encoder(TinyProcessor(), "nonsense", 0)
+    assert columns_of(Scored) == {
+        "key": ("key", "object"),
+        "left": ("left", "image"),
+        "right": ("right", "image"),
+        "prompt": ("prompt", "text"),
+        "asked": ("prompt", "object"),
+        "score": ("score", "number"),
+        "weight": ("weight", "object"),
+        "tags": ("tags", "object"),
+    }
+    row = Encoder(TinyProcessor(), Scored, 0).encode(Scored("a", image, image, "hi", 0.5, 2.0, ("x", "y")), 0, 0, False)
+    batch = collate([row, row])
+    assert batch["score"].tolist() == [0.5, 0.5] and batch["tags"] == (("x", "y"), ("x", "y"))
+    assert batch["asked"] == ("hi", "hi") and batch["weight"] == (2.0, 2.0) and len(batch["prompt"]) == 2
+
+
+def test_turns_are_read_together_and_kept_where_a_kind_says_so() -> None:
+    assert columns_of(Prompt) == {
+        "key": ("key", "object"),
+        "sequences": ("prompt", "turns"),
+        "prompt": ("prompt", "object"),
+        "solution": ("solution", "object"),
+        "columns": ("columns", "object"),
+    }
+
+
+def test_a_class_that_is_no_kind_of_example_says_what_it_lacks() -> None:
+    @dataclass(frozen=True)
+    class Older:
+        key: str
+        text: str
+
+    @dataclass(frozen=True)
+    class Mute:
+        key: Kept
+        prompt: Turns
+
+    for kind, lacks in ((dict, "is no dataclass"), (Older, "no field `key: Kept`"), (Mute, "no method `answers`")):
+        with pytest.raises(PluginError, match=f"example kind .*{kind.__name__} .*{lacks}"):
+            Encoder(TinyProcessor(), kind, 0)
 
 
 def test_images_of_different_shapes_are_an_error_that_says_so() -> None:
@@ -244,13 +264,14 @@ import os, signal, sys, time
 sys.path[:0] = [{tests!r}]
 import torch; torch.set_num_threads(1)
 from data_samples import Pictures, TinyProcessor
+from mmalign.contract.examples import ImageText
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Stream
 from mmalign.data.order import Order
 if {late}:  # the second worker has not got anywhere yet when the signal comes
     forks = []
     os.register_at_fork(before=lambda: forks.append(1), after_in_child=lambda: time.sleep(len(forks) == 2))
-stream = Stream(Pictures(50), Encoder(TinyProcessor(), "image-text", 0), Order(50, 0), 4, num_workers=2)
+stream = Stream(Pictures(50), Encoder(TinyProcessor(), ImageText, 0), Order(50, 0), 4, num_workers=2)
 step, _ = next(stream)
 stop = []
 for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda *_: stop.append(1))

@@ -271,10 +271,10 @@ def test_the_preview_says_what_a_template_leaves_out() -> None:
 
     rows, tools = conversations("qwen3")["thinking"]
     examples = [Completion(f"chat:{n}", *turns_of(rows, tools)) for n in range(3)]
-    said = survey(examples, Encoder(processor_of("qwen3"), "completion", seed=0), DataConfig())
+    said = survey(examples, Encoder(processor_of("qwen3"), Completion, seed=0), DataConfig())
     assert said.endswith("the chat template leaves out the thinking of 3 turns")
     plain = [Completion("chat:0", *turns_of(*conversations("qwen3")["multi"]))]
-    assert "leaves out" not in survey(plain, Encoder(processor_of("qwen3"), "completion", seed=0), DataConfig())
+    assert "leaves out" not in survey(plain, Encoder(processor_of("qwen3"), Completion, seed=0), DataConfig())
 
 
 def test_table_of_families() -> None:

@@ -85,7 +85,7 @@ def test_transformers_gives_the_saved_logits_with_either_padding(classifier, tmp
     models = classifier(family)
     objective = Classification(Classification.Config())
     texts = ["a red car", "the photo of a small black cat", "tree"]
-    encoder = Encoder(models["policy"].processor, "text-label", seed=0)
+    encoder = Encoder(models["policy"].processor, TextLabel, seed=0)
     batch = collate([encoder.encode(TextLabel(text, text, 0), 0, 0, train=False) for text in texts])
     with torch.no_grad():
         expected = objective.forward(models, batch)["logits"]

@@ -15,7 +15,7 @@ PROMPTS = ("a red car", (Message("system", "be kind"), Message("user", "the cat"
 
 
 def make(backbone: Any) -> Batch:
-    encoder = Encoder(backbone.processor, "prompt", seed=0)
+    encoder = Encoder(backbone.processor, Prompt, seed=0)
     return collate([encoder.encode(Prompt(f"p:{i}", p), 0, i, train=True) for i, p in enumerate(PROMPTS)])
 
 

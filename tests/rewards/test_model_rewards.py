@@ -186,7 +186,7 @@ def test_clip_lite_tells_a_photograph(bench, answered, tmp_path: Path) -> None:
     from mmalign.data.images import open_image
 
     open_image(example.image).save(tmp_path / "p.png")
-    right = data.classes[example.label] if example.kind == "image-label" else example.text
+    right = data.classes[example.label]
     rewards, _ = build(bench, "clip-score", image=str(tmp_path / "p.png"))
     scores = rewards.score(answered([f"a photo of a {right}", "a page of accounts", "gibberish zxq"])).total
     assert scores.argmax() == 0

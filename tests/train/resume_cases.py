@@ -94,7 +94,7 @@ class Lab:
 
     def _model(self, entry: Entry) -> str:
         for name in self.bench.model_names:
-            if check(entry.spec, source_of(name, self.bench).family).ok:
+            if check(entry.spec, source_of(name, self.bench).family, self.catalog).ok:
                 return name
         raise LookupError(f"the kit has no model for {entry.spec.name}")
 

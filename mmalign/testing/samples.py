@@ -1,0 +1,79 @@
+"""Invented examples of the kinds in `mmalign.contract.examples`, which the conformance kit makes batches of.
+
+image_text(8)          # eight of them, the same at every call: `ExampleSpec.samples`
+"""
+
+import io
+import random
+
+from mmalign.contract.examples import (
+    Completion,
+    ImageLabel,
+    ImageRef,
+    ImageText,
+    LabelledCompletion,
+    Preference,
+    Prompt,
+    Ranking,
+    Text,
+    TextLabel,
+    TextPair,
+)
+from mmalign.testing.subjects import CLASSES, TEXTS
+
+
+def image_text(size: int) -> list[ImageText]:
+    return [ImageText(key, _picture(i), text) for i, (key, text, _, _) in enumerate(_texts(size))]
+
+
+def image_label(size: int) -> list[ImageLabel]:
+    return [ImageLabel(key, _picture(i), i % len(CLASSES)) for i, (key, _, _, _) in enumerate(_texts(size))]
+
+
+def text(size: int) -> list[Text]:
+    return [Text(key, text) for key, text, _, _ in _texts(size)]
+
+
+def text_label(size: int) -> list[TextLabel]:
+    return [TextLabel(key, text, i % len(CLASSES)) for i, (key, text, _, _) in enumerate(_texts(size))]
+
+
+def text_pair(size: int) -> list[TextPair]:
+    return [TextPair(key, text, other) for key, text, _, other in _texts(size)]
+
+
+def prompt(size: int) -> list[Prompt]:
+    return [Prompt(key, text) for key, text, _, _ in _texts(size)]
+
+
+def completion(size: int) -> list[Completion]:
+    return [Completion(key, text, answer) for key, text, answer, _ in _texts(size)]
+
+
+def labelled_completion(size: int) -> list[LabelledCompletion]:
+    rows = enumerate(_texts(size))
+    return [LabelledCompletion(key, text, answer, i % 2 == 0) for i, (key, text, answer, _) in rows]
+
+
+def preference(size: int) -> list[Preference]:
+    return [Preference(key, text, answer, other) for key, text, answer, other in _texts(size)]
+
+
+def ranking(size: int) -> list[Ranking]:
+    """Two of the three answers are tied."""
+    return [Ranking(key, text, (answer, other, "tree"), (1.0, 2.0, 2.0)) for key, text, answer, other in _texts(size)]
+
+
+def _texts(size: int) -> list[tuple[str, str, str, str]]:
+    """(key, a text, the same backwards, another one)."""
+    texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
+    return [(f"example:{i}", text, " ".join(reversed(text.split())), texts[-1 - i]) for i, text in enumerate(texts)]
+
+
+def _picture(index: int) -> ImageRef:
+    """A picture of its own for each index: blocks of random colours."""
+    from PIL import Image
+
+    pixels, file = random.Random(index).randbytes(4 * 4 * 3), io.BytesIO()
+    Image.frombytes("RGB", (4, 4), pixels).resize((40, 32), Image.Resampling.NEAREST).save(file, "PNG")
+    return ImageRef(f"{index}.png", data=file.getvalue())
