@@ -3,23 +3,19 @@
 mmalign train --objective text-distillation -c stage1.yaml
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from mmalign import DatasetSpec, ObjectiveSpec, Role, hookimpl
-from mmalign.contract.examples import declare
+from mmalign import DatasetSpec, ExampleSpec, ObjectiveSpec, Role, hookimpl
 
 
-@declare
-@dataclass(frozen=True)
-class TextTarget:
-    """A text and the embedding [D], a float32 array of unit length, that it should have."""
-
-    kind: ClassVar[str] = "text-target"
-    modalities: ClassVar[frozenset[str]] = frozenset({"text"})
-    key: str
-    text: str
-    target: Any
+@hookimpl
+def register_examples() -> list[ExampleSpec]:
+    return [
+        ExampleSpec(
+            name="text-target",
+            summary="A text and the embedding that it should have",
+            target="mmalign_text_distillation.text_target:TextTarget",
+            modalities=frozenset({"text"}),
+        )
+    ]
 
 
 @hookimpl

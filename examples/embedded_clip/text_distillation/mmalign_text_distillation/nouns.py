@@ -9,13 +9,13 @@ import hashlib
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.errors import DataError
-from mmalign_text_distillation import TextTarget
+from mmalign_text_distillation.text_target import TextTarget
 
 MODIFIERS = (
     *"red blue green yellow black white brown grey pink orange small large big little".split(),
@@ -33,8 +33,6 @@ class NounTargets:
         targets: str = Field(description="the .npz file that prepare_data.py wrote")
         examples: int = Field(200_000, gt=0, description="examples in one pass over the data")
         seed: int = Field(0, description="chooses which nouns and wordings are drawn")
-
-    kind: ClassVar[str] = "text-target"
 
     def __init__(self, config: Config) -> None:
         from open_clip import OPENAI_IMAGENET_TEMPLATES
