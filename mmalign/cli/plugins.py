@@ -1,4 +1,4 @@
-"""`mmalign plugins new|list|show|check|disable|enable`. These work however broken a plugin is."""
+"""`mmalign plugins new|list|show|check|disable|enable`: all work however broken a plugin is, the last two if it hangs."""
 
 import importlib.metadata
 import os

@@ -4,9 +4,9 @@
     host.records                   # one PluginRecord each, loaded or not, and why
     host.records                   # each with its entries, or why it failed
 
-A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only. MMALIGN_LOAD_PLUGINS
-(unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among third parties;
-MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this process.
+A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only; a slow one is warned of.
+MMALIGN_LOAD_PLUGINS (unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among third
+parties; MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this process.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ BUILTINS = (
     "mmalign_optimizers",
     "mmalign_rewards",
 )
+_SLOW_SECONDS = 2.0  # past that, loading a third party's plugin is worth a warning
 # pluggy marks functions by attributes, which have no other reader than hasattr.
 _HOOK_NAMES = frozenset(name for name, value in vars(hookspecs).items() if hasattr(value, "mmalign_spec"))
 
@@ -113,7 +114,7 @@ class PluginHost:
         self.records.append(record)
         started = time.perf_counter()
         try:
-            with _guarded():
+            with _time_limit(), contextlib.redirect_stdout(sys.stderr):
                 module = load()
                 self.manager.register(module, name=name)
                 record.warnings += _check_hooks(self.manager, module)
@@ -165,8 +166,15 @@ def load_plugins() -> PluginHost:
             host.records.append(PluginRecord(point.name, source, version, status="failed", why=why))
         else:
             record = host.add(point.name, source, version, point.load)
-            record.warnings += _shadowed(host, record)
+            record.warnings += [*_slow(record), *_shadowed(host, record)]
     return host
+
+
+def _slow(record: PluginRecord) -> list[str]:
+    """One line where every command waits long for it; what failed has its reason already."""
+    if record.status != "loaded" or record.import_seconds <= _SLOW_SECONDS:
+        return []
+    return [f"takes {record.import_seconds:.1f} s to load: what is heavy belongs in its targets"]
 
 
 def _shadowed(host: PluginHost, record: PluginRecord) -> list[str]:
@@ -223,60 +231,30 @@ class _TooSlow(BaseException):
 
 
 @contextlib.contextmanager
-def _guarded() -> Iterator[None]:
-    """Send a plugin's prints to stderr, and interrupt it after MMALIGN_PLUGIN_TIMEOUT seconds (10)."""
+def _time_limit() -> Iterator[None]:
+    """Interrupt what runs within after MMALIGN_PLUGIN_TIMEOUT seconds (10), where signals can.
+
+    This is against accidents: a plugin is trusted once it is installed. It is interrupted once, so that one which
+    swallows BaseException in a loop hangs, and so does every command that loads plugins. `mmalign plugins disable`
+    imports none, and MMALIGN_DISABLE_PLUGINS=NAME leaves that one out.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
     limit = float(os.environ.get("MMALIGN_PLUGIN_TIMEOUT", "10"))
-    can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    num_alarms, active = 0, True
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal num_alarms
-        num_alarms += 1
-        if not active:
-            return
-        error = _TooSlow(f"still loading after {limit:g} s")
-        if num_alarms > 1:
-            _raise_later(error, num_alarms - 1, frame)
-        raise error
+        raise _TooSlow(f"still loading after {limit:g} s")
 
-    previous, tracer = None, sys.gettrace()
-    if can_interrupt:
-        previous = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, limit, 0.05)  # repeats: a plugin may catch the first one
+    previous = signal.signal(signal.SIGALRM, stop)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
             yield
-    finally:
-        active = False
-        if can_interrupt:
-            sys.settrace(tracer)
+        finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
-
-
-def _raise_later(error: BaseException, num_lines: int, frame: FrameType | None) -> None:
-    """Raise `error` again `num_lines` lines of the plugin's code later.
-
-    Against `while True: try: ... except BaseException: pass`: what is raised inside the `try` is swallowed, but a line
-    outside of it lies a few lines further on, and every alarm tries one line more. (CPython may then keep the last
-    swallowed exception as the context of later ones: ugly in a traceback, harmless otherwise.)
-    """
-    ours = (__name__, "contextlib")
-
-    def trace(current: FrameType, event: str, argument: Any) -> Any:
-        nonlocal num_lines
-        if current.f_globals.get("__name__") in ours:
-            return None
-        if event == "line":
-            num_lines -= 1
-            if num_lines == 0:
-                raise error
-        return trace
-
-    sys.settrace(trace)
-    while frame is not None and frame.f_globals.get("__name__") not in ours:
-        frame.f_trace = trace
-        frame = frame.f_back
+    finally:  # also where the alarm came just before it was turned off
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:

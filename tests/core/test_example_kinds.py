@@ -35,14 +35,15 @@ def train(objective: str, model: Path, *arguments: str) -> int:
     return run(["train", "--objective", objective, "--backbone", str(model), *sets, *arguments])
 
 
-@pytest.mark.parametrize(
-    ("objective", "model"), [("grade-cosine", "tiny_open_clip"), ("grade-likelihood", "tiny_gpt2")]
-)
+MODELS = {"grade-cosine": models.tiny_open_clip, "grade-likelihood": models.tiny_gpt2}
+
+
+@pytest.mark.parametrize("objective", MODELS)
 def test_it_trains_with_its_own_data_set_and_objective(
-    objective: str, model: str, install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    objective: str, install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("graded-plugin", PLUGIN)
-    folder, out = vars(models)[model](tmp_path / "tiny"), tmp_path / "run"
+    folder, out = MODELS[objective](tmp_path / "tiny"), tmp_path / "run"
     assert train(objective, folder, "--dry-run") == 0
     shown = capsys.readouterr().out
     assert "the first example, pair:4" in shown and "  left: a house and a bird" in shown
@@ -107,8 +108,9 @@ def test_two_third_parties_with_one_kind_are_an_error_that_names_both(install: A
     install("graded-plugin", PLUGIN)
     install("other", plugin("graded-pair"))
     catalog = Catalog(load_plugins())
-    with pytest.raises(UsageError, match="example kind 'graded-pair' is offered by two plugins: graded-plugin/.* and "):
+    with pytest.raises(UsageError, match="example kind 'graded-pair' is offered by two plugins") as caught:
         catalog.find("examples", "graded-pair")
+    assert caught.value.message.endswith(": graded-plugin/graded-pair and other/graded-pair")
     assert catalog.lookup("examples", "graded-pair") is None
     assert catalog.load(catalog.find("examples", "other/graded-pair")) is GradedPair
     assert run(["matrix", "grade-cosine"]) == 0
