@@ -461,6 +461,8 @@ class CommandSpec(Spec):
     configurable: ClassVar[bool] = False
 
 
+# All kinds of thing: a new one is a class above, a line here, and a hook in `mmalign.contract.hooks`. What can be
+# checked of it goes into `mmalign.testing.runner.CHECKS`.
 KINDS: dict[str, type[Spec]] = {
     "backbones": BackboneSpec,
     "objectives": ObjectiveSpec,

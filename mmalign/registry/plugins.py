@@ -5,8 +5,9 @@
     host.records                   # each with its entries, or why it failed
 
 A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only; a slow one is warned of.
-MMALIGN_LOAD_PLUGINS (unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among third
-parties; MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this process.
+MMALIGN_LOAD_PLUGINS (unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among
+third parties; MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this
+process.
 """
 
 import contextlib
