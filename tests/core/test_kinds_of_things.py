@@ -96,6 +96,6 @@ def test_a_new_kind_is_listed_shown_and_checked(program) -> None:
     assert own == [(f"probe linear: {title}", "pass") for title in options]
 
 
-def test_every_kind_says_what_it_is_called_and_most_are_checked() -> None:
+def test_every_kind_says_what_it_is_called_and_no_check_is_of_another() -> None:
     assert all(spec.noun.replace(" kind", "") in kind and issubclass(spec, Spec) for kind, spec in KINDS.items())
-    assert CHECKS.keys() == KINDS.keys()
+    assert CHECKS.keys() <= KINDS.keys()
