@@ -1,9 +1,9 @@
-"""`mmalign plugins new|list|show|check|disable|enable`: all work however broken a plugin is, the last two if it hangs."""
+"""`mmalign plugins new|list|show|check|disable|enable`: whatever a plugin does, or breaks; the last two if it hangs."""
 
 import importlib.metadata
 import os
-from pathlib import Path
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import click
