@@ -436,6 +436,7 @@ class OptimizerSpec(Spec):
     trained parameters; memory is set aside by it before the first step.
     """
 
+    noun: ClassVar[str] = "optimizer"
     rate: float = 1.0
     state_bytes: float = 2.0
 
@@ -449,6 +450,8 @@ class OptimizerSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class TrackerSpec(Spec):
     """An observer of runs; the target is a `mmalign.contract.tracker.Tracker`. A run has those that it names."""
+
+    noun: ClassVar[str] = "tracker"
 
 
 @dataclass(frozen=True, kw_only=True)

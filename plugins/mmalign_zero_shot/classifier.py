@@ -30,9 +30,9 @@ from mmalign.contract.examples import ImageRef
 from mmalign.errors import NonFiniteError
 from mmalign.models.digest import folder_digest, state_digest
 from mmalign_zero_shot.cache import Cached, ClassifierCache
-from mmalign_zero_shot.inputs import image_batches
 from mmalign_zero_shot.labels import Label
 from mmalign_zero_shot.output import NONE_OF_THESE, Prediction, Rejected
+from mmalign_zero_shot.stream import image_batches
 
 if TYPE_CHECKING:
     from mmalign.contract.source import Source

@@ -5,20 +5,16 @@ inputs = from_dataset(catalog, folder)          # None: the data set `photos`
 """
 
 import os
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import torch
-
-from mmalign.contract.backbone import Processor
 from mmalign.contract.examples import ImageRef
 from mmalign.contract.specs import Entry
-from mmalign.data.images import describe, find_images, open_image, survey
-from mmalign.errors import BadSample, UsageError
+from mmalign.data.images import find_images, survey
+from mmalign.errors import UsageError
 from mmalign.registry.catalog import Catalog
 
 SAMPLES = "photos"
@@ -131,49 +127,3 @@ def _reader(catalog: Catalog) -> Entry:
 
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
-
-
-# Decoding -------------------------------------------------------------------------------------------------------------
-# In threads ahead of the model, in order; Pillow and torch release the interpreter's lock, so threads are enough.
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """images: [n, 3, H, W] of the readable refs at `indices`; n may be 0. errors: index -> why it cannot be used."""
-
-    images: torch.Tensor
-    indices: list[int]
-    errors: dict[int, str]
-
-
-def image_batches(
-    refs: Sequence[ImageRef], processor: Processor, batch_size: int, num_threads: int = NUM_THREADS
-) -> Iterator[ImageBatch]:
-    """Batches of `batch_size` refs in order; an unreadable one makes its batch smaller, and is in `errors`."""
-
-    def load(ref: ImageRef) -> torch.Tensor | str:
-        try:
-            return processor.image(open_image(ref))
-        except BadSample as error:
-            return error.message.removeprefix(f"{describe(ref)}: ")
-
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-    waiting: deque[Future[torch.Tensor | str]] = deque()
-    ahead = 2 * batch_size + num_threads  # one batch in the model, one ready
-    try:
-        submitted = 0
-        for start in range(0, len(refs), batch_size):
-            stop = min(start + batch_size, len(refs))
-            while submitted < min(len(refs), start + ahead):
-                waiting.append(pool.submit(load, refs[submitted]))
-                submitted += 1
-            yield _collect(start, [waiting.popleft().result() for _ in range(start, stop)])
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _collect(start: int, loaded: list[torch.Tensor | str]) -> ImageBatch:
-    images = {start + place: image for place, image in enumerate(loaded) if isinstance(image, torch.Tensor)}
-    errors = {start + place: reason for place, reason in enumerate(loaded) if isinstance(reason, str)}
-    stacked = torch.stack(list(images.values())) if images else torch.empty(0)
-    return ImageBatch(stacked, list(images), errors)

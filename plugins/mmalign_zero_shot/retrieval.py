@@ -26,7 +26,7 @@ from mmalign.data.order import spread
 from mmalign.errors import DataError, NonFiniteError
 from mmalign.evaluate.intervals import with_interval
 from mmalign_zero_shot.classifier import encode_images
-from mmalign_zero_shot.inputs import image_batches
+from mmalign_zero_shot.stream import image_batches
 
 _SCORES_AT_ONCE = 8 * 2**20  # 32 MiB of float32
 

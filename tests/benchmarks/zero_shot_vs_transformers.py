@@ -68,8 +68,8 @@ def make_images(folder: Path, count: int) -> list[str]:
 def ours(folder: Path) -> tuple[Callable[..., None], Callable[..., None]]:
     """(zero-shot, image side alone), each (paths, labels, batch size)."""
     from mmalign_zero_shot.classifier import Classifier, build_classifier, classify, encode_images
-    from mmalign_zero_shot.inputs import image_batches
     from mmalign_zero_shot.labels import build_labels
+    from mmalign_zero_shot.stream import image_batches
 
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.examples import ImageRef
