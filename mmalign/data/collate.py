@@ -91,6 +91,8 @@ def columns_of(kind: type) -> dict[str, tuple[str, str]]:
     for field in fields(kind):
         hint = hints[field.name]
         marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        if Keep in marks:
+            raise _no_kind(kind, f"marks `{field.name}` with the class Keep", "Write Keep(); for a text, Kept.")
         kept = [mark.column or field.name for mark in marks if isinstance(mark, Keep)]
         read_as = _read_as(get_args(hint)[0] if marks else hint)
         if read_as == "turns":

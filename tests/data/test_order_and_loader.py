@@ -244,8 +244,19 @@ def test_a_class_that_is_no_kind_of_example_says_what_it_lacks() -> None:
         key: Kept
         prompt: Turns
 
-    for kind, lacks in ((dict, "is no dataclass"), (Older, "no field `key: Kept`"), (Mute, "no method `answers`")):
-        with pytest.raises(PluginError, match=f"example kind .*{kind.__name__} .*{lacks}"):
+    @dataclass(frozen=True)
+    class Unmarked:
+        key: Kept
+        name: Annotated[str, Keep]
+
+    faults = {
+        dict: "is no dataclass",
+        Older: "no field `key: Kept`",
+        Mute: "no method `answers`",
+        Unmarked: "marks `name` with the class Keep",
+    }
+    for kind, fault in faults.items():
+        with pytest.raises(PluginError, match=f"example kind .*{kind.__name__} .*{fault}"):
             Encoder(TinyProcessor(), kind, 0)
 
 
