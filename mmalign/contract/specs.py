@@ -52,8 +52,8 @@ class Spec:
         return ""
 
     def facts(self) -> dict[str, Any]:
-        """All else that it says, by name, as JSON data; texts, numbers, truth values, and lists of texts, also by name,
-        are shown without further ado."""
+        """All else that it says, by name, as JSON data. `mmalign show` prints a value that is a text, a number, a truth
+        value, a list of texts, or a mapping from names to such lists."""
         return {}
 
 
