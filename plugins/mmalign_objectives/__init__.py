@@ -2,7 +2,7 @@
 
 from mmalign import ObjectiveSpec, Rates, Role, SideStream, hookimpl
 
-# Of objectives that sample.
+# Metrics of objectives that sample answers.
 _WATCHED = ("score", "kl", "length")
 _OF_UPDATES = frozenset({"clipped", "sampler_gap", "sampler_weight", "sampler_truncated"})
 
@@ -49,7 +49,7 @@ def register_objectives() -> list[ObjectiveSpec]:
         ),
         ObjectiveSpec(
             name="classify",
-            summary="Tell the class of a text, with the language model's loss beside it: GPT-1's fine-tuning",
+            summary="Classify texts, with the language model's loss as a second term: GPT-1's fine-tuning",
             target="mmalign_objectives.classify:Classification",
             roles=(Role(name="policy", needs=("hidden_states", "token_logps"), head="classes"),),
             examples={"main": ("text-label",)},
@@ -116,14 +116,14 @@ def register_objectives() -> list[ObjectiveSpec]:
         _online(
             "grpo",
             "grpo:GroupRelativePolicyOptimization",
-            "Sample answers, score them, learn from each beside its siblings: GRPO, Dr. GRPO, DAPO",
+            "Sample answers, score them, compare each with its siblings: GRPO, Dr. GRPO, DAPO",
             Rates(trained=1e-6, source="TRL's GRPO"),
             reference_only_with="beta",
         ),
         _online(
             "rloo",
             "rloo:ReinforceLeaveOneOut",
-            "Sample answers, score them, learn from each beside the mean of the others: REINFORCE leave-one-out",
+            "Sample answers, score them, compare each with the mean of the others: REINFORCE leave-one-out",
             Rates(trained=1e-6, source="TRL's RLOO"),
         ),
         _online(
@@ -136,7 +136,7 @@ def register_objectives() -> list[ObjectiveSpec]:
 
 
 def _online(name: str, target: str, summary: str, rates: Rates, reference_only_with: str = "") -> ObjectiveSpec:
-    """An objective that compares sampled answers to a prompt, beside a frozen reference."""
+    """The spec of an objective that compares sampled answers to a prompt and keeps a frozen reference."""
     needs = ("hidden_states", "token_logps")
     return ObjectiveSpec(
         name=name,
@@ -157,7 +157,7 @@ def _online(name: str, target: str, summary: str, rates: Rates, reference_only_w
 
 
 def _pairs(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
-    """A reference-free objective over pairs."""
+    """The spec of a reference-free objective over pairs."""
     return ObjectiveSpec(
         name=name,
         summary=summary,

@@ -6,9 +6,9 @@ L_lm = -1/T sum_i sum_t log p(x_i,t | x_i,<t)                                   
 
 x_i: text i with its end token; h_i: the hidden state of its last token, [H]; W: a linear head [C, H] over the C classes
 of the data set, which starts from random weights; T: predicted tokens of the global batch. One pass through the trunk
-serves both terms. The paper sums L_lm over a text where this is a mean over tokens, as its code has it.
+serves both terms. The paper sums L_lm over a text's tokens; here it is a mean over tokens, as in the authors' code.
 
-Use it where each text has one class. It saves what transformers' text-classification pipeline loads.
+Use it where each text has one class. Transformers' text-classification pipeline loads the saved model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Classification(Objective):
-    """A class for each text, and the text itself token by token."""
+    """Predicts the class of each text and, as a second term, its tokens."""
 
     class Config(ObjectiveConfig):
         language_weight: float = Field(

@@ -5,8 +5,8 @@ Sigmoid (SigLIP; Zhai 2023): L = -1/B sum_ij log sigmoid(s_ij (exp(t) <x_i, y_j>
 
 x_i, y_i: [D] unit embeddings of image i and text i; t, b: learned scalars; B: the global batch.
 Use InfoNCE for batches of a few hundred upwards and models that use it already; sigmoid where batches are small or the
-model came with a bias. Examples with the same caption, or of the same image, count as matches of each other
-(InfoNCE: the target is spread evenly over them), so duplicate captions are no false negatives.
+model has a learned bias. Examples with the same caption or the same image count as matches of each other (InfoNCE
+spreads the target evenly over them), so duplicate captions are no false negatives.
 """
 
 import math
@@ -72,11 +72,11 @@ class Contrastive(Objective):
         if not self.config.multi_positive:
             ids = torch.arange(len(ids), device=ids.device)[:, None]
         if self.config.loss == "infonce":
-            total, hits = info_nce(image, text, scale, ids, self.config.chunk)
+            summed, hits = info_nce(image, text, scale, ids, self.config.chunk)
         else:
-            total, hits = sigmoid_pairs(image, text, scale, outputs["bias"], ids, self.config.chunk)
+            summed, hits = sigmoid_pairs(image, text, scale, outputs["bias"], ids, self.config.chunk)
         metrics = {"accuracy": (hits, len(image)), "scale": (scale.detach().sum(), len(image))}
-        return {"contrastive": total}, metrics
+        return {"contrastive": summed}, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
         return {"contrastive": len(batch)}
@@ -87,7 +87,7 @@ class Contrastive(Objective):
 
     @staticmethod
     def _ids(batch: "Batch") -> "Tensor":
-        """Numbers that are equal for equal captions, and for captions of one image."""
+        """[B, 2] int64: a hash of the caption and a hash of the image; two examples match where either is equal."""
         import torch
 
         from mmalign.hashing import stable_hash

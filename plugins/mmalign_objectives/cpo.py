@@ -2,12 +2,12 @@ r"""Contrastive preference optimisation, without a reference: `mmalign train --o
 
 L = -1/N sum_i log sigmoid(beta [log pi(w|x) - log pi(l|x)])  -  alpha/T sum_i log pi(w|x)
 
-(Xu 2024, section 3: DPO's loss with a uniform reference, equation 3, and the likelihood of the chosen answers, which
-takes the place of a distance to the reference.) x: prompt; w, l: the chosen and the rejected answer; T: tokens of all
-chosen answers, as in the authors' code.
+(Xu 2024, section 3: DPO's loss with a uniform reference, equation 3, plus the likelihood of the chosen answers, which
+replaces the distance to the reference.) x: prompt; w, l: the chosen and the rejected answer; T: tokens of all chosen
+answers, as in the authors' code.
 
-Use it where w is good enough to be imitated, such as translations that were picked as the best of several. The two
-terms are logged apart.
+Use it where w is good enough to imitate, such as a translation picked as the best of several. The two terms are
+logged separately.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ContrastivePreferenceOptimization(Objective):
-    """Pairs of answers against a uniform reference, and the likelihood of the chosen ones."""
+    """Pairs of answers against a uniform reference, plus the likelihood of the chosen ones."""
 
     class Config(ObjectiveConfig):
         beta: float = Field(0.1, gt=0, description="scale of the reward, in rewards per nat")

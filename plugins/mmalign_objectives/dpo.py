@@ -1,14 +1,16 @@
 r"""Direct preference optimisation: `mmalign train --objective dpo`.
 
-L = -1/N sum_i log sigmoid(beta m_i),   m = [log pi(w|x) - log ref(w|x)] - [log pi(l|x) - log ref(l|x)]
+L = -1/N sum_x 1/|P_x| sum_{(w, l) in P_x} log sigmoid(beta m)
+m = [log pi(w|x) - log ref(w|x)] - [log pi(l|x) - log ref(l|x)]
 
-(Rafailov 2023, equation 7). x: prompt; w, l: the chosen and the rejected answer; ref: the frozen starting model; beta:
-how dear it is to move away from it, in 1/nats. Other losses of the margin m are in `mmalign/ops/preference.py`; IPO is
-a mean over tokens, as its authors' code is. The implicit reward of an answer is beta [log pi(y|x) - log ref(y|x)].
+(Rafailov 2023, equation 7; over all pairs of K ranked answers, as `reward`.) x: prompt; P_x: its untied pairs of a
+chosen answer w and a rejected answer l, one pair where K = 2; N: prompts that have a pair; ref: the frozen starting
+model; beta: cost of moving away from ref, in 1/nats. Each answer is read once. The implicit reward of an answer y is
+beta [log pi(y|x) - log ref(y|x)]. The other losses of the margin m are in `mmalign/ops/preference.py`; IPO takes means
+over tokens, as its authors' code does.
 
-Of K ranked answers all untied pairs are learnt, the mean within a prompt and then over prompts, as `reward` does; each
-answer is read once. Use it where answers were compared or rated. At the start m = 0: the loss is ln 2, the accuracy one
-half. accuracy_apart is the accuracy of pairs whose ranks are at least 1 apart.
+Use it where answers were compared or rated. At the start m = 0: the loss is ln 2, the accuracy one half.
+accuracy_apart is the accuracy of pairs whose ranks are at least 1 apart.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class DirectPreferenceOptimization(Objective):
-    """Answers behind one shared prompt, against a frozen reference."""
+    """Prefers the better of two or more answers to a prompt, against a frozen reference."""
 
     class Config(ObjectiveConfig):
         loss: Literal["sigmoid", "robust", "ipo", "hinge"] = Field("sigmoid", description="loss of a pair's margin")
@@ -38,7 +40,7 @@ class DirectPreferenceOptimization(Objective):
         label_smoothing: float = Field(
             0.0, ge=0, lt=0.5, description="probability that a label is wrong (sigmoid, robust)"
         )
-        tie: float = Field(0.0, ge=0, description="ranks that are no more than this apart are tied, and teach nothing")
+        tie: float = Field(0.0, ge=0, description="ranks no more than this apart are tied and teach nothing")
         length_normalised: bool = Field(False, description="means over tokens instead of sums; IPO always takes means")
 
     config: Config
@@ -48,7 +50,7 @@ class DirectPreferenceOptimization(Objective):
         return Comparison(reference=True, per_token=self._per_token, tie=self.config.tie)
 
     def frozen(self, models: "Models", batch: "Batch") -> "dict[str, Ragged]":
-        """reference: of each answer, what `forward` returns for the policy."""
+        """reference: the log-probability of each answer under the reference, as `forward` has the policy's."""
         from mmalign.contract.batch import Ragged
 
         sequences = batch["sequences"]
@@ -56,34 +58,43 @@ class DirectPreferenceOptimization(Objective):
         return {"reference": Ragged.of_lengths(logps, sequences.counts)}
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """policy: [N, K], log-probabilities of the answers, 0 where a prompt has fewer."""
+        """policy: [N, K] log-probabilities of the answers, 0 where a prompt has fewer."""
         sequences = batch["sequences"]
         return {"policy": sequences.by_prompt(self._logps(models.role("policy", CausalLM), sequences))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from mmalign.language.sequences import ranks_of
-        from mmalign.ops.preference import PAIR_LOSSES, ranked_pairs
+        from mmalign.ops.preference import ranked_pairs
 
-        config, function = self.config, PAIR_LOSSES[self.config.loss]
-        ratio = outputs["policy"] - batch["sequences"].by_prompt(batch["reference"].values)
-        ranks, present = ranks_of(batch, ratio)
-        found = ranked_pairs(
-            ratio,
-            ranks,
-            present,
-            lambda margin, gap: function(margin, config.beta, config.label_smoothing),
-            tie=config.tie,
+        policy_logps, reference_logps = outputs["policy"], batch["sequences"].by_prompt(batch["reference"].values)
+        log_ratios = policy_logps - reference_logps  # [N, K]
+        ranks, present = ranks_of(batch, log_ratios)
+        ranked = ranked_pairs(
+            log_ratios, ranks, present, lambda margins, gaps: self._pair_losses(margins), tie=self.config.tie
         )
-        rewards = config.beta * ratio.detach()
-        best, worst = (present & (ranks == end) for end in _ends(ranks, present))
+        rewards = self.config.beta * log_ratios.detach()
+        chosen, rejected = (present & (ranks == end) for end in _ends(ranks, present))
         metrics = {
-            "accuracy": (found.right.sum(), found.pairs.sum()),
-            "accuracy_apart": (found.right_apart.sum(), found.pairs_apart.sum()),
-            "margin": (config.beta * found.margins.sum(), found.pairs.sum()),
-            "chosen_reward": (rewards[best].sum(), best.sum()),
-            "rejected_reward": (rewards[worst].sum(), worst.sum()),
+            "accuracy": (ranked.right.sum(), ranked.pairs.sum()),
+            "accuracy_apart": (ranked.right_apart.sum(), ranked.pairs_apart.sum()),
+            "margin": (self.config.beta * ranked.margins.sum(), ranked.pairs.sum()),
+            "chosen_reward": (rewards[chosen].sum(), chosen.sum()),
+            "rejected_reward": (rewards[rejected].sum(), rejected.sum()),
         }
-        return {"preference": (found.losses * found.counted).sum()}, metrics
+        return {"preference": (ranked.losses * ranked.counted).sum()}, metrics
+
+    def _pair_losses(self, margins: "Tensor") -> "Tensor":
+        """-log sigmoid(beta m) of each margin m; with smoothing e, labels are wrong with probability e (Mitchell 2023).
+        `config.loss` may choose another loss."""
+        from torch.nn.functional import logsigmoid
+
+        from mmalign.ops.preference import PAIR_LOSSES
+
+        beta, e = self.config.beta, self.config.label_smoothing
+        if self.config.loss != "sigmoid":
+            return PAIR_LOSSES[self.config.loss](margins, beta, e)
+        z = beta * margins
+        return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
 
     def count(self, batch: "Batch") -> dict[str, float]:
         """Prompts with answers that differ in rank."""

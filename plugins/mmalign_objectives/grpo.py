@@ -1,22 +1,22 @@
 r"""Group relative policy optimisation: `mmalign train --objective grpo`.
 
-K answers y_i to each prompt are sampled and scored; an answer's advantage is its score beside its siblings':
+K answers y_i to each prompt are sampled and scored. An answer's advantage is its score relative to its siblings':
 
     A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4)                                  (Shao 2024, section 4.1.2)
     l_t = max(-A rho_t, -A clip(rho_t, 1 - e, 1 + e')) + beta k3_t,   rho_t = pi(y_t) / pi_old(y_t)
     k3  = ref/pi - 1 - log ref/pi
 
-How tokens are put together, and what else differs, by `variant`:
+`variant` chooses how the losses l_t of tokens are averaged:
     grpo     mean over the tokens of an answer, then over answers
-    dr-grpo  sum over all tokens over (answers x longest allowed answer); A is not divided by the deviation (Liu 2025)
-    dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its filters of length, and without sampling again)
-Both papers leave the distance to the reference out: set beta to 0 for what they did.
+    dr-grpo  sum over all tokens / (answers x longest allowed answer); A is not divided by the deviation (Liu 2025)
+    dapo     mean over all tokens; e' = 0.28 (Yu 2025, without its length filters and without resampling)
+The papers of dr-grpo and dapo have no distance to the reference: set beta to 0 to do as they did.
 
-Answers to a prompt that all score the same have A = 0: they are counted (`no_difference`), and neither learnt from, the
-distance to the reference included, nor in a denominator, that of dr-grpo included. The same holds for an answer for
-which every reward gave None, and siblings are compared without it. Where an engine drew that is not
-exact (`rollout.engine`), the max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`. Use it where answers
-can be scored and no critic is wanted.
+Where all answers to a prompt score the same, A = 0. They are counted (`no_difference`) but teach nothing: they add
+neither to the loss, its distance to the reference included, nor to a denominator, in any variant. The same holds for an
+answer for which every reward gave None; its siblings are compared without it. If an inexact engine (`rollout.engine`)
+drew the answers, the max is weighted by min(pi_old / pi_sampler, C), C = `sampler_clip`. Use it where answers can be
+scored and no critic is wanted.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -37,14 +37,19 @@ _DAPO_HIGH = 0.28
 
 
 class GroupRelativePolicyOptimization(OnlineObjective):
-    """Answers against their siblings, without a critic. `forward` is the base's: logps of the action tokens, [P]."""
+    """Compares answers with their siblings, without a critic. `forward` is the base's: logps of the action tokens,
+    [P]."""
 
     class Config(PolicyGradientConfig):
-        variant: Literal["grpo", "dr-grpo", "dapo"] = Field("grpo", description="how tokens and scores are normalised")
+        variant: Literal["grpo", "dr-grpo", "dapo"] = Field(
+            "grpo", description="how losses of tokens and scores are normalised"
+        )
         clip: float = Field(0.2, gt=0, description="e: how far a probability ratio may move from 1")
         clip_high: float = Field(0.0, ge=0, description="e', the bound above 1; 0: 0.28 for dapo, else as clip")
         beta: float = Field(
-            0.04, ge=0, description="weight of the distance to the reference, k3 a token; 0: there is no reference"
+            0.04,
+            ge=0,
+            description="weight of the distance to the reference, k3 of each token; 0: no reference is loaded",
         )
 
     config: Config
@@ -64,7 +69,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         advantage = group_relative(score, scale=self.config.variant != "dr-grpo", scored=has_score)
         differ = (score[:, :, None] != score[:, None, :]) & has_score[:, :, None] & has_score[:, None, :]
         learns = differ.flatten(1).any(1, keepdim=True) & has_score
-        # 2. What the reference says and, where more than one update follows, the policy as it is.
+        # 2. Log-probabilities of the reference and, where more than one update follows, of the policy before them.
         batch = batch.with_columns(advantage=advantage, learns=learns)
         if self.config.beta:
             reference = models.role("reference", CausalLM)
@@ -104,7 +109,7 @@ class GroupRelativePolicyOptimization(OnlineObjective):
         return {"policy": (losses * learns).sum()}, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        """Answers that learn, or their tokens, or as many tokens as they might have had."""
+        """Answers that learn (grpo), their tokens (dapo), or the most tokens that they could have (dr-grpo)."""
         learns = batch["learns"].flatten().cpu()
         if self.config.variant == "grpo":
             return {"policy": float(learns.sum())}

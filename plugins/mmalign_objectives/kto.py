@@ -1,4 +1,4 @@
-r"""Kahneman-Tversky optimisation, of single answers that are wanted or not: `mmalign train --objective kto`.
+r"""Kahneman-Tversky optimisation from single answers, wanted or unwanted: `mmalign train --objective kto`.
 
 r = log pi(y|x) - log ref(y|x)
 z0 = max(0, 1/M sum_j log pi(y_j'|x_j) - log ref(y_j'|x_j))
@@ -6,12 +6,12 @@ L = 1/N sum_i  lambda_D (1 - sigmoid(beta [r_i - z0]))   where y_i is wanted
                lambda_U (1 - sigmoid(beta [z0 - r_i]))   where it is not
 
 (Ethayarajh 2024, equation 7.) x: prompt; y: answer; ref: the frozen starting model; z0: how far the policy has moved
-from it, from M mismatched pairs, the answer to one prompt behind another. It has no gradient, and is the same for the
-whole batch on all processes. Answers change places in an order that hangs on their keys alone, so it matters neither
-how a batch is ordered nor how it is split into micro-batches; each process pairs its own share. An answer that is
-longer than its new prompt leaves room for is cut. A single example has no mismatched pair: z0 is then 0.
+from ref, estimated on M mismatched pairs, each an answer y' behind the prompt x of another example. z0 has no gradient
+and is the same for the whole batch on all processes. Mismatched pairs are formed in the order of hashed example keys,
+so neither the order of a batch nor its split into micro-batches changes them; each process pairs its own share. An
+answer too long for its new prompt is cut. A single example has no mismatched pair: z0 is then 0.
 
-Use it where answers were judged one by one. Where wanted ones are n_D and others n_U, the authors choose the weights so
+Use it where answers were judged one by one. With n_D wanted and n_U unwanted answers, the authors choose the weights so
 that lambda_D n_D / (lambda_U n_U) lies between 1 and 4/3 (equation 8).
 """
 
@@ -32,33 +32,34 @@ if TYPE_CHECKING:
 
 
 class KahnemanTverskyOptimization(Objective):
-    """Answers that are wanted or not, against a frozen reference and the batch's distance from it."""
+    """Wanted and unwanted answers, against a frozen reference and the policy's mean distance from it."""
 
     class Config(ObjectiveConfig):
         beta: float = Field(0.1, gt=0, description="weight of the distance to the reference, in 1/nats")
-        desirable_weight: float = Field(1.0, gt=0, description="lambda_D: weight of the answers that are wanted")
-        undesirable_weight: float = Field(1.0, gt=0, description="lambda_U: weight of those that are not")
+        desirable_weight: float = Field(1.0, gt=0, description="lambda_D: weight of wanted answers")
+        undesirable_weight: float = Field(1.0, gt=0, description="lambda_U: weight of unwanted answers")
 
     config: Config
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """Adds reference: [N], log-probabilities of the answers; and z0: [N], the same everywhere."""
+        """Adds reference: [N], the reference's log-probabilities of the answers; z0: [N], the same value in every
+        row."""
         import torch
 
         from mmalign.language.derive import sequence_logps
 
         policy, frozen = models.role("policy", CausalLM), models.role("reference", CausalLM)
-        reference = ctx.map(lambda part: sequence_logps(frozen, part["sequences"]), batch)
+        reference = ctx.map(lambda micro_batch: sequence_logps(frozen, micro_batch["sequences"]), batch)
         sums = torch.zeros(2, dtype=torch.float64)
         if len(batch) > 1:
             swapped = batch.with_columns(sequences=mismatched(batch, policy.processor.context_length))
             by_policy, by_reference = (
-                ctx.map(lambda part, role=role: sequence_logps(role, part["sequences"]), swapped)
+                ctx.map(lambda micro_batch, role=role: sequence_logps(role, micro_batch["sequences"]), swapped)
                 for role in (policy, frozen)
             )
             sums = torch.stack([(by_policy - by_reference).double().sum().cpu(), torch.tensor(float(len(batch)))])
-        total, number = ctx.sum_over_processes(sums).tolist()
-        z0 = max(0.0, total / max(1.0, number))
+        log_ratios, pairs = ctx.sum_over_processes(sums).tolist()
+        z0 = max(0.0, log_ratios / max(1.0, pairs))
         return batch.with_columns(reference=reference, z0=torch.full_like(reference, z0))
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
@@ -88,13 +89,13 @@ class KahnemanTverskyOptimization(Objective):
 
 
 def mismatched(batch: "Batch", context_length: int) -> "Sequences":
-    """Every prompt with the answer of another example, cut to the context: the next one, in an order by hashed keys."""
+    """Every prompt with the answer of another example: the next one in the order of hashed keys. Cut to the context."""
     from mmalign.hashing import stable_hash
     from mmalign.language.sequences import Sequences
 
     sequences, size = batch["sequences"], len(batch)
     order = sorted(range(size), key=lambda row: stable_hash(batch["key"][row]))
-    other = {row: order[(place + 1) % size] for place, row in enumerate(order)}
+    other = {row: order[(index + 1) % size] for index, row in enumerate(order)}
     prompts, answers = sequences.prompts.rows(), sequences.answers.rows()
     learn = sequences.learn.split(sequences.answers.lengths.tolist())
     room = [context_length - len(prompt) for prompt in prompts]

@@ -5,9 +5,9 @@ L = -1/T sum_i log pi(w|x)  -  lambda/N sum_i log sigmoid(log odds(w|x) - log od
 odds(y|x) = p / (1 - p), log p = 1/|y| log pi(y|x)                                       (equations 3 and 4)
 
 x: prompt; w, l: the chosen and the rejected answer; |y|: tokens of an answer; T: tokens of all chosen answers.
-Fine-tuning and preferences in one stage: start it from a pretrained model, where DPO starts from a fine-tuned one.
+It combines fine-tuning and preferences in one stage: start from a pretrained model, not from a fine-tuned one as DPO.
 
-The likelihood is the answer's, as in the paper; the authors' code and TRL learn the prompt's tokens too.
+The likelihood is of the answer alone, as in the paper; the authors' code and TRL learn the prompt's tokens too.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class OddsRatioPreferenceOptimization(Objective):
-    """The likelihood of the chosen answers, and their odds over the rejected ones'."""
+    """The likelihood of the chosen answers, plus their odds against the rejected ones."""
 
     class Config(ObjectiveConfig):
-        odds_weight: float = Field(0.1, ge=0, description="lambda: weight of the odds ratio beside the likelihood")
+        odds_weight: float = Field(0.1, ge=0, description="lambda: weight of the odds ratio relative to the likelihood")
 
     config: Config
 

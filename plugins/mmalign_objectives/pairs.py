@@ -1,7 +1,7 @@
-"""What objectives over pairs of answers share: log-probabilities, lengths and metrics.
+"""Log-probabilities, lengths and metrics that objectives over pairs of answers share.
 
-SimPO, ORPO and CPO are files of their own, not options of one: each has its formula and its own hyper-parameters, and
-what they have in common is here.
+SimPO, ORPO and CPO have a file each instead of being options of one objective, because each has its own formula and
+hyper-parameters. Their common part is here.
 """
 
 from typing import TYPE_CHECKING
@@ -23,12 +23,12 @@ def pair_logps(backbone: "CausalLM", batch: "Batch") -> "Tensor":
 
 
 def pair_tokens(batch: "Batch") -> "Tensor":
-    """[N, 2] int64 on the CPU: tokens that are labels of the chosen and the rejected answer, at least 1."""
+    """[N, 2] int64 on the CPU: how many tokens of the chosen and the rejected answer are labels, at least 1."""
     return batch["sequences"].num_labels().clamp(min=1).view(-1, 2)
 
 
 def pair_metrics(rewards: "Tensor") -> Metrics:
-    """rewards: [N, 2], the implicit rewards of the chosen and the rejected answer. Equal ones are half a win."""
+    """rewards: [N, 2], implicit rewards of the chosen and the rejected answer. Equal rewards count as half a win."""
     size, rewards = len(rewards), rewards.detach()
     margin = rewards[:, 0] - rewards[:, 1]
     won = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)

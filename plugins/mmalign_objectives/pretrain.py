@@ -3,7 +3,7 @@ r"""Maximum likelihood over raw text: `mmalign train --objective pretrain`.
 L = -1/T sum_i sum_t log p(x_i,t | x_i,<t)                                        (Radford 2018, equation 1)
 
 x_i: document i with its end token; T: predicted tokens of the global batch, all but the first of each document. Several
-documents share a row, and none sees another.
+documents share a row but never attend to each other.
 """
 
 from typing import TYPE_CHECKING

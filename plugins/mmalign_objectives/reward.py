@@ -5,12 +5,13 @@ Pairs of one prompt (Bradley-Terry; Ouyang 2022, equation 1), the mean over a pr
 Whole rankings (Plackett-Luce):
     L = -1/N sum_i 1/D_i sum_d [ r_d - log sum_{j not better than d} exp r_j ]
 
-r = <v, h>: v a linear head, h the hidden state of an answer's last token. The prompt is read once, its K
-answers behind it. Ties are left out (`ties: half` splits them); a prompt whose answers all tie is counted and teaches
-nothing. Only differences are learnt, so the mean score of the best answers is stored with the model and taken off.
+r = <v, h>: v a linear head, h the hidden state of an answer's last token. D: answers that are better than another one.
+The prompt is read once, its K answers behind it. Ties are left out (`ties: half` splits them); a prompt whose answers
+all tie teaches nothing and is counted. Only differences of scores are learnt, so the mean score of the best answers is
+stored with the model and subtracted.
 
-Metrics: accuracy is the share of untied pairs in the right order, accuracy_apart that of pairs whose ranks are at least
-1 apart (on places the same; where ranks are ratings, the clear cases).
+Metrics: accuracy is the share of untied pairs in the right order; accuracy_apart is the same over pairs whose ranks are
+at least 1 apart. The two are equal where ranks are 1, 2, 3; where ranks are ratings, the second counts clear cases.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class RewardModelling(Objective):
-    """A scalar for each answer, higher for what people ranked higher."""
+    """Gives each answer a scalar, higher for answers that people ranked higher."""
 
     class Config(ObjectiveConfig):
         loss: Literal["pairs", "plackett-luce"] = Field(
@@ -42,8 +43,10 @@ class RewardModelling(Objective):
         ties: Literal["drop", "half"] = Field(
             "drop", description="tied pairs: left out, or half a win for each (pairs)"
         )
-        tie: float = Field(0.0, ge=0, description="ranks that are no more than this apart are tied (pairs)")
-        margin: float = Field(0.0, ge=0, description="by how much one rank must be scored apart (pairs)")
+        tie: float = Field(0.0, ge=0, description="ranks no more than this apart are tied (pairs)")
+        margin: float = Field(
+            0.0, ge=0, description="difference of scores required for each rank of difference (pairs)"
+        )
 
     config: Config
 
@@ -63,7 +66,7 @@ class RewardModelling(Objective):
 
         scores, margin = outputs["scores"], self.config.margin
         ranks, present = ranks_of(batch, scores)
-        found = ranked_pairs(
+        ranked = ranked_pairs(
             scores,
             ranks,
             present,
@@ -71,12 +74,12 @@ class RewardModelling(Objective):
             tie=self.config.tie,
             split_ties=self.config.ties == "half",
         )
-        losses, counted = found.losses, found.counted
+        losses, counted = ranked.losses, ranked.counted
         if self.config.loss == "plackett-luce":
             losses, counted = plackett_luce(scores, ranks, present)
         metrics = {
-            "accuracy": (found.right.sum(), found.pairs.sum()),
-            "accuracy_apart": (found.right_apart.sum(), found.pairs_apart.sum()),
+            "accuracy": (ranked.right.sum(), ranked.pairs.sum()),
+            "accuracy_apart": (ranked.right_apart.sum(), ranked.pairs_apart.sum()),
             "score": (scores.detach().masked_fill(~present, 0).sum(), present.sum()),
             "all_tied": ((1 - counted).sum(), len(batch)),
         }
@@ -91,7 +94,7 @@ class RewardModelling(Objective):
         return {"ranking": float(num_ranked(batch, tie=self.config.tie, split_ties=self.config.ties == "half"))}
 
     def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
-        """With the mean score of the best-ranked answers, which the saved model takes off."""
+        """Stores the mean score of the best-ranked answers too; the saved model subtracts it."""
         mean = self.mean_of_best(models, batches)
         models.role("policy", SavesScorers).save_scorer(folder, models.head("policy"), mean)
 
@@ -99,17 +102,17 @@ class RewardModelling(Objective):
         """The mean score of the best-ranked answers."""
         from mmalign.language.sequences import ranks_of
 
-        total, number = 0.0, 0
+        summed, number = 0.0, 0
         for batch in batches:
             scores = batch["sequences"].by_prompt(self.score(models, batch))
             ranks, present = ranks_of(batch, scores)
             best = present & (ranks == ranks.masked_fill(~present, float("inf")).min(1, keepdim=True).values)
-            total += float(scores[best].double().sum())
+            summed += float(scores[best].double().sum())
             number += int(best.sum())
-        return total / max(1, number)
+        return summed / max(1, number)
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
-        """[M]: of every answer, before the mean is taken off."""
+        """[M]: the score of every answer, before the mean is subtracted."""
         from mmalign.language.derive import last_token_scores
 
         hidden = models.role("policy", CausalLM).hidden_states(batch["sequences"])

@@ -1,17 +1,17 @@
 r"""REINFORCE leave-one-out: `mmalign train --objective rloo`.
 
-K answers y_i to each prompt x are sampled and scored, less what they cost in distance from the reference; the baseline
-of an answer is the mean of the others (Ahmadian 2024, equation 8):
+K answers y_i to each prompt x are sampled and scored; the score is reduced by the distance from the reference. The
+baseline of an answer is the mean of the others (Ahmadian 2024, equation 8):
 
     R_i = r(x, y_i) - beta [log pi_old(y_i|x) - log ref(y_i|x)]
     A_i = R_i - 1/(K-1) sum_{j != i} R_j
     L   = 1/M sum_i max(-A_i rho_i, -A_i clip(rho_i, 1 - e, 1 + e)),   rho_i = pi(y_i|x) / pi_old(y_i|x)
 
-A whole answer is one action, so no critic and no credit to single tokens. In the first update of a batch rho = 1, and
-the gradient is REINFORCE's, -A_i grad log pi(y_i|x); the clip only matters where a batch is learnt from again. M:
-answers. `whiten` divides A by its standard deviation over the global batch. Where an engine drew that is not exact
-(`rollout.engine`), an answer's loss is weighted by min(pi_old(y_i|x) / pi_sampler(y_i|x), C), C = `sampler_clip`.
-An answer for which every reward gave None has A = 0, and is in no baseline.
+M: answers. A whole answer is one action: there is no critic, and single tokens get no credit. In the first update of a
+batch rho = 1, and the gradient is REINFORCE's, -A_i grad log pi(y_i|x); the clip matters only in later updates.
+`whiten` divides A by its standard deviation over the global batch. If an inexact engine (`rollout.engine`) drew the
+answers, an answer's loss is weighted by min(pi_old(y_i|x) / pi_sampler(y_i|x), C), C = `sampler_clip`. An answer for
+which every reward gave None has A = 0 and is in no baseline.
 """
 
 from typing import TYPE_CHECKING
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 
 class ReinforceLeaveOneOut(OnlineObjective):
-    """Whole answers against the mean of their siblings. `forward` is the base's: logps of the action tokens, [P]."""
+    """Compares whole answers with the mean of their siblings. `forward` is the base's: logps of the action tokens,
+    [P]."""
 
     class Config(PolicyGradientConfig):
         clip: float = Field(0.2, gt=0, description="e: how far the ratio of an answer's probabilities may move from 1")
-        beta: float = Field(0.05, ge=0, description="what a nat of distance from the reference costs, in score")
+        beta: float = Field(0.05, ge=0, description="cost of a nat of distance from the reference, in score")
         whiten: bool = Field(False, description="divide advantages by their standard deviation over the global batch")
 
     config: Config
@@ -46,7 +47,7 @@ class ReinforceLeaveOneOut(OnlineObjective):
         from mmalign.rl.rollout_batch import action_logps, answer_offsets, scored
 
         score, offsets = batch["score"], answer_offsets(batch["sequences"])
-        # 1. Take off what the distance costs.
+        # 1. Subtract the cost of the distance.
         old, reference = (
             action_logps(models.role(name, CausalLM), batch, ctx, self.sampling.temperature)
             for name in ("policy", "reference")

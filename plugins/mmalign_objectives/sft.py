@@ -2,10 +2,11 @@ r"""Supervised fine-tuning on answers to prompts: `mmalign train --objective sft
 
 L = -1/T sum_i sum_{t in labels} log p(y_i,t | x_i, y_i,<t)                       (Ouyang 2022, section 3.5)
 
-x_i: prompt; y_i: its answer with the end token; T: labels of the global batch. `loss_on` chooses the labels: the whole
-answer, or the assistant's turns of it (for plain text the same), or prompt and answer alike.
+x_i: prompt; y_i: its answer with the end token; T: labels of the global batch. `loss_on` chooses the labels: the
+assistant's turns of the answer (for plain text, all of it), the whole answer, or the prompt too.
 
-Noise on the embeddings (NEFTune, Jain 2023), as dropout, is the backbone's: `--set backbone.neftune_alpha=5`.
+Noise on the embeddings (NEFTune, Jain 2023) is an option of the backbone, as is dropout:
+`--set backbone.neftune_alpha=5`.
 """
 
 from typing import TYPE_CHECKING, Literal

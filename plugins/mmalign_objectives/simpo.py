@@ -3,9 +3,9 @@ r"""Simple preference optimisation, without a reference: `mmalign train --object
 L = -1/N sum_i log sigmoid(beta/|w| log pi(w|x) - beta/|l| log pi(l|x) - gamma)         (Meng 2024, equation 6)
 
 x: prompt; w, l: the chosen and the rejected answer; |y|: tokens of an answer. The reward of an answer is beta times the
-mean log-probability of its tokens, which is what generation ranks answers by, and the chosen one is asked to be gamma
-better. No frozen model is held: a step costs about half of DPO's passes, and nothing but the learning rate holds the
-policy near its start. The authors take rates of 3e-7 to 1e-6.
+mean log-probability of its tokens, by which generation ranks answers too; the chosen answer's should be gamma higher.
+No frozen model is held, so a step costs about half of DPO's passes, but only the learning rate keeps the policy near
+its start. The authors use rates of 3e-7 to 1e-6.
 
 Use it where answers were compared in pairs and length should not decide.
 """
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class SimplePreferenceOptimization(Objective):
-    """Pairs of answers by their mean log-probabilities, with a target margin."""
+    """Compares the mean log-probabilities of two answers, with a target margin."""
 
     class Config(ObjectiveConfig):
         beta: float = Field(2.0, gt=0, description="scale of the reward, in rewards per nat of a token's mean")
-        gamma: float = Field(1.0, ge=0, description="by how much the chosen answer's reward should be higher")
+        gamma: float = Field(1.0, ge=0, description="margin by which the chosen answer's reward should be higher")
 
     config: Config
 
