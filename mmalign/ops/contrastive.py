@@ -13,7 +13,7 @@ _CHUNK_ELEMENTS = 1 << 21  # 8 MB of fp32 a slice: large enough for the matrix p
 
 
 def positives(ids: Tensor, rows: slice) -> Tensor:
-    """[c, B] bool: which texts belong to which images. Two examples match where any column of `ids` [B, K] is equal."""
+    """[c, B] bool: which texts match which images. Two examples match where any column of `ids` [B, K] is equal."""
     match = ids[rows, None, 0] == ids[None, :, 0]
     for column in range(1, ids.shape[1]):
         match = match | (ids[rows, None, column] == ids[None, :, column])
@@ -26,8 +26,9 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int = 0) -
         z_ij = scale_i * <x_i, y_j>,  P(i) = {j : j matches i}
         sum_i 1/2 [lse_j z_ij - mean_{P(i)} z_ij] + sum_j 1/2 [lse_i z_ij - mean_{P(j)} z_ij]
 
-    x, y: [B, D] unit vectors; scale: [B], the learned scale expanded; ids: [B, K] int64, see `positives`; chunk: rows a
-    slice, 0 chooses. Returns (sum, hits): hits is how many images rank one of their own texts first (no gradient).
+    x, y: [B, D] unit vectors; scale: [B], the learned scale expanded; ids: [B, K] int64, see `positives`; chunk: rows
+    of a slice, 0: `default_chunk`. Returns (sum, hits); hits: how many images rank one of their own texts first,
+    without gradient.
     """
     return _InfoNCE.apply(x, y, scale, ids, chunk or default_chunk(len(x)))
 
@@ -45,7 +46,7 @@ def sigmoid_pairs(
 
 
 def default_chunk(num_columns: int) -> int:
-    """Rows a slice: a slice holds about two million scores."""
+    """Rows of a slice such that it holds about two million scores."""
     return max(16, _CHUNK_ELEMENTS // max(1, num_columns))
 
 
@@ -65,7 +66,7 @@ class _InfoNCE(torch.autograd.Function):
         row_lse = x_.new_empty(len(x))
         column_lse = x_.new_full((len(y),), -torch.inf)
         num_positive = x_.new_empty(len(x))
-        total, hits = x_.new_zeros(()), x_.new_zeros(())
+        summed, hits = x_.new_zeros(()), x_.new_zeros(())
         matched = x_.new_zeros(len(y))  # sum over rows of z_ij where i matches j
         for rows in _slices(len(x), chunk):
             z = (x_[rows] @ y_.T).mul_(scale_[rows, None])
@@ -75,14 +76,14 @@ class _InfoNCE(torch.autograd.Function):
             num_positive[rows] = match.sum(1).to(dtype)
             hits += match.gather(1, z.argmax(1, keepdim=True)).sum()
             z.masked_fill_(~match, 0.0)
-            total -= (z.sum(1) / num_positive[rows]).sum()
+            summed -= (z.sum(1) / num_positive[rows]).sum()
             matched += z.sum(0)
-        # `positives` is symmetric, so a text has as many images as its image has texts.
-        total += row_lse.sum() + column_lse.sum() - (matched / num_positive).sum()
+        # `positives` is symmetric, so text j has as many matching images as image j has matching texts.
+        summed += row_lse.sum() + column_lse.sum() - (matched / num_positive).sum()
         ctx.save_for_backward(x, y, scale, ids, row_lse, column_lse, num_positive)
         ctx.chunk = chunk
         ctx.mark_non_differentiable(hits)
-        return total / 2, hits
+        return summed / 2, hits
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
@@ -113,17 +114,17 @@ class _SigmoidPairs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = _accumulation_dtype(x)
         x_, y_, scale_, bias_ = (tensor.detach().to(dtype) for tensor in (x, y, scale, bias))
-        total, hits = x_.new_zeros(()), x_.new_zeros(())
+        summed, hits = x_.new_zeros(()), x_.new_zeros(())
         for rows in _slices(len(x), chunk):
             z = (x_[rows] @ y_.T).mul_(scale_[rows, None]).add_(bias_[rows, None])
             match = positives(ids, rows)
             hits += match.gather(1, z.argmax(1, keepdim=True)).sum()
             z = torch.where(match, z, -z)
-            total -= torch.nn.functional.logsigmoid(z).sum()
+            summed -= torch.nn.functional.logsigmoid(z).sum()
         ctx.save_for_backward(x, y, scale, bias, ids)
         ctx.chunk, ctx.dtype = chunk, dtype
         ctx.mark_non_differentiable(hits)
-        return total, hits
+        return summed, hits
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:

@@ -1,11 +1,11 @@
-r"""Log-probabilities of tokens, straight from hidden states: the [P, V] logits are never held.
+r"""Log-probabilities of tokens, computed from hidden states without ever holding the [P, V] logits.
 
-    found = token_logps(hidden, Head(weight), labels)    # hidden [P, H], weight [V, H], labels [P]
-    sequence = sum_rows(found.logps, offsets)            # [M]
+    tokens = token_logps(hidden, Head(weight), labels)    # hidden [P, H], weight [V, H], labels [P]
+    sequence = sum_rows(tokens.logps, offsets)            # [M]
 
 Shapes: P positions that carry a label, H hidden width, V vocabulary, c rows of a chunk, M sequences. Memory is
-O(c * V), plus the gradient of the weight, plus at most 512 MB of probabilities kept for the backward, which makes the
-others again. Sums are in fp32, or in float64 where the input is.
+O(c * V), plus the gradient of the weight, plus at most 512 MB of probabilities kept for the backward; the backward
+recomputes the rest. Sums are in fp32, or in float64 where the input is.
 """
 
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ _KEPT_BYTES = 1 << 29
 
 
 class TokenLogps(NamedTuple):
-    """logps: [P] of the labels. entropy: [P] in nats of the whole distribution, where asked for. hits: [P] bool, the
-    label is the most probable token; no gradient."""
+    """logps: [P] of the labels. entropy: [P] of the whole distribution, in nats, where requested. hits: [P] bool,
+    whether the label is the most probable token; without gradient."""
 
     logps: Tensor
     entropy: Tensor | None
@@ -27,7 +27,7 @@ class TokenLogps(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Logits are softcap * tanh(scale * (h W^T + b) / softcap); softcap 0 is none. weight: [V, H]; bias: [V]."""
+    """Logits are softcap * tanh(scale * (h W^T + b) / softcap); softcap 0: no cap. weight: [V, H]; bias: [V]."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -45,11 +45,12 @@ def token_logps(
     uniform: bool = False,
     chunk: int = 0,
 ) -> TokenLogps:
-    """log softmax(logits / temperature)[label] for each position, and its gradient.
+    """log softmax(logits / temperature)[label] of each position, and its gradient.
 
-    hidden: [P, H]; labels: [P] int64. uniform: a hint that the loss weighs all positions alike, as a mean over tokens
-    does; the gradients are then made in the forward, without visiting the vocabulary again (6 instead of 8 P H V
-    operations), and made anew where the hint was wrong. chunk: positions at once, 0 chooses.
+    hidden: [P, H]; labels: [P] int64; chunk: positions computed at once, 0: chosen. uniform: a hint that the loss
+    weighs all positions alike, as a mean over tokens does. The forward then computes the gradients, without a second
+    pass over the vocabulary (6 instead of 8 P H V operations); if the hint proves wrong, the backward computes them
+    again.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -66,7 +67,7 @@ def token_logps(
 
 
 def sum_rows(values: Tensor, offsets: Tensor) -> Tensor:
-    """values: [P]; offsets: [M + 1] of its rows -> [M] sums, 0 for an empty row."""
+    """values: [P]; offsets: [M + 1], where each row of values begins -> [M] sums, 0 for an empty row."""
     rows = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff()).to(values.device)
     return values.new_zeros(len(offsets) - 1).index_add(0, rows, values)
 
@@ -93,7 +94,7 @@ class _TokenLogps(torch.autograd.Function):
         narrow = weight.to(hidden.dtype)
         grads = _Gradients(hidden, weight, narrow, bias, scale, ctx.needs_input_grad) if uniform else None
         logits = _Logits(narrow, bias, scale, softcap, dtype)
-        # e^z of the first rows, over the highest, and 0 at the label: p = kept / totals elsewhere.
+        # e^(z - highest) of the first rows, with 0 at the label; elsewhere p = kept / totals.
         kept, totals = hidden.new_empty(num_kept, len(weight)), torch.empty_like(logps)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
@@ -125,7 +126,7 @@ class _TokenLogps(torch.autograd.Function):
         grad, grad_spread = grad_outputs[0], grad_outputs[1]
         hidden, weight, bias, labels, logps, lse, spread = ctx.saved_tensors
         none = (None,) * 7
-        ready, ctx.ready = ctx.ready, None  # scaled in place, so good for one use
+        ready, ctx.ready = ctx.ready, None  # scaled in place, so usable once
         (kept, totals), ctx.kept = ctx.kept, (hidden[:0], lse[:0])
         if ready is not None and len(grad) and bool((grad == grad[0]).all()):  # syncs with a GPU
             return *ready.finish(grad[0]), *none
@@ -144,7 +145,7 @@ class _TokenLogps(torch.autograd.Function):
             logp, label, factor = z.sub_(lse[rows, None]), labels[rows, None], grad[rows]
             peak = -logps[rows].expm1()  # 1 - p of the label
             if len(spread):
-                # dH/d logits = -p (log p + H), beside g (onehot - p) of the label
+                # dH/d logits = -p (log p + H), added to the label's g (onehot - p)
                 weights = grad[rows, None] + grad_spread[rows, None] * (logp + spread[rows, None])
                 peak = grad[rows] * peak - grad_spread[rows] * logps[rows].exp() * (logps[rows] + spread[rows])
                 q, factor = logp.exp_().mul_(weights), torch.ones_like(peak)
@@ -155,7 +156,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 class _Gradients:
-    """Sums of the gradients of hidden [P, H], weight [V, H] and bias [V], those that are needed.
+    """Accumulates the gradients of hidden [P, H], weight [V, H] and bias [V], of those that are needed.
 
     narrow: the weight in the precision of `hidden`. scale: of the logits.
     """
@@ -187,9 +188,10 @@ class _Gradients:
     ) -> None:
         """The gradient with respect to the logits is factor * (peak * onehot(label) - q), before cap and scale.
 
-        q: [c, V], 0 at the label, overwritten where there is a cap; slope: [c, V] of the cap, or None; hidden: [c, H];
-        label: [c, 1]; factor, peak: [c]. The label's part is added by index, and `factor` to the narrow side: [c, V] is
-        visited least. What is left of the label, 1 - p, is not the difference of two rounded numbers.
+        q: [c, V], 0 at the label, overwritten where there is a cap; slope: [c, V], the cap's derivative, or None;
+        hidden: [c, H]; label: [c, 1]; factor, peak: [c]. To visit [c, V] least often, the label's term is added by
+        index and `factor` multiplies the narrow side. 1 - p of the label is passed in as `peak`, not computed as a
+        difference of two rounded numbers.
         """
         if slope is not None:
             q *= slope
@@ -199,8 +201,8 @@ class _Gradients:
             self._bias.index_add_(0, label[:, 0], peak * factor).sub_(factor.to(q.dtype) @ q)
         q, times = q.to(hidden.dtype), (peak[:, None], factor[:, None])
         if self._hidden is not None:
-            found = torch.addcmul(-(q @ self._narrow), self._narrow[label[:, 0]], times[0].to(q.dtype))
-            self._hidden[rows] = found * times[1].to(q.dtype)
+            grad = torch.addcmul(-(q @ self._narrow), self._narrow[label[:, 0]], times[0].to(q.dtype))
+            self._hidden[rows] = grad * times[1].to(q.dtype)
         if self._weight is not None:
             weighted = hidden * times[1].to(hidden.dtype)
             self._weight.index_add_(0, label[:, 0], (weighted * times[0]).to(self._weight.dtype))
@@ -210,17 +212,17 @@ class _Gradients:
                 self._weight -= _wide(q.T, weighted, self._weight.dtype)
 
     def finish(self, factor: Tensor | None) -> tuple[Tensor | None, ...]:
-        """In the precision of what they are gradients of, times `factor`."""
+        """The gradients times `factor`, each in the precision of its tensor."""
         sums = (self._hidden, self._weight, self._bias)
-        for total in sums:
-            if total is not None and factor is not None:
-                total.mul_(factor)
+        for gradient in sums:
+            if gradient is not None and factor is not None:
+                gradient.mul_(factor)
         return tuple(None if t is None else t.to(dtype) for t, dtype in zip(sums, self._dtypes, strict=True))
 
 
 class _Logits:
-    """[c, V] in `dtype`: in the memory that is given, else in some that the next call takes again. On a CPU, new pages
-    cost a fifth of the product."""
+    """Computes [c, V] logits in `dtype`, in the memory given or in a buffer that the next call reuses. On a CPU,
+    allocating new pages costs a fifth of the product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale: float, softcap: float, dtype: torch.dtype) -> None:
         self._weight, self._bias, self._scale, self._softcap, self._dtype = weight, bias, scale, softcap, dtype
@@ -243,13 +245,13 @@ class _Logits:
 
 
 def _wide(a: Tensor, b: Tensor, dtype: torch.dtype, memory: Tensor | None = None) -> Tensor:
-    """a @ b in `dtype`: half-precision factors are summed in fp32, and the result is not rounded back. memory: where
-    it may be written."""
+    """a @ b in `dtype`: half-precision factors are summed in fp32, and the result is not rounded back. memory: an
+    output buffer."""
     if a.dtype != dtype and a.is_cuda:
         return torch.mm(a, b, out_dtype=dtype)
     return torch.mm(a.to(dtype), b.to(dtype), out=memory)
 
 
 def _slope(z: Tensor, softcap: float) -> Tensor | None:
-    """d softcap tanh(x / softcap) / dx, of the capped logits z; None without a cap."""
+    """The derivative of softcap tanh(x / softcap), from the capped logits z; None without a cap."""
     return 1 - (z / softcap).square_() if softcap else None

@@ -1,11 +1,11 @@
-r"""Losses of preferences, by name. All take and return [N] tensors, an element a pair (`kto`: an answer); divide by N.
+r"""Losses of preferences, by name. All take and return [N] tensors, one element a pair (`kto`: an answer); divide by N.
 
-Let w, l be the chosen and the rejected answer, log pi(y) the sum of its tokens' log-probabilities (their mean, where
-an objective normalises by length), and
+Let w, l be the chosen and the rejected answer, log pi(y) the sum of its tokens' log-probabilities (their mean, where an
+objective normalises by length), and
 
     m = (log pi(w) - log ref(w)) - (log pi(l) - log ref(l)),
 
-the difference of implicit rewards over beta. Reference-free losses take ref = 0.
+the difference of implicit rewards divided by beta. Reference-free losses take log ref = 0.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 
 def sigmoid(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """-(1-e) log sigmoid(beta m) - e log sigmoid(-beta m): DPO (Rafailov 2023, equation 7), e = 0; conservative DPO
-    (Mitchell 2023) takes labels to be wrong with probability e."""
+    """-(1-e) log sigmoid(beta m) - e log sigmoid(-beta m): DPO for e = 0 (Rafailov 2023, equation 7); for e > 0
+    conservative DPO, where a label is wrong with probability e (Mitchell 2023)."""
     z = beta * margin
     return -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
 
 
 def robust(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """[-(1-e) log sigmoid(beta m) + e log sigmoid(-beta m)] / (1 - 2e): unbiased under labels that are flipped with
+    """[-(1-e) log sigmoid(beta m) + e log sigmoid(-beta m)] / (1 - 2e): unbiased where labels are flipped with
     probability e (Chowdhury 2024, equation 12)."""
     z = beta * margin
     smoothed = -(1 - label_smoothing) * F.logsigmoid(z) + label_smoothing * F.logsigmoid(-z)
@@ -32,7 +32,7 @@ def robust(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
 
 
 def ipo(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """(m - 1/(2 beta))^2 (Azar 2023, equation 17). Labels are taken as they are."""
+    """(m - 1/(2 beta))^2 (Azar 2023, equation 17). Ignores label_smoothing."""
     return (margin - 1 / (2 * beta)).square()
 
 
@@ -50,7 +50,8 @@ PAIR_LOSSES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 def simpo(margin: Tensor, beta: float, gamma: float) -> Tensor:
-    """-log sigmoid(beta m - gamma), m a difference of mean log-probabilities, ref = 0 (Meng 2024, equation 6)."""
+    """-log sigmoid(beta m - gamma), m a difference of mean log-probabilities with log ref = 0 (Meng 2024, equation
+    6)."""
     return -F.logsigmoid(beta * margin - gamma)
 
 
@@ -86,14 +87,16 @@ def kto(
 
 
 # Answers that were ranked ---------------------------------------------------------------------------------------------
-# N prompts with up to K answers. scores: [N, K]; ranks: [N, K], the lowest the best, equal ranks are ties; present:
-# [N, K] bool, the answers that exist. A prompt whose answers all tie teaches nothing: its loss is 0 and it counts 0.
+# N prompts with up to K answers. scores: [N, K]; ranks: [N, K], the lowest is the best, equal ranks are ties;
+# present: [N, K] bool, the answers that exist. A prompt whose answers all tie teaches nothing: its loss is 0 and its
+# count is 0.
 
 
 class RankedPairs(NamedTuple):
-    """[N] each. losses: the mean over a prompt's pairs; counted: 1 where it has any; margins: the sum of score
-    differences over untied pairs; right: of those `pairs`, how many have the better answer scored higher, an equal
-    score half; right_apart, pairs_apart: the same where ranks are at least `apart` from each other."""
+    """Per prompt, [N] each. losses: the mean over its untied pairs; counted: 1 where it has any; margins: the sum of
+    score differences over these pairs; pairs: their number; right: how many have the better answer scored higher, an
+    equal score counting half; right_apart, pairs_apart: the same for pairs whose ranks are at least `apart` from each
+    other."""
 
     losses: Tensor
     counted: Tensor
@@ -121,8 +124,8 @@ def ranked_pairs(
 ) -> RankedPairs:
     """The mean over a prompt's pairs (w, l) of loss(r_w - r_l, rank_l - rank_w) (Ouyang 2022, equation 1).
 
-    All pairs of a prompt are one element, so that a prompt with many answers weighs no more than one with few. Ties, of
-    ranks no more than `tie` apart, are left out or, with `split_ties`, half a win for each side.
+    A prompt with many answers weighs no more than one with few, because its pairs are averaged first. Pairs whose ranks
+    are no more than `tie` apart are left out or, with `split_ties`, count as half a win for each side.
     """
     difference = scores[:, :, None] - scores[:, None, :]
     gap = ranks[:, None, :] - ranks[:, :, None]  # positive where row i is better than column j
@@ -133,7 +136,7 @@ def ranked_pairs(
     if split_ties:
         upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
         tied = both & (gap.abs() <= tie) & upper
-        # half of either order
+        # half of each order
         even = (loss(difference, gap) + loss(-difference, gap)) / 2
         losses = losses + even.masked_fill(~tied, 0.0)
         weight = weight + tied.to(scores.dtype)
@@ -153,12 +156,13 @@ def ranked_pairs(
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """-log of the probability that answers are drawn best first, over the number of draws (Plackett 1975, Luce 1959).
+    """-log of the probability that answers are drawn best first, divided by the number of draws (Plackett 1975, Luce
+    1959).
 
         -1/D sum_d [ r_d - log sum_{j not better than d} exp r_j ]
 
-    The draws d are the answers that are better than another one; tied answers stand in each other's denominators
-    (Breslow 1974). With two answers it is `ranked_pairs`. Returns (loss [N], counted [N] in {0, 1}).
+    The draws d are the answers that are better than another one; tied answers are in each other's denominators (Breslow
+    1974). With two answers it equals `ranked_pairs`. Returns (loss [N], counted [N] in {0, 1}).
     """
     worse_or_equal = present[:, None, :] & (ranks[:, None, :] >= ranks[:, :, None])  # j for draw d = row
     denominators = scores[:, None, :].masked_fill(~worse_or_equal, -torch.inf)
