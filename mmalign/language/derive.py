@@ -1,4 +1,4 @@
-"""What the core computes from capabilities, for every backbone that has them."""
+"""Quantities that objectives compute from a language model's hidden states: log-probabilities, values and scores."""
 
 from typing import TYPE_CHECKING
 
@@ -21,28 +21,28 @@ def sequence_logps(backbone: "CausalLM", sequences: "Sequences") -> "Tensor":
 def label_sums(backbone: "CausalLM", sequences: "Sequences") -> "dict[str, Tensor]":
     """logps, hits: [M], sums over the labels of each answer, for a loss that weighs all labels alike.
 
-    hits: labels that are the most probable token.
+    hits: how many labels are the most probable token.
     """
     return hidden_label_sums(backbone, backbone.hidden_states(sequences))
 
 
 def hidden_label_sums(backbone: "CausalLM", hidden: "Hidden") -> "dict[str, Tensor]":
-    """`label_sums` of a pass that was made already."""
-    found = backbone.token_logps(hidden, uniform=True)
+    """`label_sums`, from hidden states that were computed already."""
+    tokens = backbone.token_logps(hidden, uniform=True)
     offsets = hidden.layout.offsets
-    return {"logps": sum_rows(found.logps, offsets), "hits": sum_rows(found.hits.to(found.logps.dtype), offsets)}
+    return {"logps": sum_rows(tokens.logps, offsets), "hits": sum_rows(tokens.hits.to(tokens.logps.dtype), offsets)}
 
 
 def token_values(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
-    """[P]: a head [H] -> 1 on the state that predicts each label, in the head's own precision also under autocast.
+    """[P]: a head [H] -> 1 on the state that predicts each label, in the order of `token_logps`, from any trunk.
 
-    In the order of `token_logps`, whichever trunk the states are from.
+    Computed in the head's own precision, under autocast too.
     """
     return _on_states(head, states_at(hidden.states, hidden.layout.predict))[:, 0]
 
 
 def last_token_scores(head: "nn.Linear", hidden: "Hidden") -> "Tensor":
-    """[M, rows]: a linear head on the last token of each answer, in the head's own precision also under autocast."""
+    """[M, rows]: a linear head on the last token of each answer, in the head's own precision, under autocast too."""
     return _on_states(head, states_at(hidden.states, hidden.layout.last))
 
 

@@ -1,12 +1,12 @@
-"""How sequences lie in the rows that a trunk reads: packed behind shared prompts, or one answer a row.
+"""How sequences are laid out in the rows of a trunk: packed behind shared prompts, or one answer a row.
 
     layout = packed(sequences, capacity=512)         # needs a trunk that takes a 4-D mask and positions
-    layout = bucketed(sequences)                     # any causal trunk: right-padded rows of like length
-    layout = bucketed(sequences, padded=False)       # rows of equal length share a call
+    layout = bucketed(sequences)                     # any causal trunk: right-padded rows of similar length
+    layout = bucketed(sequences, padded=False)       # only rows of equal length share a call
     states = run each layout.grids ..., flattened and joined
-    states_at(states, layout.predict)                # [P, H]: what predicts layout.labels
+    states_at(states, layout.predict)                # [P, H]: the states that predict layout.labels
 
-R rows of T tokens a grid; P labels; M answers. "Flat" counts positions through all grids, row after row.
+A grid has R rows of T tokens; P labels; M answers. "Flat" positions are counted through all grids, row after row.
 """
 
 import math
@@ -26,10 +26,10 @@ _BUDGET = 16_384
 
 @dataclass(frozen=True)
 class Grid:
-    """One call of the trunk. ids, positions: [R, T] int64. real: [R, T] bool, no padding. unit, part: [R, T] int64 of a
-    packed grid, else None: which prompt a token belongs to (-1: padding), and whether to the prompt itself (0) or to
-    which of its answers (1, 2, ...). full: one example a row and no padding, so a trunk needs neither mask nor
-    positions."""
+    """The input of one call of the trunk. ids, positions: [R, T] int64. real: [R, T] bool, False at padding. unit,
+    part: [R, T] int64 in a packed grid, else None. unit: the prompt that a token belongs to (-1: padding); part: 0 for
+    the prompt's own tokens, k for those of its k-th answer. full: one example a row and no padding, so the trunk needs
+    neither mask nor positions."""
 
     ids: Tensor
     positions: Tensor
@@ -39,8 +39,8 @@ class Grid:
     full: bool = False
 
     def lengths(self) -> Tensor:
-        """[R, T] int64: how many tokens the example of each has; a packed one is a prompt with all its answers. At
-        least 1, also at padding."""
+        """[R, T] int64: the number of tokens of the example that each token belongs to; in a packed grid an example is
+        a prompt with all its answers. At least 1, at padding too."""
         if self.unit is None:
             return self.real.sum(1, keepdim=True).clamp(min=1).expand_as(self.ids)
         owner = self.unit.clamp(min=0)
@@ -50,9 +50,9 @@ class Grid:
         return counts.index_add(0, owner.flatten(), self.real.flatten().long())[owner].clamp(min=1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """[R, 1, T, T], to be added to scores: 0 where row i may see column j, else the lowest number of `dtype`.
+        """[R, 1, T, T], added to attention scores: 0 where row i may see column j, else the lowest number of `dtype`.
 
-        Additive, because eager attention misreads a boolean one in silence. Padding sees itself, so that no row is
+        Additive, because eager attention silently misreads a boolean mask. Padding sees itself, so that no row is
         empty. Raises ValueError for a bucketed grid, whose mask is `real`.
         """
         if self.unit is None or self.part is None:
@@ -67,7 +67,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class Layout:
-    """predict: [P] flat positions; labels: [P] ids; offsets: [M + 1] of the labels of each answer, on the CPU.
+    """predict: [P] flat positions of the states that predict the labels; labels: [P] ids; offsets: [M + 1], where each
+    answer's labels begin, on the CPU.
 
     last: [M] flat positions of each answer's last token.
     """
@@ -81,30 +82,31 @@ class Layout:
 
 @dataclass(frozen=True)
 class Cost:
-    """What reading costs, a token being 1. attention: of each token of its row that a token meets; call: of a grid."""
+    """Cost of a pass, in units of one token. attention: for each token that a token attends to; call: for each grid."""
 
     attention: float
     call: float
 
 
 def states_at(states: Tensor, places: Tensor) -> Tensor:
-    """states: [L, H] -> [n, H]. Answers share the state that predicts their first token: on a CPU, `states[places]`
-    would add up its gradients in the order in which threads come to them, and a run would not repeat to the bit."""
+    """states: [L, H] -> [n, H]. `index_select` instead of `states[places]`: answers share the state that predicts their
+    first token, and on a CPU indexing would add its gradients in the order of threads, so runs would not repeat to the
+    bit."""
     return states.index_select(0, places)
 
 
 def packed(sequences: Sequences, capacity: int, cost: Cost | None = None) -> Layout:
-    """Every prompt once, its answers behind it; prompts with their answers share rows of `capacity` tokens, best fit.
+    """Every prompt once, its answers behind it. Prompts with answers share rows of `capacity` tokens, best fit.
 
-    What is longer than the capacity is dealt to copies of the prompt where they cost little (`Sequences.dealt`), and
-    else makes all rows as long as it is; rows that need not be that long are not. With a cost, rows are shorter and in
-    two grids where that is cheaper.
+    A prompt whose answers exceed the capacity is split over copies of the prompt if the copies are cheap
+    (`Sequences.dealt`); otherwise rows grow to hold it. Rows are never longer than needed. With a cost, rows may be
+    shorter and lie in two grids, where that is cheaper.
     """
     sequences, placed = _cheapest(sequences, capacity, cost)
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
     before = answer_lengths.cumsum(0) - answer_lengths
     first = sequences.counts.cumsum(0) - sequences.counts  # the first answer of each prompt
-    # An answer's place in its unit; a prompt without answers never asks for it.
+    # Where an answer begins in its unit; unused for a prompt without answers.
     behind = before - torch.cat([before, before.new_zeros(1)])[first][owner] + prompt_lengths[owner]
     base, done = torch.zeros(len(sequences), dtype=torch.int64), 0
     for group in placed:
@@ -126,16 +128,16 @@ def packed(sequences: Sequences, capacity: int, cost: Cost | None = None) -> Lay
 
 
 def bucketed(sequences: Sequences, *, padded: bool = True) -> Layout:
-    """One answer a row behind a copy of its prompt, padded on the right; rows of like length share a grid.
+    """One answer a row behind a copy of its prompt, padded on the right; rows of similar length share a grid.
 
-    padded: False lets only rows of equal length share one.
+    padded: False lets only rows of equal length share a grid.
     """
     prompt_lengths, answer_lengths, owner = sequences.prompts.lengths, sequences.answers.lengths, sequences.owner
-    totals = prompt_lengths[owner] + answer_lengths
+    row_lengths = prompt_lengths[owner] + answer_lengths
     shapes, full, base, done = [], [], torch.zeros(len(owner), dtype=torch.int64), 0
-    for rows in _buckets(totals.tolist(), padded):
-        width = int(totals[rows].max())
-        full.append(bool((totals[rows] == width).all()))
+    for rows in _buckets(row_lengths.tolist(), padded):
+        width = int(row_lengths[rows].max())
+        full.append(bool((row_lengths[rows] == width).all()))
         base[rows] = done + torch.arange(len(rows)) * width
         done += len(rows) * width
         shapes.append((len(rows), width))
@@ -155,7 +157,7 @@ def bucketed(sequences: Sequences, *, padded: bool = True) -> Layout:
 
 @dataclass(frozen=True)
 class _Segments:
-    """Runs of tokens, in the order of a tensor of tokens: [S] each. flat: where a run starts; position: its first
+    """Runs of tokens, [S] each, in the order of the tensor of tokens. flat: where a run begins; position: its first
     position id."""
 
     lengths: Tensor
@@ -169,13 +171,13 @@ def _grids(tokens: Tensor, segments: _Segments, shapes: Sequence[tuple[int, int]
     """Grids of (rows, width), one behind the other in the flat positions of the segments."""
     run = torch.repeat_interleave(torch.arange(len(segments.lengths)), segments.lengths)
     within = torch.arange(len(run)) - (segments.lengths.cumsum(0) - segments.lengths)[run]
-    place = (segments.flat[run] + within).to(tokens.device)
+    targets = (segments.flat[run] + within).to(tokens.device)
     sizes = [rows * width for rows, width in shapes]
 
     def scatter(values: Tensor, fill: int) -> list[Tensor]:
         out = torch.full((sum(sizes),), fill, dtype=torch.int64, device=tokens.device)
-        out[place] = values.to(tokens.device)
-        return [part.view(shape) for part, shape in zip(out.split(sizes), shapes, strict=True)]
+        out[targets] = values.to(tokens.device)
+        return [grid.view(shape) for grid, shape in zip(out.split(sizes), shapes, strict=True)]
 
     ids, positions = scatter(tokens, 0), scatter(segments.position[run] + within, 0)
     units, parts = scatter(segments.unit[run], -1), scatter(segments.part[run], 0)
@@ -186,7 +188,7 @@ def _grids(tokens: Tensor, segments: _Segments, shapes: Sequence[tuple[int, int]
 
 
 def _finish(sequences: Sequences, grids: tuple[Grid, ...], start: Tensor, before: Tensor) -> Layout:
-    """start: [M] flat positions of each answer's first token; before: of what precedes it."""
+    """start: [M] flat positions of each answer's first token; before: [M], of the token that precedes it."""
     answers, device = sequences.answers, sequences.answers.values.device
     lengths = answers.lengths
     row = torch.repeat_interleave(torch.arange(len(answers)), lengths)
@@ -199,7 +201,7 @@ def _finish(sequences: Sequences, grids: tuple[Grid, ...], start: Tensor, before
 
 
 class _Placed(NamedTuple):
-    """A grid's units by their numbers, with the row and the start of each."""
+    """A grid's units by number, with the row and the start of each."""
 
     units: list[int]
     rows: list[int]
@@ -215,16 +217,18 @@ class _Placed(NamedTuple):
 
 
 def _cheapest(sequences: Sequences, capacity: int, cost: Cost | None) -> tuple[Sequences, list[_Placed]]:
-    """The sequences as dealt, and where their units lie: all in rows of the capacity, or the cheapest way found.
+    """The sequences as dealt, and where their units lie: in rows of the capacity or, with a cost, in the cheapest way
+    tried.
 
-    Tried are the capacity, half and a quarter of it, and a quarter, half or more of the units in a grid of their own.
+    Tried are rows of the capacity, half and a quarter of it, with a quarter, half or three quarters of the units in a
+    grid of their own.
     """
     tried = [round(capacity * share) for share in ((1, 0.5, 0.25) if cost else (1,))]
-    found: dict[float, tuple[Sequences, list[_Placed]]] = {}
+    by_price: dict[float, tuple[Sequences, list[_Placed]]] = {}
     for limit in tried:
         dealt = sequences.dealt(limit)
         if limit < capacity and dealt is sequences:
-            continue  # the longest capacity was tried on it, with all sizes of rows
+            continue  # the same sequences were tried at full capacity, with all sizes of rows
         lengths = dealt.prompts.lengths.index_add(0, dealt.owner, dealt.answers.lengths).tolist()
         order = sorted(range(len(lengths)), key=lambda unit: (-lengths[unit], unit))
         parts = 4 if cost and cost.call < math.inf else 1
@@ -234,21 +238,21 @@ def _cheapest(sequences: Sequences, capacity: int, cost: Cost | None) -> tuple[S
                 sizes = [lengths[unit] for unit in group]
                 ways = [_Placed(group, *_narrowest(sizes, size)) for size in tried]
                 placed.append(min(ways, key=lambda way: way.price(cost)))
-            total = sum(way.price(cost) for way in placed) + (cost.call if cost and cut else 0.0)
-            found.setdefault(total, (dealt, placed))
-    return found[min(found)]
+            price = sum(way.price(cost) for way in placed) + (cost.call if cost and cut else 0.0)
+            by_price.setdefault(price, (dealt, placed))
+    return by_price[min(by_price)]
 
 
 def _narrowest(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[int], int]:
-    """`_best_fit` in as few rows as `capacity` allows, each as short as that number of rows allows."""
-    found = _best_fit(lengths, capacity)
-    num_rows = max(found[0], default=-1) + 1
+    """`_best_fit` into as few rows as `capacity` allows, the rows as short as their number allows."""
+    fit = _best_fit(lengths, capacity)
+    num_rows = max(fit[0], default=-1) + 1
     if num_rows < 2:
-        return found
+        return fit
     shortest = max(-(-sum(lengths) // num_rows), *lengths)
-    tries = range(shortest, found[2], max(1, shortest // 64))
-    place = bisect_left(tries, True, key=lambda width: max(_best_fit(lengths, width)[0]) < num_rows)
-    return _best_fit(lengths, tries[place]) if place < len(tries) else found
+    tries = range(shortest, fit[2], max(1, shortest // 64))
+    first = bisect_left(tries, True, key=lambda width: max(_best_fit(lengths, width)[0]) < num_rows)
+    return _best_fit(lengths, tries[first]) if first < len(tries) else fit
 
 
 def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[int], int]:
@@ -258,30 +262,30 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> tuple[list[int], list[in
     room: list[tuple[int, int]] = []  # (tokens left, row), sorted
     num_rows = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = bisect_left(room, (lengths[index], -1))
-        if place < len(room):
-            left, row = room.pop(place)
+        fullest = bisect_left(room, (lengths[index], -1))
+        if fullest < len(room):
+            left, row = room.pop(fullest)
         else:
             left, row = width, num_rows
             num_rows += 1
         rows[index], starts[index] = row, width - left
         insort(room, (left - lengths[index], row))
-    # No row may be full: then the rows are only as long as the fullest.
+    # If no row is full, rows are only as long as the fullest.
     return rows, starts, max((start + length for start, length in zip(starts, lengths, strict=True)), default=0)
 
 
 def _buckets(lengths: Sequence[int], padded: bool) -> list[list[int]]:
-    """Indices, longest first, in groups of at most 16,384 tokens whose padding stays under a tenth, or is none."""
+    """Groups of indices, longest first, of at most 16,384 tokens each; padding stays under a tenth, or is none."""
     groups: list[list[int]] = []
-    total = 0
+    num_tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        total += lengths[index]
+        num_tokens += lengths[index]
         longest = lengths[groups[-1][0]] if groups else 0
         area = longest * (len(groups[-1]) + 1) if groups else 0
         alike = padded or lengths[index] == longest
-        if groups and alike and total >= (1 - _MAX_PADDING) * area and area <= _BUDGET:
+        if groups and alike and num_tokens >= (1 - _MAX_PADDING) * area and area <= _BUDGET:
             groups[-1].append(index)
         else:
             groups.append([index])
-            total = lengths[index]
+            num_tokens = lengths[index]
     return groups

@@ -1,13 +1,13 @@
-"""Conversations as data sets write them, read into one form, and written again.
+"""Reads conversations as data sets write them into one form, and writes them again.
 
     read_messages([{"role": "user", "content": "Weather?"}, {"role": "assistant", "tool_calls": [...]}])
-    # a list of {"role", "content"} and, where they are given, "learn" and "fields"; a str: why it is no conversation
+    # a list of {"role", "content"} and, where given, "learn" and "fields"; or a str that says what is wrong
     as_turns(...)                                    # the same as a tuple of Message
     as_rows(turns)                                   # a conversation as a data set may write it
 
 Roles, `tool_calls`, `tools` and `weight` are those of OpenAI's chat format and of TRL. Tool calls get the nested form
-that chat templates read ({"type", "function": {"name", "arguments"}}); arguments stay an object or its JSON, as they
-are given. Keys that are null inside tools and tool calls are left out, as TRL does: tables of one schema fill them in.
+that chat templates read ({"type", "function": {"name", "arguments"}}); arguments stay as given, an object or its JSON.
+Null keys inside tools and tool calls are dropped, as in TRL: tables with one schema for all rows contain them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ _FORM = "{role, content}"
 
 
 def read_messages(value: Any) -> list[dict[str, Any]] | str:
-    """A list of messages in the form of this module. Raises nothing: a string says what is wrong with the first one."""
+    """A list of messages in the form of this module. Raises nothing: a string says what is wrong with the first faulty
+    one."""
     if not isinstance(value, list):
         kind = "missing" if value is None else f"a {type(value).__name__}"
         return f"a text is {kind}, neither a string nor a list of {_FORM}"
@@ -37,25 +38,25 @@ def read_messages(value: Any) -> list[dict[str, Any]] | str:
 
 
 def with_tools(messages: list[dict[str, Any]], tools: Any) -> list[dict[str, Any]] | str:
-    """The same with a row's `tools`, a list or its JSON, on the first message; a string says what is wrong."""
+    """The messages with a row's `tools`, a list or its JSON, on the first one; a string says what is wrong."""
     schemas = _loaded(tools)
     if schemas is None or schemas == []:
         return messages
     if not isinstance(schemas, list) or not all(isinstance(schema, Mapping) for schema in schemas):
-        return "tools are no list of JSON schemas, nor the JSON of one"
+        return "tools are neither a list of JSON schemas nor the JSON of one"
     if not messages:
-        return "tools without a message that they belong to"
+        return "tools without a message to carry them"
     first = messages[0]
     return [{**first, "fields": {**first.get("fields", {}), "tools": _without_nulls(schemas)}}, *messages[1:]]
 
 
 def as_turns(value: Any) -> Turns:
-    """A string, or messages in the form of this module, as an example holds them."""
+    """A string, or messages in the form of this module, in the form that an example holds."""
     return value if isinstance(value, str) else tuple(Message(**message) for message in value)
 
 
 def as_rows(turns: Turns) -> Any:
-    """A string, or a list of {role, content, ...} that `read_messages` takes back; tools are not in it."""
+    """A string, or a list of {role, content, ...} that `read_messages` reads again; tools are left out."""
     if isinstance(turns, str):
         return turns
     return [
@@ -67,7 +68,7 @@ def as_rows(turns: Turns) -> Any:
 
 
 def tools_of(turns: "Sequence[Message] | str") -> list[Any]:
-    """The tools that a conversation may call, empty where it names none."""
+    """The tools that a conversation may call; empty where it names none."""
     if isinstance(turns, str):
         return []
     return next((list(message.fields["tools"]) for message in turns if "tools" in message.fields), [])
@@ -96,7 +97,7 @@ def _message(item: Any) -> dict[str, Any] | str:
 
 
 def _content(content: Any) -> tuple[str, str]:
-    """(its text, ""), or ("", what is wrong). Null is no text; parts of text are joined."""
+    """(text, "") or ("", what is wrong). Null is an empty text; parts of text are joined."""
     if content is None or isinstance(content, str):
         return content or "", ""
     if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
@@ -108,7 +109,7 @@ def _content(content: Any) -> tuple[str, str]:
 
 
 def _learn(item: Mapping[str, Any]) -> bool | str:
-    """Whether a turn is learnt from: `weight` 0 or 1 as OpenAI's fine-tuning has it, or `train` true or false."""
+    """Whether a turn is learnt from: `weight` 0 or 1 as in OpenAI's fine-tuning, or `train` true or false."""
     for name in ("weight", "train"):
         value = item.get(name)
         if value is not None and value not in (0, 1):
@@ -123,7 +124,7 @@ def _tool_calls(value: Any) -> list[Any] | str:
     if calls is None or calls == []:
         return []
     if not isinstance(calls, list):
-        return "tool_calls are no list, nor the JSON of one"
+        return "tool_calls are neither a list nor the JSON of one"
     nested = []
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
@@ -137,7 +138,7 @@ def _tool_calls(value: Any) -> list[Any] | str:
 
 
 def _loaded(value: Any) -> Any:
-    """The value of a JSON text; anything else, and a text that is no JSON, as it is."""
+    """The value of a JSON text. Anything else, including a text that is not JSON, is returned unchanged."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,6 +1,6 @@
-"""What language models and their processors provide: one Protocol a capability, no state.
+"""What language models and their processors provide: one stateless Protocol for each capability.
 
-T is the number of tokens, H the width of hidden states, L the places of a layout, P labels, M answers, C classes.
+T is the number of tokens, H the width of hidden states, L the positions of a layout, P labels, M answers, C classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class TokenizedAnswers(NamedTuple):
-    """A prompt's ids [T]; the ids [T_k] of each of K answers, ended; for each the tokens to learn, bool [T_k]; how many
-    tokens were cut off to fit; and of how many turns the chat template leaves out the thinking."""
+    """prompt: ids [T]. answers: ids [T_k] of each of K answers, with their end token. learn: bool [T_k] for each
+    answer, the tokens to learn. num_lost: tokens cut off to fit. num_left_out: turns whose thinking the chat template
+    leaves out."""
 
     prompt: "Tensor"
     answers: "list[Tensor]"
@@ -31,13 +32,13 @@ class TokenizedAnswers(NamedTuple):
 
 
 class AnswersProcessor(Processor, Protocol):
-    """A language model's: it also knows prompts and answers."""
+    """The processor of a language model: it also encodes prompts and answers."""
 
     end_id: int
 
     @property
     def end_ids(self) -> "frozenset[int]":
-        """All that end an answer when one is drawn, `end_id` among them: what closes a turn, too."""
+        """All tokens that end an answer during generation: `end_id`, and the token that closes a turn."""
 
     @property
     def num_tokens(self) -> int:
@@ -47,15 +48,16 @@ class AnswersProcessor(Processor, Protocol):
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
 
     def observation(self, text: str, *, in_chat: bool = False) -> "Tensor":
-        """[T] ids of what an environment says, to go behind what the policy wrote and ended. The text gives no special
-        tokens, not even where it spells one. in_chat: as a turn of the user in a conversation, whose marks are the chat
-        template's, up to where the next answer begins. Raises BadSample for a template that has no such turn."""
+        """[T] ids of an environment's text, to be put behind an ended answer of the policy. The text yields no special
+        tokens, even where it spells one. in_chat: as a user's turn of the conversation, with the chat template's
+        markers up to where the next answer begins. Raises BadSample for a template that has no such turn."""
 
     def decode(self, ids: "Tensor") -> str:
         """ids: [T] -> their text, special tokens included."""
 
     def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
-        """Cut to the context, and counted; without answers, the prompt alone. Raises BadSample, with the reason."""
+        """Cut to the context, and the cut counted; without answers, the prompt alone. Raises BadSample, with the
+        reason."""
 
 
 class Hidden(NamedTuple):
@@ -69,7 +71,7 @@ class HasHiddenStates(Protocol):
     hidden_width: int
 
     def hidden_states(self, sequences: "Sequences") -> Hidden:
-        """The only pass through the trunk: log-probabilities and heads are functions of what it returns."""
+        """The only pass through the trunk: log-probabilities and heads are computed from its result."""
         ...
 
 
@@ -77,7 +79,7 @@ class HasTokenLogps(Protocol):
     def token_logps(
         self, hidden: Hidden, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
     ) -> "TokenLogps":
-        """Of the labels in `hidden.layout`, in its order; options as `mmalign.ops.token_logps`."""
+        """Log-probabilities of the labels in `hidden.layout`, in its order; options as in `mmalign.ops.token_logps`."""
         ...
 
 
@@ -89,35 +91,35 @@ class Generates(Protocol):
         seeds: "Sequence[int]",
         on_token: "Callable[[int, int], None] | None" = None,
     ) -> "Generated":
-        """An answer to each prompt [T] of ids, in order; a row depends on its prompt and its seed alone."""
+        """An answer to each prompt [T] of ids, in order; a row depends only on its prompt and its seed."""
         ...
 
 
 class ScoresSequences(Protocol):
     def score_sequences(self, sequences: "Sequences") -> "Tensor":
-        """[M]: the reward of each answer to its prompt, less the mean of good answers where it is known."""
+        """[M]: the reward of each answer to its prompt, minus the mean reward of good answers where it is known."""
         ...
 
 
 class SavesScorers(Protocol):
     def save_scorer(self, folder: Path, head: "nn.Linear", mean: float) -> bool:
-        """Write a reward model: this trunk with a head [H] -> 1, and the mean to take off its scores.
+        """Write a reward model: this trunk, a head [H] -> 1, and the mean to subtract from its scores.
 
         Returns whether the family's own library loads it as a scorer.
         """
         ...
 
     def save_classifier(self, folder: Path, head: "nn.Linear", classes: "tuple[str, ...]") -> bool:
-        """Write a classifier: this trunk with a head [H] -> C, and the names of the C classes. Returns as above."""
+        """Write a classifier: this trunk, a head [H] -> C, and the names of the C classes. Returns as `save_scorer`."""
         ...
 
 
 class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
-    """What pretraining, supervised fine-tuning and preference optimisation work with."""
+    """The language model that pretraining, supervised fine-tuning and preference optimisation need."""
 
 
 class RewardModel(ScoresSequences, Protocol):
-    """What ranks texts as people did."""
+    """A model that scores texts as people ranked them."""
 
     module: "nn.Module"
     processor: AnswersProcessor

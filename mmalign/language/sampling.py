@@ -1,4 +1,4 @@
-"""Draw tokens so that a row's text depends on its own seed alone, not on what else is in the batch.
+"""Draws tokens such that a row's text depends on its own seed only, not on the rest of the batch.
 
 u = uniforms(seeds, step=7)                          # [N], one number for each row and step
 tokens, logps = draw(logits, Sampling(temperature=0.7), u)
@@ -20,7 +20,7 @@ _BLOCK = 256  # tokens
 @dataclass(frozen=True)
 class Sampling:
     """max_tokens: of an answer. temperature: 0 takes the most probable token. top_p: draw among the most probable
-    tokens that make up this much of the probability; 1: among all."""
+    tokens that make up this share of the probability; 1: among all."""
 
     max_tokens: int = 64
     temperature: float = 1.0
@@ -28,8 +28,8 @@ class Sampling:
 
 
 class Generated(NamedTuple):
-    """ids: N answers, the end token included where it was drawn. logps: of each token as it was drawn, temperature
-    and top-p included. ended: [N] bool, the end token came before `max_tokens`."""
+    """ids: N answers, with the end token where it was drawn. logps: of each token as it was drawn, with temperature and
+    top-p applied. ended: [N] bool, whether the end token came before `max_tokens`."""
 
     ids: list[Tensor]
     logps: list[Tensor]
@@ -56,24 +56,24 @@ def draw(logits: Tensor, sampling: Sampling, u: Tensor) -> tuple[Tensor, Tensor]
         sorted_p, order = p.double().sort(1, descending=True)
         keep = sorted_p.cumsum(1) - sorted_p < sampling.top_p  # the first is always kept
         p = torch.zeros_like(sorted_p).scatter(1, order, sorted_p * keep)
-    # First the block of tokens, by the sums of blocks, then the token in it: sums in float64 of all would cost more
-    # than the probabilities.
+    # First the block of tokens, by the sums of blocks, then the token in it: a cumulative sum of all tokens in float64
+    # would cost more than the probabilities.
     whole = p.shape[1] // _BLOCK * _BLOCK
     sums = torch.cat([p[:, :whole].unflatten(1, (-1, _BLOCK)).sum(2), p[:, whole:].sum(1, keepdim=True)], 1).double()
     cumulative = sums.cumsum(1)
-    total = cumulative[:, -1:]
-    target = u.to(p.device)[:, None] * total
+    mass = cumulative[:, -1:]
+    target = u.to(p.device)[:, None] * mass
     block = _first_above(cumulative, target)
-    place = block * _BLOCK + torch.arange(_BLOCK, device=p.device)
-    within = p.gather(1, place.clamp(max=p.shape[1] - 1)).double() * (place < p.shape[1])
+    members = block * _BLOCK + torch.arange(_BLOCK, device=p.device)
+    within = p.gather(1, members.clamp(max=p.shape[1] - 1)).double() * (members < p.shape[1])
     before = cumulative.gather(1, block) - sums.gather(1, block)
     token = block * _BLOCK + _first_above(within.cumsum(1), target - before)
-    return token[:, 0], (p.gather(1, token) / total).log()[:, 0].float()
+    return token[:, 0], (p.gather(1, token) / mass).log()[:, 0].float()
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """[N, 1]: the first place where the sum exceeds the target; the last that adds to it, where rounding put the target
-    at or above all. cumulative: [N, n]; target: [N, 1]."""
+    """[N, 1]: the first position where the sum exceeds the target. Where rounding puts the target at or above the whole
+    sum: the last position that adds to it. cumulative: [N, n]; target: [N, 1]."""
     below = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
-    found = torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
-    return found.clamp(max=cumulative.shape[1] - 1)  # NaN is above all
+    position = torch.searchsorted(cumulative, torch.minimum(target, below), right=True)
+    return position.clamp(max=cumulative.shape[1] - 1)  # NaN is above all

@@ -1,9 +1,10 @@
-"""What a causal language model reads: prompts, each with one or more answers behind it, or none yet.
+"""The input of a causal language model: prompts, each with one or more answers behind it, or none yet.
 
     sequences = Sequences.from_lists([prompt_ids], [[chosen_ids, rejected_ids]])
     sequences = Sequences.documents(texts)             # no prompt; every token but the first is predicted
 
-N prompts, M answers in all, those of one prompt together. An answer sees its prompt and itself, never its siblings.
+N prompts and M answers in all, the answers to one prompt side by side. An answer sees its prompt and itself, never its
+siblings.
 """
 
 from bisect import bisect_left
@@ -22,8 +23,8 @@ _MOST_COPIED = 0.1
 @dataclass(frozen=True)
 class Sequences:
     """prompts: N rows of ids, which may be empty. answers: M rows of ids. counts: [N] int64 on the CPU, the answers of
-    each prompt. learn: bool, one for each answer token: whether it is a label (multi-turn answers hold turns that are
-    not)."""
+    each prompt. learn: bool, one for each answer token: whether it is a label (multi-turn answers contain turns that
+    are not)."""
 
     prompts: Ragged
     answers: Ragged
@@ -37,7 +38,7 @@ class Sequences:
         answers: Sequence[Sequence[Tensor]],
         learn: Sequence[Sequence[Tensor]] | None = None,
     ) -> "Sequences":
-        """Ids as int64 [T]; learn as bool [T], on the ids' device, all true where left out."""
+        """Ids as int64 [T]; learn as bool [T], on the ids' device, all true by default."""
         flat = [answer for group in answers for answer in group]
         joined = Ragged.from_list(flat)
         mask = torch.ones(len(joined.values), dtype=torch.bool, device=joined.values.device)
@@ -64,27 +65,28 @@ class Sequences:
 
     @cached_property
     def is_label(self) -> Tensor:
-        """bool, one for each answer token: it is to be learnt, and something stands before it that predicts it."""
+        """bool, one for each answer token: it is to be learnt, and a token before it predicts it."""
         first = self.answers.offsets[:-1][(self.answers.lengths > 0) & (self.prompts.lengths[self.owner] == 0)]
         labels = self.learn.clone()
         labels[first.to(labels.device)] = False
         return labels
 
     def num_labels(self) -> Tensor:
-        """[M] int64 on the CPU: tokens of each answer that are labels."""
-        total = torch.cat([torch.zeros(1, dtype=torch.int64), self.is_label.cpu().cumsum(0)])
-        return total[self.answers.offsets[1:]] - total[self.answers.offsets[:-1]]
+        """[M] int64 on the CPU: the number of labels in each answer."""
+        labels_before = torch.cat([torch.zeros(1, dtype=torch.int64), self.is_label.cpu().cumsum(0)])
+        return labels_before[self.answers.offsets[1:]] - labels_before[self.answers.offsets[:-1]]
 
     def num_tokens(self) -> int:
         return len(self.prompts.values) + len(self.answers.values)
 
     def learning_all(self) -> "Sequences":
-        """The same with every token of the answers as a label."""
+        """The same, with every token of the answers as a label."""
         return Sequences(self.prompts, self.answers, self.counts, torch.ones_like(self.learn))
 
     def dealt(self, capacity: int) -> "Sequences":
-        """The same answers in the same order; a prompt that would fill more than `capacity` tokens with them is copied,
-        each copy with as many as it has room for, where the copies add no more than a tenth to what is read.
+        """The same answers in the same order, with copies of prompts. A prompt that would fill more than `capacity`
+        tokens with its answers is copied, and each copy gets as many answers as it has room for, provided that the
+        copies add no more than a tenth to what is read.
 
         Attention costs the square of a row: 32 short answers behind one short prompt are read faster in four rows.
         """
@@ -103,7 +105,7 @@ class Sequences:
         return Sequences(self.prompts.select(chosen), self.answers, torch.tensor(counts), self.learn)
 
     def whole(self) -> "Sequences":
-        """Each answer joined to a copy of its prompt, as one document that is learnt from end to end."""
+        """Each answer joined to a copy of its prompt, as one document with every token but the first a label."""
         prompts, answers = self.prompts.rows(), self.answers.rows()
         texts = [torch.cat([prompts[n], row]) for n, row in zip(self.owner.tolist(), answers, strict=True)]
         documents = Sequences.documents(Ragged.from_list(texts))
@@ -112,14 +114,15 @@ class Sequences:
         return documents
 
     def by_prompt(self, values: Tensor) -> Tensor:
-        """[M], one an answer -> [N, K], one row a prompt, zeros behind where a prompt has fewer answers."""
+        """values: [M], one an answer -> [N, K], one row a prompt, padded with zeros where a prompt has fewer
+        answers."""
         width = int(self.counts.max()) if len(self) else 0
         first = (self.counts.cumsum(0) - self.counts)[self.owner]
-        place = (self.owner.to(values.device), (torch.arange(len(self.owner)) - first).to(values.device))
-        return values.new_zeros(len(self), width).index_put(place, values)
+        cells = (self.owner.to(values.device), (torch.arange(len(self.owner)) - first).to(values.device))
+        return values.new_zeros(len(self), width).index_put(cells, values)
 
     def row_bytes(self) -> list[bytes]:
-        """The content of each prompt with its answers."""
+        """The content of each prompt with its answers, as bytes."""
         rows = [[prompt] for prompt in self.prompts.rows()]
         learn = self.learn.split(self.answers.lengths.tolist())
         for owner, answer, labels in zip(self.owner.tolist(), self.answers.rows(), learn, strict=True):
@@ -140,7 +143,8 @@ class Sequences:
 
 
 def _deal(lengths: Sequence[int], room: int) -> list[int]:
-    """How many neighbours at a time, at least one: in as few parts as `room` allows, the longest as short as can be."""
+    """How many neighbouring answers each copy gets, at least one: as few copies as `room` allows, the longest as short
+    as possible."""
     room = max(room, 0)
     fewest = len(_fill(lengths, room))
     tightest = bisect_left(range(room), True, key=lambda tried: len(_fill(lengths, tried)) <= fewest)
@@ -167,20 +171,20 @@ def sequences_of(batch: Batch) -> Sequences:
 
 
 def rank_lists(batch: Batch) -> Sequence[Sequence[float]]:
-    """The ranks of each prompt's answers; those of a preference are in order."""
+    """The ranks of each prompt's answers; a preference has the ranks 1 and 2."""
     return batch["ranks"] if "ranks" in batch else [(1.0, 2.0)] * len(batch)
 
 
 def ranks_of(batch: Batch, scores: Tensor) -> tuple[Tensor, Tensor]:
     """(ranks, present) of `rank_lists`, in the type and on the device of scores [N, K]."""
     counts = batch["sequences"].counts.to(scores.device)
-    place = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
-    present = place < counts[:, None]
+    column = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
+    present = column < counts[:, None]
     ranks = torch.zeros_like(scores)
     ranks[present] = torch.tensor([r for row in rank_lists(batch) for r in row], dtype=scores.dtype).to(scores.device)
     return ranks, present
 
 
 def num_ranked(batch: Batch, *, tie: float = 0.0, split_ties: bool = False) -> int:
-    """Prompts that teach something: with ranks more than `tie` apart (or, with ties split, with two answers)."""
+    """Prompts that teach something: those with ranks more than `tie` apart or, with `split_ties`, with two answers."""
     return sum(max(ranks) - min(ranks) > tie or (split_ties and len(ranks) > 1) for ranks in rank_lists(batch))

@@ -67,7 +67,7 @@ def test_weights_names_thinking_and_parts() -> None:
     [
         (turn(content=None), "content is null"),
         (turn(content="A", weight=0.5), "weight '0.5' of a message; it is 0"),
-        (turn(content="A", tool_calls="weather()"), "tool_calls are no list"),
+        (turn(content="A", tool_calls="weather()"), "tool_calls are neither a list"),
         (turn(content="A", tool_calls=[{"function": "weather"}]), "a tool call is not"),
         ({**USER, "tool_calls": [CALL]}, "only the assistant calls tools"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "a message holds 'image_url'"),
@@ -93,4 +93,4 @@ def test_a_row_keeps_its_tools(tmp_path, tools) -> None:
         prompt = read_one(reader, tmp_path / f"{name}.jsonl", row).prompt
         assert tools_of(prompt) == [TOOL] and prompt[0].content == USER["content"]
     assert with_tools([USER], None) == with_tools([USER], "[]") == [USER] and tools_of((Message("user", "?"),)) == []
-    assert with_tools([USER], "weather") == "tools are no list of JSON schemas, nor the JSON of one"
+    assert with_tools([USER], "weather") == "tools are neither a list of JSON schemas nor the JSON of one"
