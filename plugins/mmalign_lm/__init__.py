@@ -1,6 +1,6 @@
-"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and the like, from a folder, a GGUF file or a
-hub id, and adapters of peft on them; SmolLM2-135M-Instruct, which the extra smollm2 brings; and GPT-1, GPT-2 and Llama
-from scratch, by size.
+"""Causal language models through transformers: GPT-2, Llama, Qwen, SmolLM and others, from a folder, a GGUF file or a
+hub id, with peft adapters on them; SmolLM2-135M-Instruct from the extra smollm2; and GPT-1, GPT-2 and Llama from
+scratch, by size.
 
 mmalign train --objective sft --backbone ./SmolLM2-135M --dataset answers.jsonl
 mmalign train --objective pretrain --backbone llama:15m --dataset book.txt

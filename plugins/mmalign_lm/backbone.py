@@ -1,12 +1,13 @@
-"""Causal language models of transformers as a backbone: one pass through the trunk, log-probabilities from it.
+"""Causal language models of transformers as a backbone: one pass through the trunk, and log-probabilities from its
+output.
 
     backbone = CausalLMBackbone.load(source, CausalLMConfig())
     hidden = backbone.hidden_states(batch["sequences"])
-    backbone.token_logps(hidden).logps                      # [P], no [P, V] logits were ever held
+    backbone.token_logps(hidden).logps                      # [P], without ever holding the [P, V] logits
 
-At loading, the model is tried on a few tokens: that its logits are the head on the trunk's output (a family may scale
-or cap them in a way that is not known here: refused), how examples may lie in rows (`mmalign_lm.rows`), and how prompts
-may be answered together (`mmalign_lm.writing`). What a row gets is what transformers gives it alone.
+Loading tries the model on a few tokens. It checks that the logits are the head on the trunk's output (refused
+otherwise: a family may scale or cap them in an unknown way), how examples may share rows (`mmalign_lm.rows`), and how
+prompts may be answered together (`mmalign_lm.writing`). Every row gets what transformers computes for it alone.
 """
 
 import math
@@ -104,7 +105,7 @@ class CausalLMBackbone(lora.Adaptable):
 
     @classmethod
     def size(cls, source: "Source", config: CausalLMConfig) -> ModelSize:
-        """See `mmalign_lm.size`."""
+        """The number of parameters; see `mmalign_lm.size`."""
         return model_size(source, config)
 
     @property
@@ -113,7 +114,7 @@ class CausalLMBackbone(lora.Adaptable):
         return self._rows.packs
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
-        """One pass: every prompt once where the model packs, else a row for each answer."""
+        """One pass: every prompt once where the model packs, else one row for each answer."""
         layout = self._layout(sequences)
         return Hidden(self._trunk(layout), layout)
 
@@ -132,11 +133,11 @@ class CausalLMBackbone(lora.Adaptable):
         seeds: Sequence[int],
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """An answer to each prompt, in order; prompts of like length are answered together."""
-        found: dict[int, list[Any]] = {}
+        """An answer to each prompt, in order; prompts of similar length are answered together."""
+        answers: dict[int, list[Any]] = {}
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         way = self._writing.up_to(longest)
-        # In float64 BLOOM's softmax, which is in float32, makes NaN of a padding place that may look at nothing.
+        # BLOOM's softmax is in float32: in a float64 model it gives NaN for a padding token that attends to nothing.
         padded = way.padded and self._output.weight.dtype != torch.float64
         for rows in batches(prompts, sampling.max_tokens, padded=padded):
 
@@ -144,7 +145,7 @@ class CausalLMBackbone(lora.Adaptable):
                 if on_token is not None:
                     on_token(rows[line], token)
 
-            part = generate(
+            generated = generate(
                 self.module,
                 [prompts[r] for r in rows],
                 sampling,
@@ -153,14 +154,14 @@ class CausalLMBackbone(lora.Adaptable):
                 tell,
                 way,
             )
-            found |= {row: answer for row, *answer in zip(rows, *part, strict=True)}
-        ids, logps, ended = ([found[row][place] for row in range(len(prompts))] for place in range(3))
+            answers |= {row: answer for row, *answer in zip(rows, *generated, strict=True)}
+        ids, logps, ended = ([answers[row][field] for row in range(len(prompts))] for field in range(3))
         return Generated(ids, logps, ended)
 
     def save(self, folder: Path) -> None:
         """Write what transformers' from_pretrained loads: config, safetensors and tokenizer files.
 
-        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        The weights written have the adapter merged in; `adapter/` beside them holds it alone, for peft.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
@@ -170,13 +171,13 @@ class CausalLMBackbone(lora.Adaptable):
         self.processor.save(folder)
 
     def save_scorer(self, folder: Path, head: nn.Linear, mean: float) -> bool:
-        """Write a reward model of this trunk, and its adapter beside it; see `mmalign_lm.scorer`."""
+        """Write a reward model with this trunk, and its adapter beside it; see `mmalign_lm.scorer`."""
         known = save_scorer(self._saved_module(), head, self.processor.tokenizer, folder, mean)
         lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin)
         return known
 
     def scorer_copy(self, folder: Path) -> ReadScorer:
-        """A reward model's trunk and head, rows laid out as this model's; see `mmalign_lm.critic`."""
+        """A reward model's own trunk and head, its rows laid out as this model's; see `mmalign_lm.critic`."""
         return read_scorer_copy(self.module, self.processor, folder, self._layout)
 
     def scorer_adapter(self, folder: Path, name: str, *, trains: bool) -> ReadScorer:
@@ -185,7 +186,7 @@ class CausalLMBackbone(lora.Adaptable):
         return ReadScorer(self, head, mean)
 
     def save_classifier(self, folder: Path, head: nn.Linear, classes: tuple[str, ...]) -> bool:
-        """Write a classifier of this trunk; see `mmalign_lm.scorer`."""
+        """Write a classifier with this trunk; see `mmalign_lm.scorer`."""
         return save_classifier(self._saved_module(), head, self.processor.tokenizer, folder, classes)
 
     def describe(self) -> Mapping[str, Any]:
@@ -213,8 +214,9 @@ class CausalLMBackbone(lora.Adaptable):
         return Head(self._output.weight, self._output.bias, self._scale, self._softcap)
 
     def _cost(self) -> Cost:
-        """On a CPU a second grid costs a few milliseconds, and masked attention more than its operations say: rows of
-        1.5 hidden widths cost as much in it as in all else (measured, BENCHMARKS.md). By operations alone it is 6."""
+        """On a CPU a second grid costs a few milliseconds, and masked attention costs more than its operations: in rows
+        of 1.5 hidden widths it takes as long as all else (measured, BENCHMARKS.md). Counted in operations, this length
+        is 6 widths."""
         on_cpu = self._output.weight.device.type == "cpu"
         return Cost(1 / ((1.5 if on_cpu else 6) * self.hidden_width), 64 if on_cpu else math.inf)
 
@@ -229,7 +231,7 @@ class CausalLMBackbone(lora.Adaptable):
         name = type(self.module).__name__
         try:
             logits = self.module(input_ids=ids[None]).logits[0].float().log_softmax(-1)
-            found = token_logps(self._trunk.of_one(ids)[:-1], self._head(), ids[1:]).logps
+            computed = token_logps(self._trunk.of_one(ids)[:-1], self._head(), ids[1:]).logps
         except FAILURES as error:
             raise CheckpointError(
                 f"{name} gives no logits or hidden states for a row of tokens alone ({type(error).__name__}: {error})",
@@ -241,16 +243,16 @@ class CausalLMBackbone(lora.Adaptable):
                 f"{self._parts.origin}: the model gives NaN or infinity",
                 hint="Its weights are damaged, or its training diverged: take an earlier checkpoint.",
             )
-        if not torch.allclose(found, expected, rtol=self._tolerance, atol=self._tolerance):
+        if not torch.allclose(computed, expected, rtol=self._tolerance, atol=self._tolerance):
             raise CheckpointError(
-                f"the logits of {name} are not those of its output layer on its hidden states: it has more between "
-                "them, or behind them, than is known here",
+                f"the logits of {name} are not its output layer applied to its hidden states: the model has an unknown "
+                "operation between the two or after the output layer",
                 hint="Known: a scale (logit_scale, logits_scaling), a cap (final_logit_softcapping, logits_soft_cap).",
             )
 
 
 def _stops(module: "PreTrainedModel") -> frozenset[int]:
-    """What ends an answer by the model's generation config (of a model without one: by its config)."""
+    """Ids that end an answer, by the model's generation config (by its config where it has none)."""
     stated = module.generation_config.eos_token_id if module.generation_config else None
     return frozenset([stated] if isinstance(stated, int) else stated or ())
 
@@ -260,8 +262,8 @@ def _merge(module: "PreTrainedModel", parts: Parts, source: "Source", config: Ca
         raise UsageError(
             f"{source.reference} is an adapter, which changes trained weights: backbone.random_weights has no use here"
         )
-    for place in source.adapters:
-        adapters.merge(module, place)
+    for adapter in source.adapters:
+        adapters.merge(module, adapter)
     names = ", then ".join(map(str, source.adapters))
     return replace(parts, note=f"merged into the weights of {source.file or source.folder or source.name}: {names}")
 

@@ -1,10 +1,11 @@
-"""Chat templates rendered as transformers renders them, with limits of memory and time that hold before they are taken.
+"""Renders chat templates as transformers does, within limits of memory and time that are checked before each operation.
 
     text, spans = render(source, {"messages": [...], "tools": None, "add_generation_prompt": True})
 
 A chat template comes with a model, so it is a stranger's program. jinja2's sandbox keeps it from Python and from files,
-not from `'x' * 6000000000` or from loops in loops. Here each operation that can make a long value is measured before it
-runs, every turn of a loop and call of a macro looks at the time, and a text is joined only once its length is known.
+but not from `'x' * 6000000000` or from nested loops. Here each operation that can make a long value is measured before
+it runs, every iteration of a loop and every call of a macro checks the time, and a text is joined only once its length
+is known.
 """
 
 import functools
@@ -27,7 +28,7 @@ from mmalign_lm.jinja_meter import Meter, are_ints, require_format, require_meth
 
 _UNBOUNDED = "lipsum", "urlize", "xmlattr", "wordwrap", "pprint"  # functions and filters that no chat template needs
 
-# Filters that make no text of a list that they are given: those are called in loops over long conversations.
+# Filters that do not turn a list into text. Loops over long conversations call them, so their input is not measured.
 _WITHOUT_TEXT = frozenset(
     {"length", "count", "first", "last", "default", "d", "items", "select", "selectattr", "reject", "rejectattr", "map",
      "list", "reverse"}
@@ -38,10 +39,10 @@ _METER: ContextVar[Meter] = ContextVar("meter")
 
 
 def render(source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]] | None]:
-    """(the text, the places of what `{% generation %}` encloses). The places are None without that tag, and where it
-    stands in a block whose text the template may still change and move, as in a macro.
+    """(the text, the spans that `{% generation %}` encloses). The spans are None without that tag, and where the tag is
+    in a block whose text the template may still change or move, as in a macro.
 
-    Raises BadSample past a limit, and what jinja2 and the template raise.
+    Raises BadSample past a limit, and whatever jinja2 and the template raise.
     """
     template, marks = _compiled(source)
     meter = Meter(variables)
@@ -61,18 +62,18 @@ def render(source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[i
 def _compiled(source: str) -> tuple[jinja2.Template, bool]:
     environment = _Environment()
     tree = environment.parse(source)
-    has_places = _tells_places(tree)
+    has_spans = _tells_spans(tree)
     tick = nodes.ExprStmt(nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None))
     for loop in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
         loop.body.insert(0, tick)
     code = environment.compile(_with_measured_concat(tree))
     template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
-    return template, has_places
+    return template, has_spans
 
 
-def _tells_places(tree: nodes.Template) -> bool:
-    """Whether there are generation tags, and each writes straight into the text: what macros, `set`, `filter`, `call`
-    and recursive loops enclose is written later. A tag inside another one marks what is marked already."""
+def _tells_spans(tree: nodes.Template) -> bool:
+    """Whether there are generation tags and each writes straight into the text. Text inside macros, `set`, `filter`,
+    `call` and recursive loops is written later. A nested tag marks text that is marked already."""
     buffers = [*tree.find_all((nodes.Macro, nodes.FilterBlock, nodes.AssignBlock))]
     buffers += [block for block in tree.find_all(nodes.CallBlock) if not _is_generation(block)]
     buffers += [loop for loop in tree.find_all(nodes.For) if loop.recursive]
@@ -87,7 +88,7 @@ def _is_generation(block: nodes.CallBlock) -> bool:
 
 
 def _with_measured_concat(node: nodes.Node) -> Any:
-    """`a ~ b` as a call: jinja2 hands other operators to the environment, and not this one."""
+    """`a ~ b` as a call: jinja2 passes the other operators to the environment, but not this one."""
     for name, value in node.iter_fields():
         if isinstance(value, nodes.Node):
             setattr(node, name, _with_measured_concat(value))
@@ -99,7 +100,7 @@ def _with_measured_concat(node: nodes.Node) -> Any:
 
 
 class _Generation(Extension):
-    """`{% generation %}`, which encloses what the assistant writes; transformers' tag."""
+    """`{% generation %}`, transformers' tag around what the assistant writes."""
 
     tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
 
@@ -115,12 +116,12 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """With what transformers gives chat templates: its filters, functions and tags."""
+    """Has the filters, functions and tags that transformers gives to chat templates."""
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def __init__(self) -> None:
-        # Constants are not worked out while a template is compiled, where no limit holds.
+        # optimized=False: no constants are folded during compilation, where no limit applies.
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols],
             finalize=lambda value: _METER.get().made(value),
@@ -135,7 +136,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:  # pyrefly: ignore[bad-override]
-        """How compiled templates join the pieces of macros and blocks."""
+        """Joins the pieces of macros and blocks in compiled templates."""
         return _concat(pieces)
 
     def tick(self) -> None:
@@ -179,11 +180,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Namespace(Namespace):
-    """As transformers' own: no name of Python's inside."""
+    """As transformers' own, without access to Python's private names."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a namespace holds no {name!r}")
+            raise jinja2.exceptions.SecurityError(f"a namespace may not hold {name!r}")
         super().__setitem__(name, value)
 
 
@@ -206,17 +207,17 @@ def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _concat(pieces: Iterable[str]) -> str:
-    parts = list(pieces)
-    _METER.get().require(sum(map(len, parts)))
-    return "".join(parts)
+    texts = list(pieces)
+    _METER.get().require(sum(map(len, texts)))
+    return "".join(texts)
 
 
 @pass_environment
 def _join(environment: Any, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
     meter, get = _METER.get(), (lambda each: each) if attribute is None else make_attrgetter(environment, attribute)
-    parts = [get(each) for each in value]
-    meter.size(parts)
-    texts = [str(part) for part in parts]
+    values = [get(each) for each in value]
+    meter.size(values)
+    texts = [str(item) for item in values]
     meter.require(sum(map(len, texts)) + len(str(d)) * len(texts))
     return str(d).join(texts)
 

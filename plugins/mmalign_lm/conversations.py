@@ -1,14 +1,14 @@
-"""Conversations through a model's own chat template: the whole rendering, and where in it the assistant is learnt.
+"""Renders conversations through a model's own chat template, and finds the parts of the text that the assistant learns.
 
     rendered = render_conversation(template, messages, first_answer=1)
     rendered.text                                              # what `apply_chat_template` writes of all the messages
-    rendered.spans                                             # [(start, end), ...] in it: what is learnt
+    rendered.spans                                             # [(start, end), ...] in the text: what is learnt
 
-Text is learnt from where the header that asks for an answer ends, up to where the next turn begins: the thinking, the
-answer, the tool calls and the end of the turn. Templates write a turn in another way once others follow (Qwen 3,
-gpt-oss and DeepSeek drop its thinking, Phi-3 and gpt-oss move an end token, Mistral moves tools and system texts), so
-that the rendering of a beginning need not be the beginning of the rendering. Where it is not, a turn's text is found by
-rendering the conversation again with another content in it, and comparing.
+A learnt span begins where the header that asks for an answer ends, and ends where the next turn begins: it holds the
+thinking, the answer, the tool calls and the end of the turn. Templates write a turn differently once others follow it
+(Qwen 3, gpt-oss and DeepSeek drop its thinking, Phi-3 and gpt-oss move an end token, Mistral moves tools and system
+texts). So the first turns, rendered alone, need not be the beginning of the whole rendering. Where they are not, the
+conversation is rendered again with other content in the turn, and the turn's text is found by comparison.
 """
 
 import json
@@ -24,12 +24,12 @@ from mmalign.language.messages import tools_of
 from mmalign.reading import parse_json
 
 _HEADER = 400  # characters: no template's header of an answer is longer
-_STAND_IN = "qx{}zj7stands4in"  # a content that no conversation holds; in lower case, as templates may change that
+_STAND_IN = "qx{}zj7stands4in"  # a content that no conversation contains; lower case, as templates may change case
 
 
 class Rendered(NamedTuple):
-    """spans: (start, end) of what is learnt, in order, apart. num_left_out: turns of the assistant whose thinking or
-    text beside a tool call the template leaves out."""
+    """spans: (start, end) of what is learnt, in order, not overlapping. num_left_out: turns of the assistant whose
+    thinking, or whose text beside a tool call, the template leaves out."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -38,8 +38,8 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """How messages are handed to a template, which differ in what they take. arguments_as_text: those of a tool call as
-    JSON text (DeepSeek), not as an object. without_empty: no `content` beside tool calls that have no text.
+    """How messages are handed to a template; templates differ in what they accept. arguments_as_text: arguments of a
+    tool call as JSON text (DeepSeek) instead of an object. without_empty: tool calls without text have no `content`.
     developer_as_system: for templates without a developer role."""
 
     arguments_as_text: bool = False
@@ -49,14 +49,14 @@ class Form:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """render: (messages as mappings, tools or None, add_generation_prompt) -> (text, spans of `{% generation %}`, None
-    where it tells none); raises BadSample. special: the texts of special tokens, of which one ends a turn."""
+    """render: (messages as mappings, tools or None, add_generation_prompt) -> (text, spans of `{% generation %}` or
+    None without them); raises BadSample. special: the texts of special tokens, one of which ends a turn."""
 
     render: Callable[[list[dict[str, Any]], list[Any] | None, bool], tuple[str, list[tuple[int, int]] | None]]
     special: tuple[str, ...]
 
     def text(self, messages: Sequence[Message], form: Form, *, asks: bool = False) -> str:
-        """asks: with the header behind it that asks for an answer."""
+        """asks: append the header that asks for an answer."""
         return self.marked(messages, form, asks=asks)[0]
 
     def marked(
@@ -67,9 +67,9 @@ class ChatTemplate:
 
 
 def choose_form(template: ChatTemplate, messages: Sequence[Message]) -> Form:
-    """The form of these messages in which the template writes all turns and tool calls.
+    """The form in which the template writes all turns and tool calls of these messages.
 
-    Raises BadSample where no form does, by the role or the tool call that it leaves out.
+    If there is none, raises BadSample that names the role or the tool call left out.
     """
     refusal = None
     for form in _forms(messages):
@@ -84,17 +84,17 @@ def choose_form(template: ChatTemplate, messages: Sequence[Message]) -> Form:
 
 
 def render_conversation(template: ChatTemplate, messages: Sequence[Message], first_answer: int) -> Rendered:
-    """See the module. Of the messages from `first_answer` on, the assistant's with `learn` are learnt.
+    """See the module. Learnt are the assistant's messages with `learn`, from `first_answer` on.
 
     Raises BadSample for a conversation without such a turn, with an empty one, or that the template does not render
-    whole.
+    completely.
     """
     turns = [k for k in range(first_answer, len(messages)) if messages[k].role == "assistant" and messages[k].learn]
     if not turns:
         raise BadSample("no turn of the assistant to learn from")
     empty = [k + 1 for k in turns if _says_nothing(messages[k])]
     if empty:
-        which = "" if len(turns) == 1 else f": message {empty[0]} of the conversation; weight 0 leaves it unlearnt"
+        which = "" if len(turns) == 1 else f": message {empty[0]} of the conversation; give it weight 0 not to learn it"
         raise BadSample(f"an empty answer{which}")
     form = choose_form(template, messages)
     text, marked = template.marked(messages, form)
@@ -115,8 +115,8 @@ class _Turn:
         return start, max(start, self._end(start))
 
     def _start(self) -> int:
-        """Behind the header that asks for the answer, or behind as much of it as stands there: DeepSeek's and
-        Nemotron's ask with an opened thinking block that an answer without thinking does not have."""
+        """The end of the header that asks for the answer, or of as much of it as is in the text: DeepSeek's and
+        Nemotron's headers open a thinking block, which an answer without thinking does not have."""
         before = self._messages[: self._index]
         asking = self._try(before, asks=True)
         shared = _shared_start(asking, self._text)
@@ -124,7 +124,7 @@ class _Turn:
             return shared
         if asking and shared >= _shared_start(asking, self._try(before, asks=False)):
             return shared
-        # The template writes something else before this turn: its header is what stands before the content.
+        # The template writes the turns before this one differently: this turn's header is the text before its content.
         content = _shared_start(self._text, self._with_other_content(self._index))
         ends = range(max(0, content - _HEADER), content + 1)
         last = asking[-_HEADER:]
@@ -147,8 +147,8 @@ class _Turn:
         return content_end + self._closing(content_end, until)
 
     def _closing(self, content_end: int, until: str) -> int:
-        """Characters behind a content that end its turn, where no special token does: what stands behind it here as
-        behind the last turn, in whole lines."""
+        """Where no special token ends a turn: the number of characters behind a content that do. They are the whole
+        lines that follow it both here and behind the last turn."""
         changed = [*self._messages[: self._index], _replaced(self._messages[self._index], _STAND_IN.format("last"))]
         shared = _shared_end(until, self._try(changed, asks=False))
         closing = until[len(until) - shared :]
@@ -157,7 +157,7 @@ class _Turn:
         return same if same == len(closing) or not whole else whole
 
     def _try(self, messages: Sequence[Message], *, asks: bool) -> str:
-        """A beginning of the conversation, or nothing where the template refuses it."""
+        """A beginning of the conversation, or an empty text where the template refuses it."""
         try:
             return self._template.text(messages, self._form, asks=asks) if messages else ""
         except BadSample:
@@ -170,7 +170,7 @@ class _Turn:
 
 
 def _says_nothing(message: Message) -> bool:
-    """A turn without a text, a tool call or thinking: from it a model would learn to end at once."""
+    """A turn without text, tool calls or thinking: learning it would teach a model to end at once."""
     return not message.content.strip() and not {"tool_calls", "reasoning_content"} & message.fields.keys()
 
 
@@ -185,7 +185,7 @@ def _forms(messages: Sequence[Message]) -> Iterator[Form]:
 
 
 def _check_complete(template: ChatTemplate, messages: Sequence[Message], form: Form) -> None:
-    """Raises BadSample for a turn or a tool call of which nothing is written."""
+    """Raises BadSample for a turn or a tool call that the template does not write."""
     template.text(messages, form)
     stand_ins = [_STAND_IN.format(index) for index in range(len(messages))]
     written = template.text([_replaced(m, s) for m, s in zip(messages, stand_ins, strict=True)], form).lower()
@@ -206,7 +206,7 @@ def _check_complete(template: ChatTemplate, messages: Sequence[Message], form: F
 def _as_mapping(message: Message, form: Form) -> dict[str, Any]:
     fields = {name: value for name, value in message.fields.items() if name != "tools"}
     if "reasoning_content" in fields:
-        fields["thinking"] = fields["reasoning_content"]  # gpt-oss reads this name, as transformers knows
+        fields["thinking"] = fields["reasoning_content"]  # gpt-oss reads this name
     if "tool_calls" in fields:
         fields["tool_calls"] = [_with_arguments(call, form.arguments_as_text) for call in fields["tool_calls"]]
     role = "system" if form.developer_as_system and message.role == "developer" else message.role
@@ -238,7 +238,7 @@ def _replaced(message: Message, stand_in: str) -> Message:
 
 
 def _leaves_out(text: str, message: Message) -> bool:
-    """Whether thinking, or a text beside tool calls, is not in the rendering."""
+    """Whether the rendering lacks the thinking, or a text beside tool calls."""
     if message.role != "assistant":
         return False
     thought = message.fields.get("reasoning_content", "")
@@ -249,7 +249,7 @@ def _leaves_out(text: str, message: Message) -> bool:
 
 
 def _shared_start(one: str, other: str) -> int:
-    """Characters that both begin with."""
+    """Number of characters that both begin with."""
     if one.startswith(other) or other.startswith(one):
         return min(len(one), len(other))
     low, high = 0, min(len(one), len(other))  # the first `low` are equal, the first `high` are not
@@ -260,5 +260,5 @@ def _shared_start(one: str, other: str) -> int:
 
 
 def _shared_end(one: str, other: str) -> int:
-    """Characters that both end with."""
+    """Number of characters that both end with."""
     return _shared_start(one[::-1], other[::-1])

@@ -1,10 +1,11 @@
-"""Take up a saved reward model beside a policy: its trunk and head as a model of its own, or its adapter on the policy.
+"""Loads a saved reward model beside a policy: as a trunk and head of its own, or as an adapter on the policy's trunk.
 
-    read = read_scorer_copy(module, tokenizer, folder, layout)            # .backbone.hidden_states(sequences), .head
+    scorer = read_scorer_copy(module, tokenizer, folder, layout)          # .backbone.hidden_states(sequences), .head
     head, mean = read_scorer_adapter(module, tokenizer, folder, "critic", trains=True)
 
-Both read the policy's tokens, so the tokenizers must agree. An adapter is taken up where the reward model's saved
-weights are the policy's own, with that adapter added: compared tensor by tensor, one of them in memory at a time.
+Both read the policy's tokens, so the tokenizers must agree. An adapter is accepted only if the reward model's saved
+weights are the policy's own plus that adapter. This is compared tensor by tensor, with one saved tensor in memory at a
+time.
 """
 
 from collections.abc import Callable
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_INSTEAD = "Its trunk can be a model of its own: --set objective.critic.kind=copy."
+_INSTEAD = "Or load it as a separate model: --set objective.critic.kind=copy."
 _ROUNDING = 1e-5  # relative: the adapter may have been added on another device
 
 
 class Critic:
-    """A trunk of its own without a language-modelling head, its rows laid out as the policy's where it can."""
+    """A separate trunk without a language-modelling head. Its rows are laid out as the policy's where possible."""
 
     def __init__(self, module: nn.Module, width: int, layout: Callable[[Sequences], Layout]) -> None:
         self.module = module
@@ -50,7 +51,7 @@ class Critic:
         self._layout = layout
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
-        """One pass; labels are in the order of the policy's."""
+        """One pass; labels are in the policy's order."""
         layout = self._layout(sequences)
         return Hidden(self._trunk(layout), layout)
 
@@ -58,7 +59,8 @@ class Critic:
 def read_scorer_copy(
     policy: "PreTrainedModel", processor: TextProcessor, folder: Path, layout: Callable[[Sequences], Layout]
 ) -> ReadScorer:
-    """Trunk and head as they were saved, on the CPU; raises CheckpointError. layout: the policy's, for its family."""
+    """Trunk and head as they were saved, on the CPU; raises CheckpointError. layout: the policy's, used for a trunk of
+    the same family."""
     stated = _read_stated(processor.tokenizer, folder)
     with offline():
         config = read_config(folder, 0.0)
@@ -72,7 +74,7 @@ def read_scorer_copy(
 def read_scorer_adapter(
     policy: "PreTrainedModel", tokenizer: Any, folder: Path, name: str, *, trains: bool
 ) -> tuple[nn.Linear, float]:
-    """Put the reward model's adapter on the policy's trunk; its head, and its mean. Raises CheckpointError."""
+    """Put the reward model's adapter on the policy's trunk. Returns its head and its mean. Raises CheckpointError."""
     stated = _read_stated(tokenizer, folder)
     adapter = folder / ADAPTER_FOLDER
     if not is_adapter(adapter):
@@ -100,7 +102,7 @@ def _read_stated(tokenizer: Any, folder: Path) -> dict[str, Any]:
     own, others = tokenizer.get_vocab(), read_tokenizer(folder).get_vocab()
     if any(others.get(token) != number for token, number in own.items()):
         raise CheckpointError(
-            f"{folder} reads other tokens than the policy", hint="Train the reward model on the policy's own model."
+            f"{folder} has another tokenizer than the policy", hint="Train the reward model on the policy's own model."
         )
     return stated
 
@@ -110,7 +112,7 @@ def _mean(stated: dict[str, Any]) -> float:
 
 
 class _Saved:
-    """Tensors of a folder by name, one at a time: the file is closed in between, so that it takes no memory."""
+    """Tensors of a folder, read by name one at a time. The file is closed in between, so that it takes no memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -144,9 +146,7 @@ def _read_head(policy: "PreTrainedModel", folder: Path) -> nn.Linear:
     embeddings: Any = policy.get_input_embeddings()
     width = int(embeddings.weight.shape[1])
     if weight is None or weight.shape != (1, width):
-        raise CheckpointError(
-            f"{folder} is of another shape than the policy: its head is not 1 x {width}", hint=_INSTEAD
-        )
+        raise CheckpointError(f"{folder} does not fit the policy: its head is not 1 x {width}", hint=_INSTEAD)
     head = nn.Linear(width, 1, bias=False)
     head.load_state_dict({"weight": weight})
     return head
@@ -154,7 +154,8 @@ def _read_head(policy: "PreTrainedModel", folder: Path) -> nn.Linear:
 
 @torch.no_grad()
 def _check_base(policy: "PreTrainedModel", folder: Path, name: str) -> None:
-    """Raise CheckpointError unless the saved trunk is the policy's, with the adapter added where it lies."""
+    """Raise CheckpointError unless the saved trunk is the policy's, with the adapter added in the layers that it
+    adapts."""
     adapted = dict(adapted_layers(policy, name))
     saved = _Saved(folder)
     for key, parameter in policy.named_parameters():
@@ -162,10 +163,10 @@ def _check_base(policy: "PreTrainedModel", folder: Path, name: str) -> None:
         plain = f"{layer}.{rest}" if rest else key
         if ".lora_" in key or not plain.startswith(f"{policy.base_model_prefix}."):
             continue
-        found, expected = saved.get(plain), parameter
+        stored, expected = saved.get(plain), parameter
         if rest == "weight" and layer in adapted and expected.is_floating_point():
             expected = expected + adapted[layer].get_delta_weight(name).to(expected)
-        if found is None or not _same(expected.cpu(), found, exact=expected is parameter):
+        if stored is None or not _same(expected.cpu(), stored, exact=expected is parameter):
             raise CheckpointError(
                 f"{folder} was trained on other weights than the policy's: {plain} differs",
                 hint=f"Train the reward model on the policy's own model (here --backbone {policy.name_or_path}). "

@@ -1,12 +1,12 @@
-"""Tell causal language models and reward models apart by their configs alone. Standard library only.
+"""Tells causal language models and reward models apart by their configs alone. Standard library only.
 
     is_causal_lm({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})                           # True
     is_causal_lm({"gguf_architecture": "llama"})                                                           # True
     is_reward_model({"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}})   # True
 
-A config without `architectures` (a trunk that was saved alone) has no head, and is no language model. A reward model is
-a classifier with one label, or a language model whose config holds `mmalign_reward_mean`: its head lies beside it. Of a
-GGUF file only the architecture is known; those that transformers turns into causal language models are listed here.
+A config without `architectures` is of a trunk saved alone: it has no head and is no language model. A reward model is a
+classifier with one label, or a language model whose config holds `mmalign_reward_mean` and whose head is saved beside
+it. A GGUF file states only its architecture; those that transformers reads as causal language models are listed here.
 """
 
 from collections.abc import Mapping

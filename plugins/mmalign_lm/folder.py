@@ -1,9 +1,9 @@
-"""What a folder of a causal language model holds, checked before transformers reads it.
+"""Reads a folder of a causal language model, and checks its files before transformers reads them.
 
     parts, module = load(source, config)    # from a folder, or a hub id fetched to one; float32, on the CPU
 
-Refused by name: code in configs, pickled weights, an adapter beside a model, a missing tokenizer, a tokenizer with more
-tokens than the model has embeddings, weights that miss a tensor.
+Each of these is refused with an error that names it: code in configs, pickled weights, an adapter beside a model, a
+missing tokenizer, a tokenizer with more tokens than the model has embeddings, weights that miss a tensor.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ _PATTERNS = (*TOKENIZER_PATTERNS, "chat_template*", _GENERATION_CONFIG)
 
 @dataclass(frozen=True)
 class Parts:
-    """origin: as `Source.origin`. config: transformers' config, with the dropout that was asked for. note: a sentence
-    on what was made of what was asked for, where that is not plain."""
+    """origin: as `Source.origin`. config: transformers' config, with the dropout of the options. note: a sentence on
+    how the options were carried out, where that is not obvious."""
 
     folder: Path
     origin: str
@@ -59,7 +59,7 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
 
 
 def read(source: "Source", options: CausalLMConfig) -> Parts:
-    """Check and read everything but the weights; raises CheckpointError. Downloads only for a hub id."""
+    """Check and read everything except the weights; raises CheckpointError. Downloads only for a hub id."""
     folder = source.folder
     if folder is None:
         wanted = ["*.safetensors", "*.safetensors.index.json", *_PATTERNS]
@@ -68,7 +68,7 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
     if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}): which of them is meant?",
-            hint="Move one of them to a folder of its own.",
+            hint="Move one of them to another folder.",
         )
     with offline():
         config = read_config(folder, options.dropout)
@@ -77,8 +77,8 @@ def read(source: "Source", options: CausalLMConfig) -> Parts:
 
 
 def own_tokenizer(source: "Source") -> Path | None:
-    """The adapter that has tokenizer files, the topmost of them: a chat template may have come with it."""
-    return next((place for place in reversed(source.adapters) if (place / TOKENIZER_CONFIG).is_file()), None)
+    """The topmost adapter that has tokenizer files: it may have brought a chat template."""
+    return next((folder for folder in reversed(source.adapters) if (folder / TOKENIZER_CONFIG).is_file()), None)
 
 
 def load_module(parts: Parts) -> "PreTrainedModel":
@@ -105,12 +105,13 @@ def read_config(folder: Path, dropout: float, *, gguf_file: str | None = None) -
 
 
 def text_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
-    """The part of a config that is the language model's: all of it but where a model has towers of other kinds."""
+    """The config of the language model: a part of the config where a model has towers of other kinds, else all of
+    it."""
     return config.get_text_config(decoder=True)
 
 
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
-    """Set every dropout of a config, whatever the family calls it; no layer is left out as a whole."""
+    """Set every dropout of a config, under any of its names; layerdrop, which drops whole layers, is set to 0."""
     for name, value in config.to_dict().items():
         if isinstance(value, float) and name.endswith("layerdrop"):
             setattr(config, name, 0.0)
@@ -136,20 +137,21 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMConfig) -> TextProcessor:
-    """The tokenizer of a folder with its files; raises CheckpointError, also where it is not the config's."""
+    """The tokenizer of a folder with its files; raises CheckpointError, also where the tokenizer does not fit the
+    config."""
     tokenizer = read_tokenizer(folder)
     known = text_config(config).vocab_size
     if len(tokenizer) > known:
         raise CheckpointError(
             f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model knows {known:,}",
-            hint="The tokenizer files are another model's.",
+            hint="The tokenizer files belong to another model.",
         )
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
     template = _read_template(options.template)
     length = options.context_length or context_length(config, tokenizer)
     content = {path.name: path.read_bytes() for path in files}
     if template:
-        # The tokenizer's own from here on: it is saved with the model, in place of any that was there.
+        # From here on the template is the tokenizer's own: it is saved with the model and replaces any earlier one.
         tokenizer.chat_template = template
         content = {name: each for name, each in content.items() if not name.startswith("chat_template")}
         content[CHAT_TEMPLATE] = template.encode()
@@ -157,11 +159,11 @@ def read_processor(folder: Path, config: "PreTrainedConfig", options: CausalLMCo
 
 
 def context_length(config: "PreTrainedConfig", tokenizer: Any) -> int:
-    """The model's limit in tokens; a million where neither config nor tokenizer knows one (ALiBi)."""
+    """The model's limit in tokens; a million where neither config nor tokenizer states one (ALiBi)."""
     stated = text_config(config).to_dict()
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    found = [stated[name] for name in names if isinstance(stated.get(name), int)]
-    return min([*found[:1], tokenizer.model_max_length, 1_000_000])
+    limits = [stated[name] for name in names if isinstance(stated.get(name), int)]
+    return min([*limits[:1], tokenizer.model_max_length, 1_000_000])
 
 
 def _read_template(path: str) -> str:

@@ -1,9 +1,9 @@
-"""A language model whose linear layers are held in 4 bits (NF4 with double quantisation; QLoRA, Dettmers 2023,
-arXiv 2305.14314), through bitsandbytes. On a CUDA GPU: on the CPU, bitsandbytes 0.50 quantises some blocks wrongly.
+"""A language model whose linear layers are held in 4 bits (NF4 with double quantisation; QLoRA, Dettmers 2023, arXiv
+2305.14314), through bitsandbytes. Needs a CUDA GPU: on the CPU, bitsandbytes 0.50 quantises some blocks wrongly.
 
-    require(options, source)                # before weights are loaded: what is missing, or cannot be had in 4 bits
+    require(options, source)                # before weights are loaded: raises where 4 bits are impossible
     module = load_module(folder, config)    # all of it frozen: an adapter trains on it
-    unquantised(module, config)             # an ordinary float32 model on the CPU, adapter merged: what `save` writes
+    unquantised(module, config)             # an ordinary float32 model on the CPU, adapter merged: `save` writes it
 
 Embeddings, norms and the head stay in float32. Products are in bfloat16 on a GPU and, in tests, in float32 on the CPU.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from mmalign.contract.source import Source
 
-TOLERANCE = 0.05  # relative; of trials at loading, in bfloat16
+TOLERANCE = 0.05  # relative, for the trials at loading, in bfloat16
 _INSTEAD = "Leave backbone.load_in at float32"
 
 
 def require(options: CausalLMConfig, source: "Source") -> None:
-    """Raise UsageError where 4 bits are asked for and cannot be had."""
+    """Raise UsageError where the options ask for 4 bits and they are impossible."""
     if options.load_in != "4bit":
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -70,12 +70,12 @@ def load_module(folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
     how = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=products
     )
-    config = copy.deepcopy(config)  # transformers writes into the one that it is given
+    config = copy.deepcopy(config)  # transformers changes the config passed to it
     where = {"": "cuda" if on_gpu else "cpu"}
     module = load_exactly(AutoModelForCausalLM, folder, config=config, quantization_config=how, device_map=where)
     for layer in module.modules():
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
-            layer.compute_type_is_set = True  # else the first input's precision, float32, would be taken
+            layer.compute_type_is_set = True  # else the layer would compute in the first input's precision, float32
     return module.requires_grad_(False)
 
 
@@ -86,14 +86,14 @@ def unquantised(module: "PreTrainedModel", config: "PreTrainedConfig") -> "PreTr
     from transformers.pytorch_utils import Conv1D
 
     bitsandbytes: Any = importlib.import_module("bitsandbytes")
-    state = module.state_dict()  # first: it brings what the CPU has repacked back into the common order
+    state = module.state_dict()  # first: this restores the common order of weights that the CPU kernels repacked
     for name, layer in module.named_modules():
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
             weight: Any = layer.weight
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.weight.")}
             wide = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-            state[f"{name}.weight"] = wide.cpu().float()  # all of them would not fit beside the model on its GPU
-    with torch.random.fork_rng(devices=[]):  # its values are replaced
+            state[f"{name}.weight"] = wide.cpu().float()  # the wide weights together would not fit on the GPU
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are replaced
         plain = draw_weights(AutoModelForCausalLM, config)
     merged = merged_state(module, state)
     for name, layer in plain.named_modules():

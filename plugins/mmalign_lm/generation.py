@@ -1,10 +1,10 @@
-"""Answers token by token with a cache of keys and values; rows that have ended leave the batch. A family without such a
-cache (GPT-1) reads each row again for every token.
+"""Generates answers token by token with a cache of keys and values; rows that have ended leave the batch. A family
+without such a cache (GPT-1) reads each row again for every token.
 
     generated = generate(module, prompts, Sampling(max_tokens=64), seeds=[0, 1], end_ids={2})
 
-Prompts are padded on the left, and positions count from the first real token, where the family allows it; `Way` says
-what it allows. A prompt that occurs several times is read once.
+Where the family allows it (`Way`), prompts are padded on the left, and positions count from the first real token. A
+prompt that occurs several times is read once.
 """
 
 import inspect
@@ -21,17 +21,17 @@ from mmalign.language.sampling import Generated, Sampling, draw, uniforms
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LEAVE = 8  # rows leave when an eighth have ended: what stays is copied then
-# Of a batch, at most: a small model wants many rows, and keys and values of long ones take much memory.
+_LEAVE = 8  # ended rows leave once they are an eighth of the batch: leaving copies the rows that stay
+# Largest batch: many rows for a small model, but keys and values of long rows take much memory.
 _ROWS, _PLACES = 256, 1 << 15
-_CACHES = ("cache", "past_key_values")  # the argument of a model's forward, since transformers 5.24 and before
+_CACHES = ("cache", "past_key_values")  # the forward's argument: since transformers 5.24, and before it
 
 
 @dataclass(frozen=True)
 class Way:
-    """padded: prompts of different lengths may be answered in one call. cache: of keys and values between tokens, with
-    room behind them, transformers' own for the family, or none. switch: all is read again when rows, which then must be
-    of equal length, grow past so many tokens (LongRoPE turns all their positions differently); 0: never."""
+    """padded: prompts of different lengths may be answered in one call. cache: keys and values are kept with spare room
+    behind them, in transformers' own cache for the family, or not at all. switch: when rows, then of equal length, grow
+    past this many tokens, all is read again (LongRoPE changes all their positions there); 0: never."""
 
     padded: bool = True
     cache: Literal["roomy", "own", "none"] = "roomy"
@@ -48,8 +48,8 @@ def generate(
     on_token: Callable[[int, int], None] | None = None,
     way: Way = Way(),
 ) -> Generated:
-    """prompts: N rows of ids, none empty; seeds: one a row; end_ids: each ends an answer. `on_token(row, id)` sees
-    every token as it is drawn."""
+    """prompts: N rows of ids, none empty; seeds: one a row; end_ids: each of them ends an answer. `on_token(row, id)`
+    is called for every token as it is drawn."""
     if not prompts:
         return Generated([], [], [])
     different, owner = _distinct(prompts)
@@ -58,11 +58,11 @@ def generate(
     tokens = torch.zeros(sampling.max_tokens, len(prompts), dtype=torch.int64, device=logits.device)
     logps = torch.zeros(tokens.shape, device=logits.device)
     lengths, ended = [sampling.max_tokens] * len(prompts), [False] * len(prompts)
-    rows = list(range(len(prompts)))  # which prompt each line of the batch is; some have ended
-    places = torch.arange(len(prompts), device=logits.device)
+    rows = list(range(len(prompts)))  # the prompt of each line of the batch; some have ended
+    columns = torch.arange(len(prompts), device=logits.device)
     for step in range(sampling.max_tokens):
         drawn, logp = draw(logits, sampling, uniforms([seeds[row] for row in rows], step))
-        tokens[step, places], logps[step, places] = drawn, logp
+        tokens[step, columns], logps[step, columns] = drawn, logp
         for row, token in zip(rows, drawn.tolist(), strict=True):  # syncs with a GPU
             if ended[row]:
                 continue
@@ -76,22 +76,22 @@ def generate(
         if _LEAVE * (len(rows) - len(alive)) >= len(rows):
             keep = torch.tensor(alive, device=logits.device)
             reading.select(keep)
-            rows, places, drawn = [rows[line] for line in alive], places[keep], drawn[keep]
+            rows, columns, drawn = [rows[line] for line in alive], columns[keep], drawn[keep]
         logits = reading.next(drawn)
-    ids, found = tokens.T.cpu(), logps.T.cpu()
-    if bool(found.isnan().any()):
+    ids, logps = tokens.T.cpu(), logps.T.cpu()
+    if bool(logps.isnan().any()):
         raise NonFiniteError(
-            "the model gives NaN for what comes next", hint="Take an earlier checkpoint, or float32 weights."
+            "the model gives NaN for the next token", hint="Take an earlier checkpoint, or float32 weights."
         )
     return Generated(
         [row[:length].clone() for row, length in zip(ids, lengths, strict=True)],
-        [row[:length].clone() for row, length in zip(found, lengths, strict=True)],
+        [row[:length].clone() for row, length in zip(logps, lengths, strict=True)],
         ended,
     )
 
 
 def batches(prompts: Sequence[Tensor], max_tokens: int, *, padded: bool = True) -> Iterator[list[int]]:
-    """Rows to answer together: those of like length, and equal prompts side by side. padded: lengths may differ."""
+    """Rows to answer together: of similar length, equal prompts side by side. padded: their lengths may differ."""
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), prompts[row].tolist()))
     while order:
         number, longest = 1, len(prompts[order[0]]) if not padded else max(map(len, prompts))
@@ -104,19 +104,19 @@ def batches(prompts: Sequence[Tensor], max_tokens: int, *, padded: bool = True) 
 
 
 def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-    """The different ones, and which of them each is."""
-    places: dict[tuple[int, ...], int] = {}
+    """The distinct prompts, and for each prompt the index of its distinct one."""
+    indices: dict[tuple[int, ...], int] = {}
     different, owner = [], []
     for prompt in prompts:
-        place = places.setdefault(tuple(prompt.tolist()), len(different))
-        if place == len(different):
+        index = indices.setdefault(tuple(prompt.tolist()), len(different))
+        if index == len(different):
             different.append(prompt)
-        owner.append(place)
+        owner.append(index)
     return different, owner
 
 
 class Reading:
-    """A batch as the model has read it. `_tokens`, `_positions`, `_mask`: [n, width] of all, padding on the left.
+    """A batch that the model has read so far. `_tokens`, `_positions`, `_mask`: [n, width], padded on the left.
     `_unread`: where the tokens begin that the model reads next."""
 
     def __init__(self, module: "PreTrainedModel", prompts: Sequence[Tensor], room: int, way: Way) -> None:
@@ -138,7 +138,7 @@ class Reading:
         self._restart()
 
     def first(self, owner: Sequence[int]) -> Tensor:
-        """[N, V] behind the prompts; from here on there are N rows, row i behind prompt `owner[i]`."""
+        """[N, V] logits behind the prompts. From here on there are N rows, row i behind prompt `owner[i]`."""
         logits = self._logits()
         if list(owner) == list(range(len(logits))):
             return logits
@@ -147,7 +147,7 @@ class Reading:
         return logits[rows]
 
     def next(self, ids: Tensor) -> Tensor:
-        """[n, V] behind one token more in each row. ids: [n]."""
+        """[n, V] logits behind one more token in each row. ids: [n]."""
         width = self._tokens.shape[1]
         self._tokens = torch.cat([self._tokens, ids[:, None]], 1)
         self._positions = torch.cat([self._positions, self._positions[:, -1:] + 1], 1)
@@ -177,7 +177,7 @@ class Reading:
             self._unread = width
         if "use_cache" in self._takes:
             inputs["use_cache"] = self._cache is not None
-        if "logits_to_keep" in self._takes:  # all logits of a prompt are its length times the vocabulary
+        if "logits_to_keep" in self._takes:  # the logits of a whole prompt would be its length times the vocabulary
             inputs["logits_to_keep"] = 1
         return self._module(**inputs).logits[:, -1]
 

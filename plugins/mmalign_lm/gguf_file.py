@@ -2,9 +2,9 @@
 
     parts, module = load(source, config)      # source.file is the GGUF file; an ordinary model, which trains and saves
 
-transformers marks what it reads from GGUF as quantised and then refuses to save it, so the values move into a model
-built from the same config without that mark. The tokenizer is written out once and read back: what is saved later are
-those files. All that reads the file needs the package `gguf`.
+transformers marks a model read from GGUF as quantised and then refuses to save it. So the values are moved into a model
+built from the same config without that mark. The tokenizer is written out once and read back, and later saves write
+these files. Reading a GGUF file needs the package `gguf`.
 """
 
 import copy
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
-    """Everything of the file, the model in float32 on the CPU; raises CheckpointError."""
+    """The parts of the file, and the model in float32 on the CPU; raises CheckpointError."""
     file = source.file
     assert file is not None
     if importlib.util.find_spec("gguf") is None:
@@ -53,15 +53,15 @@ def _dequantised(file: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     marked = load_exactly(AutoModelForCausalLM, file.parent, gguf_file=file.name, config=copy.deepcopy(config))
-    with torch.random.fork_rng(devices=[]):  # its values are replaced
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are replaced
         module = draw_weights(AutoModelForCausalLM, config)
     module.load_state_dict(marked.state_dict())
     return module
 
 
 def _write_tokenizer(file: Path, folder: Path, num_tokens: int) -> None:
-    """transformers adds GPT-2's end token to byte-pair vocabularies that lack it, beyond the model's embeddings: that
-    goes again."""
+    """transformers adds GPT-2's end token to byte-pair vocabularies that lack it, beyond the model's embeddings; it is
+    removed again."""
     from transformers import AutoTokenizer
 
     try:
@@ -78,7 +78,8 @@ def _write_tokenizer(file: Path, folder: Path, num_tokens: int) -> None:
 
 @contextmanager
 def _reading_once() -> Iterator[None]:
-    """Within, transformers' several readings of one GGUF file share one parse (seconds each), and draw no bars."""
+    """Inside the context, transformers' several reads of one GGUF file share one parse (seconds each) and show no
+    progress bars."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     gguf: Any = importlib.import_module("gguf")

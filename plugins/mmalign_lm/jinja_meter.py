@@ -1,10 +1,10 @@
-"""What one rendering of a chat template may take: a limit for each value, for all of them, and for time.
+"""Limits of one rendering of a chat template: for each value, for all values, and for time.
 
     meter = Meter(variables)
     meter.require(len(text) * 3)                       # before it is made
     meter.made(text * 3)                               # afterwards
 
-The functions here say how long what an operation makes can be, at most, and refuse it before it runs. All raise
+The functions here bound the length of an operation's result and refuse the operation before it runs. All raise
 BadSample.
 """
 
@@ -15,16 +15,16 @@ from typing import Any
 
 from mmalign.errors import BadSample
 
-MAX_LENGTH = 10_000_000  # characters of one value, or four times what is rendered
-MAX_SECONDS = 10.0  # of this thread's processor
-_ALL_VALUES = 20  # times as much in all values that a rendering makes
+MAX_LENGTH = 10_000_000  # characters of one value; or four times the length of the input, if that is more
+MAX_SECONDS = 10.0  # CPU seconds of this thread
+_ALL_VALUES = 20  # limit of all values of a rendering together, as a multiple of one value's
 _MAX_NODES = 200_000  # elements of one value, however deep
 _MAX_BITS = 4096
 _LONG_NUMBER = re.compile(r"\d{7,}")  # a width in a format
 
 
 class Meter:
-    """What one rendering may take. Raises BadSample past it."""
+    """Measures one rendering. Raises BadSample past a limit."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self.limit = MAX_LENGTH
@@ -45,7 +45,7 @@ class Meter:
             raise BadSample(f"the chat template makes a text of more than {self.limit:,} characters")
 
     def made(self, value: Any) -> Any:
-        """The value, once it is known to be within the limits."""
+        """The value, after a check that it is within the limits."""
         self.tick()
         self._left -= self.size(value)
         if self._left < 0:
@@ -53,25 +53,25 @@ class Meter:
         return value
 
     def size(self, value: Any, *, checked: bool = True) -> int:
-        """Characters of texts and number of elements, however deep; past a limit it counts no further."""
-        total, count, waiting = 0, 0, [value]
+        """Characters of texts plus number of elements, at any depth; stops counting past a limit."""
+        characters, count, waiting = 0, 0, [value]
         while waiting:
             each = waiting.pop()
-            total += 1 + (len(each) if isinstance(each, str | list | tuple | dict) else 0)
+            characters += 1 + (len(each) if isinstance(each, str | list | tuple | dict) else 0)
             count += 1
             if checked:
-                self.require(total)
+                self.require(characters)
                 if count > _MAX_NODES:
                     raise BadSample(f"the chat template makes a list of more than {_MAX_NODES:,} elements")
             if isinstance(each, list | tuple):
                 waiting += each
             elif isinstance(each, dict):
                 waiting += each.values()
-                total += sum(len(key) for key in each if isinstance(key, str))
-        return total
+                characters += sum(len(key) for key in each if isinstance(key, str))
+        return characters
 
     def arguments(self, values: Iterable[Any]) -> None:
-        """Refuses what is too long, and a number that may be a width."""
+        """Refuses values that are too long, and numbers that may be a width."""
         for value in values:
             if isinstance(value, int) and not isinstance(value, bool):
                 self.require(abs(value))
@@ -79,7 +79,7 @@ class Meter:
 
 
 def require_method(meter: Meter, name: str, text: str, args: Sequence[Any]) -> None:
-    """The length of what a method or filter makes of a text, at most."""
+    """Bounds the length of the text that a method or filter makes of a text."""
     texts = [arg for arg in args if isinstance(arg, str)]
     widths = [*map(len, texts), *(arg for arg in args if isinstance(arg, int))]
     if name == "replace" and len(texts) > 1:
@@ -96,10 +96,10 @@ def require_method(meter: Meter, name: str, text: str, args: Sequence[Any]) -> N
 
 
 def require_format(meter: Meter, text: str, args: Sequence[Any]) -> None:
-    """No width of a million or more: in the format, or from a value that it takes for one."""
+    """Refuses a width of a million or more, in the format or in a value that the format takes as a width."""
     nested = re.search(r"\{[^{}]*\{", text.replace("{{", "").replace("}}", ""))
     if _LONG_NUMBER.search(text) or nested or re.search(r"%[^a-zA-Z]*\*", text):
-        raise BadSample("the chat template pads a text to a width of its own")
+        raise BadSample("the chat template pads a text to a width that it computes, or to a million or more")
     meter.require(len(text) + sum(map(meter.size, args)) * (1 + text.count("%") + text.count("{")))
 
 

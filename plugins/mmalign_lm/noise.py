@@ -4,10 +4,10 @@ r"""NEFTune: noise on a language model's embeddings in training (Jain 2023, algo
 
 e' = e + alpha / sqrt(L d) u,    u uniform in [-1, 1]
 
-e: a token's embedding [d]; L: tokens of its example, not of the row that it shares. It is an option of the backbone, as
-dropout is, and not of one objective: like dropout it changes what the model computes in training mode alone, draws from
-torch's generator (so it is replayed and resumed as dropout is), and frozen roles, evaluation and generation never see
-it. Objectives know no embeddings.
+e: a token's embedding [d]; L: tokens of its example, not of the row that it shares. The noise is an option of the
+backbone, as dropout is, and not of one objective, because objectives know no embeddings. Like dropout it acts in
+training mode only, draws from torch's generator (so it is replayed and resumed), and never reaches frozen roles,
+evaluation or generation.
 """
 
 import torch

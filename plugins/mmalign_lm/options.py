@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from mmalign.errors import UsageError
 from mmalign.models.lora import LoraOptions
 
-# Absolute, so that a run is resumed from anywhere; empty for none.
+# Absolute, so that a run can be resumed from any directory; empty for none.
 LocalPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
 
 
@@ -25,7 +25,8 @@ class RewardModelConfig(BaseModel):
 
 
 class CausalLMConfig(BaseModel):
-    """How to load and run a causal language model. What is "from scratch" is for `gpt-1`, `gpt-2` and `llama` only."""
+    """How to load and run a causal language model. Options "from scratch" apply to `gpt-1`, `gpt-2` and `llama`
+    only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     random_weights: bool = Field(False, description="start from random weights of the config's architecture")
@@ -49,7 +50,7 @@ class CausalLMConfig(BaseModel):
         "auto",
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",
     )
-    row_length: int = Field(512, ge=1, description="tokens of a packed row, where no example is longer")
+    row_length: int = Field(512, ge=1, description="tokens of a packed row; more where an example is longer")
     context_length: int = Field(
         0,
         ge=0,
@@ -62,7 +63,7 @@ class CausalLMConfig(BaseModel):
     )
 
     def places(self) -> tuple[Path, ...]:
-        """What else the model is made of: the tokenizer's folder and the template, where they are set."""
+        """Other paths that the model is built from: the tokenizer's folder and the template, where they are set."""
         return tuple(Path(path) for path in (self.tokenizer, self.template) if path)
 
     def check_training(self) -> None:
@@ -75,5 +76,5 @@ class CausalLMConfig(BaseModel):
 
     @property
     def from_scratch(self) -> list[str]:
-        """Names of the options that are set and shape a model from scratch."""
+        """Names of the options set that shape a model from scratch."""
         return [name for name in ("tokenizer", "layers", "width", "heads") if getattr(self, name)]

@@ -1,10 +1,11 @@
-"""Trained reward models as a backbone: a scalar for each answer to a prompt, higher for what people ranked higher.
+"""Trained reward models as a backbone: a scalar for each answer to a prompt, higher for answers that people ranked
+higher.
 
     model = RewardModelBackbone.load(source, RewardModelConfig())
     model.score_sequences(batch["sequences"])            # [M], 0 for an answer as good as the best-ranked ones seen
 
-Scores are those of transformers' AutoModelForSequenceClassification less the config's `mmalign_reward_mean` (0 where
-there is none). At loading, a classifier is tried on a few tokens: that its score is its head on the last token.
+Scores are those of transformers' AutoModelForSequenceClassification minus the config's `mmalign_reward_mean` (0 where
+it has none). Loading tries a classifier on a few tokens, to check that its score is its head on the last token.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ _TOLERANCE = 1e-4  # relative; float32 under another kernel
 
 
 class RewardModelBackbone:
-    """A trunk with a scalar head, read at the last token of an answer."""
+    """A trunk with a scalar head on the last token of an answer."""
 
     Config: ClassVar[type[BaseModel]] = RewardModelConfig
 
@@ -68,7 +69,7 @@ class RewardModelBackbone:
         return self._head(self._trunk(layout)[last])[:, 0] - self.mean
 
     def save(self, folder: Path) -> None:
-        """Write what `load` takes back, and transformers too where it has a classifier for the family."""
+        """Write what `load` reads, and what transformers reads too where it has a classifier for the family."""
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
             if isinstance(self.module, Scorer):
@@ -99,7 +100,7 @@ class RewardModelBackbone:
         if not torch.allclose(self._head(self._trunk.of_one(ids)[-1]), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise CheckpointError(
                 f"{type(self.module).__name__} does not score with its head on the last token",
-                hint="Reward models on causal language models are known here.",
+                hint="Reward models built on causal language models are supported.",
             )
 
 

@@ -1,17 +1,17 @@
-"""How examples of a family may lie in the rows of one call, tried when the model is loaded.
+"""How examples of a family may share the rows of one call, tried when the model is loaded.
 
     rows = try_rows(trunk, config, vocabulary, context_length=2048, packing=True, tolerance=1e-4)
     layout = rows.layout(sequences, row_length=512)      # packed, padded, or rows of equal length, as the family allows
 
-What a token gets must be what transformers' plain forward of its sequence alone gives it. Three ways are tried, the
-fastest first: examples packed in a row behind a 4-D mask; a row for each, padded on the right; rows of equal length
-without mask. A family for which even the last is wrong, or which reads tokens that come later, is refused.
+A token must get what transformers' plain forward of its sequence alone gives it. Three ways are tried, the fastest
+first: examples packed in a row behind a 4-D mask; one row for each, padded on the right; rows of equal length without
+mask. A family for which even the last is wrong, or whose tokens see later ones, is refused.
 
-Attention may change with length: local windows, chunks, a selection of the best keys. Where it changes is a number of
-the config, under many names, so every number that could be a length counts. The trial goes past the largest that it can
-for its cost, and what lies past the next such number is read in the third way, one length at a time.
+Attention may change with length: local windows, chunks, a selection of the best keys. The length at which it changes is
+a number of the config, under many names, so every number that could be a length counts. The trial goes past the largest
+such number that its budget allows. Sequences longer than the next one are read in the third way, one length at a time.
 
-Cost at loading: 130 tokens for a family without windows, and six times the window for one with: `_BUDGET` bounds it to
+Cost at loading: 130 tokens for a family without windows, six times the window for one with. `_BUDGET` bounds it to
 about two billion operations times a thousand, 2 s on eight cores.
 """
 
@@ -35,20 +35,20 @@ from mmalign_lm.trunk import Rows, Trunk, some_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# What a family's code raises for a call that it does not take.
+# What a family's code raises for a call that it does not support.
 FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 _TOLERANCE = 1e-4  # relative; float32 under another kernel
-_BUDGET = 1e12  # tokens of a trial times parameters
+_BUDGET = 1e12  # of a trial: tokens times parameters
 _ROUNDS = 8
-_FEWEST = 32  # tokens of a packed row that is worth it
+_FEWEST = 32  # tokens of the shortest packed row that pays off
 _SHORTEST = 4
-# Fields of a config that hold no length at which attention changes: widths, counts, ids, the model's own limit.
+# Config fields that are no length at which attention changes: widths, counts, ids, the model's own limit.
 _NO_LENGTH = frozenset(
     "d_model n_embd n_inner n_head n_layer n_positions n_ctx max_position_embeddings max_seq_len seq_length ffn_dim "
     "head_dim kv_channels rotary_dim rope_theta state_size d_inner d_state id2label label2id transformers_version "
     "max_window_layers n_routed_experts original_max_position_embeddings query_pre_attn_scalar".split()
 )
-# Those that transformers' own masks of two dimensions (masking_utils) know, so that padding beside them is right.
+# Those that transformers' own 2-D masks (masking_utils) respect, so that padding is right with them.
 _IN_MASKS = frozenset({"sliding_window", "attention_chunk_size"})
 _NO_LENGTH_ENDS = ("_token_id", "hidden_size", "intermediate_size", "vocab_size", "_head_dim", "_lora_rank", "_theta")
 
@@ -65,8 +65,8 @@ def try_rows(
     sharpen: bool = False,
 ) -> Rows:
     """See the module; raises CheckpointError. config: as a dict. tolerance: relative.
-    sharpen: for random weights, under which attention is a mean and errors do not show; they are as before afterwards.
-    """
+    sharpen: scale up random weights for the trial, because their attention is a mean and hides errors; restored
+    afterwards."""
     limit = dynamic_limit(config)
     if 0 < limit < context_length:
         raise CheckpointError(
@@ -100,13 +100,13 @@ def try_rows(
 
 
 def _trial_ids(vocabulary: int, window: int, parameters: int) -> list[list[Tensor]]:
-    """A prompt, two answers and a text, once or, where it costs little, several times. The second answer lies behind
-    the window of a packed row, and both, with the prompt, are longer than it."""
+    """A prompt, two answers and a text, once or, where that is cheap, several times. In a packed row the second answer
+    lies beyond the window; each answer with the prompt is longer than the window."""
     several = window > _SHORTEST and _ROUNDS * (9 * window + 150) * parameters <= _BUDGET / 10
     shared = window // 2 + 4
     lengths = (shared, window + 12 - shared, window + 9 - shared, window + 6)
     return [
-        [some_ids(vocabulary, length, 4 * number + place) for place, length in enumerate(lengths)]
+        [some_ids(vocabulary, length, 4 * number + index) for index, length in enumerate(lengths)]
         for number in range(_ROUNDS if several else 1)
     ]
 
@@ -124,7 +124,7 @@ def try_unpacked(trunk: Trunk, config: "PreTrainedConfig", vocabulary: int, proc
 
 
 class _Trial:
-    """A prompt with two answers, and a text: how they lie together, against each alone."""
+    """A prompt with two answers, and a text: their outputs together, compared with each alone."""
 
     def __init__(self, trunk: Trunk, ids: list[Tensor], tolerance: float) -> None:
         self._trunk, self._tolerance, self._name = trunk, tolerance, type(trunk.module).__name__
@@ -138,7 +138,7 @@ class _Trial:
         return [self._trunk.of_one(row) for row in self._rows]
 
     def check_plain(self) -> None:
-        """Raise CheckpointError unless the family reads a row as it reads its beginning, and two rows as one."""
+        """Raise CheckpointError unless the family is causal and computes a row alike alone and beside another."""
         try:
             alone, length = self._alone, len(self._rows[1])
             prefix = self._trunk.of_one(self._rows[0][:length])
@@ -152,22 +152,22 @@ class _Trial:
             ) from error
         if not self._close(prefix, alone[0][:length]):
             raise CheckpointError(
-                f"{self._name} is not causal: what it says of a token depends on the tokens behind it",
-                hint="A model of the BERT kind needs is_decoder=true in its config.json, and training for it. One that "
-                "selects among keys does so by the whole row where they tie.",
+                f"{self._name} is not causal: its output for a token depends on later tokens",
+                hint="A model of the BERT kind needs is_decoder=true in its config.json, and training with it. "
+                "A model that selects among keys breaks ties by the whole row.",
             )
         if not (self._close(beside[0], prefix) and self._close(beside[1], alone[1])):
             raise CheckpointError(
-                f"{self._name} gives a row of tokens other hidden states beside another row of the same length",
-                hint="No batch of it can be right, so it can neither be trained nor used here.",
+                f"{self._name} computes other hidden states for a row when another row of the same length is beside it",
+                hint="No batch of it would be right, so it can be neither trained nor used here.",
             )
 
     def agrees(self, together: Any) -> bool:
-        """Whether one of the ways below gives each row what it gets alone."""
+        """Whether the given way of reading gives each row what it gets alone."""
         try:
             return bool(together())
         except FAILURES:
-            return False  # the family says that it takes no such call (BLOOM: ValueError)
+            return False  # the family refuses such a call (BLOOM: ValueError)
 
     def packed(self) -> bool:
         width = sum(map(len, self._sequences.answers.rows())) + len(self._sequences.prompts.values)
@@ -196,8 +196,8 @@ class _Trial:
 
 
 def candidate_lengths(config: Mapping[str, Any], besides: AbstractSet[str] = frozenset()) -> list[int]:
-    """Numbers of a config, however deep, that could be a length at which attention changes; sorted. besides: fields
-    that are left out."""
+    """Numbers of a config, at any depth, that could be a length at which attention changes; sorted. besides: fields to
+    leave out."""
     return sorted(set(_numbers(config, _NO_LENGTH | besides)))
 
 
@@ -214,15 +214,15 @@ def _numbers(value: Any, left_out: AbstractSet[str]) -> Iterator[int]:
 
 
 def rotary_switch(config: Mapping[str, Any]) -> int:
-    """The length past which LongRoPE (Ding 2024, arXiv 2402.13753) turns all positions of a call by its long factors;
+    """The length past which LongRoPE (Ding 2024, arXiv 2402.13753) uses its long factors for all positions of a call;
     0: none."""
     return min(_original_lengths(config, "longrope"), default=0)
 
 
 def dynamic_limit(config: Mapping[str, Any]) -> int:
-    """The length up to which dynamic NTK leaves rotary positions alone; 0: the config has none.
+    """The length up to which dynamic NTK leaves rotary positions unchanged; 0: the config has none.
 
-    Past it, transformers' factors depend on the longest row that the model has seen, so that no output is defined.
+    Past it, transformers' factors depend on the longest row that the model has seen, so no output is well defined.
     """
     return min(_original_lengths(config, "dynamic"), default=0)
 
@@ -234,7 +234,7 @@ def _original_lengths(config: Mapping[str, Any], kind: str) -> Iterator[int]:
             continue
         if value.get("rope_type", value.get("type")) == kind:
             stated = [value.get("original_max_position_embeddings"), config.get("original_max_position_embeddings")]
-            # transformers' dynamic NTK counts from the model's own limit, whatever else is stated
+            # transformers' dynamic NTK counts from the model's own limit and ignores other fields
             known = [limit] if kind == "dynamic" else [*stated, limit]
             yield from [length for length in known if isinstance(length, int)][:1]
         else:
@@ -244,7 +244,8 @@ def _original_lengths(config: Mapping[str, Any], kind: str) -> Iterator[int]:
 
 @contextmanager
 def maybe_sharpened(module: nn.Module, sharpen: bool) -> Iterator[None]:
-    """Within, matrices are larger by powers of two, so that their rows have length 1 to 2; the same bits afterwards."""
+    """Inside the context, matrices are scaled up by powers of two so that their rows have length 1 to 2; restored
+    exactly afterwards."""
     factors: list[tuple[Tensor, float]] = []
     for parameter in module.parameters() if sharpen else ():
         if parameter.ndim > 1 and parameter.is_floating_point():

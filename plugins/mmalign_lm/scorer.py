@@ -1,17 +1,17 @@
-"""Save a trunk with a linear head as a sequence classifier of transformers: a reward model has one label.
+"""Saves a trunk with a linear head as a sequence classifier of transformers; a reward model has one label.
 
     save_scorer(module, head, tokenizer, folder, mean=0.3)
     AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits[:, 0] - config.mmalign_reward_mean
-    scorer = load_scorer(folder, config)                                    # .trunk, .head, whichever way it was saved
+    scorer = load_scorer(folder, config)                                    # .trunk, .head, from either saved form
 
     save_classifier(module, head, tokenizer, folder, ("negative", "positive"))
     pipeline("text-classification", model=folder)("A film to remember.")            # [{"label": "positive", ...}]
 
-The classifier takes the last token that is not padding, so padding gets a token of its own: one that equals the end
-token would hide it. The mean score of good answers is in the config as `mmalign_reward_mean`. Where texts are classed,
-the tokenizer that is saved writes the end token behind them, as training did. A family without a classifier in
-transformers is saved as its language model, with the head beside it in head.safetensors, the rest in the config. An
-adapter of the trunk is merged into what is written.
+The classifier reads the last token that is not padding, so padding gets a token of its own; if it equalled the end
+token, it would hide that token. The mean score of good answers is in the config as `mmalign_reward_mean`. For a
+classifier of texts, the saved tokenizer appends the end token to every text, as training did. A family without a
+classifier in transformers is saved as its language model, with the head beside it in head.safetensors and the rest in
+the config. An adapter on the trunk is merged into the saved weights.
 """
 
 import copy
@@ -75,7 +75,7 @@ def _save(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, folder: Pa
 
 
 def save_beside(module: "PreTrainedModel", head: nn.Linear, folder: Path, options: Mapping[str, Any]) -> None:
-    """Write the language model with the head in a file of its own, and what it is for in the config."""
+    """Write the language model, its head in a separate file, and the purpose of the head in the config."""
     module.save_pretrained(folder, state_dict=merged_state(module))
     config = copy.deepcopy(module.config)
     for name, value in options.items():
@@ -85,7 +85,7 @@ def save_beside(module: "PreTrainedModel", head: nn.Linear, folder: Path, option
 
 
 class Scorer(nn.Module):
-    """A language model with a scalar head on its trunk, as one module. The output layer of the model is not used."""
+    """A language model with a scalar head on its trunk, as one module. The model's output layer is not used."""
 
     def __init__(self, model: "PreTrainedModel", head: nn.Linear) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def parts_of(scorer: "Scorer | PreTrainedModel") -> tuple[nn.Module, nn.Linear]:
 
 
 def _head_of(classifier: "PreTrainedModel") -> nn.Linear:
-    """A linear layer, by whatever name; raises CheckpointError for a head that is more than that."""
+    """The linear layer, under any name; raises CheckpointError for a head that is more than that."""
     heads = [child for name, child in classifier.named_children() if name != classifier.base_model_prefix]
     linear = [child for child in heads if isinstance(child, nn.Linear)]
     if len(heads) != 1 or len(linear) != 1:
@@ -129,7 +129,7 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(module.config)
-    config.pad_token_id = None  # set below: the embedding may not hold it yet
+    config.pad_token_id = None  # set below: the embedding may have no row for it yet
     for name, value in options.items():
         setattr(config, name, value)
     try:
@@ -146,9 +146,9 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
 
 
 def _ending(tokenizer: "PreTrainedTokenizerBase") -> Any:
-    """A copy that writes the end token behind every text, if it does not do so already.
+    """A copy of the tokenizer that appends the end token to every text, unless it does so already.
 
-    One that is not made of `tokenizers` cannot be told to, and is copied as it is.
+    A tokenizer not built on `tokenizers` cannot be changed so and is copied unchanged.
     """
     from tokenizers.processors import Sequence, TemplateProcessing
 

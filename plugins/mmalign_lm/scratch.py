@@ -2,8 +2,8 @@
 
     parts, module = load(source, config)        # source.size: "355m"; float32, on the CPU
 
-Weights are drawn from torch's global generator. The tokenizer is that of a folder (`backbone.tokenizer`) or the
-embedded gpt-mini's; its files are written back with the new model's context length, else unchanged.
+Weights are drawn from torch's global generator. The tokenizer comes from a folder (`backbone.tokenizer`) or from the
+embedded gpt-mini; only the context length in its saved files changes, to the new model's.
 """
 
 import json
@@ -28,7 +28,8 @@ _EMBEDDED = Path(__file__).parent / "gpt_mini"
 
 
 def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedModel]":
-    """Config and tokenizer first, then weights; raises UsageError for a shape, CheckpointError for a tokenizer."""
+    """Reads config and tokenizer, then draws weights; raises UsageError for a shape, CheckpointError for a
+    tokenizer."""
     shape, folder = _shape(source, options), _tokenizer_folder(options)
     with offline(), tempfile.TemporaryDirectory() as place:
         tokenizer = read_tokenizer(folder)
@@ -47,7 +48,7 @@ def load(source: "Source", options: CausalLMConfig) -> "tuple[Parts, PreTrainedM
 
 
 def read_config(source: "Source", options: CausalLMConfig) -> "PreTrainedConfig":
-    """transformers' config of the model that `load` would build; raises as `load` does."""
+    """transformers' config of the model that `load` would build; raises the errors of `load`."""
     with offline():
         return _config(_shape(source, options), read_tokenizer(_tokenizer_folder(options)), options.dropout)
 
@@ -67,7 +68,7 @@ def _tokenizer_folder(options: CausalLMConfig) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"backbone.tokenizer: no folder {options.tokenizer}",
-            hint="Give a folder with tokenizer files, or leave it empty: gpt-mini's tokenizer.",
+            hint="Give a folder with tokenizer files, or leave it empty for gpt-mini's tokenizer.",
         )
     return folder
 
@@ -76,7 +77,7 @@ def _config(shape: Shape, tokenizer: Any, dropout: float) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     end, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
-    # Some families never train the embedding of the padding token: it must not be one that texts hold.
+    # Some families never train the embedding of the padding token, so it must not be a token that texts contain.
     ids = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": None if pad in (start, end) else pad}
     config = AutoConfig.for_model(**shape, **ids, vocab_size=len(tokenizer))
     set_dropout(config, dropout)

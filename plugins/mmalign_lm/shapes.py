@@ -50,8 +50,8 @@ def _check_heads(width: int, heads: int, *, even: bool) -> None:
     if heads and width % (heads * step) == 0:
         return
     raise UsageError(
-        f"backbone.width={width} cannot be shared out to {heads} heads" + (" in pairs" if even else ""),
-        hint="Give a multiple of backbone.heads" + (" that is even for each." if even else "."),
+        f"backbone.width={width} cannot be divided among {heads} heads" + (" in pairs" if even else ""),
+        hint=f"Give a multiple of {'twice ' if even else ''}backbone.heads.",
     )
 
 
@@ -73,7 +73,7 @@ LLAMA = {
     "1.1b": _llama(22, 2048, 32, 2048, groups=4, inner=5632, tied=False),
     "7b": _llama(32, 4096, 32, 2048, inner=11008, tied=False),
 }
-# With gpt-mini's tokenizer, which they get where none is named: the names count the published ones.
+# With gpt-mini's tokenizer, the default; the names count parameters with the published tokenizers.
 PARAMETERS = {
     "gpt-1": {"117m": 90_166_272},
     "gpt-2": {"124m": 90_561_024, "355m": 309_651_456, "774m": 717_565_440, "1.5b": 1_487_030_400},
@@ -88,16 +88,16 @@ PARAMETERS = {
 
 
 def reshaped(shape: Shape, *, layers: int = 0, width: int = 0, heads: int = 0, context_length: int = 0) -> Shape:
-    """A shape with other sizes; 0 leaves one as it is. Raises UsageError where the heads do not divide the width.
+    """A shape with other sizes; 0 keeps a size. Raises UsageError where the heads do not divide the width.
 
-    Another width keeps the width of a head, unless `heads` is given too. Another width or number of heads gives each
-    head its own keys and values, and an inner width of 8/3 of the width, where the family has these.
+    Another width keeps the width of a head, unless `heads` is given too. Where the family has these: another width or
+    number of heads gives each head its own keys and values, and another width an inner width of 8/3 of it.
     """
     wide, many = shape["hidden_size"], shape["num_attention_heads"]
     new_width, per_head = width or wide, wide // many
     if not heads and new_width % per_head:
         raise UsageError(
-            f"backbone.width={width} is no multiple of {per_head}, the width of a head",
+            f"backbone.width={width} is not a multiple of {per_head}, the width of a head",
             hint=f"Try: --set backbone.width={per_head * max(1, round(width / per_head))}; or set backbone.heads too.",
         )
     new_heads = heads or new_width // per_head

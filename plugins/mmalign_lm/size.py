@@ -1,4 +1,5 @@
-"""How many parameters a causal language model has, by its config alone: it is built without memory for its weights.
+"""Counts the parameters of a causal language model from its config alone: it builds the model without memory for
+weights.
 
 model_size(source, options)      # ModelSize(parameters=4_830_720, random=False)
 """
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:
-    """Without a size where the config says too little: a GGUF file's, or one that transformers cannot build from."""
+    """The size, or 0 parameters where the config says too little: a GGUF file's, or one from which transformers cannot
+    build."""
     random = bool(source.size) or options.random_weights
     if source.size:
         return ModelSize(count_parameters(scratch.read_config(source, options)), random)
@@ -29,7 +31,7 @@ def model_size(source: "Source", options: CausalLMConfig) -> ModelSize:
         with offline():
             config = AutoConfig.for_model(**source.config)
         return ModelSize(count_parameters(config), random)
-    except (*unreadable(), AssertionError):  # loading says what is wrong with it
+    except (*unreadable(), AssertionError):  # loading reports what is wrong
         return ModelSize(0, random)
 
 

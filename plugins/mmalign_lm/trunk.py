@@ -1,4 +1,4 @@
-"""A transformers model below its head: rows of a layout in, hidden states out.
+"""The trunk of a transformers model: takes the rows of a layout, returns hidden states.
 
 trunk = Trunk(below_head(module), width)
 states = trunk(layout)                 # [L, H], flat over the grids
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def below_head(module: "PreTrainedModel") -> nn.Module:
-    """The trunk of a language model or classifier. Llama 4 names a base model that it does not have: then it is the one
-    part that is a model itself."""
+    """The trunk of a language model or classifier. Llama 4 names a base model that it does not have; its trunk is the
+    one part that is a model itself."""
     from transformers import PreTrainedModel
 
     if module.base_model is not module:
@@ -32,7 +32,7 @@ def below_head(module: "PreTrainedModel") -> nn.Module:
 
 
 class Trunk:
-    """Owns nothing: the parameters are the module's. width: H; neftune_alpha: see `mmalign_lm.noise`."""
+    """Runs the module and owns no parameters. width: H; neftune_alpha: see `mmalign_lm.noise`."""
 
     def __init__(self, module: nn.Module, width: int, neftune_alpha: float = 0.0) -> None:
         self.module, self.width = module, width
@@ -54,7 +54,7 @@ class Trunk:
         """[R, T, H]."""
         if grid.full:
             return self.module(use_cache=False, **self._inputs(grid)).last_hidden_state
-        # The mask is added to scores, in the precision that they have.
+        # The mask is added to attention scores, so it has their precision.
         dtype = next(self.module.parameters()).dtype
         device = grid.ids.device.type
         if torch.is_autocast_enabled(device):
@@ -74,9 +74,9 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Rows:
-    """packs, pads: which ways are right, and in rows of up to how many tokens that is known. window: the largest number
-    of the config that the trial went past. switch: LongRoPE's length, past which all positions of a call turn
-    differently; 0: none. rounds: texts that were tried; a selection of keys is wrong for some of them only."""
+    """packs, pads: which ways are right; packs_up_to, pads_up_to: in rows of up to how many tokens. window: the largest
+    number of the config that the trial went past. switch: LongRoPE's length, past which all positions of a call change;
+    0: none. rounds: texts tried; a selection of keys is wrong for some texts only."""
 
     packs: bool
     pads: bool
@@ -87,7 +87,7 @@ class Rows:
     rounds: int = 1
 
     def layout(self, sequences: Sequences, row_length: int = 512, cost: Cost | None = None) -> Layout:
-        """row_length: tokens of a packed row, where no example is longer."""
+        """row_length: tokens of a packed row; more where an example is longer."""
         if self.packs:
             layout = packed(sequences, row_length, cost)
             if all(grid.ids.shape[1] <= self.packs_up_to for grid in layout.grids):
@@ -96,17 +96,19 @@ class Rows:
         return bucketed(sequences, padded=self.pads and max(totals.tolist(), default=0) <= self.pads_up_to)
 
     def describe(self) -> str:
-        """For people."""
+        """For the report that people read."""
         if self.packs:
             return "rows shared behind masks"
         return (
-            "one example a row, in rows of like length" if self.pads else "one example a row, in rows of equal length"
+            "one example a row, in rows of similar length"
+            if self.pads
+            else "one example a row, in rows of equal length"
         )
 
 
 def some_ids(vocabulary: int, length: int, seed: int = 0) -> Tensor:
-    """[length] ids to try a model on, the same at every call. A third are one token, as texts repeat theirs: where keys
-    are selected, equal tokens tie."""
+    """[length] ids to try a model on, the same at every call. A third are one token, because texts repeat tokens and a
+    selection among keys ties at equal tokens."""
     ids = (torch.arange(length) * 7919 + 104_729 * (seed + 1)) % vocabulary
     ids[2::3] = ids[0]
     return ids

@@ -3,14 +3,14 @@
     writing = try_writing(module, rows, vocabulary, tolerance=1e-4)
     way = writing.up_to(tokens)            # for prompts and answers of so many tokens
 
-What follows a prompt must not depend on the prompts beside it, nor on what is kept of it between tokens: it is compared
-with transformers' plain forward of each row alone, over a few tokens that are given. The ways, the fastest first:
-prompts of different lengths, padded on the left, or only those of equal length (recurrent families, whose state takes
-in the padding); keys and values in memory with room behind it, in the cache that transformers would make, or none, and
-then all is read again for every token. The last way without padding is the plain forward itself.
+An answer must depend neither on the prompts beside it nor on what is cached between tokens. So the logits over a few
+given tokens are compared with transformers' plain forward of each row alone. The ways, the fastest first: prompts of
+different lengths, padded on the left, or only those of equal length (recurrent families, whose state absorbs the
+padding); each with keys and values in memory with spare room, in the cache that transformers would make, or without
+cache, reading all again for every token. The last way without padding is the plain forward itself.
 
-Cost at loading: about 60 tokens for each way that is tried, and twice the window where there is one; most families pass
-with the first.
+Cost at loading: about 60 tokens for each way tried, and twice the window where there is one; most families pass with
+the first.
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _WAYS = (Way(True, "roomy"), Way(True, "own"), Way(False, "roomy"), Way(False, "own"), Way(True, "none"))
 _STEPS = 3
-_LOOSER = 10  # than between hidden states of one kind of call
+_LOOSER = 10  # factor on the tolerance of `try_rows`, which compares calls of one kind
 
 
 @dataclass(frozen=True)
 class Writing:
-    """way: the fastest that is right. rows: what is known of the family's rows."""
+    """way: the fastest way that is right. rows: the family's rows, as tried."""
 
     way: Way
     rows: Rows
@@ -47,9 +47,9 @@ class Writing:
         return way
 
     def describe(self) -> str:
-        """For people."""
+        """For the report that people read."""
         together = "prompts of any length together" if self.way.padded else "prompts of equal length together"
-        return together + (", every token reading all before it again" if self.way.cache == "none" else "")
+        return together + (", reading all again for every token" if self.way.cache == "none" else "")
 
 
 @torch.no_grad()
@@ -66,12 +66,12 @@ def try_writing(
                 if all(trial.agrees(way, _LOOSER * tolerance) for trial in trials):
                     return Writing(way, rows)
             except FAILURES:
-                continue  # the family says that it takes no such cache
+                continue  # the family refuses such a cache
     return Writing(Way(False, "none"), rows)
 
 
 class _Trial:
-    """A short text and a long one: what follows their prompts, token by token, against each alone."""
+    """A short and a long text: the logits behind their prompts, token by token, compared with each text alone."""
 
     def __init__(self, module: "PreTrainedModel", vocabulary: int, window: int, seed: int) -> None:
         device = next(module.parameters()).device
@@ -82,20 +82,20 @@ class _Trial:
         self._expected = [rows.float().log_softmax(-1) for rows in logits]
 
     def agrees(self, way: Way, limit: float) -> bool:
-        """Each text is in two lines, and the first leaves after a token: rows are copied and taken out as in use. Where
-        lengths are equal no padding can be wrong, and the long text is enough."""
-        texts, expected = (part if way.padded else part[1:] for part in (self._texts, self._expected))
+        """Each text is in two lines, and the first line leaves after a token, so that rows are copied and removed as in
+        use. With equal lengths no padding can be wrong, and the long text is enough."""
+        texts, expected = (both if way.padded else both[1:] for both in (self._texts, self._expected))
         reading = Reading(self._module, [text[:-_STEPS] for text in texts], _STEPS, way)
         lines = [*range(len(texts)), *range(len(texts))]
-        found: Any = reading.first(lines)
+        logits: Any = reading.first(lines)
         for step in range(_STEPS + 1):
             wanted = torch.stack([expected[line][step] for line in lines])
-            if not torch.allclose(found.float().log_softmax(-1), wanted, rtol=limit, atol=limit):
+            if not torch.allclose(logits.float().log_softmax(-1), wanted, rtol=limit, atol=limit):
                 return False
             if step == _STEPS:
                 break
             if step == 1:
                 lines = lines[1:]
-                reading.select(torch.arange(1, len(lines) + 1, device=found.device))
-            found = reading.next(torch.stack([texts[line][step - _STEPS] for line in lines]))
+                reading.select(torch.arange(1, len(lines) + 1, device=logits.device))
+            logits = reading.next(torch.stack([texts[line][step - _STEPS] for line in lines]))
         return True

@@ -59,7 +59,9 @@ def test_an_empty_turn_is_refused_by_name(template: str, content: str) -> None:
     processor, empty = processor_of(template), Message("assistant", content)
     with pytest.raises(BadSample, match=r"^an empty answer$"):
         processor.answers(TALK[:1], [(empty,)])
-    with pytest.raises(BadSample, match="an empty answer: message 4 of the conversation; weight 0 leaves it unlearnt"):
+    with pytest.raises(
+        BadSample, match="an empty answer: message 4 of the conversation; give it weight 0 not to learn it"
+    ):
         processor.answers(TALK[:1], [(*TALK[1:3], empty)])
     answers = processor.answers(TALK[:1], [(empty._replace(learn=False), *TALK[2:])])
     words = processor.decode(answers.answers[0][answers.learn[0]])

@@ -152,9 +152,9 @@ def test_other_sizes_keep_the_shape() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 100}, ("width=100 is no multiple of 64", "backbone.width=128")),
-        ({"width": 100, "heads": 3}, ("width=100 cannot be shared out to 3 heads",)),
-        ({"heads": 5}, ("width=768 cannot be shared out to 5 heads",)),
+        ({"width": 100}, ("width=100 is not a multiple of 64", "backbone.width=128")),
+        ({"width": 100, "heads": 3}, ("width=100 cannot be divided among 3 heads",)),
+        ({"heads": 5}, ("width=768 cannot be divided among 5 heads",)),
     ],
 )
 def test_heads_that_do_not_fit_are_a_users_mistake(options, words) -> None:
