@@ -1,10 +1,10 @@
-"""What it takes to build an open_clip model besides its weights, from a folder, a tag or a hub repository.
+"""Everything needed to build an open_clip model except its weights, from a folder, a tag or a hub repository.
 
     blueprint = from_folder(Path("run/final"), config, quick_gelu=None)
     blueprint.model_cfg["quick_gelu"], blueprint.preprocess, blueprint.weights
 
-A folder must say everything itself: activation, preprocessing, context length, tokenizer. open_clip fills gaps with
-defaults in silence, and a model with the wrong activation or normalisation still answers, only worse.
+A folder must state everything itself: activation, preprocessing, context length, tokenizer. open_clip silently fills
+gaps with defaults, and a model with the wrong activation or normalisation still answers, only worse.
 """
 
 import copy
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Blueprint:
     """model_cfg: open_clip's, with `quick_gelu` and `context_length` stated. weights: None means random ones.
 
-    min_cosine: below it these very weights name nothing right, where that was measured.
+    min_cosine: below it no label fits, for these very weights; None where that was not measured.
     """
 
     architecture: str
@@ -41,7 +41,7 @@ class Blueprint:
 
 
 def read(source: "Source", quick_gelu: bool | None) -> Blueprint:
-    """Find out everything about a source; raises CheckpointError or UsageError. Downloads only for tags and hub ids."""
+    """Collect the blueprint of a source; raises CheckpointError or UsageError. Downloads only for tags and hub ids."""
     try:
         if source.folder is not None:
             return from_folder(source.folder, source.config, quick_gelu)
@@ -58,7 +58,7 @@ def read(source: "Source", quick_gelu: bool | None) -> Blueprint:
 
 
 def from_folder(folder: Path, config: Mapping[str, Any], quick_gelu: bool | None) -> Blueprint:
-    """Read a folder in open_clip's local-dir format; refuses one that leaves something to guess."""
+    """Read a folder in open_clip's local-dir format; refuses one that leaves something open."""
     path = folder / OPEN_CLIP_CONFIG
     model_cfg = _model_cfg(config, path)
     if quick_gelu is not None:
@@ -104,7 +104,7 @@ def from_tag(architecture: str, tag: str, quick_gelu: bool | None) -> Blueprint:
             f"open_clip has no weights {tag!r} for {architecture}",
             hint=f"{did_you_mean(tag, tags)} Tags: {', '.join(tags) or 'none'}.".strip(),
         )
-    # open_clip 3.3 builds what the architecture says and only warns when the weights were trained with the other one.
+    # open_clip 3.3 builds the architecture's activation, and only warns when the weights were trained with the other.
     stated = tag_cfg.get("quick_gelu", False) if tag else model_cfg.get("quick_gelu", False)
     model_cfg["quick_gelu"] = stated if quick_gelu is None else quick_gelu
     model_cfg["text_cfg"].setdefault("context_length", 77)
@@ -119,13 +119,13 @@ def from_tag(architecture: str, tag: str, quick_gelu: bool | None) -> Blueprint:
 
 
 def _calibrated(config: Mapping[str, Any]) -> float | None:
-    """The threshold that a folder states for its own weights, under "mmalign", which open_clip passes over."""
+    """The threshold that a folder states for its own weights, under the key "mmalign", which open_clip ignores."""
     stated = config.get("mmalign", {}).get("min_cosine")
     return None if stated is None else float(stated)
 
 
 def from_hub(repository: str, quick_gelu: bool | None) -> Blueprint:
-    """A hub repository in open_clip's format, with open_clip's meaning of what it leaves out (GELU, CLIP's mean)."""
+    """A hub repository in open_clip's format; missing fields mean what they mean to open_clip (GELU, CLIP's mean)."""
     folder = fetch_repository(repository)
     config = read_config(folder)
     model_cfg = _model_cfg(config, f"{repository}/{OPEN_CLIP_CONFIG}")
@@ -152,7 +152,7 @@ def _model_cfg(config: Mapping[str, Any], path: Path | str) -> dict[str, Any]:
 
 
 def _has_activation(model_cfg: Mapping[str, Any]) -> bool:
-    """Whether any tower obeys `quick_gelu`: timm's, ResNets and transformers' text models don't."""
+    """Whether any tower obeys `quick_gelu`: timm's, ResNets and transformers' text models do not."""
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     is_free = vision.get("timm_model_name") or isinstance(vision.get("layers"), list)
     return not (is_free and text.get("hf_model_name") and "multimodal_cfg" not in model_cfg)
@@ -220,7 +220,7 @@ def _folder_tokenizer(folder: Path, model_cfg: Mapping[str, Any]) -> TextTokeniz
     if not text_cfg.get("hf_model_name") and tokenizer.num_tokens > known:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.num_tokens:,} tokens and the model knows {known:,}",
-            hint="The folder lacks the model's own tokenizer: add tokenizer.json and set text_cfg.hf_tokenizer_name.",
+            hint="The model's own tokenizer is missing: add tokenizer.json and set text_cfg.hf_tokenizer_name.",
         )
     return tokenizer
 

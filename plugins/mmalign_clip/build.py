@@ -1,9 +1,9 @@
-"""Build an open_clip model and put its weights in, exactly once.
+"""Builds an open_clip model, and gives it its weights exactly once.
 
     module = build(model_cfg)                # random weights, drawn from torch's global generator
     module = build(model_cfg, weights)       # weights of a safetensors file, as float32; draws nothing
 
-Every tensor must be there and fit: open_clip resizes position embeddings and zeroes a missing bias in silence.
+Every tensor must be present and fit, because open_clip silently resizes position embeddings and zeroes a missing bias.
 """
 
 import copy
@@ -29,10 +29,10 @@ _INITIALISERS = frozenset(
 
 
 class _SkipInitialisers(TorchFunctionMode):
-    """Leave tensors as they are allocated where an initialiser would fill them: their values are loaded next."""
+    """Skips initialisers, so that tensors stay as allocated: their values are loaded next."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # `func` can be a C descriptor; all of them carry a name
+        # `func` can be a C descriptor; these have a name too
         if func.__name__ in _INITIALISERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
@@ -49,7 +49,8 @@ def build(model_cfg: Mapping[str, Any], weights: Path | None = None) -> "OpenCli
 
 
 def count_parameters(model_cfg: Mapping[str, Any]) -> int:
-    """Of the model of a `model_cfg`, built without memory for its weights. Draws nothing; raises CheckpointError."""
+    """The number of parameters of a `model_cfg`, built without memory for its weights. Draws nothing; raises
+    CheckpointError."""
     with weightless():
         return sum(parameter.numel() for parameter in _construct(model_cfg).parameters())
 
@@ -67,12 +68,12 @@ def _construct(model_cfg: Mapping[str, Any]) -> "OpenClipModule":
     cls = open_clip.CoCa if coca else open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     try:
         with offline():
-            # A text tower of transformers comes in the precision that its config names.
+            # A text tower of transformers is built in the precision that its config names.
             return cast("OpenClipModule", cls(**model_cfg).float())
     except OSError as error:
         raise CheckpointError(
             f"the text tower is {model_cfg['text_cfg'].get('hf_model_name')}, whose config is not on this machine",
-            hint="Download it once into the hub's cache, or take a model with a text tower of its own.",
+            hint="Download it once into the hub's cache, or take a model that includes its text tower.",
         ) from error
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, AttributeError, IndexError) as error:
         raise CheckpointError(
@@ -112,7 +113,7 @@ def _fill(module: "OpenClipModule", state: dict[str, Tensor], weights: Path) -> 
         state = convert_to_custom_text_state_dict(state)
     own = module.state_dict()
     for name in ("logit_scale", "logit_bias"):
-        # Older checkpoints hold them as [1]
+        # Older checkpoints store scalars as [1]
         if name in state and name in own and state[name].numel() == 1:
             state[name] = state[name].reshape(own[name].shape)
     # BatchNorm's step counter is absent from some checkpoints, and nothing reads it

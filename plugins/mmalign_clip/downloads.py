@@ -1,9 +1,10 @@
-"""Weights and tokenizers that open_clip names but this machine may not have yet.
+"""Fetches weights and tokenizers that open_clip names and this machine may lack.
 
     fetch_tag("ViT-B-32", "openai", tag_cfg)        # path of a safetensors file, from the cache or the hub
     fetch_repository("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")     # folder of a snapshot
 
-Only safetensors are fetched. Without a network, a file that is not cached is a CheckpointError that says what to do.
+Only safetensors are fetched. Without a network, a file that is not cached raises a CheckpointError that says what to
+do.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def fetch_tag(architecture: str, tag: str, tag_cfg: Mapping[str, Any]) -> Path:
-    """The safetensors file of a tag; raises CheckpointError where there is none or it cannot be had."""
+    """The safetensors file of a tag; raises CheckpointError where the tag has none or it cannot be fetched."""
     import open_clip
 
     if not tag_cfg.get("hf_hub"):

@@ -1,9 +1,9 @@
-"""Tell the model families of this plugin apart by their configs alone. Standard library only.
+"""Tells the model families of this plugin apart by their configs alone. Standard library only.
 
     is_open_clip({"model_cfg": {"vision_cfg": {...}, "text_cfg": {...}}})    # True
 
-transformers publishes the fixed-resolution SigLIP 2 checkpoints with model_type "siglip"; "siglip2" is the variable
-resolution (NaFlex) model, whose input is not an image of one size, and no family here claims it.
+transformers publishes the fixed-resolution SigLIP 2 checkpoints with model_type "siglip". "siglip2" is the model of
+variable resolution (NaFlex); its input is not an image of one size, and no family here accepts it.
 """
 
 from collections.abc import Callable, Mapping

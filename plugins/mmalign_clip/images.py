@@ -25,10 +25,10 @@ _ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a model expects. size: (height, width) in pixels; mean, std: per channel, of values in [0, 1].
+    """The images that a model expects. size: (height, width) in pixels; mean, std: per channel, of values in [0, 1].
 
-    resize_mode: "shortest" side then centre crop, "longest" side then pad with `fill_color`, or "squash".
-    interpolation "random" (an option of training in open_clip) means bicubic here.
+    resize_mode: "shortest" side then centre crop, "longest" side then pad with `fill_color`, or "squash". interpolation
+    "random" (an option of training in open_clip) means bicubic here.
     """
 
     size: tuple[int, int]
@@ -83,9 +83,9 @@ def training_image(
 
 
 def _crop_box(size: tuple[int, int], rng: random.Random, scale: tuple[float, float]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom): area uniform in `scale`, aspect ratio log-uniform in 3/4..4/3, place uniform.
+    """(left, top, right, bottom): area uniform in `scale`, aspect ratio log-uniform in 3/4..4/3, position uniform.
 
-    After ten boxes that don't fit, the largest centred one with an allowed aspect ratio.
+    After ten boxes that do not fit, the largest centred one with an allowed aspect ratio.
     """
     width, height = size
     low, high = (math.log(ratio) for ratio in _ASPECT_RATIOS)
@@ -109,7 +109,7 @@ def _resize(picture: Image.Image, size: tuple[int, int], resampling: Image.Resam
 
 
 def _centre(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Pad what is too small, crop what is too large, around the centre."""
+    """Pad an image that is too small, crop one that is too large, around the centre."""
     height, width = preprocess.size
     extra_w, extra_h = max(0, width - picture.width), max(0, height - picture.height)
     if extra_w or extra_h:

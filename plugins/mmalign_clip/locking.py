@@ -1,4 +1,4 @@
-"""Lock towers (LiT, arXiv 2111.07991) and drop patches, wherever the tower can.
+"""Locks towers (LiT, arXiv 2111.07991) and drops patches, where the tower supports it.
 
     lock_image(module, unlocked_groups=0)      # nothing in the image tower trains, BatchNorm statistics included
     lock_text(module, unlocked_layers=2)       # the last two layer groups train: last block with final norm, projection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def lock_image(module: "OpenClipModule", unlocked_groups: int) -> None:
-    """Freeze the image tower but its last `unlocked_groups`; raises UsageError for a tower without groups."""
+    """Freeze the image tower except its last `unlocked_groups`; raises UsageError for a tower without groups."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
 
@@ -39,10 +39,10 @@ def lock_image(module: "OpenClipModule", unlocked_groups: int) -> None:
 
 
 def lock_text(module: "OpenClipModule", unlocked_layers: int) -> None:
-    """Freeze the text tower but its last `unlocked_layers` groups."""
+    """Freeze the text tower except its last `unlocked_layers` groups."""
     from open_clip import CLIP
 
-    # The towers of transformers announce themselves on stdout, where results go
+    # The towers of transformers print to stdout, where results go
     with contextlib.redirect_stdout(io.StringIO()):
         if isinstance(module, CLIP):
             module.lock_text_tower(unlocked_layers)
@@ -62,7 +62,7 @@ def with_patch_dropout(vision_cfg: Mapping[str, Any], share: float) -> dict[str,
 
 
 def _lock_timm(trunk: Any, unlocked_groups: int) -> None:
-    """timm trunks say themselves which parameters form a group, from the stem (0) to the head."""
+    """A timm trunk states which parameters form a group, from the stem (0) to the head."""
     from timm.models import group_parameters
 
     groups: Any = group_parameters(trunk, trunk.group_matcher()) if unlocked_groups else {}
@@ -73,7 +73,7 @@ def _lock_timm(trunk: Any, unlocked_groups: int) -> None:
 
 
 def _freeze_statistics(visual: nn.Module) -> None:
-    """Keep locked BatchNorms in evaluation mode whatever mode the model is put in.
+    """Keep locked BatchNorms in evaluation mode, whatever mode the model is put in.
 
     open_clip replaces them by another class instead, which loses the activation inside timm's fused BatchNorms.
     """

@@ -38,11 +38,12 @@ class OpenClipConfig(AugmentationOptions):
     """How to load and train an open_clip model."""
 
     quick_gelu: bool | None = Field(
-        None, description="activation x*sigmoid(1.702x) instead of GELU; null: what the weights were trained with"
+        None,
+        description="activation x*sigmoid(1.702x) instead of GELU; null: the one that the weights were trained with",
     )
-    lock_image: bool = Field(False, description="keep the image tower as it is, BatchNorm statistics included (LiT)")
+    lock_image: bool = Field(False, description="do not train the image tower, BatchNorm statistics included (LiT)")
     unlocked_image_groups: int = Field(0, ge=0, description="with lock_image: how many last layer groups still train")
-    lock_text: bool = Field(False, description="keep the text tower as it is")
+    lock_text: bool = Field(False, description="do not train the text tower")
     unlocked_text_layers: int = Field(0, ge=0, description="with lock_text: how many last layer groups still train")
     lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
     patch_dropout: float = Field(
@@ -58,7 +59,7 @@ class OpenClipConfig(AugmentationOptions):
     @model_validator(mode="after")
     def _groups_need_a_lock(self) -> Self:
         if (self.unlocked_image_groups and not self.lock_image) or (self.unlocked_text_layers and not self.lock_text):
-            raise ValueError("unlocked groups mean nothing without lock_image=true or lock_text=true")
+            raise ValueError("unlocked groups need lock_image=true or lock_text=true")
         return self
 
 
@@ -84,40 +85,41 @@ class OpenClipBackbone(lora.Adaptable):
             locking.lock_image(module, config.unlocked_image_groups)
         if config.lock_text:
             locking.lock_text(module, config.unlocked_text_layers)
-        # open_clip asks for the class of this one, which may be a matrix instead
+        # open_clip checks the class of this layer, which may be a matrix instead
         lora.inject(module, config.lora, spare=[m for n, m in module.named_modules() if n.endswith("text_projection")])
         processor = ClipProcessor(blueprint.preprocess, blueprint.tokenizer, config.crop_scale, config.flip_probability)
         return cls(module.eval(), blueprint, processor, source.origin)
 
     @classmethod
     def size(cls, source: "Source", config: OpenClipConfig) -> ModelSize:
-        """By the architecture's config; without a size where open_clip cannot build from it."""
+        """The number of parameters, by the architecture's config; no size where open_clip cannot build from it."""
         random = source.folder is None and "/" not in source.name  # no tag
         try:
             return ModelSize(count_parameters(source.config["model_cfg"]), random)
-        except CheckpointError:  # loading says what is wrong with it
+        except CheckpointError:  # loading reports what is wrong
             return ModelSize(0, random)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images: [N, 3, H, W] -> [N, D], unit length."""
-        # CoCa's own method would normalise in the precision of the autocast; asking it not to keeps one rule for all
+        # CoCa's own method would normalise in autocast's precision; without that all models follow one rule
         return unit(at_least_one(lambda rows: self.module.encode_image(rows, normalize=False), images))
 
     def encode_text(self, tokens: "Ragged") -> Tensor:
-        """tokens: N rows of ids -> [N, D], unit length. Causal towers run to the longest row only, which is exact."""
+        """tokens: N rows of ids -> [N, D], unit length. Causal towers are computed up to the longest row only, which is
+        exact."""
         tokenizer = self.processor.tokenizer
         return unit(encode_text(self.module, tokens, tokenizer.pad_id, tokenizer.end_id, tokenizer.context_length))
 
     def contrastive_head(self) -> ContrastiveHead:
-        """The module's own parameters; checkpoints that hold them as [1] give views of them."""
+        """The module's own parameters; where checkpoints store them as [1], views of them."""
         scale, bias = self.module.logit_scale, self.module.logit_bias
         return ContrastiveHead(_scalar(scale), None if bias is None else _scalar(bias))
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write a folder in open_clip's local-dir format: config, safetensors (float16 if `half`), tokenizer files.
 
-        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft. A calibrated
-        threshold is not written: it was measured on other weights.
+        The weights written have the adapter merged in; `adapter/` beside them holds it alone, for peft. A calibrated
+        threshold is not written, because it was measured on other weights.
         """
         from safetensors.torch import save_file
 
@@ -180,7 +182,7 @@ def _build(blueprint: Blueprint, config: OpenClipConfig) -> "OpenClipModule":
             if module.logit_bias is None:
                 module.logit_bias = torch.nn.Parameter(torch.zeros_like(module.logit_scale))
             module.logit_bias.fill_(config.init_logit_bias)
-    # A sum shows NaN and infinity, and needs no tensor of booleans beside every parameter
+    # A sum shows NaN and infinity without a tensor of booleans for every parameter
     if not all(parameter.sum().isfinite() for parameter in module.parameters()):
         raise CheckpointError(f"{blueprint.weights} holds values that are not finite")
     return module

@@ -1,4 +1,4 @@
-"""The options that both kinds of dual encoder have.
+"""The options that both kinds of dual encoder share.
 
 class Config(AugmentationOptions): ...
 """
@@ -10,12 +10,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
     if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError("must be two shares of the area, 0 < least <= greatest <= 1")
+        raise ValueError("must be two shares of the area with 0 < least <= greatest <= 1")
     return scale
 
 
 class AugmentationOptions(BaseModel):
-    """How training images are varied; evaluation images never are."""
+    """How training images are augmented; evaluation images never are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipProcessor:
-    """crop_scale: the least and greatest share of the area that a training crop keeps."""
+    """crop_scale: the smallest and the largest share of the area that a training crop keeps."""
 
     preprocess: Preprocess
     tokenizer: TextTokenizer

@@ -1,9 +1,10 @@
-"""open_clip's text towers, run no further than they must be.
+"""Runs open_clip's text towers no further than needed.
 
     encode_text(module, tokens, tokenizer.pad_id, tokenizer.end_id, context_length)     # [N, D], not normalised
 
-A causal tower's feature at the end token depends on nothing behind it, so the padding need not be computed: exact, and
-about 6 times as fast on short labels. Towers that pool elsewhere, or attend both ways, get the full padded length.
+A causal tower's feature at the end token depends on nothing behind it, so the padding need not be computed. This is
+exact, and about 6 times as fast on short labels. Towers that pool elsewhere, or attend both ways, get the full padded
+length.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Tower(Protocol):
-    """What CLIP (which holds its text tower's parts itself) and a TextTransformer have in common."""
+    """The common members of a TextTransformer and a CLIP, which holds the parts of its text tower itself."""
 
     token_embedding: nn.Embedding
     positional_embedding: Tensor
@@ -36,7 +37,7 @@ def encode_text(module: "OpenClipModule", tokens: "Ragged", pad_id: int, end_id:
     """tokens: N rows of ids, each closed by `end_id` -> [N, D]; raises DataError for a row beyond the context."""
     longest = longest_row(tokens, context_length)
     if not can_trim(module, pad_id, end_id):
-        # CoCa's method normalises unless told not to; the others have the same argument
+        # CoCa's method normalises by default; the others have the same argument
         return at_least_one(lambda ids: module.encode_text(ids, normalize=False), tokens.padded(pad_id, context_length))
     return at_least_one(lambda ids: _encode_trimmed(module, ids), tokens.padded(pad_id, longest))
 
@@ -50,19 +51,19 @@ def longest_row(tokens: "Ragged", context_length: int) -> int:
 
 
 def at_least_one(tower: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """tower(rows), also for no rows: [0, D] that is still a function of every parameter, with gradients of zero.
+    """tower(rows). For no rows: [0, D] that still depends on every parameter, with gradients of zero.
 
-    The attention of both libraries fails on empty batches, which an uneven last micro-batch can be.
+    Attention in both libraries fails on an empty batch, which an uneven last micro-batch can be.
     """
     return tower(rows) if len(rows) else tower(rows.new_zeros(1, *rows.shape[1:]))[:0]
 
 
 def can_trim(module: "OpenClipModule", pad_id: int, end_id: int) -> bool:
     """Whether the padding of a row cannot change its feature: causal attention, pooled at or before the end token."""
-    found = _tower(module)
-    if found is None or found[0].attn_mask is None:
+    tower = _tower(module)
+    if tower is None or tower[0].attn_mask is None:
         return False
-    _, pool, eos_id = found
+    _, pool, eos_id = tower
     # argmax takes the first of the highest ids: padding must not outrank the end token
     return pool == "first" or (pool == "argmax" and pad_id <= end_id) or (pool == "eos" and eos_id == end_id)
 
@@ -84,13 +85,13 @@ def _encode_trimmed(module: "OpenClipModule", ids: Tensor) -> Tensor:
     """ids: [N, T] with T as small as the longest row -> [N, D] (source: open_clip 3.3 `CLIP.encode_text`)."""
     from open_clip.transformer import text_global_pool
 
-    found = _tower(module)
-    assert found is not None and found[0].attn_mask is not None
-    tower, pool, eos_id = found
+    parts = _tower(module)
+    assert parts is not None and parts[0].attn_mask is not None
+    tower, pool, eos_id = parts
     length = ids.shape[1]
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(ids).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.transformer(x, attn_mask=found[0].attn_mask[:length, :length])
+    x = tower.transformer(x, attn_mask=parts[0].attn_mask[:length, :length])
     # The norm is per token: pooling first leaves [N, width] to normalise instead of [N, T, width]
     x = tower.ln_final(text_global_pool(x, ids, pool, eos_token_id=eos_id))
     projection = tower.text_projection

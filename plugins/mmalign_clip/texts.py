@@ -1,4 +1,4 @@
-"""Texts to token ids: CLIP's byte pairs, or the tokenizer files of a folder. Both count what they cut off.
+"""Texts to token ids: CLIP's byte pairs, or the tokenizer files of a folder. Both count the tokens that they cut off.
 
 ClipTokenizer(context_length=77).text("a photo of a cat")     # TokenizedText(ids [T], num_lost 0)
 FileTokenizer.load(folder, context_length=64, ...)
@@ -53,7 +53,7 @@ class TextTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ClipTokenizer:
-    """OpenAI's byte pairs as open_clip ships them; a long text loses its end and keeps the end token."""
+    """OpenAI's byte pairs as open_clip ships them; a text that is too long loses its end but gets the end token."""
 
     context_length: int
     pad_id: int = 0
@@ -63,8 +63,8 @@ class ClipTokenizer:
     def text(self, text: str) -> TokenizedText:
         import open_clip
 
-        # Room for the longest possible text shows how many tokens there really are: a token spans at least one byte,
-        # and cleaning (unescaping, Unicode repair, lower case) makes no text four times as long.
+        # With room for the longest possible text nothing is cut, so tokens can be counted: a token spans at least one
+        # byte, and cleaning (unescaping, Unicode repair, lower case) makes no text four times as long.
         row = open_clip.tokenize([text], context_length=4 * len(text.encode("utf-8", "replace")) + 8)[0]
         ids = row[: int((row == self.end_id).nonzero()[-1]) + 1]
         num_lost = max(0, len(ids) - self.context_length)
@@ -73,7 +73,7 @@ class ClipTokenizer:
         return TokenizedText(ids.clone(), num_lost)
 
     def save(self, folder: Path) -> None:
-        """Nothing to write: open_clip carries the byte pairs, and takes them where no tokenizer is named."""
+        """Nothing to write: open_clip has the byte pairs, and uses them where no tokenizer is named."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,20 @@ class FileTokenizer:
         try:
             refuse_code(read_json(path), path)
             with offline():
-                found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+                tokenizer: Any = AutoTokenizer.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                )
             # The empty text shows what closes every row
-            end_id = found("", verbose=False)["input_ids"][-1]
+            end_id = tokenizer("", verbose=False)["input_ids"][-1]
         except _UNREADABLE as error:
             raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
-        if found.pad_token_id is None or found.padding_side != "right":
+        if tokenizer.pad_token_id is None or tokenizer.padding_side != "right":
             raise CheckpointError(
                 f"{folder}: the tokenizer needs a padding token, and padding on the right",
                 hint=f"Set pad_token and padding_side in {TOKENIZER_CONFIG}.",
             )
-        strip_id = found.sep_token_id if strip_separator else -1
-        return cls(found, _tokenizer_files(folder), context_length, found.pad_token_id, end_id, clean, strip_id)
+        strip_id = tokenizer.sep_token_id if strip_separator else -1
+        return cls(tokenizer, _tokenizer_files(folder), context_length, tokenizer.pad_token_id, end_id, clean, strip_id)
 
     @property
     def num_tokens(self) -> int:
@@ -136,7 +138,7 @@ class FileTokenizer:
         return TokenizedText(torch.tensor([0 if i == self.strip_id else i for i in ids], dtype=torch.int64), num_lost)
 
     def _encode(self, text: str) -> list[int]:
-        """All ids. The Rust tokenizer underneath is asked directly where there is one, ten times as fast."""
+        """All ids. The Rust tokenizer underneath, where there is one, is called directly, ten times as fast."""
         if not self.tokenizer.is_fast:
             return self.tokenizer(text, verbose=False)["input_ids"]
         backend = cast("PreTrainedTokenizerFast", self.tokenizer).backend_tokenizer
@@ -150,7 +152,7 @@ class FileTokenizer:
 
 
 def tokenizer_from_files(folder: Path, text_cfg: Mapping[str, Any]) -> FileTokenizer:
-    """The tokenizer of a folder with the cleaning that a `text_cfg` asks for; raises CheckpointError."""
+    """The tokenizer of a folder with the cleaning that a `text_cfg` states; raises CheckpointError."""
     options = text_cfg.get("tokenizer_kwargs") or {}
     unknown = sorted({*options, *(["tokenizer_mode"] if text_cfg.get("tokenizer_mode") else [])} - _TOKENIZER_OPTIONS)
     if unknown:

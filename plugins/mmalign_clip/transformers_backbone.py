@@ -38,8 +38,8 @@ class TransformersClipConfig(AugmentationOptions):
 
     random_weights: bool = Field(False, description="start from random weights of the config instead of the folder's")
     lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
-    lock_image: bool = Field(False, description="keep the image tower and its projection as they are (LiT)")
-    lock_text: bool = Field(False, description="keep the text tower and its projection as they are")
+    lock_image: bool = Field(False, description="do not train the image tower and its projection (LiT)")
+    lock_text: bool = Field(False, description="do not train the text tower and its projection")
     init_logit_scale: float | None = Field(
         None, description="set the log of the score's scale at load; null: as loaded"
     )
@@ -48,7 +48,7 @@ class TransformersClipConfig(AugmentationOptions):
 
 @dataclass(frozen=True)
 class TransformersProcessor:
-    """transformers' own image processor for evaluation, and the crop of this plugin for training. Picklable."""
+    """transformers' own image processor for evaluation, and this plugin's crop for training. Picklable."""
 
     images: Any
     preprocess: Preprocess
@@ -98,7 +98,7 @@ class TransformersClipBackbone(lora.Adaptable):
 
     @classmethod
     def size(cls, source: "Source", config: TransformersClipConfig) -> ModelSize:
-        """By the model's config."""
+        """The number of parameters, by the model's config."""
         return ModelSize(count_parameters(dict(source.config)), config.random_weights)
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -106,9 +106,10 @@ class TransformersClipBackbone(lora.Adaptable):
         return unit(at_least_one(lambda rows: self.module.get_image_features(rows).pooler_output, images))
 
     def encode_text(self, tokens: "Ragged") -> Tensor:
-        """tokens: N rows of ids -> [N, D], unit length; SigLIP's rows are padded to its full length, as it was trained.
+        """tokens: N rows of ids -> [N, D], unit length. SigLIP's rows are padded to its full length, as in its
+        training.
 
-        CLIP's text tower is causal and pools at the first end token: padding to the longest row is exact.
+        CLIP's text tower is causal and pools at the first end token, so padding to the longest row is exact.
         """
         tokenizer = self.processor.tokenizer
         longest = longest_row(tokens, tokenizer.context_length)
@@ -117,7 +118,7 @@ class TransformersClipBackbone(lora.Adaptable):
         return unit(at_least_one(lambda rows: self.module.get_text_features(rows).pooler_output, ids))
 
     def contrastive_head(self) -> ContrastiveHead:
-        """The module's own scale, and SigLIP's bias; SigLIP holds them as [1], so views of them."""
+        """The module's own scale, and SigLIP's bias; SigLIP stores both as [1], so these are views of them."""
         from transformers import CLIPModel
 
         if isinstance(self.module, CLIPModel):
@@ -127,7 +128,7 @@ class TransformersClipBackbone(lora.Adaptable):
     def save(self, folder: Path) -> None:
         """Write what transformers' from_pretrained loads: config, safetensors, processor and tokenizer files.
 
-        An adapter is merged into the weights written, and stands beside them in `adapter/` for peft.
+        The weights written have the adapter merged in; `adapter/` beside them holds it alone, for peft.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
@@ -177,8 +178,8 @@ def _lock(module: "TransformersModule", config: TransformersClipConfig) -> None:
     image, text = [module.vision_model], [module.text_model]
     if isinstance(module, CLIPModel):
         image, text = [*image, module.visual_projection], [*text, module.text_projection]
-    for part in (image if config.lock_image else []) + (text if config.lock_text else []):
-        part.requires_grad_(False)
+    for tower in (image if config.lock_image else []) + (text if config.lock_text else []):
+        tower.requires_grad_(False)
 
 
 def _scalar(parameter: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""What a transformers CLIP or SigLIP folder holds, checked before transformers reads it.
+"""Reads a transformers CLIP or SigLIP folder, and checks its files before transformers reads them.
 
     parts = read(source)          # from a folder, or a hub id fetched to one
     module = load_module(parts, random_weights=False)
 
-Refused by name: code in configs, pickled weights, adapters that point to another model, a folder without its image
-processor or tokenizer, weights that miss a tensor (transformers fills it at random with a warning).
+Each of these is refused with an error that names it: code in configs, pickled weights, adapters that point to another
+model, a folder without its image processor or tokenizer, weights that miss a tensor (transformers would fill it at
+random with a warning).
 """
 
 import math
@@ -46,7 +47,7 @@ class Parts:
 
     @property
     def preprocess(self) -> Preprocess:
-        """The final size and normalisation, for the training crop; evaluation goes through `images` itself."""
+        """The final size and normalisation, for the training crop; evaluation uses `images` itself."""
         size = self.config["vision_config"]["image_size"]
         return Preprocess(
             (size, size), tuple(self.images.image_mean), tuple(self.images.image_std), "bicubic", "squash"
@@ -54,7 +55,7 @@ class Parts:
 
 
 def read(source: "Source") -> Parts:
-    """Check and read everything but the weights; raises CheckpointError. Downloads only for a hub id."""
+    """Check and read everything except the weights; raises CheckpointError. Downloads only for a hub id."""
     folder = source.folder
     if folder is None:
         wanted = ["*.safetensors", "*.safetensors.index.json", *PROCESSOR_FILES, "vocabulary.txt", *TOKENIZER_PATTERNS]
@@ -84,7 +85,8 @@ def load_module(parts: Parts, random_weights: bool) -> "TransformersModule":
 
 
 def count_parameters(stated: dict[str, Any]) -> int:
-    """Of the model of a config, built without memory for its weights; 0 where transformers cannot. Draws nothing."""
+    """The number of parameters of a config, built without memory for its weights; 0 where transformers cannot build it.
+    Draws nothing."""
     from transformers import CLIPModel, SiglipModel
 
     try:
@@ -92,7 +94,7 @@ def count_parameters(stated: dict[str, Any]) -> int:
             config = _config_class(stated).from_dict(stated)
             module = CLIPModel(config) if stated.get("model_type") == "clip" else SiglipModel(config)
             return module.num_parameters()
-    except (*unreadable(), AssertionError):  # loading says what is wrong with it
+    except (*unreadable(), AssertionError):  # loading reports what is wrong
         return 0
 
 
@@ -103,7 +105,7 @@ def _random_module(parts: Parts) -> "TransformersModule":
     module = draw_weights(AutoModel, _config_class(parts.config).from_dict(parts.config))
     if parts.model_type == "clip":
         return module
-    # transformers starts both at 0, where every pair scores alike; the paper starts at ln 10 and -10
+    # transformers starts both at 0, where all pairs score the same; the paper starts at ln 10 and -10
     constant_(module.logit_scale, math.log(10))
     constant_(module.logit_bias, -10.0)
     return module
@@ -153,5 +155,5 @@ def _check_sizes(folder: Path, config: dict[str, Any], tokenizer: FileTokenizer)
     if tokenizer.num_tokens > known:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.num_tokens:,} tokens and the model knows {known:,}",
-            hint="The tokenizer files are another model's.",
+            hint="The tokenizer files belong to another model.",
         )
