@@ -8,7 +8,7 @@ Everything a plugin needs is importable from here; heavy modules load on first u
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mmalign.version import __version__
+from mmalign.version import CONTRACT_VERSION, __version__
 
 _LAZY = {
     "hookimpl": "mmalign.contract.hooks",
@@ -35,7 +35,7 @@ _LAZY = {
     "Ragged": "mmalign.contract.batch",
     "MmalignError": "mmalign.errors",
 }
-__all__ = ["__version__", *_LAZY]
+__all__ = ["CONTRACT_VERSION", "__version__", *_LAZY]
 
 if TYPE_CHECKING:  # the names of _LAZY, for type checkers
     from mmalign.contract.batch import Batch, Ragged

@@ -33,6 +33,7 @@ from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import UsageError, did_you_mean, raised_at
 from mmalign.registry.moved import where_now
 from mmalign.stop import Interrupted
+from mmalign.version import CONTRACT_VERSION
 
 ENTRY_POINT_GROUP = "mmalign"
 BUILTINS = (
@@ -117,6 +118,7 @@ class PluginHost:
         try:
             with _time_limit(), contextlib.redirect_stdout(sys.stderr):
                 module = load()
+                _check_contract(module)
                 self.manager.register(module, name=name)
                 record.warnings += _check_hooks(self.manager, module)
                 for kind in KINDS:
@@ -256,6 +258,17 @@ def _time_limit() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:  # also where the alarm came just before it was turned off
         signal.signal(signal.SIGALRM, previous)
+
+
+def _check_contract(module: Any) -> None:
+    """Raises ImportError for a plugin that says it was written for another version of the contract."""
+    wanted = vars(module).get("contract_version", CONTRACT_VERSION)
+    if wanted != CONTRACT_VERSION:
+        behind = "mmalign" if isinstance(wanted, int) and wanted > CONTRACT_VERSION else "the plugin"
+        raise ImportError(
+            f"written for version {wanted} of the contract, and this mmalign has {CONTRACT_VERSION}; upgrade {behind} "
+            "(docs/stability.md)"
+        )
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:

@@ -142,3 +142,13 @@ def test_a_failing_event_hook_warns_and_the_others_run(install) -> None:
     assert len(warnings) == 1 and warnings[0].startswith("plugin angry: run_started failed: ValueError: no (")
     assert "(plug_angry.py:4)" in warnings[0]
     assert sys.modules["plug_calm"].seen == ["the run"]
+
+
+@pytest.mark.parametrize(("number", "behind"), [(2, "mmalign"), (0, "the plugin"), ("x", "the plugin")])
+def test_a_plugin_for_another_contract_is_not_loaded_and_says_why(install, number, behind) -> None:
+    install("other", f"contract_version = {number!r}")
+    install("same", "contract_version = 1")
+    host = load_plugins()
+    record = host.record("other")
+    assert record.status == "failed" and host.record("same").status == "loaded"
+    assert f"written for version {number} of the contract" in record.why and f"upgrade {behind} (" in record.why
