@@ -57,5 +57,7 @@ def _all_kinds(app: App, as_json: bool) -> None:
     if as_json:
         emit_json({"kinds": names})
         return
-    emit(table(["kind", "number", "names"], [[kind, len(each), ", ".join(each)] for kind, each in names.items()]))
+    emit(
+        table(["kind", "number", "names"], [[kind, len(each), ", ".join(each) or "-"] for kind, each in names.items()])
+    )
     app.say("More of one kind: mmalign list KIND; all of one entry: mmalign show NAME")

@@ -90,7 +90,7 @@ def test_lists_without_a_kind_name_all(capsys: Capture) -> None:
     assert list(rows) == [kind for kind in KINDS if kind != "commands"]
     for kind in rows:
         names = [entry.spec.name for entry in catalog.entries(kind)]
-        assert rows[kind] == [str(len(names)), ", ".join(names)]
+        assert rows[kind] == [str(len(names)), ", ".join(names) or "-"]
     assert run(["list", "objective"]) == 0
     singular = capsys.readouterr().out
     assert run(["list", "objectives"]) == 0

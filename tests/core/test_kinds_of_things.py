@@ -84,7 +84,7 @@ def test_a_new_kind_is_listed_shown_and_checked(program) -> None:
     listed = program("list", "probes")
     assert [line.split() for line in listed[1].splitlines()[1:]] == [["linear", "prober", "2", "layers", "A", "line"]]
     assert program("list")[1].splitlines()[-1].split() == ["probes", "1", "linear"]
-    assert "evaluations or probes." in " ".join(program("list", "--help")[1].split())
+    assert "trackers or probes." in " ".join(program("list", "--help")[1].split())
     code, out, _ = program("show", "linear", "--options")
     assert code == 0 and out.startswith("linear (probe of prober)\n  A line\n") and "  layers: first, last\n" in out
     assert "how wide" in out

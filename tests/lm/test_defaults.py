@@ -11,7 +11,7 @@ import yaml
 from mmalign.cli import run
 from mmalign.cli.config import _heading
 from mmalign.config.yaml_reader import read_yaml
-from mmalign.contract.specs import ObjectiveSpec, Rates, in_words
+from mmalign.contract.specs import ObjectiveSpec, Rates, Role, in_words
 from mmalign.models.references import find_source
 from mmalign.models.size import ModelSize
 from mmalign.registry.catalog import Catalog
@@ -81,7 +81,8 @@ def test_an_adapter_takes_ten_times_the_rate_and_a_small_model_a_higher_one() ->
 
 
 def test_a_third_party_states_its_own_rates_and_needs_none() -> None:
-    spec = ObjectiveSpec(name="mine", summary="Mine", target="my.own:Mine", roles=(), examples={"main": ("text",)})
+    roles = (Role(name="policy", needs=()),)
+    spec = ObjectiveSpec(name="mine", summary="Mine", target="my.own:Mine", roles=roles, examples={"main": ("text",)})
     assert default_rate(spec.rates, ModelSize(10**9, False), adapter=False)[0] == 1e-5
 
 

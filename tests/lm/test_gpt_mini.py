@@ -78,7 +78,8 @@ def test_a_bare_command_has_a_model_data_and_options(objective) -> None:
     names = {"objective": objective}
     plan = make_plan(catalog, load_layers(recipe=recipe_path(objective), names=names))
     recipe = yaml.safe_load((ROOT / "configs" / f"{objective}.yaml").read_text(encoding="utf-8"))
-    assert plan.names() == {section: recipe[section]["name"] for section in ("objective", "backbone", "dataset")}
+    named = {section: recipe[section]["name"] for section in ("objective", "backbone", "dataset")}
+    assert plan.names() == {**named, "optimizer": "adamw"}
     assert plan.train.steps == recipe["train"]["steps"]
 
 
