@@ -88,7 +88,7 @@ def register_datasets() -> list[DatasetSpec]:
             "labelled-completions",
             "LabelledCompletionFiles",
             "labelled-completion",
-            "Answers that are wanted or not: columns prompt, completion, label",
+            "Answers, each wanted or unwanted: columns prompt, completion, label",
         ),
         _text("labelled-texts", "LabelledTextFiles", "text-label", "Texts with a class: columns text and label"),
         _text("prompts", "PromptFiles", "prompt", "Prompts to sample from: column prompt; or those of answers' tables"),

@@ -1,9 +1,9 @@
-"""The generated `arithmetic` data: questions with a whole number for an answer, the same for the same options.
+"""The generated `arithmetic` data: questions whose answer is a whole number; equal options give equal questions.
 
     mmalign train --objective grpo --dataset arithmetic --environment calculator
 
-Each question stands once, in one part: its own text says in which, eight tenths of them in train and one each in
-validation and test, so that other sizes and seeds move none to another part. Divisions come out even.
+Each question occurs once, in one part. Its text alone decides the part (eight tenths train, one each validation and
+test), so another size or seed moves no question to another part. Divisions have no remainder.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmalign.contract.examples import Prompt
 from mmalign.hashing import stable_hash
 
-_TRIES = 20  # draws for each question wanted: few digits make few different ones
+_TRIES = 20  # draws for each question wanted: with few digits many repeat
 _SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # tenths
 Operator = Literal["+", "-", "*", "/"]
 
@@ -26,12 +26,12 @@ class ArithmeticConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: int = Field(2000, ge=10, description="questions for training; validation and test have a tenth each")
-    digits: int = Field(2, ge=1, le=9, description="most digits that a number in a question has")
-    operators: tuple[Operator, ...] = Field(("+", "-", "*"), min_length=1, description="operations asked for")
+    digits: int = Field(2, ge=1, le=9, description="most digits of a number in a question")
+    operators: tuple[Operator, ...] = Field(("+", "-", "*"), min_length=1, description="operations in the questions")
     template: str = Field(
         "Question: What is {question}?\nAnswer:", description="the prompt; {question} stands for 12 * 34"
     )
-    seed: int = Field(0, ge=0, description="another seed, other questions")
+    seed: int = Field(0, ge=0, description="seed of the questions")
 
 
 class Arithmetic:
@@ -44,17 +44,18 @@ class Arithmetic:
 
     @classmethod
     def build(cls, config: ArithmeticConfig, split: str) -> Self:
-        """The part named `split`, train, validation or test; smaller where there are not as many questions."""
+        """The part named `split`: train, validation or test. Smaller where the options allow too few different
+        questions."""
         wanted = config.size if split == "train" else config.size // 10
         draws = random.Random(stable_hash("arithmetic", config.seed, split, config.digits, *config.operators))
-        found: dict[str, int] = {}
+        answers: dict[str, int] = {}
         for _ in range(_TRIES * config.size):
-            if len(found) == wanted:
+            if len(answers) == wanted:
                 break
             question, answer = _question(draws, 10**config.digits - 1, draws.choice(config.operators))
             if stable_hash("part", question) % 10 in _SHARES[split]:
-                found.setdefault(question, answer)
-        return cls([_prompt(config, question, answer) for question, answer in found.items()], wanted)
+                answers.setdefault(question, answer)
+        return cls([_prompt(config, question, answer) for question, answer in answers.items()], wanted)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -63,7 +64,7 @@ class Arithmetic:
         return self._examples[index]
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: questions made, and how many the options ask for."""
+        """Counts: questions made, and the number that the options ask for."""
         return {"kept": len(self), "skipped": {}, "source": "arithmetic (generated)", "asked_for": self._num_wanted}
 
     def fingerprint(self) -> str:

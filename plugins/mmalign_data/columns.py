@@ -1,9 +1,9 @@
-"""Columns of a table beside the prompt, as rewards get them: under their own names, with their own values.
+"""Columns of a table other than the prompt, in the form that rewards get: with their own names and values.
 
 columns = Columns(named="")             # of one data set
 text = columns.add(row)                 # JSON of one row's, for each row
 columns.of(json.loads(text))            # {"answer": 5, "level": None, ...}, the same names for every row
-columns.solution(values)                # "5": what a right answer holds
+columns.solution(values)                # "5": the right answer
 """
 
 import datetime
@@ -12,15 +12,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# What is right, where a table says it in several columns: final answers before worked ones, as sets of competition
-# mathematics have both ("answer": "42" beside "solution": "We see that ...").
+# Columns that hold the right answer, in order of preference: final answers before worked ones, because sets of
+# competition mathematics have both ("answer": "42" beside "solution": "We see that ...").
 SOLUTIONS = ("final_answer", "answer", "ground_truth", "solution")
 
 
 class Columns:
-    """Names are those of all rows: one that a row of JSON lines lacks has the value None there.
+    """Names are those of all rows: a column that a row of JSON lines lacks has the value None there.
 
-    named: the column that says what is right, where the user named it.
+    named: the column with the right answer, where the user named it.
     """
 
     def __init__(self, named: str = "") -> None:
@@ -29,7 +29,7 @@ class Columns:
         self._unfit: set[str] = set()
 
     def add(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row's columns as JSON values; those that hold bytes are left out, and named in `notes`."""
+        """The row's columns as JSON values; columns that hold bytes are left out, and named in `notes`."""
         kept = {}
         for name, value in row.items():
             try:
@@ -42,18 +42,18 @@ class Columns:
 
     @property
     def solution_column(self) -> str:
-        """The one that says what a right answer holds, or "" where there is none."""
+        """The column with the right answer, or "" where there is none."""
         if self._named:
             return self._named
         return next((name for name in SOLUTIONS if self._names.get(name)), "")
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """With every name."""
+        """The row's values under all names."""
         return dict.fromkeys(self._names) | dict(row)
 
     def solution(self, row: Mapping[str, Any]) -> str:
-        """What a right answer holds, as text: lists as JSON, 2.0 as "2" (a table with a gap in it makes floats of whole
-        numbers), "" where the row does not say."""
+        """The right answer as text: lists as JSON, 2.0 as "2" (a table with a gap turns whole numbers into floats), ""
+        where the row has none."""
         value = row.get(self.solution_column)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -69,9 +69,9 @@ class Columns:
             more = ""
             if others and not self._named:
                 more = f' ({", ".join(others)} is there, too; --set \'dataset.columns={{"solution": "{others[0]}"}}\')'
-            notes.append(f"what is right is in the column {chosen}{more}")
+            notes.append(f"right answers are in the column {chosen}{more}")
         if self._unfit:
-            notes.append(f"columns of bytes are not handed to rewards: {', '.join(sorted(self._unfit))}")
+            notes.append(f"rewards do not get columns of bytes: {', '.join(sorted(self._unfit))}")
         return notes
 
 
@@ -80,7 +80,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _as_json(value: Any) -> Any:
-    """Of what parquet holds and JSON does not; raises TypeError for bytes."""
+    """A value of parquet that JSON lacks, converted; raises TypeError for bytes."""
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):

@@ -2,10 +2,10 @@
 
     mmalign train --objective contrastive --dataset emoji
 
-Training has one example per drawing and text: "a drawing of a {name}" for each of its names, and its tags in a row; the
-texts of one drawing share a group. Validation holds drawings of names never trained on, each once, with its name;
-variants of a drawing (a man, a woman or a person running) are on the same side, and a held-out name that is also a
-short name or a tag of another drawing is left out there.
+Training has one example for each drawing and text. The texts are "a drawing of a {name}" for each of its names, and its
+tags in a row; the texts of one drawing share a group. Validation has drawings of names never trained on, each once,
+with its name. Variants of a drawing (a man, a woman or a person running) are on the same side. A held-out name that is
+also a short name or a tag of another drawing is left out of that drawing's texts.
 """
 
 import hashlib
@@ -64,12 +64,12 @@ class Emoji:
         return self._examples[index]
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: kept examples, of how many drawings; none is skipped."""
+        """Counts: kept examples, and drawings; none is skipped."""
         drawings = len({example.group for example in self._examples})
         return {"kept": len(self), "skipped": {}, "source": "emoji (embedded)", "drawings": drawings}
 
     def fingerprint(self) -> str:
-        """A hash of the texts and of where the drawings are."""
+        """A hash of the texts and of the drawings' positions."""
         digest = hashlib.sha256(repr(self._examples).replace(str(FOLDER), "").encode())
         return digest.hexdigest()[:16]
 

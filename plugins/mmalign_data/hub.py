@@ -2,8 +2,8 @@
 
     fetch("trl-lib/ultrafeedback_binarized", subset="")     # {"train": [Path("….arrow")], "test": [...]}
 
-The package downloads, converts and caches; what it leaves in its cache is read as any other Arrow stream is. From its
-release 4 on it runs no code of a repository.
+The package downloads, converts and caches; the Arrow streams in its cache are read like any others. From release 4 on
+it runs no code from a repository.
 """
 
 import functools
@@ -15,7 +15,7 @@ PREFIX = "hf"
 _SAVE = "datasets.load_dataset({!r}).save_to_disk('FOLDER')"
 
 
-@functools.lru_cache(maxsize=8)  # all parts of a run are of one download
+@functools.lru_cache(maxsize=8)  # the parts of a run share one download
 def fetch(name: str, subset: str) -> dict[str, list[Path]]:
     """The files of each split; raises DataError, and UsageError where the package is missing."""
     reference = f"{PREFIX}:{name}"
@@ -23,7 +23,7 @@ def fetch(name: str, subset: str) -> dict[str, list[Path]]:
         import datasets  # pyrefly: ignore[missing-import]
     except ImportError as error:
         raise UsageError(
-            f"{reference}: data of the hub are read through the package datasets, which is not installed",
+            f"{reference}: reading data of the hub needs the package datasets, which is not installed",
             hint=f'python -m pip install "mmalign[datasets]"; or, where it is installed, {_SAVE.format(name)}, '
             "and give that folder: it is read without the package.",
         ) from error

@@ -1,9 +1,9 @@
-"""The reader of labelled images: one folder per class.
+"""The reader of labelled images: one folder for each class.
 
     mmalign zero-shot --eval photos/            # photos/cat/1.jpg, photos/dog/2.jpg, ...
 
-The folder may hold `train/` and `validation/` (or `val/`, `test/`) with the class folders inside; else a part is held
-out. Classes are the folders' names, sorted.
+The folder may contain `train/` and `validation/` (or `val/`, `test/`) with the class folders inside; otherwise a part
+of the images is held out. Classes are the folders' names, sorted.
 """
 
 import hashlib
@@ -33,12 +33,12 @@ class ImageLabelConfig(BaseModel):
         "", description="Another such folder for validation; empty: a sub-folder, else a held-out part"
     )
     holdout: float = Field(
-        0.05, ge=0, lt=1, description="Fraction of images held out where nothing else is given (0-1)"
+        0.05, ge=0, lt=1, description="Fraction of images held out where there is no other validation part (0-1)"
     )
 
 
 class ImageFolders:
-    """Image-label examples; `classes` are the names that `label` indexes."""
+    """Image-label examples; `label` indexes the names in `classes`."""
 
     Config: ClassVar[type[BaseModel]] = ImageLabelConfig
 
@@ -101,8 +101,8 @@ class ImageFolders:
         return ImageLabel(key=name, image=ImageRef(os.path.join(self._root, name)), label=label)
 
     def report(self) -> Mapping[str, Any]:
-        """Counts; `empty_classes` have no image. `entries`: every file of the folder, and every link to a folder, once,
-        as read (for whatever part) or by the reason why it is not."""
+        """Counts; `empty_classes` have no image. `entries`: every file of the folder and every link to a folder, once,
+        as read (for any part) or under the reason why it is not."""
         lost, ignored = _counts(self._left_out, lost=True), _counts(self._left_out, lost=False)
         counts = {"kept": len(self), "skipped": lost, "source": str(self._root), "classes": len(self.classes)}
         counts |= {"empty_classes": self._empty} if self._empty else {}
@@ -118,7 +118,9 @@ def _validation_folder(config: ImageLabelConfig, above: Path | None) -> Path | N
     if config.validation:
         folder = Path(config.validation).expanduser()
         if not folder.is_dir():
-            raise DataError(f"{config.validation}: no such folder", hint="dataset.validation wants class folders.")
+            raise DataError(
+                f"{config.validation}: no such folder", hint="dataset.validation names a folder of class folders."
+            )
         return folder
     candidates = [above / name for name in _VALIDATION] if above else []
     return next((folder for folder in candidates if folder.is_dir()), None)
@@ -144,7 +146,7 @@ def _check_same(train: Path, classes: tuple[str, ...], validation: Path) -> None
 
 
 def _list(root: Path, classes: tuple[str, ...], left_out: list[LeftOut]) -> tuple[list[tuple[str, int]], list[str]]:
-    """The images of each class, and classes without any; the rest of their folders goes to `left_out`."""
+    """The images of each class, and the classes without any; other files in their folders go to `left_out`."""
     items: list[tuple[str, int]] = []
     empty = []
     for label, name in enumerate(classes):
@@ -162,7 +164,7 @@ def _list(root: Path, classes: tuple[str, ...], left_out: list[LeftOut]) -> tupl
 
 
 def _outside(folder: Path, roots: list[Path], classes: tuple[str, ...]) -> list[LeftOut]:
-    """What lies in the folder, but in no class folder of the parts that are used."""
+    """Files in the folder that are in no class folder of the parts used."""
     used = [root / name for root in roots for name in classes]
 
     def is_outside(path: Path) -> bool:

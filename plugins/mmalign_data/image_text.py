@@ -3,8 +3,8 @@
     mmalign train --objective contrastive --dataset pairs.csv
     mmalign train --objective contrastive --dataset 'shards/{000..009}.tar' --set dataset.validation=val.tar
 
-A folder may hold tars, a table (metadata.csv, metadata.jsonl, captions.csv, ..., or parquet files), images each with a
-text file of the same name (`cat.jpg`, `cat.txt`), or images in a folder a class, whose captions a template makes.
+A folder may contain tars; a table (metadata.csv, metadata.jsonl, captions.csv, ..., or parquet files); images each with
+a text file of the same name (`cat.jpg`, `cat.txt`); or one folder of images for each class, captioned by a template.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class ImageTextConfig(BaseModel):
     separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
     image_root: str = Field("", description="Folder that relative paths start from; empty: the table's own")
     template: str = Field(
-        "a photo of a {}", description="Caption of images in a folder a class, {} its name; empty: they have none"
+        "a photo of a {}", description="Caption of images in class folders, {} is the class; empty: they have none"
     )
     max_bad: float = Field(
         0.01, ge=0, le=1, description="Fraction of samples that may be unusable, such as without text"
@@ -47,7 +47,7 @@ class ImageTextConfig(BaseModel):
 
 
 class ImageTextFiles:
-    """Image-text pairs, see the module. Images are opened when they are used; only captions are read beforehand."""
+    """Image-text pairs, see the module. Images are opened when they are used; only captions are read at the start."""
 
     Config: ClassVar[type[BaseModel]] = ImageTextConfig
 
@@ -85,14 +85,14 @@ class ImageTextFiles:
 
     def report(self) -> Mapping[str, Any]:
         """Counts: kept in this part, and skipped in the whole source by reason. `entries`: every row, tar member or
-        file, once, as read or by the reason why it is not."""
+        file, once, as read or under the reason why it is not."""
         pairs = self._pairs
         counts = {"kept": len(self), "skipped": dict(pairs.skipped), "source": self._source}
         counts |= {"ignored": dict(pairs.ignored), "entries": dict(pairs.entries)}
         return {**counts, "notes": [pairs.note]} if pairs.note else counts
 
     def fingerprint(self) -> str:
-        """A hash of names, captions, places and of the part that this is; image files are not read."""
+        """A hash of names, captions, positions and the part; image files are not read."""
         rows = stable_hash(self._rows.tobytes().hex()) if len(self._rows) < len(self._pairs) else 0
         return f"{self._pairs.fingerprint()}-{rows:x}"
 
@@ -121,15 +121,15 @@ def read_pairs(path: str, config: ImageTextConfig) -> Pairs:
         odd = next(file for file in files if file.suffix.lower() not in SUFFIXES)
         hint = f"Give one kind of: .tar, {', '.join(SUFFIXES)}, or a folder."
         if odd.suffix.lower() in (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst"):
-            hint = "Unpack it first: an uncompressed .tar is read as it is."
-        raise DataError(f"{path}: {odd.name} is no kind of image-text data that is known", hint=hint)
+            hint = "Unpack it first: an uncompressed .tar is read directly."
+        raise DataError(f"{path}: {odd.name} is no known kind of image-text data", hint=hint)
     for other in others:
         found.ignore(other)
     return found.finish(path, config.max_bad, note)
 
 
 def _expand(path: str) -> tuple[list[Path], list[str]]:
-    """The files that a path stands for, or [folder] for a folder of images, and what else is in a folder of tars or
+    """The files that a path stands for, or [folder] for a folder of images; and the other files in a folder of tars or
     tables. Raises DataError if there are none."""
     files = expand(path)
     return _inside(files[0]) if len(files) == 1 and files[0].is_dir() else (files, [])

@@ -1,4 +1,5 @@
-"""Rows of text tables as examples' fields, for each kind: TRL's columns, and what is wrong with a row that gives none.
+"""Turns rows of text tables into an example's fields, for each kind, from TRL's columns; or says what is wrong with a
+row.
 
     FORMATS["preference"].normalise({"prompt": "Q? ", "chosen": "Yes.", "rejected": "No."})
     # {"prompt": "Q? ", "answers": ["Yes.", "No."]}, or a str: the reason why the row cannot be used
@@ -29,8 +30,8 @@ _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 
 @dataclass(frozen=True)
 class Format:
-    """columns: sets of columns, any of which makes a row of that kind; the first is named in errors. build: (key,
-    normal form) -> the example."""
+    """columns: sets of columns, any of which makes a row of that kind; errors name the first. build: (key, normal form)
+    -> the example."""
 
     columns: tuple[frozenset[str], ...]
     normalise: Callable[[Mapping[str, Any]], Normal | str]
@@ -45,7 +46,7 @@ def _text(row: Mapping[str, Any]) -> Normal | str:
 
 
 def _prompt(row: Mapping[str, Any]) -> Normal | str:
-    """That of the row, or what comes before the answer in a conversation."""
+    """The row's prompt, or what precedes the answer in a conversation."""
     prompt = row.get("prompt")
     if prompt is None and row.get("messages") is not None:
         turns = _turns(row["messages"])
@@ -70,7 +71,7 @@ def _completion(row: Mapping[str, Any]) -> Normal | str:
         messages = _turns(row["messages"])
         if messages is None or isinstance(messages, str):
             return "messages are text, not a list of {role, content}" if messages else _why(row["messages"])
-        first = next((place for place, m in enumerate(messages) if m["role"] == "assistant"), None)
+        first = next((index for index, m in enumerate(messages) if m["role"] == "assistant"), None)
         if first is None:
             return "no turn of the assistant"
         return {"prompt": messages[:first], "answers": [messages[first:]]}
@@ -82,7 +83,7 @@ def _preference(row: Mapping[str, Any]) -> Normal | str:
     if chosen is not None and chosen == rejected:
         return "chosen equals rejected"
     prompt, are_lists = row.get("prompt"), isinstance(chosen, list) and isinstance(rejected, list)
-    # A prompt that is given as text beside conversations is their beginning, too (UltraFeedback); TRL reads both so.
+    # A text prompt beside conversations repeats their beginning (UltraFeedback): the messages are used, as in TRL.
     if are_lists and (prompt is None or isinstance(prompt, str)):
         shared = _num_shared(chosen, rejected)
         if not shared and prompt is None:
@@ -96,14 +97,15 @@ def _preference(row: Mapping[str, Any]) -> Normal | str:
 
 
 def _num_shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
-    """Messages, or characters, that both begin with."""
+    """Number of messages or characters that both begin with."""
     pairs = enumerate(zip(chosen, rejected, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
 
 
 def _num_shared_text(chosen: str, rejected: str) -> int:
-    """Characters that both texts begin with, up to the last white space among them; one space there belongs to the
-    answers, as in TRL's `extract_prompt`. TRL cuts inside a word where the answers begin with the same letters."""
+    """Number of characters that both texts begin with, up to the last white space among them. One space there belongs
+    to the answers, as in TRL's `extract_prompt`; but TRL cuts inside a word where the answers begin with the same
+    letters."""
     shared = chosen[: _num_shared(chosen, rejected)]
     start = next((i for i in range(len(shared), 0, -1) if shared[i - 1].isspace()), 0)
     return start - 1 if start and shared[start - 1] == " " else start
@@ -127,7 +129,7 @@ def _ranking(row: Mapping[str, Any]) -> Normal | str:
 def _as_float(number: float) -> float:
     try:
         return float(number)
-    except OverflowError:  # an integer of more digits than a float has room for
+    except OverflowError:  # an integer too large for a float
         return math.inf
 
 
@@ -152,19 +154,19 @@ def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
     given = ["" if row.get("prompt") is None else row["prompt"], *answers]
     prompt, *texts = (_turns(value) for value in given)
     if isinstance(prompt, list) and prompt and all(isinstance(t, list) and t[: len(prompt)] == prompt for t in texts):
-        texts = [text[len(prompt) :] for text in texts]  # whole conversations, prompt included
+        texts = [text[len(prompt) :] for text in texts]  # these were whole conversations, prompt included
     if prompt is None or any(text is None for text in texts):
         return _why(*given)
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
         return "an empty answer"
-    # Text behind messages is the assistant's turn word for word, as mmalign sample writes it.
+    # A text answer to messages is the assistant's turn word for word, as `mmalign sample` writes it.
     if len({type(text) for text in texts}) > 1 or (isinstance(prompt, str) and not isinstance(texts[0], str)):
         return "prompt and answers mix text and messages"
     return {"prompt": prompt, "answers": texts}
 
 
 def _turns(value: Any) -> Any:
-    """A string as it is, a conversation in the form of `read_messages`; None for anything else."""
+    """A string unchanged, a conversation in the form of `read_messages`; None for anything else."""
     if isinstance(value, str):
         return value
     messages = read_messages(value)
@@ -172,7 +174,7 @@ def _turns(value: Any) -> Any:
 
 
 def _why(*values: Any) -> str:
-    """What is wrong with the first value that `_turns` does not take."""
+    """What is wrong with the first value that `_turns` rejects."""
     return str(read_messages(next(value for value in values if _turns(value) is None)))
 
 
@@ -218,7 +220,7 @@ def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
     normal = FORMATS[kind].normalise(row)
     if isinstance(normal, str) or row.get("tools") in (None, "", []) or "prompt" not in normal:
         return normal
-    # Before an empty prompt the answers are the conversation.
+    # With an empty prompt the answers are the conversation.
     prompt, answers = normal["prompt"], normal["answers"]
     if isinstance(prompt, str):
         return "tools beside a prompt that is text; give the prompt as messages, which a chat template renders"
@@ -230,8 +232,8 @@ def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
 
 
 def looks_like(columns: list[str]) -> str:
-    """The kind that these columns make, or an empty string. The most columns win, and prompts last: tables of answers
-    have them too."""
+    """The kind that these columns make, or "". The kind with most columns wins; prompts come last, because tables of
+    answers have these columns too."""
     fits = [
         (len(wanted), kind != "prompt", kind)
         for kind, found in FORMATS.items()

@@ -1,10 +1,10 @@
-"""Image-text pairs as the readers of this package hand them on: compact columns, and counts of what was left out.
+"""Image-text pairs as the readers of this package return them: compact columns, and counts of what was left out.
 
 found = Found("file")
 table = found.source("pairs.csv", root="photos")
 found.add("cat.jpg", "a cat", table, line)
 found.skip("no caption", "pairs.csv:7")
-found.settle("read")                     # once for each row, member or file: what became of it
+found.settle("read")                     # once for each row, member or file: its outcome
 pairs = found.finish(max_bad=0.01)
 """
 
@@ -68,7 +68,7 @@ class Pairs:
         return ImageText(name, image, text, group=f"{where}/{name}")
 
     def fingerprint(self) -> str:
-        """A hash of the names, texts and places."""
+        """A hash of the names, texts and positions."""
         digest = hashlib.sha256(self.kind.encode())
         for column in (self.names, self.texts):
             for buffer in column.buffers()[1:]:
@@ -79,7 +79,7 @@ class Pairs:
 
 
 class Found:
-    """Collects pairs. `max_bad` is applied at the end, so that the error can tell the whole story."""
+    """Collects pairs. `max_bad` is applied at the end, so that the error can report all skipped pairs."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind: Kind = kind
@@ -91,7 +91,7 @@ class Found:
         self._shown: list[str] = []
 
     def source(self, path: str, root: str = "") -> int:
-        """Register a file; `root` is where its relative names start, or the image column of a parquet file."""
+        """Register a file. `root`: the folder of its relative names, or the image column of a parquet file."""
         self._sources.append((path, root))
         return len(self._sources) - 1
 
@@ -107,12 +107,12 @@ class Found:
         return READ
 
     def add_all(self, name: str, texts: Sequence[str], where: int, offset: int = 0, size: int = 0) -> str:
-        """Several captions of one image: READ where any can be used, else the first reason."""
-        found = [self.add(name, text, where, offset, size) for text in texts]
-        return READ if READ in found else found[0]
+        """Several captions of one image: READ where any of them can be used, else the first reason."""
+        outcomes = [self.add(name, text, where, offset, size) for text in texts]
+        return READ if READ in outcomes else outcomes[0]
 
     def ignore(self, what: str, number: int = 1) -> None:
-        """Count entries that are no samples and were not meant to be any."""
+        """Count entries that are no samples and were not meant to be."""
         self._ignored[what] += number
         self.settle(what, number)
 
@@ -124,11 +124,11 @@ class Found:
         return reason
 
     def settle(self, outcome: str, number: int = 1) -> None:
-        """Say what became of rows, members or files; of each of them once: READ, or the reason."""
+        """Count the outcome of rows, members or files, once for each: READ, or the reason."""
         self._entries[outcome] += number
 
     def finish(self, path: str, max_bad: float, note: str = "") -> Pairs:
-        """Raise DataError if nothing or too little is left. note: what is to be told of the pairs."""
+        """Raise DataError if nothing or too little is left. note: a sentence to show about the pairs."""
         bad, total = self._skipped.total(), self._skipped.total() + len(self._rows)
         counts = ", ".join(f"{count} x {reason}" for reason, count in self._skipped.most_common())
         if bad > max_bad * total or not self._rows:
@@ -175,9 +175,10 @@ def _cell(path: str, column: str, group: int, row: int) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def _row_group(path: str, column: str, group: int) -> pa.ChunkedArray:
-    """The image column of one row group. Random access decodes a whole group: small groups (100 rows) are quickest."""
+    """The image column of one row group. Random access decodes a whole group, so small groups (100 rows) are
+    quickest."""
     import pyarrow.parquet as pq
 
-    # As dictionary and indices: one image may stand in any number of rows.
+    # As dictionary and indices, because one image may be in any number of rows.
     file = pq.ParquetFile(path, read_dictionary=text_columns(open_parquet(Path(path))))
     return file.read_row_group(group, columns=[column], use_threads=False).column(column)

@@ -1,11 +1,11 @@
-"""Rows of parquet files, whose few bytes may stand for many: what they unpack to is known before it is unpacked.
+"""Reads rows of parquet files. A few bytes may unpack to very many, so the unpacked size is computed before unpacking.
 
-    file = open_parquet(path)                        # refused by its metadata where it claims too much
+    file = open_parquet(path)                        # refused by its metadata where it would unpack to too much
     for number, row in parquet_rows(path, file): ...
 
-A file may unpack to 64 MB and a thousand times its size; texts hardly ever compress to a fiftieth. Lengths come from
-the metadata (compressed pages, runs of values) and, as one entry of a dictionary may stand in any number of rows, from
-dictionaries and indices, which are read as they are.
+A file may unpack to 64 MB or to a thousand times its size; texts hardly ever compress to a fiftieth. Lengths come from
+the metadata (compressed pages, runs of values). One entry of a dictionary may be in any number of rows, so dictionaries
+and indices are read too, without writing them out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +16,13 @@ from mmalign.errors import DataError
 
 _FREE = 64_000_000  # bytes that any file may unpack to
 _RATIO = 1000
-_VALUE = 32  # bytes that a value takes besides its text, as a Python object at the least
-_AT_ONCE = 64_000_000  # bytes of texts that are Python objects at a time
+_VALUE = 32  # least bytes of a Python object beside its text
+_AT_ONCE = 64_000_000  # bytes of texts held as Python objects at a time
 _MOST_ROWS, _FEWEST_ROWS = 65_536, 4  # decoded at a time
 
 
 def open_parquet(path: Path) -> Any:
-    """A pyarrow.parquet.ParquetFile; raises DataError for one that is damaged, or that claims to hold too much."""
+    """A pyarrow.parquet.ParquetFile; raises DataError for one that is damaged, or whose metadata promise too much."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -40,7 +40,7 @@ def open_parquet(path: Path) -> Any:
 def parquet_rows(
     path: Path, file: Any, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(row number from 1, row, or the reason why there is none) of an opened file. Raises DataError."""
+    """(row number from 1, row or the reason why there is none) of an opened file. Raises DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -68,13 +68,13 @@ def text_columns(file: Any) -> list[str]:
 
 
 def _text_leaves(file: Any) -> list[Any]:
-    leaves = (file.schema.column(place) for place in range(len(file.schema)))
+    leaves = (file.schema.column(index) for index in range(len(file.schema)))
     return [leaf for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
 
 
 def _rows_at_once(file: Any, group: int) -> int:
-    """Few where texts lie inside lists: these are written out before anybody knows how long they are, and none is
-    longer than what its column unpacks to."""
+    """Few rows where texts are inside lists: pyarrow writes these out before their length is known, and the only bound
+    on a text is what its column unpacks to."""
     nested = {leaf.path for leaf in _text_leaves(file) if "." in leaf.path}
     chunks = [file.metadata.row_group(group).column(j) for j in range(file.metadata.num_columns)]
     longest = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in nested)
@@ -95,9 +95,9 @@ def rows_of(batch: Any) -> Iterator[Mapping[str, Any] | str]:
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
-        for place in range(batch.num_rows):
+        for index in range(batch.num_rows):
             try:
-                row: Mapping[str, Any] | str = batch.slice(place, 1).to_pylist()[0]
+                row: Mapping[str, Any] | str = batch.slice(index, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 row = "a text is not UTF-8"
             yield row
@@ -113,7 +113,7 @@ def _check(path: Path, size: int) -> None:
 
 
 def _bytes_of(array: Any) -> int:
-    """What an array takes with every text written out."""
+    """Bytes of an array with every text written out."""
     import pyarrow as pa
     from pyarrow.compute import call_function
 

@@ -25,7 +25,7 @@ def expand(path: str) -> list[Path]:
             [exact] if exact.exists() else [Path(match) for match in sorted(glob.glob(str(exact), recursive=True))]
         )
         if not matches:
-            raise DataError(f"{name}: no such file or folder", hint="mmalign list datasets names the embedded ones.")
+            raise DataError(f"{name}: no such file or folder", hint="mmalign list datasets shows the embedded ones.")
         for match in matches:
             if not match.is_dir():
                 _check(match)

@@ -1,9 +1,9 @@
-"""Folders of pictures as image-text pairs: captions in text files beside them, or made of the names of folders.
+"""Folders of pictures as image-text pairs, with captions from text files beside them or from the names of folders.
 
     read_folder(Path("photos"), found, template="a photo of a {}")
 
-`cat.jpg` has its caption in `cat.txt` or `cat.caption`. Where no picture has one, and pictures lie in a folder a class
-(`golden_retriever/1.jpg`), each is captioned by the template, with spaces for the underscores of its folder's name.
+`cat.jpg` has its caption in `cat.txt` or `cat.caption`. Where no picture has such a file and pictures are in class
+folders (`golden_retriever/1.jpg`), the template captions each, with spaces for the underscores in its folder's name.
 """
 
 import os
@@ -19,7 +19,8 @@ _MAX_TEXT = 1_000_000
 
 
 def read_folder(folder: Path, found: Found, template: str, wanted: str) -> str:
-    """Add the pairs of a folder; returns what is to be told. wanted: what errors say would have been read."""
+    """Add the pairs of a folder; returns a note to show, or "". wanted: the hint of errors, which says what is
+    accepted."""
     where = found.source(str(folder), str(folder))
     pictures, rest = survey(folder)
     if not pictures:
@@ -32,7 +33,7 @@ def read_folder(folder: Path, found: Found, template: str, wanted: str) -> str:
     if made and (folder / "train").is_dir():
         raise DataError(
             f"{folder}: train is the name of a part of data, not of a class",
-            hint=f"Give the parts apart: --dataset {folder / 'train'} --set dataset.validation={folder / 'val'}",
+            hint=f"Name each part: --dataset {folder / 'train'} --set dataset.validation={folder / 'val'}",
         )
     used = set()
     for picture in pictures:
@@ -51,7 +52,7 @@ def read_folder(folder: Path, found: Found, template: str, wanted: str) -> str:
         elif item.path not in used:
             found.ignore("text file that is no picture's caption" if item.path in captions else item.reason)
     return (
-        f"captions are made of the folders' names: {_caption(template, 'NAME')!r}; dataset.template=..." if made else ""
+        f"captions come from the folders' names: {_caption(template, 'NAME')!r}; dataset.template=..." if made else ""
     )
 
 

@@ -1,4 +1,5 @@
-"""Published forms of rows, recast in TRL's columns: ShareGPT's `conversations`, and Alpaca's `instruction` and `input`.
+"""Converts published forms of rows to TRL's columns: ShareGPT's `conversations`, and Alpaca's `instruction` and
+`input`.
 
     recast({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "prompt")
     # the same with "messages"; a str: why the row cannot be used
@@ -19,7 +20,7 @@ _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "bing": "assistant", "bard": "assistant", "system": "system", "observation": "tool", "tool": "tool",
 }  # fmt: skip
-# The text that the model of Taori 2023, "Stanford Alpaca", was trained with; the answer follows the colon at once.
+# The prompts that Stanford Alpaca (Taori 2023) was trained with; the answer follows the colon without a space.
 _WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -30,14 +31,15 @@ _WITHOUT_INPUT = (
 
 
 def form_of(columns: "Mapping[str, Any] | list[str]") -> str:
-    """SHAREGPT, ALPACA, or "" for columns that are read as they are."""
+    """SHAREGPT, ALPACA, or "" for columns that need no conversion."""
     if "messages" in columns or "prompt" in columns:
         return ""
     return next((name for name in (SHAREGPT, ALPACA) if name in columns), "")
 
 
 def recast(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
-    """The row with TRL's columns beside its own. asked: an instruction as Alpaca's text, or as a conversation."""
+    """The row with TRL's columns added to its own. asked: write an instruction as Alpaca's text, or as a
+    conversation."""
     form = form_of(row)
     if form == SHAREGPT:
         return _sharegpt(row)
@@ -47,19 +49,19 @@ def recast(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
 def note_on(form: str, asked: Asked) -> str:
     """A sentence for the log, or ""."""
     if form == SHAREGPT:
-        return "rows are conversations of ShareGPT's form (from, value)"
+        return "rows are conversations in ShareGPT's form (from, value)"
     if form == ALPACA and asked == "prompt":
         return (
-            "instructions are asked in the text published with Alpaca; "
+            "prompts are written as Alpaca's published text; "
             "as conversations, for a model with a chat template: --set dataset.alpaca=messages"
         )
-    return "instructions are asked as conversations, not in the text published with Alpaca" if form else ""
+    return "prompts are written as conversations, not as Alpaca's published text" if form else ""
 
 
 def _sharegpt(row: Mapping[str, Any]) -> dict[str, Any] | str:
     said = row[SHAREGPT]
     if not isinstance(said, list):
-        return "conversations are no list of {from, value}"
+        return "conversations are not a list of {from, value}"
     messages: list[Any] = []
     for turn in said:
         message = _message(turn)
@@ -82,7 +84,7 @@ def _sharegpt(row: Mapping[str, Any]) -> dict[str, Any] | str:
 
 
 def _message(turn: Any) -> dict[str, Any] | str:
-    """{from, value} as {role, content}; one that has a role already, as it is."""
+    """{from, value} as {role, content}; a message that has a role is returned unchanged."""
     if not isinstance(turn, Mapping):
         return "a turn of conversations is not {from, value}"
     if "from" not in turn:
@@ -102,23 +104,23 @@ def _alpaca(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
     instruction, given = row[ALPACA], row.get("input", row.get("context"))
     system, history = row.get("system"), row.get("history") or []
     if not isinstance(instruction, str) or not instruction.strip():
-        return "the instruction is no text, or empty"
+        return "the instruction is not a text, or is empty"
     if not isinstance(given, str | None) or not isinstance(system, str | None):
-        return "the input or the system prompt is no text"
+        return "the input or the system prompt is not a text"
     if not isinstance(history, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in history
     ):
-        return "the history is no list of pairs of texts"
+        return "the history is not a list of pairs of texts"
     make = _as_text if asked == "prompt" else _as_messages
-    found = {**row, "prompt": make(instruction, given or "", system or "", history)}
+    columns = {**row, "prompt": make(instruction, given or "", system or "", history)}
     answer = row.get("output", row.get("response"))
     if "output" in row or "response" in row:
         is_text = asked == "prompt" or not isinstance(answer, str)
-        found["completion"] = answer if is_text else [{"role": "assistant", "content": answer}]
+        columns["completion"] = answer if is_text else [{"role": "assistant", "content": answer}]
     if asked == "messages":
         texts = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), str)}
-        found |= {name: [{"role": "assistant", "content": text}] for name, text in texts.items()}
-    return found | ({"label": row["kto_tag"]} if "kto_tag" in row and "label" not in row else {})
+        columns |= {name: [{"role": "assistant", "content": text}] for name, text in texts.items()}
+    return columns | ({"label": row["kto_tag"]} if "kto_tag" in row and "label" not in row else {})
 
 
 def _as_text(instruction: str, given: str, system: str, history: list[list[str]]) -> str:

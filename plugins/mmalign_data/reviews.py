@@ -3,16 +3,17 @@
     mmalign train --objective reward --dataset movie-reviews
     mmalign train --objective dpo --dataset movie-reviews --set dataset.kind=preference
 
-One set, many kinds. Every sentence is an answer to the one prompt "Movie review:", so that any two can be compared:
+One set gives many kinds of example. Every sentence is an answer to the one prompt "Movie review:", so that any two can
+be compared:
   text                 the sentence behind that prompt, as a document
-  completion           prompt and sentence; with `stars` the prompt says how good a review: "Movie review, 4 stars:",
-                       with `lead` it has the first words too: "Movie review: The film starts"
+  completion           prompt and sentence; with `stars` the prompt states the rating: "Movie review, 4 stars:", with
+                       `lead` it also has the first words: "Movie review: The film starts"
   preference           two sentences whose ratings differ by `gap` or more, the better one first
-  ranking              `answers` sentences; the rank is 5 - rating, so 1 is the best there could be, and ranks differ as
+  ranking              `answers` sentences; the rank is 5 - rating, so 1 is the best possible, and ranks differ as
                        ratings do
   labelled-completion  prompt and sentence, wanted where the rating is above 0
-  prompt               that prompt alone, to sample from; with `stars` the five that ask for so many, with `lead` one a
-                       sentence
+  prompt               the prompt alone, to sample from; with `stars` five prompts, one for each number of stars; with
+                       `lead` one prompt for each sentence
   text-label           the sentence, positive or negative; ratings nearer to 0 than half of `gap` are left out
 Train, validation and test never share a sentence (`examples/embedded_data/prepare_reviews.py`).
 """
@@ -41,18 +42,20 @@ class ReviewsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["text", "prompt", "completion", "preference", "ranking", "labelled-completion", "text-label"] = Field(
-        "text", description="Kind of example to make; left out: the first that the objective takes"
+        "text", description="Kind of example to make; default: the first that the objective takes"
     )
     gap: float = Field(1.0, gt=0, description="Least difference of two ratings in a preference, in points (-4 to 4)")
-    stars: bool = Field(False, description="Say the rating in the prompt, of a completion or alone, from 1 to 5 stars")
+    stars: bool = Field(
+        False, description="State the rating in prompts, from 1 to 5 stars (kinds completion and prompt)"
+    )
     lead: int = Field(
-        0, ge=0, description="First words of the sentence that stand in the prompt, of a completion or alone"
+        0, ge=0, description="Number of the sentence's first words to put in the prompt (kinds completion and prompt)"
     )
     answers: int = Field(16, ge=2, description="Sentences in one ranking")
     rounds: int = Field(
         1,
         ge=1,
-        description="Times that all sentences are dealt into pairs or rankings for training, each time into other ones",
+        description="How often all training sentences are dealt into pairs or rankings, differently each time",
     )
 
 
@@ -77,7 +80,9 @@ class Reviews:
     def build(cls, config: ReviewsConfig, split: str) -> Self:
         """The part named `split`, train, validation or test; raises DataError if the installation lacks the file."""
         reviews = read(split)
-        config = config if split == "train" else config.model_copy(update={"rounds": 1})  # told apart once is enough
+        config = (
+            config if split == "train" else config.model_copy(update={"rounds": 1})
+        )  # one round is enough to measure
         examples = list(_MAKERS[config.kind](reviews, config))
         made = (len(reviews) // 2) * config.rounds if config.kind == "preference" else len(reviews)
         by_lead = config.kind in ("prompt", "completion") and config.lead > 0
@@ -92,7 +97,7 @@ class Reviews:
         return self._examples[index]
 
     def report(self) -> Mapping[str, Any]:
-        """Counts: examples kept, and those left out because ratings are too close or sentences too short."""
+        """Counts: examples kept, and examples left out because ratings are too close or sentences too short."""
         return {"kept": len(self), "skipped": dict(self._skipped), "source": "movie-reviews (embedded)"}
 
     def fingerprint(self) -> str:
@@ -112,7 +117,7 @@ def read(split: str) -> list[Review]:
 
 
 def _prompts(reviews: list[Review], config: ReviewsConfig) -> Iterator[Prompt]:
-    """The different ones that these sentences answer; without a lead, parts of the data have the same."""
+    """The distinct prompts of these sentences; without a lead all parts of the data have the same."""
     if config.lead:
         for review in reviews:
             if prompt := _parted(review, config)[0]:
@@ -123,7 +128,7 @@ def _prompts(reviews: list[Review], config: ReviewsConfig) -> Iterator[Prompt]:
 
 
 def starred(rating: float) -> str:
-    """The prompt that asks for a review of about that rating: -4 is one star, 4 five."""
+    """The prompt that asks for a review of about that rating: -4 is one star, 4 is five."""
     stars = round(1 + (rating + BEST) / 2)
     return f"Movie review, {stars} star{'s' * (stars > 1)}:"
 
@@ -137,7 +142,7 @@ def _answer(review: Review) -> str:
 
 
 def _parted(review: Review, config: ReviewsConfig) -> tuple[str, str]:
-    """(prompt, answer), the lead in the prompt; empty where nothing would be left to answer."""
+    """(prompt, answer), with the lead in the prompt; empty where no words would be left for the answer."""
     words = review.text.split(" ")
     if len(words) <= config.lead:
         return "", ""
@@ -146,7 +151,7 @@ def _parted(review: Review, config: ReviewsConfig) -> tuple[str, str]:
 
 
 def _each(kind: str, reviews: list[Review], config: ReviewsConfig) -> Iterator[Any]:
-    """One example a sentence."""
+    """One example for each sentence."""
     for review in reviews:
         key, answer = _key(kind, review), _answer(review)
         if kind == "text":
@@ -162,7 +167,7 @@ def _each(kind: str, reviews: list[Review], config: ReviewsConfig) -> Iterator[A
 
 
 def _dealt(reviews: list[Review], size: int, rounds: int) -> Iterator[tuple[int, list[Review]]]:
-    """(round, group): all sentences in groups of `size`, by chance but always the same; the last may be smaller."""
+    """(round, group): all sentences in groups of `size`, random but always the same; the last group may be smaller."""
     for number in range(rounds):
         order = list(reviews)
         random.Random(number).shuffle(order)

@@ -1,10 +1,10 @@
-"""Rows of tables, whatever they hold: CSV and TSV, JSON lines, parquet, and Arrow streams as `datasets` writes them.
+"""Rows of any table: CSV and TSV, JSON lines, parquet, and Arrow streams as `datasets` writes them.
 
     for line, row in csv_rows(path, separator=""): ...     # row: a mapping, or the reason why there is none
     column = choose(path, list(row), asked="", usual=("caption", "text"), option="caption_column")
 
-A broken line of JSON is a row that cannot be used, and counted as one. What makes the rest doubtful (a first line that
-is no JSON, a cell with too many quotes, bytes that are not UTF-8) is a DataError with the line.
+A broken line of JSON counts as a row that cannot be used. A fault that makes the rest doubtful (a first line that is
+not JSON, a cell with too many quotes, bytes that are not UTF-8) is a DataError with the line.
 """
 
 import csv
@@ -21,12 +21,13 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MAX_LINE = 16_000_000
 _MAX_LIST = 2_000_000_000  # bytes of a JSON list, which is read whole; Alpaca's has 23 million
 _RECODE = "Convert it: iconv -f latin1 -t utf-8 OLD > NEW"
-_BLANKS = 1000  # bytes looked at for the first that is no blank
+_BLANKS = 1000  # bytes searched for the first that is not blank
 HALF_CHARACTER = "a text holds half of a character (a lone surrogate, such as \\ud83d)"
 
 
 def table_rows(path: Path, separator: str = "") -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(line or row number, row by column, or the reason why there is none) of a table of any of SUFFIXES, or .arrow."""
+    """(line or row number, row by column or the reason why there is none) of a table with any of SUFFIXES, or
+    .arrow."""
     if path.suffix.lower() == ".arrow":
         return arrow_rows(path)
     if path.suffix.lower() == ".parquet":
@@ -35,7 +36,7 @@ def table_rows(path: Path, separator: str = "") -> Iterator[tuple[int, Mapping[s
 
 
 def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], option: str) -> str:
-    """The column to use: the one asked for, or the first usual one. Raises DataError that lists the columns."""
+    """The column to use: the one asked for, or the first of the usual ones. Raises DataError that lists the columns."""
     if asked and asked in known:
         return asked
     for name in () if asked else usual:
@@ -51,7 +52,7 @@ def choose(path: Path, known: Sequence[str], asked: str, usual: Sequence[str], o
 
 
 def separator_hint(columns: Sequence[str]) -> str:
-    """What to set where one column was read that looks like several, or ""."""
+    """The option to set where one column was read that looks like several, or ""."""
     if len(columns) > 1:
         return ""
     name = "".join(columns)
@@ -60,8 +61,8 @@ def separator_hint(columns: Sequence[str]) -> str:
 
 
 def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str] | str]]:
-    """(line, row by column, or the reason why there is none). A column without a name, as pandas writes its index, is
-    left out: nobody can mean it."""
+    """(line, row by column or the reason why there is none). A column without a name, as pandas writes its index, is
+    left out, because nobody can refer to it."""
     if not separator:
         first = next(iter(lines(path)), (1, ""))[1]
         separator = "\t" if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first) else ","
@@ -80,15 +81,15 @@ def csv_rows(path: Path, separator: str) -> Iterator[tuple[int, Mapping[str, str
             elif cells:
                 yield reader.line_num, "wrong number of cells"
     except csv.Error as error:
-        hint = "Quote cells that hold the separator or a quote, or set the separator: --set dataset.separator=';'"
+        hint = "Quote cells that contain the separator or a quote, or set the separator: --set dataset.separator=';'"
         raise DataError(f"{path}:{reader.line_num}: {error}", hint=hint) from error
     if not header:
         raise DataError(f"{path}: the table is empty")
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(line, row, or the reason why there is none) of JSON lines; of one list of objects, (place from 1, row). A broken
-    first line is a DataError: these are no JSON lines."""
+    """(line, row or the reason why there is none) of JSON lines, or (number from 1, row) of one list of objects. A
+    broken first line is a DataError, because such a file is not JSON lines."""
     if _starts_a_list(path):
         yield from _list_rows(path)
         return
@@ -124,10 +125,10 @@ def _starts_a_list(path: Path) -> bool:
 
 
 def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Of a file that is one JSON list, as Alpaca and ShareGPT were published; it is read as a whole."""
+    """Rows of a file that is one JSON list, as Alpaca and ShareGPT were published; it is read as a whole."""
     if path.stat().st_size > _MAX_LIST:
         raise DataError(
-            f"{path}: a JSON list of over {_MAX_LIST:,} bytes", hint="Write one JSON object a line, and call it .jsonl."
+            f"{path}: a JSON list of over {_MAX_LIST:,} bytes", hint="Write one JSON object a line, in a .jsonl file."
         )
     try:
         text = read_bytes(path, _MAX_LIST).decode("utf-8-sig")
@@ -144,7 +145,7 @@ def _list_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         try:
             row, end = decoder.raw_decode(text, place)
             if text.count("[", place, end) + text.count("{", place, end) > MAX_DEPTH:
-                row = parse_json(text[place:end])  # which refuses what is nested too deep
+                row = parse_json(text[place:end])  # refuses values nested too deep
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: broken JSON in object {number} of the list: {error}") from error
         yield number, _checked(row, text[place:end])
@@ -164,7 +165,7 @@ def _after_blanks(text: str, place: int) -> int:
 
 
 def arrow_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """(row number from 1, row, or the reason why there is none) of an Arrow stream."""
+    """(row number from 1, row or the reason why there is none) of an Arrow stream."""
     import pyarrow as pa
 
     start = 1

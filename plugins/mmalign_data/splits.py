@@ -1,10 +1,10 @@
-"""Which files a path stands for, and which split each belongs to: nobody is to train on test data unawares.
+"""Finds the files that a path stands for, and the split of each, so that nobody trains on test data unawares.
 
     part = choose(TextFilesConfig(path="./saved"), "preference", "train")   # a Part, or None
 
-Splits are named by what `datasets.save_to_disk` wrote (dataset_dict.json, state.json), by a hub id, and in other
-folders by the names of files and folders as `datasets` reads them: train.jsonl, dev/a.parquet,
-data/test-00000-of-00001.parquet. A file that is given by its own name or by a glob belongs to none.
+A split is named by the files that `datasets.save_to_disk` wrote (dataset_dict.json, state.json), by a hub id, and in
+other folders by the names of files and folders as `datasets` reads them: train.jsonl, dev/a.parquet,
+data/test-00000-of-00001.parquet. A file given by its own name or by a glob belongs to no split.
 """
 
 import re
@@ -30,12 +30,12 @@ _SHARD = re.compile(r"(\w[\w.-]*?)-\d{5}-of-\d{5}")
 _DICT, _STATE = "dataset_dict.json", "state.json"
 _NO_DATA = frozenset({_DICT, _STATE, "dataset_info.json", "dataset_infos.json"})
 
-Splits = dict[str, list[Path]]  # under "" what belongs to none
+Splits = dict[str, list[Path]]  # under "" the files of no split
 
 
 class Part(NamedTuple):
-    """path, split: where the files are from; split may be empty. dealt: training and validation are both dealt out of
-    these files. ignored: what else lies in a folder, by the reason why it is not read."""
+    """path, split: where the files are from; split may be empty. dealt: these files are divided into training and
+    validation. ignored: number of other files in a folder, by the reason why they are not read."""
 
     path: str
     split: str
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
     @property
     def where(self) -> str:
-        """For people."""
+        """Path and split, for messages."""
         return f"{self.path} [{self.split}]" if self.split else self.path
 
 
@@ -76,7 +76,8 @@ def choose(config: TextFilesConfig, kind: str, split: str) -> Part | None:
 
 
 def find_splits(path: str, subset: str, kind: str) -> Splits:
-    """Every file of a path by its split; raises DataError where there is none, or only some belong to one."""
+    """Every file of a path by its split; raises DataError where there is no file, or where only some files belong to a
+    split."""
     prefix, _, name = path.partition(":")
     if prefix == PREFIX and name:
         return fetch(name, subset)
@@ -84,19 +85,19 @@ def find_splits(path: str, subset: str, kind: str) -> Splits:
         raise DataError(f"{path} has no subsets", hint=f"dataset.subset goes with {PREFIX}:ORG/NAME.")
     splits: Splits = {}
     suffixes = (*SUFFIXES, ".arrow", *((".txt",) if kind == "text" else ()))
-    for found in expand(path):
-        for split, files in (_folder(found, suffixes) if found.is_dir() else {"": [found]}).items():
+    for source in expand(path):
+        for split, files in (_folder(source, suffixes) if source.is_dir() else {"": [source]}).items():
             splits[split] = splits.get(split, []) + files
     odd = [file for files in splits.values() for file in files if file.suffix.lower() not in suffixes]
     if odd or not any(splits.values()):
         what = odd[0].name if odd else path
-        raise DataError(f"{path}: {what} holds no {kind} data that is known", hint=f"Give {', '.join(suffixes)}.")
+        raise DataError(f"{path}: {what} holds no known form of {kind} data", hint=f"Give {', '.join(suffixes)}.")
     if "" in splits and len(splits) > 1:
         named, other = next(name for name in splits if name), splits[""][0]
         example = splits[_trainable(splits)][0]
         raise DataError(
-            f"{path}: {splits[named][0].name} is of the split {named}, {other.name} of none",
-            hint=f"Give what is meant by its own path, as --dataset {example}, or move the rest away.",
+            f"{path}: {splits[named][0].name} is of the split {named}, {other.name} of no split",
+            hint=f"Give the file or folder that you mean, as --dataset {example}, or move the rest away.",
         )
     return splits
 
@@ -106,16 +107,16 @@ def _part(path: str, splits: Mapping[str, list[Path]], name: str, *, dealt: bool
 
 
 def _others(path: str, splits: Mapping[str, list[Path]], name: str) -> dict[str, int]:
-    """Files of a folder that are not of the split: of other splits, or no tables."""
+    """Files of a folder that are not of the split: files of other splits, and files that are no tables."""
     if path.startswith(f"{PREFIX}:"):
         return {}
     of_others = {file: split for split, files in splits.items() if split != name for file in files}
     counts: Counter[str] = Counter()
-    for folder in (found for found in expand(path) if found.is_dir()):
+    for folder in (item for item in expand(path) if item.is_dir()):
         for file in sorted(folder.rglob("*")):
             if file.is_dir() or file in splits[name]:
                 continue
-            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            hidden = any(name.startswith(".") for name in file.relative_to(folder).parts)
             other = "hidden file" if hidden else f"no table ({file.suffix.lower()[:12] or 'no suffix'})"
             described = "description of the data" if file.name in _NO_DATA or file.name == _STATE else other
             counts[f"of the split {of_others[file]}" if file in of_others else described] += 1
@@ -123,12 +124,12 @@ def _others(path: str, splits: Mapping[str, list[Path]], name: str) -> dict[str,
 
 
 def _pick(path: str, splits: Mapping[str, Any], asked: str, usual: str, option: str) -> str:
-    """The split asked for, or the usual one, or that of data which name none."""
+    """The split asked for, else the usual one, else the only one of data that name no splits."""
     if (asked or usual) in splits:
         return asked or usual
     if "" in splits:
         if asked:
-            raise DataError(f"{path} names no splits: {asked!r} is none of it", hint=f"Leave {option} out.")
+            raise DataError(f"{path} has no splits, so it has no {asked!r}", hint=f"Leave {option} out.")
         return ""
     wanted = f"no split {asked!r}" if asked else f"none of its splits is called {usual}"
     example = _trainable(splits)
@@ -137,11 +138,11 @@ def _pick(path: str, splits: Mapping[str, Any], asked: str, usual: str, option: 
 
 
 def _trainable(splits: Mapping[str, Any]) -> str:
-    """The first that calls itself train, else the first that says nothing, else ""."""
+    """The first split named as training data, else the first whose name says nothing about its use, else ""."""
     for wanted in (["train"], []):
-        found = next((name for name in splits if name and _said(name) == wanted), "")
-        if found:
-            return found
+        split = next((name for name in splits if name and _said(name) == wanted), "")
+        if split:
+            return split
     return ""
 
 
@@ -163,11 +164,11 @@ def _folder(folder: Path, suffixes: tuple[str, ...]) -> Splits:
 
 
 def _saved(folder: Path) -> tuple[str, list[Path]]:
-    """(split, Arrow files) of what Dataset.save_to_disk wrote; "" where it was of no split."""
+    """(split, Arrow files) of a folder that Dataset.save_to_disk wrote; "" where it was of no split."""
     state = _json(folder / _STATE)
     if state.get("_indices_data_files") or state.get("_indices_files"):
         hint = "Save it with a newer release of datasets (2 or later), which writes the rows in their order."
-        raise DataError(f"{folder}: its rows are to be read through a file of indices", hint=hint)
+        raise DataError(f"{folder}: the order of its rows is in a file of indices, which is not supported", hint=hint)
     listed = state.get("_data_files")
     names = [item.get("filename") for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
     files = [name for name in names if isinstance(name, str) and _plain(name)]
@@ -194,19 +195,19 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _split_of(file: Path) -> str:
-    """The split that the names of a file and its folders say; raises DataError where they say two."""
+    """The split that the names of a file and its folders state; raises DataError where they state two."""
     shard = _SHARD.fullmatch(file.stem)
     levels = [shard[1] if shard else file.stem, *reversed(file.parent.parts)]
-    found = list(dict.fromkeys(split for level in levels for split in _said(level)))
-    if len(found) > 1:
-        hint = "Give what is meant by its own path, or move the others."
-        raise DataError(f"{file}: its names say {' and '.join(found)}", hint=hint)
-    split = found[0] if found else ""
+    stated = list(dict.fromkeys(split for level in levels for split in _said(level)))
+    if len(stated) > 1:
+        hint = "Give the file or folder that you mean by its own path, or move the others."
+        raise DataError(f"{file}: its path names the splits {' and '.join(stated)}", hint=hint)
+    split = stated[0] if stated else ""
     # data/train_prefs-00000-of-00001.parquet: a split of its own name
     return shard[1] if shard and (split or file.parent.name == "data") else split
 
 
 def _said(name: str) -> list[str]:
-    """The splits of which the first and the last word of a name speak."""
+    """The splits that the first and the last word of a name refer to."""
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     return [split for split, names in _NAMES.items() if any(word in names for word in words[:1] + words[-1:])]

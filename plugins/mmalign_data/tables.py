@@ -1,10 +1,10 @@
-"""Read image-text pairs from tables: CSV and TSV, JSON lines, parquet.
+"""Reads image-text pairs from tables: CSV and TSV, JSON lines, parquet.
 
     read_table("pairs.csv", found, Columns(image="", caption="", separator="", root=""))
 
-Columns are found by their usual names (open_clip's, the hub's image folders'), or named. A caption cell may hold a list
-of strings: one pair each. Images are paths, relative to the table's folder, or bytes inside parquet; URLs are not
-fetched.
+Columns are recognised by their usual names (open_clip's, the hub's image folders'), or named by the user. A caption
+cell may hold a list of strings, one pair for each. Images are paths, relative to the table's folder, or bytes inside
+parquet; URLs are not fetched.
 """
 
 import os
@@ -20,11 +20,11 @@ from mmalign_data.rows import choose, csv_rows, json_rows
 IMAGE_COLUMNS = ("image", "filepath", "file_name", "filename", "image_path", "path", "file", "img")
 CAPTION_COLUMNS = ("caption", "text", "title", "captions", "description")
 _MAX_ROW_GROUP = 2_000_000_000
-_PROBED = 8  # paths looked at before a run starts
+_PROBED = 8  # paths checked before a run starts
 
 
 class Columns(NamedTuple):
-    """How to read a table; empty strings mean: find out."""
+    """How to read a table; an empty string means that the reader finds out."""
 
     image: str
     caption: str
@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
 
 def read_table(path: Path, found: Found, columns: Columns) -> None:
-    """Add the pairs of one table. Raises DataError, with the line, for what cannot be read at all."""
+    """Add the pairs of one table. Raises DataError, with the line, where the rest cannot be read."""
     if path.suffix.lower() == ".parquet":
         _read_parquet(path, found, columns)
         return
@@ -80,10 +80,10 @@ def _add_rows(path: Path, rows: Iterable[tuple[int, Any]], found: Found, columns
 
 
 def _probe(path: Path, names: list[str], root: str) -> None:
-    """Fail at once if none of the first images exists; single missing ones are counted when they are read."""
+    """Fail at once if none of the first images exists. Later missing images are counted when they are read."""
     if not names or any(os.path.lexists(os.path.join(root, name)) for name in names if "\0" not in name):
         return
-    hint = "Say where relative paths start: --set dataset.image_root=FOLDER"
+    hint = "Name the folder where relative paths start: --set dataset.image_root=FOLDER"
     if any(os.path.lexists(name) for name in names if "\0" not in name):
         hint = "They exist relative to the current folder: --set dataset.image_root=."
     raise DataError(

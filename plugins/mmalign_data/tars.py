@@ -1,11 +1,11 @@
-"""Index webdataset tars: where each image is, with its caption, from the headers alone. Nothing is ever extracted.
+"""Indexes webdataset tars: finds each image with its caption from the headers alone. Nothing is ever extracted.
 
     index_tar(Path("shard-000.tar"), found, caption_column="")
 
-A sample is the members that share a name up to the first dot of its last part: `dogs/7.jpg` with `dogs/7.txt`, or with
-`dogs/7.json` that has a caption; where no picture has such a name, up to the last dot: `dogs/7.0001.jpg`. Links,
-devices, sparse members, unsafe and repeated names are counted and left out; a damaged header costs the members up to
-the next sound one.
+A sample is the members whose names agree up to the first dot of the last path component: `dogs/7.jpg` with
+`dogs/7.txt`, or with a `dogs/7.json` that has a caption. Where no picture has such a name, they agree up to the last
+dot: `dogs/7.0001.jpg`. Links, devices, sparse members, unsafe and repeated names are counted and left out; a damaged
+header costs the members up to the next sound one.
 """
 
 import io
@@ -34,7 +34,7 @@ Places = dict[str, tuple[int, int]]  # extension -> (offset, size)
 
 
 def index_tar(path: Path, found: Found, caption_column: str) -> None:
-    """Add the pairs of one shard. Raises DataError if it is no uncompressed tar."""
+    """Add the pairs of one shard. Raises DataError if it is not an uncompressed tar."""
     where = found.source(str(path))
     try:
         with open_file(path) as file:
@@ -46,7 +46,8 @@ def index_tar(path: Path, found: Found, caption_column: str) -> None:
 
 
 class _Headers:
-    """The file as tarfile sees it: a forged header that announces a gigabyte of metadata is refused, not read."""
+    """The file that tarfile reads: refuses a forged header that announces a gigabyte of metadata, instead of reading
+    it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -71,7 +72,7 @@ def _check_start(path: Path, file: IO[bytes]) -> None:
 
 
 def _samples(path: Path, file: IO[bytes], found: Found) -> dict[str, Places]:
-    """Members by sample, in the order of first appearance; interleaved members come together."""
+    """Members by sample, in the order of first appearance; interleaved members are brought together."""
     samples: dict[str, Places] = {}
     seen: set[str] = set()
     for member in _members(path, file, found):
@@ -93,8 +94,8 @@ def _samples(path: Path, file: IO[bytes], found: Found) -> dict[str, Places]:
 
 
 def _by_last_dot(key: str, places: Places) -> Iterator[tuple[str, Places]]:
-    """A group without a picture of its own, such as photo.00001.jpg and photo.00002.jpg, is several samples whose names
-    have dots (webdataset #237). One with a picture, such as photo.jpg beside photo.mask.png, is one."""
+    """A group without a picture under its name, such as photo.00001.jpg and photo.00002.jpg, is several samples whose
+    names have dots (webdataset #237). A group with one, such as photo.jpg beside photo.mask.png, is one sample."""
     if not any("." in extension for extension in places) or any(image in places for image in _IMAGES):
         yield key, places
         return
@@ -106,9 +107,9 @@ def _by_last_dot(key: str, places: Places) -> Iterator[tuple[str, Places]]:
 
 
 def _members(path: Path, file: IO[bytes], found: Found) -> Iterator[tarfile.TarInfo]:
-    """Every member with a sound header; each damaged stretch is counted once, and the search goes on behind it.
+    """Every member with a sound header; each damaged stretch is counted once, and the search continues behind it.
 
-    tarfile's own iteration stops in silence at a damaged header, and goes backwards for ever at a negative size.
+    tarfile's own iteration silently stops at a damaged header, and goes backwards for ever at a negative size.
     """
     length = os.fstat(file.fileno()).st_size
     archive = tarfile.TarFile(fileobj=io.BytesIO(bytes(_BLOCK)))  # empty: the constructor reads a header already
@@ -148,13 +149,13 @@ def _refuse(member: tarfile.TarInfo, seen: set[str]) -> str:
         return "sparse member"
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or not name.isprintable():
         return "unsafe name"
-    if len(name) > 4096 or any(len(part.encode()) > 255 for part in name.split("/")):
+    if len(name) > 4096 or any(len(component.encode()) > 255 for component in name.split("/")):
         return "name too long"
     return "duplicate name" if name in seen and member.isreg() else ""
 
 
 def _add(name: str, places: Places, file: IO[bytes], found: Found, where: int, caption_column: str) -> None:
-    """Add a sample, and say of each of its members what became of it."""
+    """Add a sample, and count the outcome of each of its members."""
     image = next((extension for extension in _IMAGES if extension in places), "")
     caption = _caption_of(places, caption_column)
     used = {image, caption} - {""}
@@ -175,7 +176,7 @@ def _add(name: str, places: Places, file: IO[bytes], found: Found, where: int, c
 
 
 def _caption_of(places: Places, caption_column: str) -> str:
-    """The extension of the member that holds the caption, or "": JSON first where its column is named."""
+    """The extension of the member that holds the caption, or ""; JSON comes first where its column is named."""
     order = ("json", *_TEXTS) if caption_column else (*_TEXTS, "json")
     return next((extension for extension in order if extension in places), "")
 
@@ -190,7 +191,7 @@ def _read(
     where: int,
     caption_column: str,
 ) -> str:
-    """Add the captions of a sample: READ, or the reason why it cannot be used."""
+    """Add the captions of a sample: READ, or the reason why they cannot be used."""
     if not caption:
         return found.skip("no caption", name)
     offset, size = places[caption]

@@ -5,10 +5,10 @@
     mmalign train --objective dpo --dataset hf:trl-lib/ultrafeedback_binarized
     mmalign train --objective dpo --dataset ./saved --set dataset.split=train_prefs
 
-Tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and `completion`, or
-`messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`, `completion` and `label`;
-`text` and `label`; `prompt` alone. Also ShareGPT's `conversations` and Alpaca's `instruction`, `input` and `output`.
-Documents may also be .txt files, cut at blank lines into pieces.
+They read tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and
+`completion`, or `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`,
+`completion` and `label`; `text` and `label`; `prompt` alone. They also read ShareGPT's `conversations` and Alpaca's
+`instruction`, `input` and `output`. Documents may be .txt files too, cut at blank lines into pieces.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class _TextFiles:
         table = _read(part, cls.kind, config)
         held_out = np.full(len(table.rows), split == "validation")
         if part.dealt:
-            # By the prompt, so that all that is said about one is on the same side.
+            # By the prompt, so that all examples of one prompt are on the same side.
             shares = (stable_hash("holdout", _stem(json.loads(row))) / 2**64 for row in table.rows)
             held_out = np.fromiter(shares, float, len(table.rows)) < config.holdout
         chosen = np.flatnonzero(held_out == (split == "validation"))
@@ -79,15 +79,15 @@ class _TextFiles:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Any:
-        place = int(self._chosen[index])
-        row = json.loads(self._rows[place].as_py())
+        number = int(self._chosen[index])
+        row = json.loads(self._rows[number].as_py())
         if "columns" in row:
             row = {
                 **row,
                 "columns": self._columns.of(row["columns"]),
                 "solution": self._columns.solution(row["columns"]),
             }
-        return FORMATS[self.kind].build(self._keys[place].as_py(), row)
+        return FORMATS[self.kind].build(self._keys[number].as_py(), row)
 
     def report(self) -> Mapping[str, Any]:
         """Counts: kept in this part, and skipped in the whole source by reason. `entries`: every row, once; `ignored`:
@@ -98,7 +98,7 @@ class _TextFiles:
         return {**counts, "notes": notes} if notes else counts
 
     def fingerprint(self) -> str:
-        """A hash of the texts and of the part that this is."""
+        """A hash of the texts and of the part."""
         digest = hashlib.sha256(self.kind.encode() + self._chosen.tobytes())
         for buffer in self._rows.buffers()[1:]:
             digest.update(buffer or b"")
@@ -110,7 +110,7 @@ class TextDocuments(_TextFiles):
 
 
 class PromptFiles(_TextFiles):
-    """Equal prompts, as tables of answers hold them, stay as many examples as there are rows."""
+    """Equal prompts, as in tables of answers, stay separate examples, one for each row."""
 
     kind: ClassVar[str] = "prompt"
 
@@ -132,14 +132,14 @@ class LabelledCompletionFiles(_TextFiles):
 
 
 class LabelledTextFiles(_TextFiles):
-    """Labels may be words or numbers; `classes` are all of the training file's, sorted."""
+    """Labels may be words or numbers; `classes` are all labels of the training file, sorted."""
 
     kind: ClassVar[str] = "text-label"
     classes: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, config: TextFilesConfig, split: str) -> Self | None:
-        """As other files; a label that is in no training example raises DataError."""
+        """As other files; a label that no training example has raises DataError."""
         data = super().build(config, split)
         if data is None:
             return None
@@ -147,7 +147,7 @@ class LabelledTextFiles(_TextFiles):
         data.classes = known._labels() if known is not None else ()
         new = sorted(set(data._labels()) - set(data.classes))
         if new:
-            raise DataError(f"{data._source}: label {new[0]!r} is in no training example", hint="Mend the labels.")
+            raise DataError(f"{data._source}: label {new[0]!r} is in no training example", hint="Correct the labels.")
         return data
 
     def _labels(self) -> tuple[str, ...]:
@@ -159,12 +159,13 @@ class LabelledTextFiles(_TextFiles):
 
 
 def kind_of(path: str, options: Mapping[str, Any]) -> str:
-    """The example kind that the columns of the first file make, or "" where there are none. options: as given."""
+    """The example kind that the columns of the first file make, or "" where there are none. options: as the user gave
+    them."""
     known = {name: value for name, value in options.items() if name in TextFilesConfig.model_fields}
     try:
         config = TextFilesConfig.model_validate({**known, "path": path})
     except ValidationError:
-        return ""  # the run's own check says which option is wrong
+        return ""  # the run's own check reports the wrong option
     splits = find_splits(path, config.subset, "text")
     for file in splits.get(config.split or "train") or next(iter(splits.values())):
         if file.suffix.lower() == ".txt":
@@ -177,8 +178,7 @@ def kind_of(path: str, options: Mapping[str, Any]) -> str:
 
 
 class _Table(NamedTuple):
-    """Rows as JSON, their keys, how many were skipped by reason, what is known of the columns of prompts, and what to
-    tell."""
+    """Rows as JSON; their keys; how many were skipped, by reason; the columns of prompts; notes to show."""
 
     rows: list[str]
     keys: list[str]
@@ -188,12 +188,12 @@ class _Table(NamedTuple):
 
 
 def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
-    """All files."""
+    """Reads all files of the part."""
     rows, keys, skipped, examples = [], [], Counter[str](), []
     columns = Columns("solution" if "solution" in config.columns else "")
     forms: dict[str, None] = {}
     for file in part.files:
-        # Files of different splits are often called alike; a key belongs to one of them.
+        # Files of different splits often have the same name, so the key holds the split too.
         name = file.name if part.split in file.name else f"{part.split}/{file.name}"
         for line, found in _rows_of(file, kind, config, forms):
             if isinstance(found, str):
@@ -220,7 +220,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
 def _rows_of(
     file: Path, kind: str, config: TextFilesConfig, forms: dict[str, None]
 ) -> Iterator[tuple[int, Normal | str]]:
-    """(line or row number, normal form, or why there is none). forms: gets the published forms that rows are of."""
+    """(line or row number, normal form or why there is none). forms: collects the published forms of the rows."""
     if file.suffix.lower() == ".txt":
         yield from ((line, {"text": text}) for line, text in _pieces(file, config.piece))
         return
@@ -269,25 +269,24 @@ def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]
 
 
 def _likely(wanted: str, columns: Sequence[str]) -> str:
-    """The column that probably is meant, or NAME: only ever shown."""
+    """The column that is probably meant, or NAME; only used in hints."""
     return next((name for name in _OTHER_NAMES.get(wanted, ()) if name in columns), "NAME")
 
 
 def _pieces(file: Path, limit: int) -> Iterator[tuple[int, str]]:
-    """(first line, text): paragraphs joined up to `limit` characters; a longer paragraph is cut between lines or, where
-    a line is longer still, inside it. Nothing but blank lines is lost.
-    """
+    """(first line, text): paragraphs joined up to `limit` characters. A longer paragraph is cut between lines, and a
+    longer line inside it. Nothing but blank lines is lost."""
     held: list[str] = []
     start = size = 0
     for number, line in lines(file):
-        for part in (line[i : i + limit] for i in range(0, len(line), limit)):
-            if held and (size + len(part) > limit or (not part.strip() and size > limit / 2)):
+        for piece in (line[i : i + limit] for i in range(0, len(line), limit)):
+            if held and (size + len(piece) > limit or (not piece.strip() and size > limit / 2)):
                 yield start, "".join(held).strip("\n")
                 held, size = [], 0
-            if part.strip() or held:
+            if piece.strip() or held:
                 start = start if held else number
-                held.append(part)
-                size += len(part)
+                held.append(piece)
+                size += len(piece)
     if "".join(held).strip():
         yield start, "".join(held).strip("\n")
 

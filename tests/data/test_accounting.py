@@ -116,7 +116,7 @@ def test_files_of_a_folder_with_captions_or_classes_add_up(tmp_path: Path, capti
     else:
         assert {data[i].text for i in range(len(data))} == {"a photo of a cat"}
         assert report["skipped"]["picture outside of the class folders"] == 1
-        assert report["notes"] == ["captions are made of the folders' names: 'a photo of a NAME'; dataset.template=..."]
+        assert report["notes"] == ["captions come from the folders' names: 'a photo of a NAME'; dataset.template=..."]
 
 
 def test_a_folder_a_class_is_captioned_by_a_template(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_a_class_is_captioned_by_a_template(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 x no caption"):
         ImageTextFiles.build(ImageTextConfig(path=str(tmp_path), holdout=0, template=""), "train")
     write(tmp_path / "train" / "cat" / "1.jpg")
-    with pytest.raises(DataError, match=r"a part of data, not of a class\nGive the parts apart: --dataset .*/train "):
+    with pytest.raises(DataError, match=r"a part of data, not of a class\nName each part: --dataset .*/train "):
         ImageTextFiles.build(ImageTextConfig(path=str(tmp_path), holdout=0), "train")
 
 

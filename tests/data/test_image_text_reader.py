@@ -123,7 +123,7 @@ def test_columns_that_are_not_there_are_listed_with_the_options(tmp_path: Path) 
         ("j.csv", b"image,caption\n" + b"x" * 16_000_001, "j.csv:2: a line over"),
         ("k.parquet", b"PAR1 and no more", "not readable as parquet"),
         ("l.parquet", b"", "not readable as parquet"),
-        ("m.docx", b"x", "no kind of image-text data"),
+        ("m.docx", b"x", "no known kind of image-text data"),
         ("n.tar.gz", gzip.compress(b"x", mtime=0), "Unpack it first"),
         ("o.tar", gzip.compress(b"x", mtime=0), "compressed"),
         ("p.tar", b"This is no tar. " * 100, "not a tar file"),

@@ -53,14 +53,14 @@ def test_a_column_that_a_row_lacks_is_none_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "options", "solution", "said"),
     [
-        ({"ground_truth": 7, "solution": "worked"}, {}, "7", "is in the column ground_truth (solution is there, too"),
-        ({"answer": None, "solution": "s"}, {}, "s", "is in the column solution"),
-        ({"final_answer": "f", "answer": "a"}, {}, "f", "is in the column final_answer (answer is there"),
+        ({"ground_truth": 7, "solution": "worked"}, {}, "7", "are in the column ground_truth (solution is there, too"),
+        ({"answer": None, "solution": "s"}, {}, "s", "are in the column solution"),
+        ({"final_answer": "f", "answer": "a"}, {}, "f", "are in the column final_answer (answer is there"),
         ({"answer": 2.0}, {}, "2", "column answer"),
         ({"answer": 2.5}, {}, "2.5", "column answer"),
         ({"answer": True}, {}, "True", "column answer"),
         ({"answer": [1, "b"]}, {}, '[1, "b"]', "column answer"),
-        ({"answer": "a", "result": "r"}, {"columns": {"solution": "result"}}, "r", "is in the column solution"),
+        ({"answer": "a", "result": "r"}, {"columns": {"solution": "result"}}, "r", "are in the column solution"),
     ],
 )
 def test_what_is_right_is_taken_from_one_column_and_said(tmp_path: Path, row, options, solution, said) -> None:
@@ -88,7 +88,7 @@ def test_what_json_does_not_hold_is_converted_or_named(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
     data = read(tmp_path / "p.parquet")
     assert dict(data[0].columns) == {"day": "2026-01-02", "time": "2026-01-02T03:04:00", "price": 1.25}
-    assert data.report()["notes"] == ["columns of bytes are not handed to rewards: image, pictures"]
+    assert data.report()["notes"] == ["rewards do not get columns of bytes: image, pictures"]
 
 
 def test_columns_are_part_of_what_a_resumed_run_compares(tmp_path: Path) -> None:

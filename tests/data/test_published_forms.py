@@ -73,7 +73,7 @@ def test_alpaca_is_asked_in_its_published_text(tmp_path: Path, name: str) -> Non
         assert data[index].prompt == ALPACA[published].format_map(row) == prompts[index].prompt
         assert data[index].completion == row["output"]
     assert dict(prompts[0].columns) == SUM
-    assert data.report()["notes"][0].startswith("instructions are asked in the text published with Alpaca")
+    assert data.report()["notes"][0].startswith("prompts are written as Alpaca's published text")
     assert kind_of(str(path), {}) == "completion"
 
 
@@ -84,7 +84,7 @@ def test_alpaca_as_a_conversation(tmp_path: Path) -> None:
     assert data[0].prompt == (Message("system", "Be brief."), Message("user", "Ready?"), Message("assistant", "Yes."),
                               Message("user", "Add the numbers.\n1 and 2"))  # fmt: skip
     assert data[0].completion == (Message("assistant", "3"),)
-    assert data.report()["notes"] == ["instructions are asked as conversations, not in the text published with Alpaca"]
+    assert data.report()["notes"] == ["prompts are written as conversations, not as Alpaca's published text"]
     text = read(CompletionFiles, write(tmp_path / "a.jsonl", row))[0].prompt
     assert text == (
         "Be brief.\n\n### Instruction:\nReady?\n\n### Response:Yes.\n\n"
@@ -117,7 +117,7 @@ def test_sharegpt_is_a_conversation(tmp_path: Path, name: str) -> None:
     assert (data[1].prompt, data[1].completion) == ((), TURNS[1:]), "dialogues that begin with the model are common"
     assert prompts[0].prompt == TURNS[:1] and prompts.report()["skipped"] == {"no prompt": 1}
     assert dict(prompts[0].columns) == SHAREGPT
-    assert data.report()["notes"] == ["rows are conversations of ShareGPT's form (from, value)"]
+    assert data.report()["notes"] == ["rows are conversations in ShareGPT's form (from, value)"]
     assert kind_of(str(path), {}) == "completion"
 
 
@@ -158,13 +158,13 @@ def test_sharegpts_preferences(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "unknown role 'narrator'"),
-        ({"conversations": "Hi"}, "conversations are no list"),
+        ({"conversations": "Hi"}, "conversations are not a list"),
         ({"conversations": ["Hi"]}, "a turn of conversations is not"),
         ({"conversations": [{"from": "human", "value": None}]}, "content is null"),
         ({"conversations": [{"from": "function_call", "value": "weather("}]}, "a function_call is not the JSON"),
-        ({"instruction": " ", "output": "x"}, "the instruction is no text, or empty"),
-        ({"instruction": "x", "input": 3, "output": "x"}, "the input or the system prompt is no text"),
-        ({"instruction": "x", "history": [["a"]], "output": "x"}, "the history is no list of pairs"),
+        ({"instruction": " ", "output": "x"}, "the instruction is not a text, or is empty"),
+        ({"instruction": "x", "input": 3, "output": "x"}, "the input or the system prompt is not a text"),
+        ({"instruction": "x", "history": [["a"]], "output": "x"}, "the history is not a list of pairs"),
         ({"instruction": "x", "output": ""}, "an empty answer"),
     ],
 )

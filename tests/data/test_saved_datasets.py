@@ -126,7 +126,7 @@ def test_names_in_a_folder_tell_the_split(tmp_path: Path, names: list[str], spli
 def test_a_folder_where_only_some_files_name_a_split_is_refused(tmp_path: Path) -> None:
     for name in ("more.jsonl", "test.jsonl"):
         (tmp_path / name).write_text('{"prompt": "Q", "completion": "A"}\n')
-    with pytest.raises(DataError, match=r"test.jsonl is of the split test, more.jsonl of none\n.*/more.jsonl, or"):
+    with pytest.raises(DataError, match=r"test.jsonl is of the split test, more.jsonl of no split\n.*/more.jsonl, or"):
         read(tmp_path, cls=CompletionFiles)
     assert len(read(f"{tmp_path}/*.jsonl", cls=CompletionFiles, holdout=0)) == 2  # asked for, both
 
@@ -147,7 +147,7 @@ def test_hints_never_lead_to_test_data(tmp_path: Path) -> None:
     assert "dataset.split=NAME" in raised.value.hint
     (only / "train.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
     (only / "more.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
-    with pytest.raises(DataError, match=r"test\.jsonl is of the split test, more\.jsonl of none") as raised:
+    with pytest.raises(DataError, match=r"test\.jsonl is of the split test, more\.jsonl of no split") as raised:
         read(only)
     assert str(only / "train.jsonl") in str(raised.value.hint)
 
@@ -156,7 +156,7 @@ def test_hints_never_lead_to_test_data(tmp_path: Path) -> None:
 def test_names_that_say_two_splits_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n')
-    with pytest.raises(DataError, match=r"its names say train and test|its names say test and train"):
+    with pytest.raises(DataError, match=r"its path names the splits (train and test|test and train)"):
         read(tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_a_hub_id_without_the_package_says_what_to_do(monkeypatch: pytest.Monkey
     hub.fetch.cache_clear()
     assert run(["train", "--objective", "dpo", "--dataset", "hf:trl-lib/ultrafeedback_binarized"]) == 2
     said = capsys.readouterr().err
-    assert "hf:trl-lib/ultrafeedback_binarized: data of the hub are read through the package datasets" in said
+    assert "hf:trl-lib/ultrafeedback_binarized: reading data of the hub needs the package datasets" in said
     assert 'pip install "mmalign[datasets]"' in said and "save_to_disk('FOLDER')" in said
     with pytest.raises(DataError, match=r"dataset.subset goes with hf:ORG/NAME"):
         read("x.jsonl", subset="en")

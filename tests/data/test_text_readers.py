@@ -158,7 +158,7 @@ def test_files_that_cannot_be_read_name_the_line(tmp_path: Path) -> None:
         read(TextDocuments, tmp_path / "c.jsonl")
     with pytest.raises(DataError, match="no such file"):
         read(TextDocuments, tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"holds no completion data"):
+    with pytest.raises(DataError, match=r"holds no known form of completion data"):
         read(CompletionFiles, tmp_path / "b.txt")
 
 

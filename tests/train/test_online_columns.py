@@ -84,4 +84,4 @@ def test_a_missing_column_is_told_before_the_first_step(lab, rows: Path, tmp_pat
 def test_the_log_says_which_column_is_right(lab, rows: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     launch.start(plan(lab, rows, "train.steps=1"), lab.catalog, folder=tmp_path / "run", device="cpu", say=lines.append)
-    assert any(line.startswith("what is right is in the column answer (solution is there, too") for line in lines)
+    assert any(line.startswith("right answers are in the column answer (solution is there, too") for line in lines)
