@@ -1,4 +1,5 @@
-"""What scores answers in reinforcement learning: sentiment, length, verifiers, a function of yours, models, programs.
+"""Rewards that score answers in reinforcement learning: sentiment, length, verifiers, your own function, models,
+programs.
 
 mmalign train --objective grpo --set rollout.rewards='[{"name": "vader"}, {"name": "length", "weight": 0}]'
 mmalign show regex --options
@@ -27,14 +28,14 @@ def register_rewards() -> list[RewardSpec]:
             "Sentiment of the answer by VADER's lexicon and rules, from -1 to 1",
             packages=("vaderSentiment",),
         ),
-        _reward("length", "length:Length", "Words or tokens of the answer, or how far they are from a wished number"),
+        _reward("length", "length:Length", "Words or tokens of the answer, or their distance from a target number"),
         _reward("exact-match", "exact_match:ExactMatch", "1 where the answer is the example's solution, else 0"),
         _reward("regex", "regex_match:RegexMatch", "1 where the answer matches a regular expression, else 0"),
-        _reward("function", "function:Function", "What a Python function of yours returns; TRL's reward functions too"),
+        _reward("function", "function:Function", "The result of your own Python function; TRL's reward functions too"),
         _reward(
             "reward-model",
             "reward_model:RewardModelReward",
-            "What a trained reward model says of prompt and answer, whatever its tokenizer",
+            "The score that a trained reward model gives to prompt and answer, with any tokenizer",
             config="options:RewardModelRewardConfig",
         ),
         _reward(
@@ -43,5 +44,7 @@ def register_rewards() -> list[RewardSpec]:
             "How well the answer fits an image or a text, by a dual encoder (Hessel 2021)",
             config="options:ClipScoreConfig",
         ),
-        _reward("code", "code:Code", "Runs the answer as a Python program, confined, and checks what it does"),
+        _reward(
+            "code", "code:Code", "Runs the answer as a confined Python program and checks its output or runs tests"
+        ),
     ]

@@ -27,7 +27,7 @@ WEIGHT = 2.5
 
 
 class ClipScore:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = ClipScoreConfig
 
@@ -36,7 +36,7 @@ class ClipScore:
 
     @torch.no_grad()
     def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:
-        """Load the dual encoder and embed what answers are compared with; raises MmalignError."""
+        """Load the dual encoder and embed the image or text to compare with; raises MmalignError."""
         needs = ("encode_text", *(["encode_image"] if self.config.image else []))
         source = require_source(catalog, self.config.backbone, needs, "reward clip-score")
         self._backbone: Any = load_model(catalog, source, device=device, frozen=True)

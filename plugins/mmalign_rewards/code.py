@@ -1,15 +1,17 @@
-"""Whether the program in the answer works: `--set rollout.rewards='[{"name": "code"}]'`.
+r"""Whether the program in the answer works: `--set rollout.rewards='[{"name": "code"}]'`.
 
-The answer's last fenced block (```python), or the whole answer where it has none, is run by this Python with its
-standard library alone. What is right is the example's solution:
+The program is the answer's last fenced block (```python), or the whole answer where it has none. It is run by this
+Python with the standard library alone. The example's solution says what is right:
 
-    compare: output    what it prints; as JSON {"input": "3\\n", "output": "9\\n"} for what it reads, or a list of them.
-                       The score is the share of these cases that come out, white space at the ends of lines aside.
-    compare: tests     Python, appended to the program: 1 where all of it runs without error, else 0.
+    compare: output    what the program prints; as JSON {"input": "3\\n", "output": "9\\n"} with its standard input, or
+    a
+                       list of such cases. The score is the share of cases that come out right; white space at the ends
+                       of lines is ignored.
+    compare: tests     Python code appended to the program: 1 where all of it runs without error, else 0.
 
-Programs run confined, as `mmalign_rewards.sandbox` says, with what that is not; on a machine that cannot confine them
-they do not run, unless told `unsafe: true`. A program sees its own source, tests
-included, and can be written to cheat them.
+Programs run confined; `mmalign_rewards.sandbox` states how, and the limits of that. On a machine that cannot confine
+them they do not run, unless `unsafe: true` is set. A program sees its own source, tests included, and can be written to
+cheat them.
 """
 
 import json
@@ -37,12 +39,13 @@ _MIB = 2**20
 
 
 class CodeConfig(BaseModel):
-    """What is right, and the limits of each run."""
+    """How answers are checked, and the limits of each run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compare: Literal["output", "tests"] = Field(
-        "output", description="the solution is what the program prints (see the module), or test code appended to it"
+        "output",
+        description="output: the solution is the program's output, or cases as JSON; tests: test code to append",
     )
     cpu_seconds: int = Field(2, ge=1, description="processor time of one run, in seconds")
     wall_seconds: float = Field(4.0, gt=0, description="longest run, in seconds, Python's start included")
@@ -53,7 +56,7 @@ class CodeConfig(BaseModel):
 
 
 class Code:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = CodeConfig
 
@@ -63,25 +66,25 @@ class Code:
             raise UsageError("the reward code needs Linux or macOS: there are no resource limits here")
         self.config = config
         self._say: Callable[[str], None] = lambda line: None
-        self._left: list[str] = []  # why folders of programs could not be deleted
+        self._left: list[str] = []  # reasons why folders of programs could not be deleted
         self._told = False
         self._limits = sandbox.Limits(
             config.cpu_seconds, config.wall_seconds, config.memory_mb * _MIB, config.file_kb * 1024
         )
 
     def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
-        """Raises UsageError where programs could do what they should not on this machine, unless told `unsafe`."""
+        """Raises UsageError where this machine cannot confine programs, unless `unsafe` is set."""
         self._say = say
-        if not (found := sandbox.exposed()):
+        if not (exposed := sandbox.exposed()):
             return
-        can = f"programs of the policy can {', '.join(found)} on this machine"
+        can = f"programs of the policy can {', '.join(exposed)} on this machine"
         if not self.config.unsafe:
             raise UsageError(
                 can,
                 hint="Use Linux 5.13 or later with Landlock and seccomp, and install bubblewrap (apt-get install "
-                "bubblewrap); or run in a container of its own, with the reward's option unsafe=true.",
+                "bubblewrap); or run in a dedicated container, with the reward's option unsafe=true.",
             )
-        say(f"{can}; run it in a container of its own")
+        say(f"{can}; run it in a dedicated container")
 
     def score(self, answers: "Answers") -> Sequence[float]:
         """[M], from 0 to 1. Raises DataError for an example without a solution, or with a broken one."""
@@ -98,26 +101,26 @@ class Code:
             return scores
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(live):  # where a signal ended the wait
+            for process in list(live):  # still running where a signal ended the wait
                 sandbox.kill(process)
             pool.shutdown()
 
     def _tell_what_is_left(self) -> None:
-        """Once a run: programs may leave what cannot be deleted, and that is no reason to end it."""
+        """Reports once a run: programs may leave files that cannot be deleted, but that is no reason to end the run."""
         if self._left and not self._told:
             self._told = True
             num, why = len(self._left), self._left[0]
-            self._say(f"{num} folders of programs could not be deleted, and of more nothing is said: {why}")
+            self._say(f"{num} folders of programs could not be deleted (reported once): {why}")
 
     def _runs(self, program: str, solution: str, key: str) -> list[tuple[str, str, str]]:
-        """(program, standard input, what it is to print) of each run."""
+        """(program, standard input, expected output) of each run."""
         if not solution:
             raise DataError(
-                f"example {key} has no solution, and code checks programs by it",
+                f"example {key} has no solution, which the reward code checks programs against",
                 hint="Give the prompts a column solution, answer or ground_truth.",
             )
         if self.config.compare == "tests":
-            # A program that leaves before its tests prints no such word, and one cannot know it beforehand.
+            # A program that exits before its tests does not print this word, and cannot know it beforehand.
             word = secrets.token_hex(16)
             return [(f"{program}\n\n{solution}\n\nprint()\nprint({word!r})\n", "", word)]
         return [(program, given, wanted) for given, wanted in cases_of(solution, key)]
@@ -126,8 +129,8 @@ class Code:
         ran = sandbox.run(program, given, self._limits, live)
         if ran.left:
             self._left.append(ran.left)
-        found = _lines(ran.output)
-        return ran.ok and (found[-1:] == [wanted] if self.config.compare == "tests" else found == _lines(wanted))
+        printed = _lines(ran.output)
+        return ran.ok and (printed[-1:] == [wanted] if self.config.compare == "tests" else printed == _lines(wanted))
 
 
 def source_of(text: str) -> str:
@@ -137,19 +140,19 @@ def source_of(text: str) -> str:
 
 
 def cases_of(solution: str, key: str) -> list[tuple[str, str]]:
-    """(standard input, what is to be printed) of each case; raises DataError for JSON that says neither."""
+    """(standard input, expected output) of each case; raises DataError for JSON that is not such cases."""
     try:
         parsed: Any = json.loads(solution)
     except ValueError:
         return [("", solution)]
     cases = parsed if isinstance(parsed, list) else [parsed]
     if not any(isinstance(case, dict) for case in cases):
-        return [("", solution)]  # the program is to print a number, or a list
+        return [("", solution)]  # the expected output is itself JSON: a number, or a list
     for case in cases:
         if not isinstance(case, dict) or not isinstance(case.get("output"), str) or set(case) - {"input", "output"}:
             raise DataError(
                 f'example {key}: the solution\'s case {case!r} is not {{"input": text, "output": text}}',
-                hint="Or a list of such cases, or the text that the program is to print.",
+                hint="It may also be a list of such cases, or the text that the program should print.",
             )
     return [(str(case.get("input", "")), case["output"]) for case in cases]
 

@@ -1,9 +1,9 @@
-"""Run one Python program confined. Started by `code` in a process of its own, and never imported:
+"""Runs one Python program confined. `code` starts this file in a new process and never imports it:
 
     python -I -S -B confine.py PROGRAM FOLDER CPU_SECONDS MEMORY FILE_BYTES
 
-Limits, then Linux's Landlock (which files) and a seccomp filter (which system calls), each where the kernel has it,
-then the program, in this very process. What is switched on here cannot be switched off again.
+It sets limits, then Linux's Landlock (for files) and a seccomp filter (for system calls), each where the kernel has it,
+then runs the program in this very process. None of these can be switched off again.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import runpy
 import struct
 import sys
 
-# A neighbour, but not by its package, which imports what is not to be seen here.
+# Loaded by path, not through the package, which would import modules that the program must not see.
 filter_program = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "system_calls.py"))[
     "filter_program"
 ]
@@ -40,12 +40,12 @@ def limit(cpu_seconds: int, memory: int, file_bytes: int) -> None:
 
 
 def confine_files(libc: ctypes.CDLL, folder: str) -> None:
-    """Read Python's library and the system's; write in `folder`. Without Landlock, nothing."""
+    """Allow reading Python's library and the system's, and writing in `folder`. Does nothing without Landlock."""
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return
     handled = _RIGHTS.get(min(version, 5), 0)
-    # Version 4 knows TCP (bind, connect); 6 knows signals and abstract sockets to processes outside.
+    # Version 4 handles TCP (bind, connect); 6 handles signals and abstract sockets to processes outside.
     attributes = struct.pack("QQQ", handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = libc.syscall(_LANDLOCK_CREATE, attributes, size, 0)
@@ -66,7 +66,7 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # not on this machine
+        return  # this machine has no such path
     if not os.path.isdir(path):
         rights &= _READ_FILE | _WRITE_FILE
     if libc.syscall(_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", rights, descriptor), 0):
@@ -75,7 +75,7 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
 
 
 def confine_calls(libc: ctypes.CDLL) -> None:
-    """Only the calls of `system_calls`. On a machine that it does not know, or a kernel without filters, nothing."""
+    """Allow only the calls of `system_calls`. Does nothing on an unknown machine, or a kernel without filters."""
     code = filter_program(platform.machine(), os.getpid())
     if code is None:
         return

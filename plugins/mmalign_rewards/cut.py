@@ -1,10 +1,10 @@
-"""Say how many texts did not fit a model: `CutTexts("reward model", 512, say).add(lost)`."""
+"""Reports how many texts were too long for a model: `CutTexts("reward model", 512, say).add(lost)`."""
 
 from collections.abc import Callable, Sequence
 
 
 class CutTexts:
-    """Counts; says so at the first one, and again each time that there are twice as many."""
+    """Counts cut texts; reports the first one, and again whenever their number has doubled."""
 
     def __init__(self, context_length: int, say: Callable[[str], None]) -> None:
         self._limit, self._say = context_length, say
@@ -12,7 +12,7 @@ class CutTexts:
         self._next = 1
 
     def add(self, lost: Sequence[int]) -> None:
-        """lost: tokens cut off each text, 0 where it fits."""
+        """lost: tokens cut off each text, 0 for a text that fits."""
         self.seen += len(lost)
         self.texts += sum(count > 0 for count in lost)
         self.tokens += sum(lost)

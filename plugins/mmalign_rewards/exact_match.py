@@ -1,12 +1,12 @@
 """Whether the answer is right: `--set rollout.rewards='[{"name": "exact-match", "after": "####"}]'`.
 
-1 where the answer, without white space around it, is the example's solution, else 0. With `after`, only what follows
-the last match of that expression is compared: an answer without it is wrong, a solution without it is taken whole
+1 where the answer, without white space around it, is the example's solution, else 0. With `after`, only the text behind
+the last match of that expression is compared: an answer without a match is wrong, a solution without one is taken whole
 (GSM8K writes "... #### 42" in both).
 
-The solution is what the data set takes for it, and its log says which column that is: of final_answer, answer,
-ground_truth and solution the first that the data have, as text. `column` names another; a number in it is also matched
-by another way to write it: 2.0 by 2.
+The data set takes the solution from the first of the columns final_answer, answer, ground_truth and solution that it
+has, as text, and its log names that column. `column` names another; a number in it also matches another way to write
+it: 2.0 matches 2.
 """
 
 import json
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 
 
 class ExactMatchConfig(BaseModel):
-    """What of the answer to compare, and how."""
+    """Which text of the answer to compare, and how."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str = Field("", description="column of the data to compare with; empty: the data set's solution")
     after: Expression = Field(
-        "", description="regular expression; what follows its last match is compared; empty: the whole answer"
+        "", description="regular expression; the text behind its last match is compared; empty: the whole answer"
     )
-    ignore_case: bool = Field(False, description="take upper and lower case as the same")
-    seconds: float = Field(1.0, gt=0, description="longest search in one answer, in seconds; beyond it the run stops")
+    ignore_case: bool = Field(False, description="treat upper and lower case as equal")
+    seconds: float = Field(
+        1.0, gt=0, description="time limit of the search in one answer, in seconds; beyond it the run stops"
+    )
 
 
 class ExactMatch:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = ExactMatchConfig
 
@@ -46,7 +48,7 @@ class ExactMatch:
         self._marker = regex.compile(config.after) if config.after else None
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raises UsageError where `column` is none of them."""
+        """Raises UsageError where `column` is not one of them."""
         if self.config.column and self.config.column not in columns:
             near = did_you_mean(self.config.column, columns)
             raise UsageError(
@@ -82,7 +84,7 @@ class ExactMatch:
 
 
 def as_text(value: Any) -> str:
-    """A number or truth value as Python writes it, a list as JSON."""
+    """A number or truth value as Python writes it, a list as JSON; else the text itself."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
@@ -94,7 +96,7 @@ def _number(text: str) -> float | None:
 
 
 def require_solutions(answers: "Answers", why: str, solutions: Sequence[Any]) -> None:
-    """solutions: of each answer. Raise DataError that names the first example without one."""
+    """solutions: one for each answer. Raise DataError that names the first example without one."""
     missing = [key for key, value in zip(answers.keys, solutions, strict=True) if value is None or value == ""]
     if missing:
         raise DataError(

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 _HINT = 'As "package.module:name" or "path/to/file.py:name".'
 _TRLS = ("prompts", "completions", "completion_ids")
-_ALWAYS = ("solution",)  # by the examples' solutions, where no column is called so
+_ALWAYS = ("solution",)  # filled with the examples' solutions, where no column has this name
 KEYWORDS = ("prompts", "answers", "solutions", "keys", "ended", "completions", "completion_ids")
 
 
 def _place(value: str) -> str:
-    """The path of a file made absolute: a run is resumed from anywhere."""
+    """The path of a file made absolute, so that a run can be resumed from any directory."""
     module, _, name = value.rpartition(":")
     if not module or not name.isidentifier():
         raise ValueError(f"names no function. {_HINT}")
     if not module.endswith(".py"):
-        if not all(part.isidentifier() for part in module.split(".")):
+        if not all(name.isidentifier() for name in module.split(".")):
             raise ValueError(f"{module!r} is neither a module nor a .py file. {_HINT}")
         return value
     path = Path(module).expanduser().absolute()
@@ -54,7 +54,7 @@ def _place(value: str) -> str:
 
 
 class FunctionConfig(BaseModel):
-    """Which function."""
+    """The function to call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,13 +63,13 @@ class FunctionConfig(BaseModel):
     )
 
     def places(self) -> tuple[Path, ...]:
-        """The file, where it is one: a resumed run compares what is in it."""
+        """The file, if the function is in one: a resumed run compares its content."""
         module = self.function.rpartition(":")[0]
         return (Path(module),) if module.endswith(".py") else ()
 
 
 class Function:
-    """Imported when the reward is made. Its code runs in this process, with all that you may do."""
+    """Imported when the reward is created. Its code runs in this process, with all your rights."""
 
     Config: ClassVar[type[BaseModel]] = FunctionConfig
 
@@ -80,7 +80,7 @@ class Function:
         self._takes = _signature(self._function, config.function)
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raises UsageError for a parameter that nothing fills."""
+        """Raises UsageError for a parameter that neither a keyword nor a column fills."""
         filled = {*KEYWORDS, *columns, *(_ALWAYS if "solution" not in columns else ())}
         unknown = next((name for name in self._takes.required if name not in filled), None)
         if unknown is not None:
@@ -88,11 +88,12 @@ class Function:
             raise UsageError(
                 f"{self.config.function} has a parameter {unknown!r}, and the data have no such column; they have "
                 f"{', '.join(columns) or 'none besides the prompt'}",
-                hint=f"{near} Parameters that are filled besides columns: {', '.join(KEYWORDS)}.".strip(),
+                hint=f"{near} Parameters may also be: {', '.join(KEYWORDS)}.".strip(),
             )
 
     def score(self, answers: "Answers") -> Any:
-        """[M], or whatever it returns: the list of rewards checks it. Raises UsageError as `check_columns`."""
+        """[M], or whatever the function returns: the list of rewards checks it. Raises UsageError as
+        `check_columns`."""
         self.check_columns(answers.column_names())
         takes, values = self._takes, _values(answers, trl=bool({"completions", "completion_ids"} & self._takes.names))
         named = values if takes.takes_all else {name: values[name] for name in takes.by_keyword if name in values}
@@ -111,9 +112,9 @@ def _load(place: str) -> Callable[..., Any]:
         near = did_you_mean(name, [key for key, value in members.items() if callable(value)])
         raise UsageError(f"{where} has no {name!r}", hint=f"{near} {_HINT}".strip())
     if not callable(members[name]):
-        raise UsageError(f"{place} is no function, but {type(members[name]).__name__}", hint=_HINT)
+        raise UsageError(f"{place} is not a function but {type(members[name]).__name__}", hint=_HINT)
     if inspect.iscoroutinefunction(members[name]):
-        raise UsageError(f"{place} is an async function", hint="Give a plain one, which calls asyncio.run.")
+        raise UsageError(f"{place} is an async function", hint="Give an ordinary function that calls asyncio.run.")
     return members[name]
 
 
@@ -126,7 +127,7 @@ def _from_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"{OWN_FILE}{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     with _importable(path.parent):
         spec.loader.exec_module(module)
     return module
@@ -134,7 +135,7 @@ def _from_file(path: Path) -> Any:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Within, modules of the folder can be imported, as when Python runs a file in it."""
+    """Inside the context, modules of the folder can be imported, as when Python runs a file in it."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -144,8 +145,8 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Signature:
-    """Names of parameters. by_place: those that take no keyword; required: those without a default; takes_all:
-    `**kwargs`."""
+    """Names of parameters. by_place: positional only; by_keyword: the others; required: without a default; takes_all:
+    has `**kwargs`."""
 
     by_place: tuple[str, ...]
     by_keyword: tuple[str, ...]
@@ -163,13 +164,13 @@ def _signature(function: Callable[..., Any], place: str) -> _Signature:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{place} does not say what it takes: {error}", hint="Wrap it in a function of yours."
+            f"{place} has no readable signature: {error}", hint="Wrap it in a function of yours."
         ) from error
     kinds = inspect.Parameter
     plain = [each for each in parameters if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     takes_all = any(each.kind is kinds.VAR_KEYWORD for each in parameters)
     if not takes_all and not any(each.name in KEYWORDS for each in plain):
-        raise UsageError(f"{place} takes no answers", hint=f"Parameters that are filled: {', '.join(KEYWORDS)}.")
+        raise UsageError(f"{place} has no parameter for answers", hint=f"Parameters may be: {', '.join(KEYWORDS)}.")
     return _Signature(
         tuple(each.name for each in plain if each.kind is kinds.POSITIONAL_ONLY),
         tuple(each.name for each in plain if each.kind is not kinds.POSITIONAL_ONLY),
@@ -179,8 +180,8 @@ def _signature(function: Callable[..., Any], place: str) -> _Signature:
 
 
 def _values(answers: "Answers", *, trl: bool) -> dict[str, list[Any]]:
-    """By keyword; lists of their own for each call, which the function may change. trl: a column wins over a keyword
-    that TRL does not have."""
+    """Values by keyword, in new lists for each call, because the function may change them. trl: a column takes
+    precedence over a keyword that TRL does not have."""
     texts = list(zip(answers.prompts, answers.texts, strict=True))
     values = {
         "prompts": [as_rows(prompt) for prompt in answers.prompts],
@@ -194,5 +195,5 @@ def _values(answers: "Answers", *, trl: bool) -> dict[str, list[Any]]:
     columns = {name: copy.deepcopy(answers.column(name)) for name in answers.column_names()}
     kept = _TRLS if trl else KEYWORDS
     given = {name: column for name, column in columns.items() if name not in kept}
-    # Data whose prompts come with a solution and without columns: those of a plugin.
+    # Prompts of a plugin's data may have a solution but no columns.
     return values | {name: list(answers.solutions) for name in _ALWAYS if any(answers.solutions)} | given

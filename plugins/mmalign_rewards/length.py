@@ -1,6 +1,6 @@
-"""How long the answer is: `--set rollout.rewards='[{"name": "length", "target": 40, "weight": 0.01}]'`.
+"""The length of the answer: `--set rollout.rewards='[{"name": "length", "target": 40, "weight": 0.01}]'`.
 
-score = -|length - target|, or with target 0 the length itself (a negative weight then asks for short answers).
+score = -|length - target|, or with target 0 the length itself (a negative weight then favours short answers).
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class LengthConfig(BaseModel):
-    """What to count, and how much of it is wished for."""
+    """The unit of the length, and its target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     unit: Literal["words", "tokens"] = Field(
-        "words", description="words: parts between white space; tokens: those that the policy wrote, less end tokens"
+        "words", description="words: separated by white space; tokens: those that the policy wrote, without end tokens"
     )
-    target: int = Field(0, ge=0, description="wished length, in units; 0: the score is the length itself")
+    target: int = Field(0, ge=0, description="target length, in units; 0: the score is the length itself")
 
 
 class Length:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = LengthConfig
 
@@ -39,7 +39,7 @@ class Length:
 
 
 def _tokens(answers: "Answers") -> list[int]:
-    """Of several turns, the policy's own."""
+    """Number of tokens; of an episode with several turns, the policy's own tokens."""
     import torch
 
     written = answers.sequences

@@ -1,4 +1,4 @@
-"""The options of rewards that work with models, apart from them: they are checked before torch is imported."""
+"""The options of rewards that use models, in a file of their own so that they are checked before torch is imported."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 def lasting(reference: str) -> str:
-    """A reference to a model, a local path in it made absolute: a run is resumed from anywhere."""
+    """A reference to a model, with a local path made absolute, so that a run can be resumed from any directory."""
     prefix, _, rest = reference.partition(":")
     if rest.startswith(("./", "../", "~")):
         return f"{prefix}:{Path(rest).expanduser().absolute()}"
@@ -26,7 +26,7 @@ Reference = Annotated[str, AfterValidator(lasting)]
 
 
 class RewardModelRewardConfig(BaseModel):
-    """Which reward model."""
+    """The reward model to use."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -34,28 +34,28 @@ class RewardModelRewardConfig(BaseModel):
         description="the reward model, as --backbone takes it: a folder (RUN/model), or hf:ORG/NAME"
     )
     tokens_at_once: int = Field(
-        16384, ge=1, description="tokens of a forward pass, padding included; at least one text"
+        16384, ge=1, description="most tokens of a forward pass, padding included; at least one text"
     )
 
     def places(self) -> tuple[Path, ...]:
-        """The folder, where it is one: a resumed run compares what is in it."""
+        """The folder, where it is one: a resumed run compares its content."""
         return (Path(self.path),) if Path(self.path).exists() else ()
 
 
 class ClipScoreConfig(BaseModel):
-    """What to compare answers with: an image or a text, one of them."""
+    """The image or the text to compare answers with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: Annotated[str, AfterValidator(_existing)] = Field(
-        "", description="an image file that answers are to describe"
+        "", description="an image file that answers should describe"
     )
-    text: str = Field("", description="a text that answers are to resemble")
+    text: str = Field("", description="a text that answers should resemble")
     backbone: Reference = Field("clip-lite", description="the dual encoder, as --backbone takes it")
     batch_size: int = Field(64, ge=1, description="answers of a forward pass")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if bool(self.image) == bool(self.text):
-            raise ValueError("give `image` or `text`, one of them")
+            raise ValueError("give one of `image` and `text`")
         return self

@@ -1,7 +1,7 @@
 """Regular expressions with a time limit: `after_last(MARKER, text, seconds)`, `matches(pattern, text, seconds)`.
 
-The package regex, which understands what `re` does and more, can stop: an expression with nested repetition, such as
-(a+)+$, would else take for ever on the one unlucky answer.
+The package regex understands all that `re` does and more, and can stop. Without a limit, an expression with nested
+repetition, such as (a+)+$, would run for ever on an unlucky answer.
 """
 
 from typing import Annotated, Any
@@ -26,18 +26,18 @@ Expression = Annotated[str, AfterValidator(_compiles)]
 def matches(pattern: Any, text: str, *, full: bool, seconds: float) -> bool:
     """pattern: compiled. Raises RewardError at the time limit."""
     try:
-        found = pattern.fullmatch(text, timeout=seconds) if full else pattern.search(text, timeout=seconds)
+        match = pattern.fullmatch(text, timeout=seconds) if full else pattern.search(text, timeout=seconds)
     except TimeoutError as error:
         raise _too_slow(pattern, text, seconds) from error
-    return found is not None
+    return match is not None
 
 
 def after_last(pattern: Any, text: str, *, seconds: float) -> str | None:
-    """What follows the last match; None where nothing matches. Raises RewardError at the time limit."""
+    """The text behind the last match; None where nothing matches. Raises RewardError at the time limit."""
     last = None
     try:
-        for found in pattern.finditer(text, timeout=seconds):
-            last = found
+        for match in pattern.finditer(text, timeout=seconds):
+            last = match
     except TimeoutError as error:
         raise _too_slow(pattern, text, seconds) from error
     return None if last is None else text[last.end() :]

@@ -1,4 +1,4 @@
-r"""Whether the answer has a form: `--set rollout.rewards='[{"name": "regex", "pattern": "Answer: \\d+"}]'`.
+r"""Whether the answer has a given form: `--set rollout.rewards='[{"name": "regex", "pattern": "Answer: \\d+"}]'`.
 
 1 where the expression matches, else 0. A negative weight makes a match a penalty.
 """
@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 
 
 class RegexMatchConfig(BaseModel):
-    """What to look for."""
+    """The expression to look for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pattern: Expression = Field(
-        examples=[r"\bcat\b"], description="regular expression of Python; (?i) at its start ignores case"
+        examples=[r"\bcat\b"], description="Python's regular expression; (?i) at its start ignores case"
     )
-    match: Literal["search", "full"] = Field("search", description="somewhere in the answer, or the whole of it")
-    seconds: float = Field(1.0, gt=0, description="longest search in one answer, in seconds; beyond it the run stops")
+    match: Literal["search", "full"] = Field(
+        "search", description="search: anywhere in the answer; full: the whole answer"
+    )
+    seconds: float = Field(
+        1.0, gt=0, description="time limit of the search in one answer, in seconds; beyond it the run stops"
+    )
 
 
 class RegexMatch:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = RegexMatchConfig
 

@@ -1,7 +1,7 @@
-"""Delete a folder that a hostile program filled: `why = remove_folder(path)` never raises.
+"""Deletes a folder that a hostile program filled: `why = remove_folder(path)` never raises.
 
-It goes down and up by descriptors, one open at a time: nests may be deeper than a path can be long, and nothing recurs.
-Folders that cannot be read are opened up first. Links are removed, not followed.
+It walks by file descriptors, one open at a time, and does not recurse, because folders may be nested deeper than a path
+can be long. Folders that cannot be read are made readable first. Links are removed, not followed.
 """
 
 import os
@@ -12,13 +12,13 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_folder(folder: Path) -> str:
-    """Why something of it is still there, or an empty text."""
+    """Returns why something of the folder remains, or an empty text."""
     problems: list[str] = []
     try:
         current = _open(str(folder), None)
     except OSError as error:
         return str(error)
-    # The folders from `folder` down to `current`: the name of each in the one above, and its subfolders still to go.
+    # The folders from `folder` down to `current`: each with its name in the one above and its remaining subfolders.
     way = [("", _empty(current, problems))]
     try:
         while way:
@@ -60,16 +60,16 @@ def _open(name: str, above: int | None) -> int:
 
 
 def _empty(folder: int, problems: list[str]) -> list[str]:
-    """Unlink all that is no folder; the names of those that are."""
+    """Unlink all that is not a folder; returns the names of the subfolders."""
     subfolders = []
     try:
         os.fchmod(folder, stat.S_IRWXU)
         with os.scandir(folder) as entries:
-            found = list(entries)
+            items = list(entries)
     except OSError as error:
         problems.append(str(error))
         return []
-    for entry in found:
+    for entry in items:
         try:
             if entry.is_dir(follow_symlinks=False):
                 subfolders.append(entry.name)

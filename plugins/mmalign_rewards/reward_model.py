@@ -1,8 +1,8 @@
 """A trained reward model: `--set rollout.rewards='[{"name": "reward-model", "path": "runs/reward/model"}]'`.
 
-Any backbone that provides `score_sequences`. Where its tokenizer is the policy's, it reads the very tokens that the
-policy wrote; else prompt and answer are written anew in its own, and it says so, once. The two are compared by content:
-what every id stands for, the end token, and the ids of some texts with and without a chat template.
+It may be any backbone that provides `score_sequences`. If its tokenizer equals the policy's, it reads the policy's
+tokens directly. Otherwise prompt and answer are tokenised again for it, which it reports once. Tokenizers are compared
+by content: the token of every id, the end token, and the ids of some texts with and without a chat template.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,17 +30,19 @@ _PROMPTS_COMPARED = 8
 
 
 class RewardModelReward:
-    """Of the answer behind its prompt, frozen and without dropout; less the mean of good answers where it is known."""
+    """Scores the answer behind its prompt, frozen and without dropout, minus the mean of good answers where that is
+    known."""
 
     Config: ClassVar[type[BaseModel]] = RewardModelRewardConfig
 
     def __init__(self, config: RewardModelRewardConfig) -> None:
         self.config = config
-        self._same: bool | None = None  # its tokenizer is the policy's
+        self._same: bool | None = None  # whether its tokenizer equals the policy's
         self._backbone: Any = None
 
     def share(self, trunk: "PolicyTrunk", name: str, say: Callable[[str], None]) -> None:
-        """Lie on the policy's weights as an adapter, where it was trained as one on them: no second model is held."""
+        """Use the reward model as an adapter on the policy's weights, if it was trained as one: no second model is
+        loaded."""
         if not trunk.lends:
             return
         try:
@@ -52,7 +54,7 @@ class RewardModelReward:
         say("an adapter on the policy's weights")
 
     def open(self, catalog: "Catalog", device: torch.device, say: Callable[[str], None]) -> None:
-        """Load the reward model; raises MmalignError where there is none, or where it is not one."""
+        """Load the reward model; raises MmalignError where there is none, or the model is not a reward model."""
         self._device, self._say = device, say
         if self._backbone is None:
             self._load(catalog, device)
@@ -69,7 +71,7 @@ class RewardModelReward:
         if self._same is None:
             self._same = same_tokenizer(self._processor, answers)
             if not self._same:
-                self._say("another tokenizer's answers, or text: prompts and answers are tokenised anew for it")
+                self._say("the answers are text or another tokenizer's: prompts and answers are tokenised again for it")
         rows, lost = self._policy_rows(answers) if self._same else self._own_rows(answers)
         self._cut.add(lost)
         scores = torch.zeros(len(rows))
@@ -79,32 +81,34 @@ class RewardModelReward:
         return scores
 
     def _policy_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
-        """(prompt, answer) of each, in the policy's ids, and how many were cut."""
+        """(prompt, answer) of each in the policy's ids, and how many tokens were cut."""
         sequences = answers.sequences.to("cpu")
-        prompts, end, found = sequences.prompts.rows(), torch.tensor([self._processor.end_id]), []
+        prompts, end, fitted = sequences.prompts.rows(), torch.tensor([self._processor.end_id]), []
         for owner, answer in zip(sequences.owner.tolist(), sequences.answers.rows(), strict=True):
-            found.append(self._fit(prompts[owner], answer if len(answer) else end))
-        return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
+            fitted.append(self._fit(prompts[owner], answer if len(answer) else end))
+        return [(prompt, answer) for prompt, answer, _ in fitted], [lost for *_, lost in fitted]
 
     def _own_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
-        """The same in its own ids; an answer that was stopped before its end has no end token here either."""
-        end, found = torch.tensor([self._processor.end_id]), []
+        """The same in the reward model's ids; an answer that was stopped before its end gets no end token here
+        either."""
+        end, fitted = torch.tensor([self._processor.end_id]), []
         for prompt, text, ended in zip(answers.prompts, answers.texts, answers.ended, strict=True):
             if not text.strip():
-                found.append(self._fit(self._processor.prompt(prompt), end))
+                fitted.append(self._fit(self._processor.prompt(prompt), end))
                 continue
             encoded = self._processor.answers(prompt, [text])
             ids, lost = encoded.answers[0], encoded.num_lost
-            # The processor ends every answer; of one that it cut, that end token was cut, too.
+            # The processor ends every answer; if it cut the answer, it cut that end token too.
             if not ended and int(ids[-1]) != self._processor.end_id:
                 lost -= 1
             elif not ended and len(ids) > 1:
                 ids = ids[:-1]
-            found.append((encoded.prompt, ids, lost))
-        return [(prompt, answer) for prompt, answer, _ in found], [lost for *_, lost in found]
+            fitted.append((encoded.prompt, ids, lost))
+        return [(prompt, answer) for prompt, answer, _ in fitted], [lost for *_, lost in fitted]
 
     def _fit(self, prompt: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, int]:
-        """A prompt that is too long loses its beginning, an answer its end; the answer has half of the context."""
+        """Cuts the beginning of a prompt and the end of an answer that are too long; the answer has half of the
+        context."""
         limit = self._processor.context_length
         kept = min(len(prompt), limit - min(len(answer), limit // 2))
         lost = len(prompt) - kept + max(0, len(answer) - (limit - kept))
@@ -112,7 +116,7 @@ class RewardModelReward:
 
 
 def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
-    """Whether the policy's ids mean the same to `own`: it may have more of them behind (a padding token)."""
+    """Whether the policy's ids mean the same to `own`; `own` may have more ids behind them (a padding token)."""
     policy = answers.processor
     if own.end_id != policy.end_id or own.num_tokens < policy.num_tokens:
         return False
@@ -124,7 +128,7 @@ def same_tokenizer(own: AnswersProcessor, answers: Answers) -> bool:
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places, longest first, so many together that they hold `budget` tokens when padded; at least one."""
+    """Batches of indices, longest first, each of `budget` tokens when padded; at least one index in each."""
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:

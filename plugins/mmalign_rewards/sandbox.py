@@ -1,20 +1,20 @@
-"""Run a Python program in a process of its own, within limits: `run(program, "stdin", Limits(), live)`.
+"""Runs a Python program in a separate process, within limits: `run(program, "stdin", Limits(), live)`.
 
-Everywhere: a fresh folder that is deleted afterwards, an empty environment, no inherited files, limits of CPU and wall
-time, memory and file size; at the end the whole process group is killed. On Linux, as far as the kernel allows:
+On every system: a fresh folder that is deleted afterwards, an empty environment, no inherited files, limits of CPU and
+wall time, memory and file size; at the end the whole process group is killed. On Linux, as far as the kernel allows:
 
     Landlock        reads only Python's and the system's libraries, writes only in its folder
     seccomp         only the system calls of `system_calls`: no further process, socket, signal or change of metadata
     bubblewrap      where `bwrap` is installed and works: namespaces, and a file system with nothing else in it,
-                    read-only but for its folder, which lies in memory, is limited, and goes when the program ends;
-                    else the namespaces of `unshare` (user, network, process, IPC)
+                    read-only except for its folder, which is in memory, is limited, and disappears with the program;
+                    otherwise the namespaces of `unshare` (user, network, process, IPC)
 
-`exposed()` tries what is open on this machine. bubblewrap alone is no condition: in most containers it cannot run, and
-Landlock with seccomp, which need no privilege, close the same doors there.
+`exposed()` tries what programs can do on this machine. bubblewrap is not required: in most containers it cannot run,
+and Landlock with seccomp, which need no privilege, block the same there.
 
-It is not a virtual machine. One kernel is shared, and a hole in it is a way out; the processor and the disk are shared,
-too: a program can slow down others for its seconds, and without bubblewrap fill its folder with many small files. A
-program sees its own source. For programs of people who mean harm, use a machine of its own.
+This is not a virtual machine. The kernel is shared, and a hole in it is a way out. Processor and disk are shared too: a
+program can slow down others for its seconds, and without bubblewrap fill its folder with many small files. A program
+sees its own source. For programs of people who mean harm, use a separate machine.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ from mmalign_rewards.confine import LIBRARIES
 from mmalign_rewards.remove import remove_folder
 
 _CONFINE = Path(__file__).with_name("confine.py").resolve()
-_PYTHON = os.path.realpath(sys.executable)  # a virtual environment's is a link to what is shown in bubblewrap
+_PYTHON = os.path.realpath(sys.executable)  # a virtual environment's is a link; bubblewrap shows its target
 _UNSHARE = ("unshare", "--map-root-user", "--net", "--pid", "--ipc", "--kill-child", "--fork")
 _BUBBLEWRAP = ("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--dev", "/dev")
-_FOLDER_BYTES = 64 * 2**20  # what a program may write in all, behind bubblewrap
-# What a program can do here that it should not, each told by a line of its own.
+_FOLDER_BYTES = 64 * 2**20  # bytes that a program may write in all, inside bubblewrap
+# Tries everything that a program should not be able to do, and prints a line for each thing that works.
 _PROBE = """
 import os, socket
 outside = {outside!r}
@@ -74,8 +74,8 @@ class Limits:
 
 
 class Ran(NamedTuple):
-    """output: what it printed, as text; ok: it ended by itself, without error, in time; left: why its folder could not
-    be deleted, or an empty text."""
+    """output: the printed text; ok: whether the program ended by itself, without error, in time; left: why its folder
+    could not be deleted, or an empty text."""
 
     output: str
     ok: bool
@@ -100,7 +100,7 @@ def _run_in(
     folder = folder.resolve()
     path = folder / "program.py"
     path.write_text(program, encoding="utf-8", errors="replace")
-    # Files, not pipes: FSIZE limits what is printed, and nothing here waits for a reader.
+    # Files, not pipes: FSIZE limits the output, and the program never waits for a reader.
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(stdin.encode("utf-8", "replace"))
         given.seek(0)
@@ -126,7 +126,7 @@ def _run_in(
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
-    """The process with its whole group, whether or not it has ended."""
+    """Kill the process and its whole group, whether or not it has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -134,13 +134,13 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
 
 @cache
 def exposed() -> tuple[str, ...]:
-    """What programs can do on this machine that they should not, found by trying; empty where all is closed.
+    """What programs can do on this machine that they should not be able to; empty where all is blocked.
 
-    Raises RewardError where no program runs at all: every answer would be wrong.
+    Raises RewardError where no program runs at all, because every answer would be wrong.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as outside:
-        found = run(_PROBE.format(outside=outside.name), "", Limits(wall_seconds=20), set())
-    *can, last = found.output.splitlines() or [""]
+        probe = run(_PROBE.format(outside=outside.name), "", Limits(wall_seconds=20), set())
+    *can, last = probe.output.splitlines() or [""]
     if last != "ran":
         raise RewardError(
             "no confined program runs on this machine",
@@ -161,7 +161,7 @@ def _walls(path: Path, folder: Path, limits: Limits) -> tuple[str, ...]:
 
 @cache
 def _bubblewrap() -> tuple[str, ...]:
-    """Without the program's own folder; empty where bubblewrap is not installed or may not run."""
+    """The command without the program's own folder; empty where bubblewrap is not installed or may not run."""
     where = shutil.which(_BUBBLEWRAP[0])
     if where is None:
         return ()
@@ -173,7 +173,7 @@ def _bubblewrap() -> tuple[str, ...]:
 
 @cache
 def _namespaces() -> tuple[str, ...]:
-    """The command that puts a program into namespaces of its own, empty where that does not work."""
+    """The command that puts a program into new namespaces; empty where that does not work."""
     where = shutil.which(_UNSHARE[0])
     command = (where, *_UNSHARE[1:]) if where else ()
     return command if command and _works([*command, "true"]) else ()

@@ -1,11 +1,11 @@
 """The system calls that a confined program may make: all others are refused.
 
-    lines = filter_program(platform.machine(), os.getpid())     # BPF, or None for a machine that is not known here
+    lines = filter_program(platform.machine(), os.getpid())     # BPF, or None for an unknown machine
 
-A list of what is allowed, and not of what is refused: a call that nobody thought of, or that a later kernel brings, is
-closed. Allowed are those by which one process computes, reads and writes files, waits and starts threads. So there are
-no processes, no sockets but connected pairs, no signals to others, no namespaces, and no changes to a file's mode,
-owner, times, attributes or links: not in the program's own folder either, since a path cannot be seen from here
+The list says what is allowed, not what is refused, so a call that nobody thought of, or that a later kernel adds, is
+blocked. Allowed are the calls by which one process computes, reads and writes files, waits and starts threads. So there
+are no processes, no sockets but connected pairs, no signals to others, no namespaces, and no changes to a file's mode,
+owner, times, attributes or links, not even in the program's own folder, because a filter cannot see paths
 (`shutil.copyfile` works, `shutil.copy` does not). `confine` runs this file alone, without its package.
 """
 
@@ -14,7 +14,7 @@ import struct
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _EPERM, _ENOSYS, _CLONE_THREAD, _SOCK_STREAM = 1, 38, 0x00010000, 1
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH
-_NEW = 424  # from here on numbers are the same everywhere, and C libraries know how to do without
+_NEW = 424  # from here on numbers are the same everywhere, and C libraries have fallbacks
 # Numbers on x86_64 and on aarch64, where each has them.
 _X86_64 = {
     "memory": (9, 10, 11, 12, 25, 26, 27, 28),
@@ -49,19 +49,19 @@ _AARCH64 = {
     "end": (93, 94),
 }
 _EVERYWHERE = (436, 437, 439, 441)  # close_range, openat2, faccessat2, epoll_pwait2
-# Allowed for some values of one argument: by machine the number, then the argument's place and its values.
+# Allowed for some values of one argument: the number by machine, then the argument's index and its values.
 _IOCTL, _FCNTL, _TGKILL, _PRLIMIT, _CLONE, _SOCKETPAIR = (
     {"x86_64": x86_64, "aarch64": aarch64}
     for x86_64, aarch64 in ((16, 29), (72, 25), (234, 131), (302, 261), (56, 220), (53, 199))
 )
-# Is it a terminal, and how wide; close-on-exec, non-blocking, how much is there. Not: flags of an inode, owners.
+# Whether it is a terminal, and its width; close-on-exec, non-blocking, bytes available. Not: inode flags, owners.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-# Duplicates, flags, locks. Not: owners, who get signals, leases, notices.
+# Duplicates, flags, locks. Not: owners (who get signals), leases, notices.
 _FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
 
 
 def filter_program(machine: str, pid: int) -> bytes | None:
-    """Instructions of 8 bytes each. pid: the process's own, the only one that it may signal and set limits of."""
+    """Instructions of 8 bytes each. pid: the process's own; it may signal, and set limits of, only this process."""
     if machine not in _ARCHITECTURES:
         return None
     groups = _X86_64 if machine == "x86_64" else _AARCH64
@@ -77,14 +77,14 @@ def filter_program(machine: str, pid: int) -> bytes | None:
     ):
         program += _where(numbers[machine], [_argument(place)], [_equal(value, 0, 1) for value in values])
     program += _where(_CLONE[machine], [_argument(0)], [_any_bit(_CLONE_THREAD, 0, 1)])
-    # Of streams alone: a pair of datagram sockets could send to any address.
+    # Stream sockets only: a pair of datagram sockets could send to any address.
     program += _where(_SOCKETPAIR[machine], [_argument(1), _and(0xF)], [_equal(_SOCK_STREAM, 0, 1)])
     program += [_at_least(_NEW, 0, 1), _give(_ERRNO | _ENOSYS), _give(_ERRNO | _EPERM)]
     return b"".join(program)
 
 
 def _where(number: int, read: list[bytes], tests: list[bytes]) -> list[bytes]:
-    """Allow the call where one of the tests holds, each of which skips one instruction where it does not."""
+    """Allow the call if one of the tests holds; a test that fails skips one instruction."""
     body = [*read, *(line for test in tests for line in (test, _give(_ALLOW))), _give(_ERRNO | _EPERM)]
     return [_equal(number, 0, len(body)), *body]
 
@@ -94,7 +94,7 @@ def _load(offset: int) -> bytes:
 
 
 def _argument(place: int) -> bytes:
-    """Its lower half: all that the kernel reads of an int. Machines here are little-endian."""
+    """Loads the argument's lower half, all that the kernel reads of an int. Machines here are little-endian."""
     return _load(16 + 8 * place)
 
 

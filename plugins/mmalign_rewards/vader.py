@@ -2,7 +2,7 @@
 
 The compound score of VADER, a lexicon with rules for negation, emphasis and emoji: from -1, most negative, to 1, most
 positive (Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text").
-An answer without a word of the lexicon scores 0. It is easy to please: praise repeated without end scores highest.
+An answer without a word of the lexicon scores 0. It is easy to exploit: praise repeated without end scores highest.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class VaderConfig(BaseModel):
-    """Nothing to set."""
+    """VADER has no options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Vader:
-    """Of the answer alone, without its prompt."""
+    """Scores the answer alone, without its prompt."""
 
     Config: ClassVar[type[BaseModel]] = VaderConfig
 

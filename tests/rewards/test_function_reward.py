@@ -95,9 +95,9 @@ def test_messages_reach_functions_of_trl_as_messages(bench, answered, folder) ->
     [
         ("my_functions.py:al_three", "has no 'al_three'\nDid you mean all_three"),
         ("my_functions.py:greedy", "has a parameter 'how', and the data have no such column; they have none besides"),
-        ("my_functions.py:nothing", "takes no answers"),
+        ("my_functions.py:nothing", "has no parameter for answers"),
         ("my_functions.py:later", "is an async function"),
-        ("my_functions.py:constant", "is no function, but int"),
+        ("my_functions.py:constant", "is not a function but int"),
         ("broken.py:score", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
     ],
 )

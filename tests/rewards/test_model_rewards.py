@@ -86,7 +86,9 @@ def test_another_tokenizer_is_told_once_and_reads_the_texts(bench, answered, cla
     rewards, said = build(bench, "reward-model", path=str(folder))
     answers = answered(TEXTS)
     scores = rewards.score(answers).total
-    assert said == ["reward-model: another tokenizer's answers, or text: prompts and answers are tokenised anew for it"]
+    assert said == [
+        "reward-model: the answers are text or another tokenizer's: prompts and answers are tokenised again for it"
+    ]
     processor = load(find_source(str(folder), bench.catalog), bench).processor
     end = torch.tensor([processor.end_id])
     rows = []

@@ -60,7 +60,7 @@ def test_the_total_is_the_weighted_sum_and_every_part_is_reported(bench, answere
         ([{"name": "exact-match", "after": "["}], "after: not a regular expression"),
         ([{"name": "function", "function": "score"}], "names no function"),
         ([{"name": "function", "function": "nowhere.py:score"}], "no file nowhere.py"),
-        ([{"name": "clip-score"}], "give `image` or `text`, one of them"),
+        ([{"name": "clip-score"}], "give one of `image` and `text`"),
         ([{"name": "clip-score", "image": "nowhere.png"}], "image: no such file"),
         ([{"name": "code", "memory_mb": 1}], "memory_mb"),
     ],
