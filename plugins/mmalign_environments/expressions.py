@@ -1,9 +1,9 @@
-"""Arithmetic that a policy wrote, worked out exactly and safely.
+"""Computes arithmetic that a policy wrote, exactly and safely.
 
     written(evaluate("12 * (3 + 1) / 5"))      # "9.6"
 
-Numbers, + - * / and parentheses, parsed by `ast` and nothing else of Python run. The length of an expression and the
-size of every number on the way are bounded, so that none takes longer than about a millisecond.
+Numbers, + - * / and parentheses are parsed by `ast`; no other Python is run. The length of an expression and the size
+of every intermediate number are bounded, so none takes longer than about a millisecond.
 """
 
 import ast
@@ -17,24 +17,24 @@ _DECIMALS = 6
 
 
 class BadExpression(ValueError):
-    """What was written cannot be worked out; the message says why, in words for the policy."""
+    """An expression that cannot be computed; the message tells the policy why."""
 
 
 def evaluate(expression: str) -> Fraction:
-    """Its value; raises BadExpression."""
+    """The expression's value; raises BadExpression."""
     if len(expression) > MAX_LENGTH:
         raise BadExpression(f"longer than {MAX_LENGTH} characters")
     if not _CHARACTERS.fullmatch(expression):
         raise BadExpression("only numbers, + - * / and parentheses")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
-    except (SyntaxError, RecursionError, MemoryError) as error:  # the last: what the parser says of deep nesting
+    except (SyntaxError, RecursionError, MemoryError) as error:  # the parser raises MemoryError for deep nesting
         raise BadExpression("not an expression") from error
     return _value(tree.body)
 
 
 def written(value: Fraction) -> str:
-    """A whole number, or a decimal one with at most six digits behind the point, never with an exponent."""
+    """A whole number, or a decimal with at most six digits behind the point, never with an exponent."""
     if value.denominator == 1:
         return str(value.numerator)
     scaled = round(abs(value) * 10**_DECIMALS)
@@ -45,7 +45,7 @@ def written(value: Fraction) -> str:
 
 def _value(node: ast.expr) -> Fraction:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        # repr: 0.1 is a tenth here, not the binary number next to it
+        # repr: 0.1 is exactly a tenth here, not the nearest binary number
         return _bounded(Fraction(repr(node.value)))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
         value = _value(node.operand)

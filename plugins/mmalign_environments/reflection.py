@@ -1,10 +1,10 @@
-"""`reflection`: the policy answers, says what is wrong with its answer, and answers again.
+"""`reflection`: the policy answers, criticises its answer, and answers again.
 
     mmalign train --objective ppo --environment reflection --set rollout.max_tokens=192
 
-Three turns. It pays nothing itself: rewards of the run's list score what was written in the last turn, the revised
-answer (`Episode.last_text` of `mmalign.rl.episodes`), and their sum stands on its last token. `rollout.max_tokens` is
-for all three together, `rollout.max_turns` must be 3 or more. After Madaan et al. 2023, arXiv:2303.17651.
+Three turns. The environment itself pays nothing. The run's rewards score the text of the last turn, the revised answer
+(`Episode.last_text` of `mmalign.rl.episodes`), and their sum is put on its last token. `rollout.max_tokens` is for all
+three turns together; `rollout.max_turns` must be 3 or more. After Madaan et al. 2023, arXiv:2303.17651.
 """
 
 from typing import ClassVar
@@ -19,12 +19,14 @@ class ReflectionConfig(BaseModel):
     """Options of reflection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    critique: str = Field("\nWhat is wrong with this answer?\n", description="what it is told after its first answer")
-    revise: str = Field("\nA better answer:\n", description="what it is told after its critique")
+    critique: str = Field(
+        "\nWhat is wrong with this answer?\n", description="text that the policy gets after its first answer"
+    )
+    revise: str = Field("\nA better answer:\n", description="text that the policy gets after its critique")
 
 
 class Reflection:
-    """One prompt, three turns."""
+    """One episode: one prompt, three turns."""
 
     Config: ClassVar[type[BaseModel]] = ReflectionConfig
 
@@ -33,12 +35,12 @@ class Reflection:
         self._num_turns = 0
 
     def reset(self, example: Prompt, seed: int) -> Turns:
-        """The prompt as it is."""
+        """The prompt, unchanged."""
         self._num_turns = 0
         return example.prompt
 
     def step(self, action: str) -> Turn:
-        """The next instruction; after the third turn the end."""
+        """The next instruction, or after the third turn the end."""
         self._num_turns += 1
         if self._num_turns > len(self._instructions):
             return Turn("", 0.0, True)
