@@ -8,7 +8,7 @@ def register_engines() -> list[EngineSpec]:
     return [
         EngineSpec(
             name="policy",
-            summary="The policy's own generation, exactly by the seed: what is used where none is named",
+            summary="The policy's own generation, reproducible by the seed: the default",
             target="mmalign.rl.engines:OwnGeneration",
             exact=True,
             reproducible=True,

@@ -1,17 +1,17 @@
-"""Answers by transformers' continuous batching: a row that ends makes room for the next one at once, and keys and
-values lie in pages, so that long prompts and answers of very unequal length waste neither passes nor memory. It is made
+"""Answers by transformers' continuous batching. A row that ends makes room for the next one at once, and keys and
+values are held in pages, so long prompts and answers of very unequal length waste neither passes nor memory. It is made
 for GPUs: on a CPU the policy's own generation of short answers is twice as fast.
 
     mmalign train --objective grpo --set rollout.engine=continuous-batching
 
-It runs on the policy's own weights, so there is nothing to push. Its tokens are drawn with its own random numbers,
-seeded by the rows' seeds: the same batch draws the same answers again, but a row's answer depends on the others beside
-it. It computes in the weights' precision, autocast or not, and with the attention that the model was loaded with. Pages
-are made anew for each turn (half a second), since weights change between steps and a page of old ones must not be
+It runs on the policy's own weights, so no weights are copied. It draws tokens with its own random numbers, seeded by
+the rows' seeds: the same batch gives the same answers again, but a row's answer depends on the other rows. It computes
+in the weights' precision, even under autocast, and with the attention that the model was loaded with. Pages are
+allocated anew for each turn (half a second), because weights change between steps and a page of old ones must not be
 shared.
 
-Whether a family's attention works on such pages is tried before the run: a family for which it does not (ALiBi, GPT-1)
-gives other probabilities without an error.
+Before the run, the engine tries whether a family's attention works on such pages: where it does not (ALiBi, GPT-1),
+probabilities would be wrong without an error.
 """
 
 import logging
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from mmalign.rl.episodes import Policy
 
 _NEEDS = {"return_logprobs", "page_size", "seed", "auto_switch_to_flash"}
-_TRIED = 8  # tokens an answer
-# Nats that a token's log-probability may differ by, by the weights' precision.
+_TRIED = 8  # tokens of an answer in the trial
+# Allowed difference of a token's log-probability in nats, by the weights' precision.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _COARSE = 0.1
 
@@ -59,15 +59,15 @@ class ContinuousBatching:
         count, length = policy.processor.num_tokens, min(5, policy.processor.context_length - _TRIED)
         prompts = [torch.arange(1, 1 + n) % count for n in (length, max(1, length - 3), length)]
         try:
-            found = self.generate(policy, prompts, Sampling(max_tokens=_TRIED), [0, 1, 2])
+            generated = self.generate(policy, prompts, Sampling(max_tokens=_TRIED), [0, 1, 2])
         except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
             raise _refusal(module, f"{type(error).__name__}: {error}") from error
-        gap = _gap(policy, prompts, found)
+        gap = _gap(policy, prompts, generated)
         if not gap <= _TOLERANCE.get(module.dtype, _COARSE):
             raise _refusal(module, f"its log-probabilities differ from the model's own by {gap:.1e} nats")
 
     def refresh(self, policy: "Policy") -> None:
-        """Nothing to do: it runs on the policy's weights."""
+        """Nothing to do: the engine runs on the policy's weights."""
 
     def generate(
         self, policy: "Policy", prompts: Sequence[Tensor], sampling: Sampling, seeds: Sequence[int]
@@ -76,13 +76,13 @@ class ContinuousBatching:
             return Generated([], [], [])
         module, ends = _module(policy), policy.processor.end_ids
         devices = [module.device] if module.device.type == "cuda" else []
-        with _silent(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the generators that all share
+        with _silent(), torch.no_grad(), torch.random.fork_rng(devices):  # it seeds the global generators
             manager = cast(Any, module).init_continuous_batching(
                 generation_config=_generation(sampling, ends),
                 continuous_batching_config=self._paged(prompts, sampling, seeds),
             )
             try:
-                # All are there before it starts: otherwise their batches would depend on how fast they come in.
+                # All requests are added before it starts: otherwise batches would depend on how fast requests arrive.
                 order = manager.add_requests([prompt.tolist() for prompt in prompts])
                 manager.start()
                 results: dict[str, Any] = {}
@@ -95,20 +95,20 @@ class ContinuousBatching:
                     if result is not None and result.is_finished():
                         results[result.request_id] = result
             finally:
-                manager.stop(block=True, hard_stop=True)  # gives the model its own attention back, too
+                manager.stop(block=True, hard_stop=True)  # this also restores the model's own attention
                 manager.destroy()
-        found = [results[name] for name in order]
-        ids = [torch.tensor(one.generated_tokens, dtype=torch.int64) for one in found]
-        logps = [torch.tensor(one.logprobs, dtype=torch.float32) for one in found]
+        answers = [results[name] for name in order]
+        ids = [torch.tensor(one.generated_tokens, dtype=torch.int64) for one in answers]
+        logps = [torch.tensor(one.logprobs, dtype=torch.float32) for one in answers]
         return Generated(ids, logps, [int(row[-1]) in ends for row in ids])
 
     def rest(self) -> None:
-        """Nothing to do: pages live as long as a turn."""
+        """Nothing to do: pages are freed after each turn."""
 
     def _paged(self, prompts: Sequence[Tensor], sampling: Sampling, seeds: Sequence[int]) -> PagedConfig:
         page, longest = self.config.page_tokens, max(map(len, prompts)) + sampling.max_tokens
         pages = sum(-(-(len(prompt) + sampling.max_tokens) // page) + 1 for prompt in prompts)
-        most = max(self.config.cache_tokens, longest + 2 * page)  # a row that fits nowhere would wait for ever
+        most = max(self.config.cache_tokens, longest + 2 * page)  # a row longer than the cache would wait for ever
         return PagedConfig(
             page_size=page,
             num_blocks=min(pages, -(-most // page)) + 1,
@@ -123,7 +123,7 @@ class ContinuousBatching:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What goes wrong is raised here, and not logged by its thread too."""
+    """Errors are raised here, so the engine's thread need not log them too."""
     logger = logging.getLogger("ContinuousBatchingLogger")
     was, logger.disabled = logger.disabled, True
     try:
@@ -134,12 +134,12 @@ def _silent() -> Iterator[None]:
 
 
 def _module(policy: Any) -> PreTrainedModel:
-    """Raises UsageError for a policy that is no model of transformers, and for a transformers that is too old."""
+    """Raises UsageError for a policy that is not a model of transformers, and for a transformers that is too old."""
     module = policy.module  # every backbone has one
     if not isinstance(module, PreTrainedModel) or not isinstance(module, ContinuousMixin):
         raise UsageError(
             f"engine continuous-batching draws from language models of transformers, not from {type(policy).__name__}",
-            hint="Without it the policy itself draws: leave rollout.engine out.",
+            hint="Leave rollout.engine out: the policy then draws by itself.",
         )
     if not _NEEDS <= {field.name for field in fields(PagedConfig)}:
         raise UsageError(
@@ -156,19 +156,19 @@ def _generation(sampling: Sampling, ends: Collection[int]) -> GenerationConfig:
     return GenerationConfig(max_new_tokens=sampling.max_tokens, eos_token_id=sorted(ends), **drawn)
 
 
-def _gap(policy: "Policy", prompts: Sequence[Tensor], found: Generated) -> float:
-    """The largest difference of a token's log-probability from the one that training sees."""
+def _gap(policy: "Policy", prompts: Sequence[Tensor], generated: Generated) -> float:
+    """The largest difference between an engine's log-probability of a token and the one used in training."""
     backbone = cast(CausalLM, policy)  # every policy is one
-    learn = [[torch.ones(len(ids), dtype=torch.bool)] for ids in found.ids]
-    sequences = Sequences.from_lists(list(prompts), [[ids] for ids in found.ids], learn)
+    learn = [[torch.ones(len(ids), dtype=torch.bool)] for ids in generated.ids]
+    sequences = Sequences.from_lists(list(prompts), [[ids] for ids in generated.ids], learn)
     with torch.no_grad():
         hidden = backbone.hidden_states(sequences.to(_module(policy).device))
         own = backbone.token_logps(hidden).logps.cpu()
-    return float((own - torch.cat(found.logps).to(own)).abs().max())
+    return float((own - torch.cat(generated.logps).to(own)).abs().max())
 
 
 def _refusal(module: PreTrainedModel, why: str) -> UsageError:
     return UsageError(
         f"engine continuous-batching cannot draw from a {type(module).__name__} on {module.device}: {why}",
-        hint="Leave rollout.engine out: the policy itself draws from any family.",
+        hint="Leave rollout.engine out: the policy then draws by itself, which works for any family.",
     )

@@ -1,4 +1,4 @@
-"""Options of the engines, apart from what draws: checked before anything heavy is imported."""
+"""Options of the engines, in a file of their own so that they are checked before anything heavy is imported."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -7,7 +7,7 @@ class ContinuousBatchingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cache_tokens: int = Field(
-        65_536, ge=256, description="tokens whose keys and values are held at once, at most; answers past them wait"
+        65_536, ge=256, description="most tokens whose keys and values are held at once; further answers wait"
     )
-    page_tokens: int = Field(32, ge=4, description="tokens a page of the cache")
-    batch_tokens: int = Field(2048, ge=1, description="tokens read in a pass, at most")
+    page_tokens: int = Field(32, ge=4, description="tokens in a page of the cache")
+    batch_tokens: int = Field(2048, ge=1, description="most tokens read in one pass")
