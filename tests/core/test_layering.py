@@ -170,3 +170,15 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_objective_contract_has_fourteen_members() -> None:
+    """Another one needs two users, and one that goes."""
+    from mmalign.contract.objective import Objective, Phase
+
+    own = {name for kind in (Objective, Phase) for name in vars(kind) | vars(kind).get("__annotations__", {})}
+    members = {name for name in own if not name.startswith("_")} | {"__init__"}
+    assert members | {"state"} == {
+        "Config", "__init__", "coupled", "state", "comparison", "weights", "phases", "frozen", "prepare", "constrain",
+        "save", "forward", "loss", "count",
+    }  # fmt: skip
