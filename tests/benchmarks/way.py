@@ -1,6 +1,6 @@
 """How many files a reader must open: those whose functions run in one DPO step, and in one zero-shot call.
 
-    python tests/benchmarks/way.py            # {"dpo step": 15, "zero-shot call": 30}
+    python tests/benchmarks/way.py            # {"dpo step": 15, "zero-shot call": 35}
     python tests/benchmarks/way.py --list     # and which, in the order in which they are entered
 
 Counted are files of mmalign and its plugins. The step is `Loop.update`, the second of a run of two, up to the
