@@ -1,5 +1,5 @@
-"""Held-out measurements of language models (perplexity, preferences, few-shot classification) and of reward models (the
-order that they give to answers).
+"""Held-out measurements of language models (perplexity, preferences, few-shot classification) and of reward models (how
+they order answers).
 
 mmalign evaluate perplexity --backbone ./model
 """
@@ -35,7 +35,7 @@ def register_evaluations() -> list[EvaluationSpec]:
         ),
         EvaluationSpec(
             name="few-shot",
-            summary="Classify texts by the most probable class name, after a few labelled examples in the prompt",
+            summary="Classify texts by the most probable class name, given a few labelled examples in the prompt",
             target="mmalign_evals.few_shot:FewShot",
             needs=_LANGUAGE_MODEL,
             kind="text-label",

@@ -1,12 +1,12 @@
-r"""Text classification by a language model that is shown examples and not trained: `mmalign evaluate few-shot`.
+r"""Text classification by a language model from examples in the prompt, without training: `mmalign evaluate few-shot`.
 
     prompt:  K examples "Review: ...\nSentiment: positive", a blank line after each, then "Review: ...\nSentiment:"
     answer:  argmax over the classes y of  log p(y | prompt)                      (Brown 2020, sections 2.1 and 2.4)
     calibrated:                            log p(y | prompt) - log p(y | prompt with "N/A" for the text)   (Zhao 2021)
 
-log p is summed over the tokens of the class's name, the blank before it included. Each question has K examples of its
-own, drawn from the training part by chance, the same at every call. Where they leave the context, the first ones are
-left out, and a question that is longer by itself loses its beginning: both are counted.
+log p is summed over the tokens of the class's name, with the space before it. Each question has its own K examples,
+drawn at random from the training part, the same ones at every call. Where they exceed the context, the first ones are
+left out; a question that exceeds it alone loses its beginning. Both are counted.
 """
 
 import random
@@ -35,7 +35,7 @@ _NO_CONTENT = "N/A"
 
 
 class FewShotConfig(BaseModel):
-    """How to ask."""
+    """How the prompts are written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,8 +43,8 @@ class FewShotConfig(BaseModel):
     template: str = Field(
         f"Review: {TEXT}\nSentiment: {LABEL}", description="an example: {text} once, and at its end {label}"
     )
-    calibrate: bool = Field(False, description='compare with what the model says of the text "N/A"; twice the time')
-    seed: int = Field(0, ge=0, description="of the examples that are drawn")
+    calibrate: bool = Field(False, description='subtract log-probabilities for the text "N/A"; twice the time')
+    seed: int = Field(0, ge=0, description="seed of the random choice of examples")
     max_examples: int = Field(0, ge=0, description="questions to ask, evenly spread over the data; 0: all")
 
     @field_validator("template")
@@ -56,7 +56,7 @@ class FewShotConfig(BaseModel):
 
 
 class FewShot:
-    """The share of questions answered rightly with its 95% interval; a tie with a wrong class is wrong."""
+    """The share of questions answered correctly, with its 95% interval; a tie with a wrong class is wrong."""
 
     Config: ClassVar[type[BaseModel]] = FewShotConfig
 
@@ -70,28 +70,28 @@ class FewShot:
         right = 0
         with runtime.evaluating(backbone):
             for start in range(0, len(questions), runtime.batch_size):
-                part = questions[start : start + runtime.batch_size]
-                logps = self._logps(backbone, [asker.prompt(question) for question in part], asker, runtime)
+                batch = questions[start : start + runtime.batch_size]
+                logps = self._logps(backbone, [asker.prompt(question) for question in batch], asker, runtime)
                 if self.config.calibrate:
-                    empty = [asker.prompt(question, _NO_CONTENT) for question in part]
+                    empty = [asker.prompt(question, _NO_CONTENT) for question in batch]
                     logps = logps - self._logps(backbone, empty, asker, runtime)
-                for row, question in zip(logps, part, strict=True):
+                for row, question in zip(logps, batch, strict=True):
                     right += int((row >= row[question.label]).sum()) == 1
         truths = Counter(question.label for question in questions)
         majority = max(truths.values()) / len(questions)
-        found = {**with_interval("accuracy", right, len(questions)), "majority": majority}
-        return {**found, "examples": len(questions), **asker.counts()}
+        metrics = {**with_interval("accuracy", right, len(questions)), "majority": majority}
+        return {**metrics, "examples": len(questions), **asker.counts()}
 
     def _examples(self, runtime: Runtime) -> Any:
-        """The training part, or nothing where no shots are wanted."""
+        """The training part, or None where no shots are wanted."""
         if not self.config.shots:
             return ()
         train = runtime.split("train")
-        found = 0 if train is None else len(train)
-        if found <= self.config.shots:
+        size = 0 if train is None else len(train)
+        if size <= self.config.shots:
             raise DataError(
                 f"few-shot: {self.config.shots} examples before each question need a training part of more than that; "
-                f"it has {found}",
+                f"it has {size}",
                 hint="Ask for fewer: --set evaluation.shots=0",
             )
         return train
@@ -105,7 +105,7 @@ class FewShot:
 
 @dataclass
 class Asker:
-    """Makes prompts as ids, and counts what did not fit. shots: the data to draw examples from."""
+    """Builds prompts as ids, and counts what did not fit. shots: the data to draw examples from."""
 
     processor: AnswersProcessor
     classes: Sequence[str]
@@ -114,10 +114,10 @@ class Asker:
 
     def __post_init__(self) -> None:
         before = self.config.template.removesuffix(LABEL)
-        # Most tokenizers hold a blank with the word behind it, so it belongs to the answer.
+        # Most tokenizers join a space to the word behind it, so the space belongs to the answer.
         self._question = before.rstrip(" ")
         answers = [before[len(self._question) :] + name for name in self.classes]
-        # Behind the question, as they are asked: some tokenizers begin a text that stands alone with a space.
+        # Tokenised behind the question, as in prompts: some tokenizers put a space before a text that stands alone.
         asked = self.processor.answers(self._question.replace(TEXT, ""), answers)
         answered = zip(asked.answers, asked.learn, strict=True)
         self.labels = [ids[learn][:-1] for ids, learn in answered]  # no end token
@@ -126,7 +126,7 @@ class Asker:
         self._truncated: set[str] = set()
 
     def prompt(self, question: TextLabel, text: str | None = None) -> Tensor:
-        """[T] ids of the question about its text, or about another one, behind its examples."""
+        """[T] ids of the question, behind its examples; about its own text, or about `text`."""
         blocks = [
             self.config.template.replace(LABEL, self.classes[shot.label]).replace(TEXT, shot.text)
             for shot in self._drawn(question)
@@ -142,13 +142,14 @@ class Asker:
         return ids[max(0, len(ids) - self._room) :]
 
     def counts(self) -> dict[str, float]:
-        """So far: examples a question, questions with fewer than wanted, and those that lost their beginning."""
+        """So far: examples for each question, questions with fewer than wanted, and questions that lost their
+        beginning."""
         shown = self._shown.values()
         fewer = sum(number < self.config.shots for number in shown)
         return {"mean_shots": sum(shown) / len(shown), "fewer_shots": fewer, "truncated": len(self._truncated)}
 
     def _drawn(self, question: TextLabel) -> list[TextLabel]:
-        """Never the question itself, in case it is of the training part too."""
+        """Never the question itself, which may be in the training part too."""
         if not self.config.shots:
             return []
         rng = random.Random(stable_hash("shots", self.config.seed, question.key))

@@ -3,9 +3,9 @@ r"""How well a language model predicts texts it has not seen: `mmalign evaluate 
 perplexity    = exp( -1/T sum_t log p(x_t | x_<t) )                                (Jelinek 1977)
 bits per byte = -1/(B ln 2) sum_t log p(x_t | x_<t)
 
-T: predicted tokens, all but the first of a document, and of an answer to a prompt all of its own; the end token counts.
-B: bytes of UTF-8 that those tokens stand for. Perplexity compares models with one tokenizer; bits per byte compares
-any. A document longer than the context is cut, and counted.
+T: predicted tokens; of a document all but the first, of an answer to a prompt all; the end token counts. B: bytes of
+UTF-8 of those tokens. Perplexity compares models with one tokenizer; bits per byte compares any models. A document
+longer than the context is cut, and counted.
 """
 
 import math
@@ -32,7 +32,7 @@ class PerplexityConfig(BaseModel):
 
 
 class Perplexity:
-    """Per predicted token over all texts together: a long text weighs more than a short one."""
+    """An average over the predicted tokens of all texts: a long text weighs more than a short one."""
 
     Config: ClassVar[type[BaseModel]] = PerplexityConfig
 
@@ -51,12 +51,12 @@ class Perplexity:
                 size += predicted_bytes(sequences, backbone.processor)
         if not tokens or not size:
             raise DataError("the texts hold nothing to predict", hint="Each needs two tokens at least.")
-        found = {"perplexity": math.exp(min(-logp / tokens, 700.0)), "bits_per_byte": -logp / size / math.log(2)}
-        return {**found, "tokens": tokens, "bytes": size, **sweep.counts()}
+        metrics = {"perplexity": math.exp(min(-logp / tokens, 700.0)), "bits_per_byte": -logp / size / math.log(2)}
+        return {**metrics, "tokens": tokens, "bytes": size, **sweep.counts()}
 
 
 def predicted_bytes(sequences: Sequences, processor: AnswersProcessor) -> int:
-    """Bytes of UTF-8 of all tokens that are labels, the end token aside."""
+    """Bytes of UTF-8 of all tokens that are labels, without the end token."""
     lengths = sequences.answers.lengths.tolist()
     rows = zip(sequences.answers.values.cpu().split(lengths), sequences.is_label.cpu().split(lengths), strict=True)
     return sum(len(processor.decode(ids[label & (ids != processor.end_id)]).encode()) for ids, label in rows)

@@ -3,12 +3,12 @@ r"""How often a language model prefers the answer that people prefer: `mmalign e
 s(y) = log p(y | x),  or with a reference (the implicit reward of DPO over beta; Rafailov 2023, equation 5)
 s(y) = log p(y | x) - log p_ref(y | x)
 
-accuracy_sum        = share of pairs with s(chosen) > s(rejected), a tie half
-accuracy_per_token  = the same of s(y) / |y|: log-probabilities of answers of unlike length favour the short one
-accuracy            = the one that the model's own run measured itself by: against its reference where it learnt against
-                      one (DPO), per token where its loss is (SimPO, ORPO, IPO); of other models, accuracy_sum
+accuracy_sum        = share of pairs with s(chosen) > s(rejected), a tie counting half
+accuracy_per_token  = the same with s(y) / |y|, because log p(y | x) alone favours the shorter of two answers
+accuracy            = the one that fits the objective of the model's own run: against its reference if it learnt
+                      against one (DPO), per token if its loss is (SimPO, ORPO, IPO); for other models, accuracy_sum
 
-x: prompt; y: its answer with the end token; |y|: its tokens. Rankings give all their untied pairs.
+x: prompt; y: its answer with the end token; |y|: its number of tokens. A ranking gives all its untied pairs.
 """
 
 from collections.abc import Mapping
@@ -38,14 +38,14 @@ class PreferenceAccuracyConfig(BaseModel):
 
     reference: str = Field(
         "",
-        description="the model to compare with, a folder or reference; empty: that of the model's own run, where it "
-        "learnt against one; none: none",
+        description="the model to compare with, a folder or reference; empty: the reference of the model's own run, "
+        "if it had one; none: no reference",
     )
     max_examples: int = Field(0, ge=0, description="prompts to use, evenly spread over the data; 0: all")
 
 
 class PreferenceAccuracy:
-    """The shares with 95% intervals that know which pairs share a prompt."""
+    """The shares with 95% intervals, which take into account that pairs share prompts."""
 
     Config: ClassVar[type[BaseModel]] = PreferenceAccuracyConfig
 
@@ -76,12 +76,12 @@ class PreferenceAccuracy:
                     per_token.add(mean, ranks)
         whole.require()
         own = per_token if comparison.per_token else whole
-        found = own.summary("accuracy") | whole.summary("accuracy_sum") | per_token.summary("accuracy_per_token")
-        return {**found, "pairs": sum(whole.pairs), "tied_pairs": whole.tied, **sweep.counts()}
+        metrics = own.summary("accuracy") | whole.summary("accuracy_sum") | per_token.summary("accuracy_per_token")
+        return {**metrics, "pairs": sum(whole.pairs), "tied_pairs": whole.tied, **sweep.counts()}
 
 
 def _require_same_tokens(policy: AnswersProcessor, reference: AnswersProcessor, dataset: Dataset, name: str) -> None:
-    """Both must read the first examples alike."""
+    """Raises UsageError unless both tokenise the first examples alike."""
     examples = (dataset[index] for index in range(min(_PROBED, len(dataset))))
     for text in (text for example in examples for text in example.answers() if isinstance(text, str) and text.strip()):
         if not torch.equal(policy.answers("", [text]).answers[0], reference.answers("", [text]).answers[0]):

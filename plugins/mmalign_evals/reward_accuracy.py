@@ -1,11 +1,11 @@
 r"""How often a reward model orders two answers as people did: `mmalign evaluate reward-accuracy --backbone RM`.
 
-accuracy          = share of untied pairs of a prompt whose better answer has the higher score, a tie half
-accuracy_gap_g    = the same of pairs whose ranks are at least g apart: near ones are hard for people, too
+accuracy          = share of a prompt's untied pairs whose better answer has the higher score, a tie counting half
+accuracy_gap_g    = the same for pairs whose ranks are at least g apart, because close pairs are hard for people too
 
 (Ouyang 2022, section 4.1 and appendix E, reports the first.) Ranks are lower for better answers; where answers were
-rated, their distances are those of the ratings. A preference has ranks 1 and 2. Ranks that the model's own run took for
-ties (`objective.tie`) are ties in `accuracy`, too.
+rated, the distances of ranks are those of the ratings. A preference has ranks 1 and 2. Ranks that count as ties in the
+model's own run (`objective.tie`) are ties in `accuracy` too.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ class RewardAccuracyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gaps: tuple[float, ...] = Field(
-        (0.25, 0.5, 1.0, 2.0), description="least differences of two ranks, each measured on its own"
+        (0.25, 0.5, 1.0, 2.0), description="smallest differences of two ranks; a metric for each"
     )
     max_examples: int = Field(0, ge=0, description="prompts to use, evenly spread over the data; 0: all")
 
 
 class RewardAccuracy:
-    """Shares with 95% intervals that know which pairs share a prompt, and the number of pairs of each."""
+    """The shares and their numbers of pairs, with 95% intervals that take into account that pairs share prompts."""
 
     Config: ClassVar[type[BaseModel]] = RewardAccuracyConfig
 
@@ -54,7 +54,7 @@ class RewardAccuracy:
                     for accuracy in (everything, *apart.values()):
                         accuracy.add(scores, ranks)
         everything.require()
-        found = everything.summary("accuracy") | {"pairs": sum(everything.pairs), "tied_pairs": everything.tied}
+        metrics = everything.summary("accuracy") | {"pairs": sum(everything.pairs), "tied_pairs": everything.tied}
         for name, accuracy in apart.items():
-            found |= {**accuracy.summary(f"accuracy_{name}"), f"pairs_{name}": sum(accuracy.pairs)}
-        return {**found, **sweep.counts()}
+            metrics |= {**accuracy.summary(f"accuracy_{name}"), f"pairs_{name}": sum(accuracy.pairs)}
+        return {**metrics, **sweep.counts()}
