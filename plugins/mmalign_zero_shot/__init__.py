@@ -1,4 +1,4 @@
-"""Zero-shot classification by dual encoders: the command, and what is measured of them.
+"""Zero-shot classification by dual encoders: the command, and evaluations of dual encoders.
 
 mmalign zero-shot photo.jpg --labels cat,dog,fox
 mmalign train --objective contrastive --set evaluation.names='["retrieval"]'

@@ -18,7 +18,8 @@ NUM_WORST = 24
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """A wrongly named image. margin: the winner's score less the true label's, so the largest is the worst."""
+    """A wrongly named image. margin: the winner's score minus the true label's; the largest margin is the worst
+    mistake."""
 
     margin: float
     image: str
@@ -29,7 +30,7 @@ class Mistake:
 
 @dataclass
 class Accuracy:
-    """num_labels: C, the classes and whatever else could be chosen. confusion: [C, C] counts, truth x predicted."""
+    """num_labels: C, the classes and all other labels to choose from. confusion: [C, C] counts, truth x predicted."""
 
     num_labels: int
     ranks: list[int] = field(default_factory=list)
@@ -39,12 +40,12 @@ class Accuracy:
         self.confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
 
     def add(self, image: str, truth: int, row: Tensor) -> None:
-        """row: [C] scores. A label that ties with the true one counts as before it."""
+        """row: [C] scores. A label that ties with the true one counts as ranked before it."""
         target = row[truth]
         self.ranks.append(int((row >= target).sum()) - 1)
         others = row.clone()
         others[truth] = -torch.inf
-        # Under a tie the wrong label is the prediction, as in the ranks.
+        # In a tie the wrong label is the prediction, as in the ranks.
         predicted = truth if self.ranks[-1] == 0 else int(others.argmax())
         self.confusion[truth, predicted] += 1
         if predicted != truth:
@@ -55,7 +56,7 @@ class Accuracy:
 
     @property
     def worst(self) -> list[Mistake]:
-        """The most confidently wrong, worst first."""
+        """The most confident mistakes, worst first."""
         return sorted(self.worst_heap, reverse=True)
 
     def hits(self, k: int) -> int:
@@ -63,13 +64,13 @@ class Accuracy:
 
     def summary(self) -> dict[str, float]:
         """Shares from 0 to 1 with their 95% intervals, the number of examples, and the mean over classes of top-1."""
-        total = len(self.ranks)
-        found: dict[str, float] = {"examples": total}
+        size = len(self.ranks)
+        metrics: dict[str, float] = {"examples": size}
         for k in (1, 5):
-            found |= with_interval(f"top{k}", self.hits(k), total)
+            metrics |= with_interval(f"top{k}", self.hits(k), size)
         shares = [hits / count for _, hits, count in self.by_class()]
-        found["mean_class_top1"] = sum(shares) / max(len(shares), 1)
-        return found
+        metrics["mean_class_top1"] = sum(shares) / max(len(shares), 1)
+        return metrics
 
     def by_class(self) -> list[tuple[int, int, int]]:
         """(label, hits, examples) for every label that has examples."""

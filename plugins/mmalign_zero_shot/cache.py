@@ -4,8 +4,9 @@
     entry = cache.read(key)            # Cached, or None
     cache.write(key, Cached(weights, num_long, num_lost))
 
-A folder (MMALIGN_CACHE, else the user's cache folder) of safetensors files, written to a temporary name and renamed,
-pruned to the most recently used. A damaged file is rebuilt, and said. A folder that cannot be written costs only time.
+The cache is a folder (MMALIGN_CACHE, else the user's cache folder) of safetensors files. A file is written under a
+temporary name and renamed; the most recently used files are kept. A damaged file is rebuilt with a warning. If the
+folder cannot be written, classifiers are built again each time.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ class Cached:
 
 @dataclass
 class ClassifierCache:
-    """One folder; `warnings` collects what the user should hear."""
+    """One folder; `warnings` collects messages for the user."""
 
     folder: Path
     warnings: list[str] = field(default_factory=list)
@@ -51,11 +52,11 @@ class ClassifierCache:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 weights = file.get_tensor("weights")
-            # The header's own length check does not see a flipped byte in the numbers.
+            # The header's own length check does not notice a flipped byte in the numbers.
             if metadata["sha256"] != _sha256(weights):
                 raise ValueError("checksum differs")
             cached = Cached(weights, int(metadata["num_long"]), int(metadata["num_lost"]))
-            os.utime(path)  # most recently used
+            os.utime(path)  # marks it as most recently used
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             self.warnings.append(f"the cached classifier {path} is damaged ({error}); it is built again")
             return None
@@ -76,10 +77,10 @@ class ClassifierCache:
     def _prune(self) -> None:
         """Keep the most recently used files, at most MAX_FILES and MAX_BYTES of them."""
         files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob("*.safetensors")]
-        total = 0
-        for place, (_, size, path) in enumerate(sorted(files, reverse=True)):
-            total += size
-            if place >= MAX_FILES or (total > MAX_BYTES and place > 0):
+        num_bytes = 0
+        for rank, (_, size, path) in enumerate(sorted(files, reverse=True)):
+            num_bytes += size
+            if rank >= MAX_FILES or (num_bytes > MAX_BYTES and rank > 0):
                 path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification: a classifier [D, C] from label texts, and images scored against it.
+"""Zero-shot classification: builds a classifier [D, C] from label texts, and scores images against it.
 
     weights = cached_classifier(backbone, source, labels, runtime, cache, settings)
     classifier = Classifier(labels, weights.weights, backbone.contrastive_head())
@@ -7,11 +7,11 @@
 
 D is the embedding width, C the number of labels, N of images.
 The classifier is open_clip's `build_zero_shot_classifier`: a class's templates are encoded at unit length, averaged and
-scaled to unit length again. Scores use the model's own learned scale exp(log_scale), under softmax for a CLIP and
-sigmoid(scale * cosine + bias) for each label alone where the head has a bias (SigLIP). open_clip's accuracy metric
-multiplies by 100 whatever was learned; the ranking, and so every accuracy, is the same.
-A softmax shares 100% among the labels given, whatever the picture shows: it says which label is best. Whether that
-label fits at all, the cosine says.
+scaled to unit length again. Scores use the model's own learned scale exp(log_scale): a softmax over labels for a CLIP,
+and sigmoid(scale * cosine + bias) of each label alone where the head has a bias (SigLIP). open_clip's accuracy metric
+always multiplies by 100, which gives the same ranking and so the same accuracies.
+A softmax shares 100% among the given labels, whatever the picture shows: it tells which label is best. The cosine tells
+whether that label fits at all.
 """
 
 import hashlib
@@ -48,14 +48,14 @@ def build_classifier(
     runtime: Runtime,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cached:
-    """Encode every prompt of every label; `progress(done, total)` counts texts. Always in the weights' own precision.
+    """Encode every prompt of every label, in the weights' own precision; `progress(done, total)` counts texts.
 
     Raises NonFiniteError where the text tower gives NaN or infinity.
     """
-    prompts = [(place, prompt) for place, label in enumerate(labels) for prompt in label.prompts]
+    prompts = [(index, prompt) for index, label in enumerate(labels) for prompt in label.prompts]
     tokenized = [backbone.processor.text(prompt) for _, prompt in prompts]
     lost = [text.num_lost for text in tokenized if text.num_lost]
-    # Short texts together: a causal tower runs only to the longest text of its batch. Rows do not influence each other.
+    # Short texts together: a causal tower is computed only up to the longest text of a batch. Rows do not interact.
     lengths = [len(text.ids) for text in tokenized]
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
     sums: Tensor | None = None
@@ -90,7 +90,7 @@ def cached_classifier(
     settings: Mapping[str, Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> Cached:
-    """`build_classifier`, or what it gave before for the same weights, tokenizer, settings, templates and labels."""
+    """`build_classifier`, or its earlier result for the same weights, tokenizer, settings, templates and labels."""
     key = classifier_key(backbone, source, labels, cache, settings)
     cached = cache.read(key)
     if cached is None or cached.weights.shape[1] != len(labels):
@@ -106,7 +106,7 @@ def classifier_key(
     cache: ClassifierCache,
     settings: Mapping[str, Any],
 ) -> str:
-    """The hash of weights, tokenizer, settings and prompts; what is only shown (`text`, `object`) has no part in it."""
+    """The hash of weights, tokenizer, settings and prompts; the fields only shown (`text`, `object`) are not hashed."""
     if source.folder is not None:
         weights = folder_digest(source.folder, cache.folder / "digests.json")
     else:
@@ -125,14 +125,14 @@ def classifier_key(
 
 
 class Row(NamedTuple):
-    """What one picture gives for C labels. scores: [C], 0 to 1; cosines: [C], of picture and text. On the CPU."""
+    """Results of one picture for C labels, on the CPU. scores: [C], 0 to 1; cosines: [C], of picture and text."""
 
     scores: Tensor
     cosines: Tensor
 
 
 class Limits(NamedTuple):
-    """Where labels are good enough. score: every label that is named has at least that; cosine: the best label has."""
+    """Thresholds for labels. score: the least of every label named; cosine: the least of the best label."""
 
     score: float = 0.0
     cosine: float | None = None
@@ -164,7 +164,7 @@ def scores(cosines: Tensor, head: ContrastiveHead) -> Tensor:
 
 
 def best(row: Row, labels: Sequence[Label], top_k: int, limits: Limits) -> tuple[list[Prediction], Rejected | None]:
-    """(the `top_k` best labels within the limits, None), or ("none of these" alone, what was best and why not)."""
+    """(the `top_k` best labels within the limits, None), or ("none of these" alone, the best label with the reason)."""
     values, places = row.scores.topk(min(top_k, len(labels)))
     ranked = [
         Prediction(labels[place].text, labels[place].object, value, float(row.cosines[place]))

@@ -1,7 +1,7 @@
-"""`mmalign zero-shot`: name what is in pictures, from labels that the user writes.
+"""`mmalign zero-shot`: names what is in pictures, from labels that the user writes.
 
-JSON lines: {"image", "predictions": [{"label", "object", "score", "cosine"}]} or {"image", "error"}; "rejected" is what
-was best where the answer is "none of these"; with --eval also "truth", and {"evaluation"} at the end.
+JSON lines: {"image", "predictions": [{"label", "object", "score", "cosine"}]} or {"image", "error"}. "rejected" is the
+best label where the answer is "none of these". With --eval there is also "truth", and {"evaluation"} at the end.
 """
 
 import sys
@@ -54,31 +54,31 @@ Exit codes: 0 if any image could be used, 3 if none, 2 wrong usage."""
 @click.command("zero-shot", epilog=_EPILOG)
 @click.argument("images", nargs=-1, metavar="[IMAGES, FOLDERS, GLOBS, -]...")
 @click.option("--labels", multiple=True, metavar="TEXT", help="cat,dog or @file; may hold <object>; repeatable.")
-@click.option("--objects", metavar="NAMES", help="What fills <object>: cat,dog or @file. Default: the backbone's own.")
+@click.option("--objects", metavar="NAMES", help="Words for <object>: cat,dog or @file. Default: the backbone's own.")
 @click.option("--templates", default="plain", show_default=True, help="plain, openai-7, openai-80 or @file; averaged.")
 @click.option("--backbone", metavar="MODEL", help="A name, prefix:reference or folder. Default: the embedded CLIP.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Answers for an image.")
 @click.option(
     "--min-cosine",
     type=click.FloatRange(-1, 1),
-    help="Best cosine below: none of these. Default: the model's.",
+    help="Least cosine of the best label, else: none of these. Default: the model's.",
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, help="Least score of a label that is named.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, help="Least score of a label to name.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
-@click.option("--eval", "evaluate", is_flag=True, help="Measure accuracy on a folder a class.")
-@click.option("--confusion", type=_PATH, metavar="PNG", help="With --eval: where the confusion matrix goes.")
+@click.option("--eval", "evaluate", is_flag=True, help="Measure accuracy on class folders.")
+@click.option("--confusion", type=_PATH, metavar="PNG", help="With --eval: file of the confusion matrix.")
 @click.option("--out", type=_PATH, metavar="FILE", help="Write results as .jsonl, .csv or .parquet.")
 @click.option("--html", type=_PATH, metavar="FILE", help="Write a report with thumbnails, in one file.")
 @click.option("--force", is_flag=True, help="Let --out, --html and --confusion replace files.")
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="An option of the backbone, backbone.key=value."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each image on stdout.")
 @quiet_option
 @pass_app
 def command(app: App, **options: Any) -> int:
-    """Name what is in IMAGES with labels of your own; without images, the sample photographs."""
+    """Name what is in IMAGES with labels of your own; without images, in the sample photographs."""
     return run_zero_shot(app, Options(**options))
 
 
@@ -90,7 +90,7 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options, as typed."""
+    """The command's options, as the user typed them."""
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
@@ -113,7 +113,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Question:
-    """What to choose from, before the backbone's vocabulary is known. objects: None to take that vocabulary.
+    """The labels to choose from, before the backbone's vocabulary is known. objects: None to use that vocabulary.
 
     notes: how the labels were read.
     """
@@ -128,7 +128,7 @@ class Question:
 
 
 def run_zero_shot(app: App, options: Options) -> int:
-    """Returns the exit code. Everything that can be refused is refused before a model loads."""
+    """Returns the exit code. Every check that can refuse a request runs before a model is loaded."""
     question = _question(options)
     _check_outputs(options)
     source = _source(app, options)
@@ -160,7 +160,7 @@ def run_zero_shot(app: App, options: Options) -> int:
 
 
 def _question(options: Options) -> Question:
-    """The labels as typed, checked as far as can be without the backbone; raises UsageError."""
+    """The labels as typed, checked as far as possible without the backbone; raises UsageError."""
     objects = None if options.objects is None else read_names(options.objects)
     patterns, notes = read_labels(options.labels or ((DEFAULT_PATTERN,) if options.evaluate else ()))
     question = Question(tuple(patterns), objects, read_templates(options.templates), tuple(notes))
@@ -193,7 +193,7 @@ def _source(app: App, options: Options) -> "Source":
 def _inputs(app: App, options: Options) -> Inputs:
     if options.evaluate:
         if len(options.images) > 1 or "-" in options.images:
-            raise UsageError("--eval takes one folder", hint="Give a folder that holds one folder a class.")
+            raise UsageError("--eval takes one folder", hint="Give a folder that contains one folder for each class.")
         inputs = from_dataset(app.catalog, Path(options.images[0]).expanduser() if options.images else None)
     elif options.images:
         inputs = from_arguments(options.images, sys.stdin.buffer)
@@ -202,12 +202,12 @@ def _inputs(app: App, options: Options) -> Inputs:
     for note in inputs.notes:
         app.warn(note)
     if not options.images:
-        app.say(f"no image given: these are the {len(inputs.refs)} sample photographs of the data set {SAMPLES}")
+        app.say(f"no image given: using the {len(inputs.refs)} sample photographs of the data set {SAMPLES}")
     return inputs
 
 
 def _with_classes(app: App, question: Question, inputs: Inputs, options: Options) -> Question:
-    """With --eval, the classes fill the placeholder unless the user named objects."""
+    """With --eval, the classes fill the placeholder, unless the user named objects."""
     if not options.evaluate or question.objects is not None:
         return question
     names = [" ".join(name.replace("_", " ").split()) for name in inputs.classes]
@@ -221,7 +221,7 @@ def _with_classes(app: App, question: Question, inputs: Inputs, options: Options
 def _load(
     app: App, options: Options, source: "Source", settings: Mapping[str, Any], question: Question
 ) -> "tuple[Classifier, DualEncoder, Runtime, Mapping[str, Any], list[str]]":
-    """The model on its device and the classifier; says what was asked of it."""
+    """The model on its device and the classifier; prints notes on both."""
     from mmalign.config.validate import build
     from mmalign.contract.evaluation import Runtime
     from mmalign.models.load import load_model
@@ -249,9 +249,9 @@ def _load(
     warnings = list(cache.warnings)
     if cached.num_long:
         limit = backbone.processor.context_length
-        total = sum(len(label.prompts) for label in labels)
+        texts = sum(len(label.prompts) for label in labels)
         warnings.append(
-            f"{cached.num_long} of {total} label texts are over {limit} tokens; {cached.num_lost} tokens were cut off"
+            f"{cached.num_long} of {texts} label texts are over {limit} tokens; {cached.num_lost} tokens were cut off"
         )
     for warning in warnings:
         app.warn(warning)
@@ -269,13 +269,13 @@ def _answer(
     match: list[int],
     limits: "Limits",
 ) -> "tuple[list[ImageResult], output.Measured | None]":
-    """Look at every image and print each answer as it comes. match: the label of each class, with --eval."""
+    """Classify every image and print each answer at once. match: the label of each class, with --eval."""
     from mmalign_zero_shot.accuracy import Accuracy
     from mmalign_zero_shot.classifier import Limits, best, classify
     from mmalign_zero_shot.separation import Separation
 
     measured = None
-    if options.evaluate:  # every picture has its label among those given, so the best one is its answer
+    if options.evaluate:  # the labels include the right one of every picture, so the best label is the answer
         measured = output.Measured(Accuracy(len(classifier.labels)), Separation(), limits.cosine)
         limits = Limits()
     results = [ImageResult(name, error=reason) for name, reason in inputs.problems]
@@ -299,24 +299,24 @@ def _answer(
         if none:
             app.say(
                 f"{none} of {len(results)} images show none of these labels: no cosine reaches {limits.cosine:g}, the "
-                "model's calibrated threshold (--min-cosine sets another; with -1 the best label is named all the same)"
+                "model's calibrated threshold (--min-cosine sets another; -1 always names the best label)"
             )
     return results, measured
 
 
 def _limits(app: App, options: Options, facts: Mapping[str, Any], classifier: "Classifier") -> "Limits":
-    """Where labels are good enough: as asked, else as the model was calibrated. Says what a lone label's share is."""
+    """The thresholds of the options, else of the model's calibration. Prints a note where a single label is given."""
     from mmalign_zero_shot.classifier import Limits
 
-    calibrated = facts.get("min_cosine")  # a plugin need not have one
+    calibrated = facts.get("min_cosine")  # plugins may have none
     cosine = calibrated if options.min_cosine is None else options.min_cosine
     if len(classifier.labels) == 1 and classifier.head.bias is None:
-        app.say("note: a single label has 100% whatever the picture shows; its cosine says whether it fits")
+        app.say("note: a single label gets 100% whatever the picture shows; its cosine tells whether it fits")
     return Limits(options.threshold, cosine)
 
 
 def _finish(app: App, options: Options, results: list[ImageResult], seconds: float) -> int:
-    """Write --out, say the counts, and choose the exit code."""
+    """Write --out, print the counts, and choose the exit code."""
     if options.out:
         write_results(options.out, results)
     failed = sum(bool(result.error) for result in results)
@@ -336,7 +336,8 @@ def _describe_templates(name: str, templates: tuple[str, ...]) -> str:
 
 @contextmanager
 def _progress(app: App, what: str, shown: bool) -> Iterator[Advance]:
-    """A bar on stderr for long work; none where stderr is no terminal, or where lines on stdout already show it."""
+    """A bar on stderr for long work; none where stderr is not a terminal, or where lines on stdout already show
+    progress."""
     if not shown or app.quiet or not sys.stderr.isatty() or (what == "images" and sys.stdout.isatty()):
         yield lambda done, total: None
         return

@@ -29,7 +29,7 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> "Figure":
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     shown = choose(confusion)
-    total = int(((confusion.sum(1) + confusion.sum(0)) > 0).sum())
+    num_used = int(((confusion.sum(1) + confusion.sum(0)) > 0).sum())
     shares = confusion[shown].double() / confusion[shown].sum(1, keepdim=True).clamp(min=1)
     picked = shares[:, shown].numpy()
     side = max(4.0, 0.26 * len(shown) + 2.2)
@@ -41,8 +41,8 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> "Figure":
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class")
-    if len(shown) < total:
-        axes.set_title(f"the {len(shown)} most confused of {total} classes", fontsize=10)
+    if len(shown) < num_used:
+        axes.set_title(f"the {len(shown)} most confused of {num_used} classes", fontsize=10)
     if len(shown) <= MAX_SHOWN // 2:
         for row, label in enumerate(shown):
             for column, other in enumerate(shown):

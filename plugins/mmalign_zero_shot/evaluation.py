@@ -20,7 +20,7 @@ from mmalign_zero_shot.labels import build_labels, read_templates
 
 
 class ZeroShotConfig(BaseModel):
-    """How the classes are put into words."""
+    """The texts of the classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Which images to look at: files, folders, globs and lists on stdin, a labelled folder, or the sample photographs.
+"""The images to classify: files, folders, globs and lists on stdin, a labelled folder, or the sample photographs.
 
 inputs = from_arguments(["cats/", "-"], stdin)
 inputs = from_dataset(catalog, folder)          # None: the data set `photos`
@@ -24,9 +24,9 @@ _KIND = "image-label"
 
 @dataclass(frozen=True)
 class Inputs:
-    """names and refs go together; problems: (what was asked, why it gives no image).
+    """names and refs correspond; problems: (argument, why it gives no image).
 
-    truths: the class of each ref as an index of `classes`, empty where it is not known. notes: to tell the user.
+    truths: the class of each ref as an index into `classes`, empty where unknown. notes: messages for the user.
     """
 
     names: Sequence[str]
@@ -38,8 +38,8 @@ class Inputs:
 
 
 def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
-    """`-` stands for the lines of stdin. An image that is named twice is looked at once. Pictures of a folder that are
-    in a format which is not read, and links to folders, are counted in the notes."""
+    """`-` stands for the lines of stdin. An image named twice is used once. The notes count links to folders and
+    pictures in formats that are not read."""
     sources: list[str] = []
     for argument in arguments:
         if argument == "-":
@@ -54,9 +54,9 @@ def from_arguments(arguments: Sequence[str], stdin: IO[bytes]) -> Inputs:
 
 
 def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
-    """The examples of a folder with a sub-folder a class, or the sample photographs; raises DataError.
+    """The examples of a folder of class folders, or the sample photographs; raises DataError.
 
-    Where the folder has a validation part of its own (`val/` beside `train/`), that part alone.
+    Where the folder has a validation part (`val/` beside `train/`), that part alone.
     """
     from mmalign.config.validate import build
 
@@ -91,28 +91,28 @@ def from_dataset(catalog: Catalog, folder: Path | None) -> Inputs:
 
 
 def match_classes(classes: Sequence[str], objects: Sequence[str]) -> list[int]:
-    """For each class, which object it is: the same word, with underscores read as spaces and in any case.
+    """For each class, the index of its object: the same word, in any case and with underscores read as spaces.
 
-    Raises UsageError where a class is not among the objects, or two objects could be it.
+    Raises UsageError where a class is not among the objects, or matches two objects.
     """
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(objects):
-        places.setdefault(plain(name), []).append(place)
-    found = [places.get(plain(name), []) for name in classes]
-    missing = [name for name, where in zip(classes, found, strict=True) if not where]
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(objects):
+        indices.setdefault(plain(name), []).append(index)
+    matches = [indices.get(plain(name), []) for name in classes]
+    missing = [name for name, where in zip(classes, matches, strict=True) if not where]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UsageError(
             f"the labels do not cover the classes {', '.join(missing[:5])}{more}",
             hint="Leave out --objects to take the names of the folders, or list every class.",
         )
-    twice = [name for name, where in zip(classes, found, strict=True) if len(where) > 1]
+    twice = [name for name, where in zip(classes, matches, strict=True) if len(where) > 1]
     if twice:
         raise UsageError(
-            f"class {twice[0]!r} is meant by {len(found[list(classes).index(twice[0])])} labels",
+            f"class {twice[0]!r} matches {len(matches[list(classes).index(twice[0])])} labels",
             hint="With --eval give one label with a placeholder; --templates averages several wordings.",
         )
-    return [where[0] for where in found]
+    return [where[0] for where in matches]
 
 
 def plain(name: str) -> str:

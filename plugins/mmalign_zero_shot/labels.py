@@ -1,12 +1,12 @@
-"""What zero-shot classification chooses from: labels x objects x templates, as texts for the text tower.
+"""The labels of zero-shot classification: labels x objects x templates, as texts for the text tower.
 
     patterns, notes = read_labels(["cat,dog,fox"])                     # ["cat", "dog", "fox"]
     labels, notes = build_labels(["a photo of a <object>"], ["cat", "dog"], vocabulary=(), templates=None)
     labels[0]      # Label(text="a photo of a cat", object="cat", prompts=("a photo of a cat",))
 
-Placeholders are `<object>`, `{}` and `{c}`. A label without one is taken literally, and is then its own object.
-Templates (a named set, or a file with one a line) replace the wording: each object is put into every template and
-the text embeddings are averaged, as open_clip does. A pattern then only says which objects, and a note says so.
+Placeholders are `<object>`, `{}` and `{c}`. A label without one is taken literally and is its own object. Templates (a
+named set, or a file with one a line) replace the wording: each object is put into every template and the text
+embeddings are averaged, as in open_clip. The pattern then only names the objects, and a note says so.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ TEMPLATE_SETS = ("plain", *_OPEN_CLIP_SETS)
 
 @dataclass(frozen=True)
 class Label:
-    """One class. text: what is shown; object: what was put into the pattern; prompts: the texts that are averaged."""
+    """One class. text: shown to the user; object: put into the pattern; prompts: the texts that are averaged."""
 
     text: str
     object: str
@@ -38,19 +38,19 @@ class Label:
 
 def placeholder(label: str) -> str | None:
     """The placeholder of a label, or None; raises UsageError where two kinds are mixed."""
-    found = [mark for mark in PLACEHOLDERS if mark in label]
-    if len(found) > 1:
+    marks = [mark for mark in PLACEHOLDERS if mark in label]
+    if len(marks) > 1:
         raise UsageError(
-            f"label {label!r} mixes {len(found)} kinds of placeholder: {', '.join(found)}",
-            hint="Use one of them: every <object>, {} or {c} in a label is filled with the same object.",
+            f"label {label!r} mixes {len(marks)} kinds of placeholder: {', '.join(marks)}",
+            hint="Use one kind: every <object>, {} or {c} in a label is filled with the same object.",
         )
-    return found[0] if found else None
+    return marks[0] if marks else None
 
 
 def read_labels(typed: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(labels, notes for the user) of what was typed: `cat,dog,fox` alone is a list, `@file` has one label a line.
+    """(labels, notes for the user) from the typed texts: `cat,dog,fox` alone is a list, `@file` has one label a line.
 
-    A text with a placeholder, and each of several texts, is a label as it stands, commas included. Raises UsageError
+    A text with a placeholder, or one of several texts, is a label as it stands, with its commas. Raises UsageError
     where a file cannot be read, or a list or a file has no label.
     """
     if len(typed) == 1 and "," in typed[0] and not typed[0].startswith("@") and placeholder(typed[0]) is None:
@@ -72,9 +72,9 @@ def build_labels(
 ) -> tuple[list[Label], list[str]]:
     """Return (labels, notes for the user).
 
-    patterns: the labels as typed. objects: what fills placeholders; None: the backbone's `vocabulary`.
-    templates: None, or texts with a placeholder each. Raises UsageError for no label, duplicates, an empty label,
-    objects without a placeholder to fill, and a placeholder with nothing to fill it.
+    patterns: the labels as typed. objects: the words for placeholders; None: the backbone's `vocabulary`. templates:
+    None, or texts with a placeholder each. Raises UsageError for no label, duplicates, an empty label, objects without
+    a placeholder to fill, and a placeholder with nothing to fill it.
     """
     if not patterns and objects is not None:
         patterns = (DEFAULT_PATTERN,)
@@ -88,7 +88,7 @@ def build_labels(
     notes = _suspicions(pattern for pattern, mark in zip(patterns, marks, strict=True) if mark is None)
     if objects is not None and not any(marks):
         raise UsageError(
-            f"objects were given, and no label has a place for them: {patterns[0]!r}",
+            f"objects were given, but no label has a placeholder for them: {patterns[0]!r}",
             hint=f'Put <object> into a label: --labels "{DEFAULT_PATTERN}"',
         )
     names, more = _names(objects, vocabulary) if any(marks) else ([], [])
@@ -115,7 +115,7 @@ def fill_all(templates: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def read_names(argument: str) -> list[str]:
-    """`cat,dog`, or `@file` with one name a line; raises UsageError where the file cannot be read or there is none."""
+    """`cat,dog`, or `@file` with one name a line; raises UsageError where the file cannot be read or names nothing."""
     return _names_of(_lines(argument[1:]) if argument.startswith("@") else argument.split(","), argument)
 
 
@@ -192,7 +192,7 @@ def _suspicions(literals: Iterable[str]) -> list[str]:
         almost = _ALMOST.search(label)
         if almost:
             notes.append(
-                f"label {label!r} is taken literally: {almost[0]} is no placeholder (<object>, {{}} and {{c}} are)"
+                f"label {label!r} is taken literally: {almost[0]} is not a placeholder (<object>, {{}} and {{c}} are)"
             )
     return notes
 

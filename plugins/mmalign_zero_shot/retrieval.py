@@ -5,9 +5,9 @@
     embedded = embed_dataset(backbone, dataset, runtime)
     recalls(embedded, ks=(1, 5, 10))         # {"image_to_text_r1": ..., "text_to_image_r1": ..., "mean_r1": ...}
 
-N images, M texts, D the embedding width. Several captions of one image share it, and captions that are word for word
-the same are one text with several images, since no model can tell them apart. Ties count against the model: a
-wrong item that scores as high as the best right one ranks before it, so a model that answers all the same gets zero.
+N images, M texts, D the embedding width. An image may have several captions. Captions that are equal word for word are
+one text with several images, because no model can tell them apart. Ties count against the model: a wrong item that
+scores as high as the best right one ranks before it, so a model that gives the same answer to everything gets zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _SCORES_AT_ONCE = 8 * 2**20  # 32 MiB of float32
 
 
 class RetrievalConfig(BaseModel):
-    """Which pairs to search among."""
+    """The pairs to search among."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,17 +53,17 @@ class Retrieval:
         """Raises DataError where no image can be read, and NonFiniteError."""
         embedded = embed_dataset(backbone, dataset, runtime, self.config.max_examples)
         counts = {"images": len(embedded.image), "texts": len(embedded.text), "unreadable": len(embedded.unreadable)}
-        found = recalls(embedded)
-        for name, share in list(found.items()):
-            if not name.startswith("mean"):  # of two shares that depend on each other: no interval is known
+        metrics = recalls(embedded)
+        for name, share in list(metrics.items()):
+            if not name.startswith("mean"):  # a mean of two dependent shares has no known interval
                 total = counts["images" if name.startswith("image_to_text") else "texts"]
-                found |= with_interval(name, share * total, total)
-        return {**found, **counts}
+                metrics |= with_interval(name, share * total, total)
+        return {**metrics, **counts}
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """image: [N, D], text: [M, D], unit rows on the CPU; pairs: [P, 2] int64, which image goes with which text.
+    """image: [N, D], text: [M, D], unit rows on the CPU; pairs: [P, 2] int64, the index of an image and of its text.
 
     unreadable: images left out with their captions; num_long: captions cut to the context length.
     """
@@ -78,8 +78,8 @@ class Embedded:
 def recall_at_k(queries: Tensor, items: Tensor, pairs: Tensor, ks: Sequence[int]) -> dict[int, float]:
     """The share of queries with a right item among their k nearest.
 
-    queries: [N, D]; items: [M, D]; pairs: [P, 2] (query, item). Queries without a right item have no part in it.
-    Memory is O(chunk x M), never N x M.
+    queries: [N, D]; items: [M, D]; pairs: [P, 2] (query, item). Queries without a right item are not counted. Memory is
+    O(chunk x M), never N x M.
     """
     chunk = max(1, _SCORES_AT_ONCE // max(1, len(items)))
     pairs = pairs[pairs[:, 0].argsort(stable=True)]
@@ -100,15 +100,15 @@ def recall_at_k(queries: Tensor, items: Tensor, pairs: Tensor, ks: Sequence[int]
 
 
 def recalls(embedded: Embedded, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Recall both ways at each k and their mean, as shares from 0 to 1."""
+    """Recall in both directions at each k and their mean, as shares from 0 to 1."""
     forward = recall_at_k(embedded.image, embedded.text, embedded.pairs, ks)
     backward = recall_at_k(embedded.text, embedded.image, embedded.pairs.flip(1), ks)
-    found = {f"image_to_text_r{k}": forward[k] for k in ks} | {f"text_to_image_r{k}": backward[k] for k in ks}
-    return found | {f"mean_r{k}": (forward[k] + backward[k]) / 2 for k in ks}
+    metrics = {f"image_to_text_r{k}": forward[k] for k in ks} | {f"text_to_image_r{k}": backward[k] for k in ks}
+    return metrics | {f"mean_r{k}": (forward[k] + backward[k]) / 2 for k in ks}
 
 
 def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max_examples: int = 0) -> Embedded:
-    """Embed an image-text data set. An image of several captions (`group`) is encoded once; so is a repeated caption.
+    """Embed an image-text data set. An image with several captions (`group`) and a repeated caption are encoded once.
 
     Raises DataError where no image can be read, and NonFiniteError.
     """
@@ -133,7 +133,8 @@ def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max
 
 
 def encode_texts(backbone: DualEncoder, texts: Sequence[str], runtime: Runtime) -> tuple[Tensor, int]:
-    """[M, D] unit rows on the CPU, in order, and how many texts were cut. Encoded shortest first, which is fastest."""
+    """[M, D] unit rows on the CPU, in order, and how many texts were cut. Texts are encoded shortest first, which is
+    fastest."""
     tokenized = [backbone.processor.text(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda row: len(tokenized[row].ids))
     parts = []

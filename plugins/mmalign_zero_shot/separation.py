@@ -1,11 +1,11 @@
-"""How well the best cosine tells right answers from answers where the right label is not among those given.
+"""How well the best cosine separates right answers from answers where the right label is not among those given.
 
     separation = Separation()
-    separation.add(cosines, truth=3)        # cosines: [C]; once as it is, and once with the true label taken away
+    separation.add(cosines, truth=3)        # cosines: [C]; used with all labels, and without the true label
     separation.summary()                    # {"auroc": 0.93, "min_cosine": 0.19, "kept": 0.85, "wrongly_named": 0.1}
 
-Both halves come from the same labelled pictures: an answer that is right should be kept, and one that is given without
-the picture's own label should be "none of these".
+Both halves come from the same labelled pictures. A right answer should be kept; an answer given without the picture's
+own label should be "none of these".
 """
 
 import math
@@ -19,13 +19,14 @@ from torch import Tensor
 
 @dataclass
 class Separation:
-    """present: the best cosine of each picture that is named right; absent: of each one among all but its own label."""
+    """present: the best cosine of each picture named correctly; absent: each picture's best cosine without its own
+    label."""
 
     present: list[float] = field(default_factory=list)
     absent: list[float] = field(default_factory=list)
 
     def add(self, cosines: Tensor, truth: int) -> None:
-        """cosines: [C]. A picture whose label is the only one has no wrong labels, and is left out."""
+        """cosines: [C]. A picture whose label is the only one has no wrong labels and is left out."""
         if len(cosines) < 2:
             return
         others = cosines.clone()
@@ -35,11 +36,13 @@ class Separation:
             self.present.append(float(cosines[truth]))
 
     def shares(self, min_cosine: float) -> tuple[float, float]:
-        """(share of right answers kept, share of pictures named without their label) at a threshold; needs both."""
+        """(share of right answers kept, share of pictures named without their label) at a threshold; needs some of
+        both."""
         return _share(sorted(self.present), min_cosine), _share(sorted(self.absent), min_cosine)
 
     def summary(self) -> dict[str, float]:
-        """The area under the ROC curve, and the threshold with the largest difference of the two shares on these data.
+        """The area under the ROC curve, and the threshold with the largest difference between the two shares on these
+        data.
 
         Empty where no answer is right.
         """
@@ -58,12 +61,12 @@ class Separation:
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """The chance that a positive is above a negative, a tie half: the area under the ROC curve."""
+    """The probability that a positive is above a negative, a tie counting half: the area under the ROC curve."""
     ordered = sorted(negative)
     below = sum(bisect_left(ordered, value) + bisect_right(ordered, value) for value in positive) / 2
     return below / (len(positive) * len(negative))
 
 
 def _share(ordered: Sequence[float], least: float) -> float:
-    """Of the values, in ascending order, that reach `least`."""
+    """The share of the values, in ascending order, that reach `least`."""
     return 1 - bisect_left(ordered, least) / len(ordered)

@@ -1,8 +1,8 @@
-"""Images decoded in threads ahead of the model, in order, bad ones marked instead of raised.
+"""Decodes images in threads ahead of the model, in order; bad images are marked instead of raising.
 
     for batch in image_batches(refs, processor, batch_size=32):
         features = backbone.encode_image(batch.images)          # [n, 3, H, W]
-        batch.indices, batch.errors                             # which of `refs`; {index: reason} of those left out
+        batch.indices, batch.errors                             # indices into `refs`; {index: reason} of those left out
 
 Pillow and torch release the interpreter's lock while they decode and resize, so threads are enough.
 """
@@ -35,7 +35,7 @@ class ImageBatch:
 def image_batches(
     refs: Sequence[ImageRef], processor: Processor, batch_size: int, num_threads: int = NUM_THREADS
 ) -> Iterator[ImageBatch]:
-    """Batches of `batch_size` refs in order; an unreadable one makes its batch smaller, and is in `errors`."""
+    """Batches of `batch_size` refs in order; an unreadable image makes its batch smaller and is in `errors`."""
 
     def load(ref: ImageRef) -> torch.Tensor | str:
         try:
@@ -59,7 +59,7 @@ def image_batches(
 
 
 def _collect(start: int, loaded: list[torch.Tensor | str]) -> ImageBatch:
-    images = {start + place: image for place, image in enumerate(loaded) if isinstance(image, torch.Tensor)}
-    errors = {start + place: reason for place, reason in enumerate(loaded) if isinstance(reason, str)}
+    images = {start + offset: image for offset, image in enumerate(loaded) if isinstance(image, torch.Tensor)}
+    errors = {start + offset: reason for offset, reason in enumerate(loaded) if isinstance(reason, str)}
     stacked = torch.stack(list(images.values())) if images else torch.empty(0)
     return ImageBatch(stacked, list(images), errors)

@@ -209,7 +209,7 @@ def test_labels_with_commas_are_what_people_mean(zero_shot: Any, pictures: Path,
     found, _ = labels("--labels", "a photo, taken by night, of a <object>", "--objects", "cat,dog")
     assert found == {f"a photo, taken by night, of a {name}" for name in ("cat", "dog")}
     found, err = labels("--labels", "cat")
-    assert found == {"cat"} and "a single label has 100% whatever the picture shows" in err
+    assert found == {"cat"} and "a single label gets 100% whatever the picture shows" in err
 
 
 def test_templates_are_printed_and_change_the_scores(zero_shot: Any, pictures: Path) -> None:
@@ -323,4 +323,4 @@ def test_without_images_it_takes_the_sample_photographs_and_says_so(zero_shot: A
     code, lines, err = zero_shot(*CATS, "--json")
     names = {json.loads(line)["image"] for line in lines}
     assert code == 0 and "cat.jpg" in names
-    assert f"these are the {len(names)} sample photographs" in err
+    assert f"using the {len(names)} sample photographs" in err
