@@ -1,14 +1,14 @@
-"""Several commands in a row, each with what the ones before it made: `mmalign pipeline instructgpt`.
+"""Runs several commands in a row, each on the results of the ones before: `mmalign pipeline instructgpt`.
 
-answers     prompts with answers in a JSONL file, and how rewards see them
+answers     prompts with answers in a JSONL file, and the form that rewards get
 sample      a model's answers to the prompts of a data set             (mmalign sample)
-rank        answers put in order by a judge                            (mmalign rank)
-sheet       the same by people: a file to fill in, and to read back
-config      what a pipeline's file may say, and what stages hand on
-check       every stage checked before the first one runs
-folder      what is done already, and whether it is the same pipeline
-stages      run in order, resumed inside any of them
-compare     the models side by side, on prompts that none of them learnt from
+rank        answers ranked by a judge                                  (mmalign rank)
+sheet       answers ranked by people: a file to fill in and read back
+config      the pipeline's file, and the outputs that stages pass on
+check       checks every stage before the first one runs
+folder      which stages are finished, and whether it is the same pipeline
+stages      runs the stages in order, and resumes inside any of them
+compare     compares the models on prompts that none of them learnt from
 report      one page about all of it
 """
 
@@ -26,7 +26,7 @@ def register_commands() -> list[CommandSpec]:
         ),
         CommandSpec(
             name="rank",
-            summary="Put answers in order, by a judge or by people.",
+            summary="Rank answers, by a judge or by people.",
             target="mmalign_pipeline.rank_command:command",
             group="Use",
         ),

@@ -1,12 +1,12 @@
-"""Prompts with several answers each, in a JSONL file, and the same answers as rewards see them.
+"""Prompts with several answers each, in a JSONL file, and the same answers in the form that rewards get.
 
     write_rows(path, (record.as_row() for record in records))
     records = read_answers(path)                     # [Answered(key, prompt, completions, ended, ...), ...]
     answers = as_answers(records)                    # an Answers, for a RewardList
 
-A line: {"key", "prompt", "completions": [...]}, and where they are known "ended" (whether each answer came to its end)
-"solution" and the other "columns" of the prompt's row, for rewards that read them. A prompt or an answer is text, a
-prompt may be a list of {"role", "content"}.
+A line is {"key", "prompt", "completions": [...]} and, where known, "ended" (whether each answer came to its end),
+"solution" and the other "columns" of the prompt's row, for rewards that read them. A prompt or an answer is text; a
+prompt may also be a list of {"role", "content"}.
 """
 
 import json
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt with K answers. ended: of each, whether it came to its end before the limit."""
+    """A prompt with K answers. ended: for each, whether it came to its end before the limit."""
 
     key: str
     prompt: Turns
@@ -46,13 +46,13 @@ class Answered:
 
 
 def prompt_columns(prompt: Turns) -> dict[str, Any]:
-    """`prompt` and, where its conversation may call some, `tools`, as tables have them."""
+    """`prompt` and, where its conversation has any, `tools`, as in tables."""
     tools = tools_of(prompt)
     return {"prompt": as_rows(prompt), **({"tools": tools} if tools else {})}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line, whole or not at all; raises MmalignError."""
+    """One JSON object a line; the file is written completely or not at all. Raises MmalignError."""
 
     def fill(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -62,25 +62,25 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_answers(path: Path) -> list[Answered]:
-    """Raises DataError that names the first lines which are not as they must be."""
+    """Raises DataError that names the first faulty lines."""
     records: list[Answered] = []
     mistakes, first = [], dict[str, int]()
     for number, text in enumerate(_text(path).split("\n"), start=1):
         if not text.strip():
             continue
-        found = _record(text, f"{path.name}:{number}")
-        if not isinstance(found, str) and found.key in first:
-            found = f"key {found.key!r} is that of line {first[found.key]} too"
-        if isinstance(found, str):
-            mistakes.append(f"  line {number}: {found}")
+        record = _record(text, f"{path.name}:{number}")
+        if not isinstance(record, str) and record.key in first:
+            record = f"key {record.key!r} is that of line {first[record.key]} too"
+        if isinstance(record, str):
+            mistakes.append(f"  line {number}: {record}")
             continue
-        first[found.key] = number
-        records.append(found)
+        first[record.key] = number
+        records.append(record)
     if mistakes:
         more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
         lines = "\n".join([*mistakes[:_SHOWN], *more])
         raise DataError(
-            f"{path}: {len(mistakes)} lines are no answers to a prompt:\n{lines}",
+            f"{path}: {len(mistakes)} lines are not answers to a prompt:\n{lines}",
             hint='A line is {"key": "1", "prompt": "...", "completions": ["...", "..."]}; mmalign sample writes them.',
         )
     if not records:
@@ -110,13 +110,13 @@ def _record(text: str, key: str) -> "Answered | str":
     if prompt is None:
         return "its prompt is neither a text nor a list of {role, content}"
     if not isinstance(texts, list) or not texts or not all(isinstance(item, str) for item in texts):
-        return "its completions are no list of texts"
+        return "its completions are not a list of texts"
     ended = row.get("ended", [True] * len(texts))
     if not isinstance(ended, list) or len(ended) != len(texts) or not all(isinstance(item, bool) for item in ended):
-        return f"its `ended` is no list of {len(texts)} times true or false"
+        return f"its `ended` is not a list of {len(texts)} values true or false"
     columns = row.get("columns", {})
     if not isinstance(columns, dict):
-        return "its columns are no JSON object"
+        return "its columns are not a JSON object"
     solution = str(row.get("solution", ""))
     return Answered(str(row.get("key", key)), prompt, tuple(texts), tuple(ended), solution, columns)
 
@@ -130,7 +130,8 @@ def _turns(value: Any, tools: Any) -> "Turns | None":
 
 
 def as_answers(records: Sequence[Answered]) -> "Answers":
-    """All answers, in their order. Their tokens are their bytes: no model wrote them that is known here."""
+    """All answers, in their order. Their tokens are their bytes, because the model that wrote them is not known
+    here."""
     from mmalign.language.sequences import Sequences
     from mmalign.rl.answers import Answers
     from mmalign_pipeline.bytes import ByteProcessor

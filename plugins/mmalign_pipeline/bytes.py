@@ -1,4 +1,4 @@
-"""Texts as their bytes: the tokens of answers that come from a file, for rewards that look at tokens.
+"""Texts as their bytes: the tokens of answers that come from a file, for rewards that read tokens.
 
 ByteProcessor().ids("Fine.", end=True)      # [70, 105, 110, 101, 46, 256]
 """
@@ -32,16 +32,16 @@ class ByteProcessor:
         return TokenizedText(self.ids(text), 0)
 
     def prompt(self, prompt: Turns) -> Tensor:
-        """[T]; of messages, their contents."""
+        """[T] ids; of messages, those of their contents."""
         return self.ids(prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt))
 
     def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         return self.ids(text)
 
     def ids(self, text: str, *, end: bool = False) -> Tensor:
-        """[T] int64; with the end token behind it where it is asked for."""
-        found = [*text.encode("utf-8", "surrogatepass"), *([_END] if end else [])]
-        return torch.tensor(found, dtype=torch.int64)
+        """[T] int64; with `end`, the end token behind them."""
+        values = [*text.encode("utf-8", "surrogatepass"), *([_END] if end else [])]
+        return torch.tensor(values, dtype=torch.int64)
 
     def decode(self, ids: Tensor) -> str:
         return bytes(i for i in ids.tolist() if i != _END).decode("utf-8", "replace")

@@ -1,10 +1,10 @@
-"""Every stage of a pipeline checked before the first one runs, through the code that later runs it.
+"""Checks every stage of a pipeline before the first one runs, with the code that later runs it.
 
 check_pipeline(catalog, pipeline)        # raises UsageError, IncompatibleError or DataError that names the stage
 
-What earlier stages will make is not there yet, so later ones are shown stand-ins: a folder with the config of the model
-that will be trained, and files of one line. They say what kind of thing it is, which is all that a plan asks; no weight
-is loaded and no data set read.
+The outputs of earlier stages do not exist yet, so later stages get stand-ins: a folder with the config of the model
+that will be trained, and files of one line. They show the kind of output, which is all that a plan needs; no weights
+are loaded and no data set is read.
 """
 
 import json
@@ -35,7 +35,7 @@ _ROW = {"key": "stand-in", "prompt": "Why?", "completions": ["One.", "Another."]
 
 
 def check_pipeline(catalog: "Catalog", pipeline: Pipeline) -> None:
-    """Raises for the first stage that cannot run as it is written."""
+    """Raises for the first stage that cannot run as written."""
     with tempfile.TemporaryDirectory(prefix="mmalign-") as root:
         outputs: dict[str, dict[str, str]] = {}
         for name in pipeline.names:
@@ -49,7 +49,7 @@ def check_pipeline(catalog: "Catalog", pipeline: Pipeline) -> None:
 
 
 def sample_config(stage: Stage, options: Mapping[str, Any]) -> SampleConfig:
-    """Raises UsageError, with the lines of what is wrong; so do the other two."""
+    """Raises UsageError that lists what is wrong; so do the next two functions."""
     return build(SampleConfig, stage.section(options), stage.name, hint="All options: mmalign sample --help")
 
 
@@ -62,7 +62,7 @@ def report_config(stage: Stage, options: Mapping[str, Any]) -> ReportConfig:
 
 
 def _check(catalog: "Catalog", stage: Stage, options: Mapping[str, Any], folder: Path) -> None:
-    """One stage, and a stand-in of what it will make."""
+    """Check one stage, and write a stand-in for its output."""
     if stage.kind == "train":
         from mmalign.train.plan import make_plan
 
@@ -87,7 +87,7 @@ def _check_rank(catalog: "Catalog", config: RankConfig) -> None:
 
     if not Path(config.answers).expanduser().is_file():
         raise DataError(
-            f"no file {config.answers}", hint="`answers` is a file, or ${STAGE.answers} of one that samples."
+            f"no file {config.answers}", hint="`answers` is a file, or ${STAGE.answers} of a stage that samples."
         )
     to_rank(config)
     if config.sheet:
@@ -115,7 +115,7 @@ def _require_writer(catalog: "Catalog", reference: str, who: str) -> Any:
 
 
 def _check_data(catalog: "Catalog", named: Any, where: str) -> None:
-    """That the data set is there, yields prompts, and takes these options."""
+    """Checks that the data set exists, yields prompts, and accepts these options."""
     name, values = name_and_options(named)
     entry, path = find_dataset(catalog, name, KINDS, values)
     kind = values.get("kind") or next((kind for kind in KINDS if kind in entry.spec.kinds), "")
@@ -130,7 +130,7 @@ def _check_data(catalog: "Catalog", named: Any, where: str) -> None:
 
 
 def _write_model(plan: "Plan", folder: Path) -> None:
-    """A folder that is found to be of the family that training with this plan saves."""
+    """A folder that is recognised as the family of model that this plan saves."""
     heads = {role.head for role in plan.objective.spec.roles if role.trains}
     config: Mapping[str, Any] = plan.source.config
     if "scalar" in heads:
@@ -147,7 +147,7 @@ def _write_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _named(error: MmalignError, stage: Stage, outputs: Mapping[str, Mapping[str, str]]) -> MmalignError:
-    """The same error with the stage in front, and with references in place of the stand-ins' paths."""
+    """The same error with the stage in front, and references instead of the stand-ins' paths."""
     message, hint = error.message, error.hint
     for name, made in outputs.items():
         for output, path in sorted(made.items(), key=lambda item: -len(item[1])):

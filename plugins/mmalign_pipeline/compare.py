@@ -1,12 +1,13 @@
-"""Several models beside each other on the same prompts: what they write, what judges say, how far they went.
+"""Compares several models on the same prompts: their answers, the judges' scores, and their distance from a base model.
 
-    found = compare(catalog, config, device, say)        # Comparison
-    found.rows[0].wins["vader"]                          # {"share": 0.71, "share_low": ..., ...} against config.against
+    comparison = compare(catalog, config, device, say)        # Comparison
+    comparison.rows[0].wins["vader"]                          # {"share": 0.71, "share_low": ..., ...} vs.
+    config.against
 
-Answers of all models are drawn with the same random numbers. The win rate counts prompt by prompt and answer by answer,
-a tie as half, with Wilson's 95% interval. KL is the mean of log pi(y) - log pi_against(y) over a model's own answers,
-in nats an answer at temperature 1. distinct-2 is the share of pairs of neighbouring words that are different, over all
-answers of a model: of as many answers each.
+The answers of all models are drawn with the same random numbers. The win rate counts prompt by prompt and answer by
+answer, a tie as half, with Wilson's 95% interval. KL is the mean of log pi(y) - log pi_against(y) over a model's own
+answers, in nats an answer at temperature 1. distinct-2 is the share of distinct pairs among all pairs of neighbouring
+words, over a model's answers; each model has the same number of answers.
 """
 
 import itertools
@@ -42,18 +43,18 @@ _PROBES = ("The film was good.", " 1,234 Äpfel 猫")
 
 
 class ReportConfig(Drawing):
-    """Which models the report compares, on what, and who judges."""
+    """The models that the report compares, the data, and the judges."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: dict[str, str] = Field({}, description="models to compare by the names to show; empty: none")
-    against: str = Field("", description="the one of them that others are compared with; empty: the first")
-    dataset: Named = Field("", description="where prompts are from, or {name: ..., and its options}")
-    split: str = Field("validation", description="part of the data: one that no stage learns from")
+    models: dict[str, str] = Field({}, description="models to compare, by the names to show; empty: none")
+    against: str = Field("", description="name of the model that the others are compared with; empty: the first")
+    dataset: Named = Field("", description="the data set of the prompts, or {name: ..., and its options}")
+    split: str = Field("validation", description="part of the data, one that no stage learns from")
     limit: int = Field(200, ge=0, description="the first so many prompts; 0: all")
     k: int = Field(1, ge=1, description="answers to each prompt")
     judges: tuple[dict[str, JsonValue], ...] = Field((), description="rewards, such as vader; each judges alone")
-    show: int = Field(8, ge=0, description="prompts whose answers stand in the report")
+    show: int = Field(8, ge=0, description="number of prompts to show with their answers in the report")
 
     _named = field_validator("dataset")(check_named)
     _by_name = field_validator("judges", mode="before")(reward_list)
@@ -63,7 +64,7 @@ class ReportConfig(Drawing):
         if self.models and not self.dataset:
             raise ValueError("models to compare need a dataset with prompts")
         if self.against and self.against not in self.models:
-            raise ValueError(f"against: {self.against!r} is none of the models {', '.join(self.models)}")
+            raise ValueError(f"against: {self.against!r} is not one of the models {', '.join(self.models)}")
         return self
 
     @property
@@ -73,8 +74,8 @@ class ReportConfig(Drawing):
 
 @dataclass(frozen=True)
 class ModelRow:
-    """scores: the mean by judge; wins: by judge, {"share", "share_low", "share_high"} against the base. kl: None where
-    the tokens are others than the base's."""
+    """scores: the mean score, by judge; wins: by judge, {"share", "share_low", "share_high"} against the base. kl: None
+    where the model's tokens differ from the base's."""
 
     name: str
     scores: Mapping[str, float]
@@ -102,12 +103,12 @@ class Comparison:
 def open_prompts(catalog: "Catalog", config: ReportConfig) -> list[Asked]:
     """The held-out prompts; raises UsageError, DataError."""
     options = {"backbone": "-", "dataset": config.dataset, "split": config.split}
-    part = open_sampled(catalog, SampleConfig.model_validate(options), "the report")
-    return asked(part.dataset, config.limit)
+    data = open_sampled(catalog, SampleConfig.model_validate(options), "the report")
+    return asked(data.dataset, config.limit)
 
 
 def compare(catalog: "Catalog", config: ReportConfig, runtime: "Runtime", say: Callable[[str], None]) -> Comparison:
-    """Load each model in turn beside the base; raises what loading, sampling and judging raise."""
+    """Load each model in turn beside the base. Raises the errors of loading, sampling and judging."""
     prompts = open_prompts(catalog, config)
     names = [config.base, *(name for name in config.models if name != config.base)]
     base = load_policy(catalog, config.models[config.base], runtime)
@@ -151,26 +152,27 @@ def win_rate(scores: Sequence[float], others: Sequence[float]) -> dict[str, floa
 
 
 def distinct_2(texts: Sequence[str]) -> float:
-    """Different pairs of neighbouring words over all pairs; 0 where there is none. It falls as texts become more."""
+    """Distinct pairs of neighbouring words over all pairs; 0 where there is none. It falls as the number of texts
+    grows."""
     split = [text.split() for text in texts]
     pairs = [pair for words in split for pair in itertools.pairwise(words)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
 def _common(samples: "Mapping[str, Samples]") -> "dict[str, Samples]":
-    """The prompts that all models answered: one may not fit a model that reads it in more tokens."""
+    """The prompts that all models answered. One may not fit a model whose tokenizer needs more tokens."""
     from mmalign_pipeline.sample import Samples
 
-    keys = set.intersection(*({record.key for record in part.records} for part in samples.values()))
-    found = {}
-    for name, part in samples.items():
-        kept = [place for place, record in enumerate(part.records) if record.key in keys]
-        lost = dict(part.lost)
-        if len(kept) < len(part.records):
-            lost["another model has no room for them"] = len(part.records) - len(kept)
-        rows = [part.records[place] for place in kept], lost, [part.sequences[place] for place in kept]
-        found[name] = Samples(*rows)
-    return found
+    keys = set.intersection(*({record.key for record in drawn.records} for drawn in samples.values()))
+    common = {}
+    for name, drawn in samples.items():
+        kept = [index for index, record in enumerate(drawn.records) if record.key in keys]
+        lost = dict(drawn.lost)
+        if len(kept) < len(drawn.records):
+            lost["another model has no room for them"] = len(drawn.records) - len(kept)
+        rows = [drawn.records[index] for index in kept], lost, [drawn.sequences[index] for index in kept]
+        common[name] = Samples(*rows)
+    return common
 
 
 def _judge(
@@ -180,33 +182,33 @@ def _judge(
     runtime: "Runtime",
     say: Callable[[str], None],
 ) -> dict[str, dict[str, list[float]]]:
-    """judge -> model -> a score for each answer. Each judge alone, whatever its weight."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """judge -> model -> a score for each answer. Each judge scores alone, without its weight."""
+    by_judge: dict[str, dict[str, list[float]]] = {}
     for judge in config.judges:
         name, number = str(judge.get("label", judge.get("name"))), 2
-        while name in found:
+        while name in by_judge:
             name, number = f"{judge.get('name')}-{number}", number + 1
         options = {key: value for key, value in judge.items() if key != "label"} | {"weight": 1.0}
-        records = [record for part in samples.values() for record in part.records]
+        records = [record for drawn in samples.values() for record in drawn.records]
         scores = iter(judge_scores(catalog, [options], records, runtime.device, say))
-        found[name] = {model: [x for _ in part.records for x in next(scores)] for model, part in samples.items()}
-    return found
+        by_judge[name] = {model: [x for _ in drawn.records for x in next(scores)] for model, drawn in samples.items()}
+    return by_judge
 
 
 def _kl(model: Any, base: Any, samples: "Samples", runtime: "Runtime") -> float | None:
-    """Nats an answer; None where the two read texts differently."""
+    """Nats an answer; None where the two models tokenise texts differently."""
     from mmalign.language.derive import sequence_logps
     from mmalign.language.sequences import Sequences
 
     if not _same_tokens(model, base):
         return None
     rows = [(prompt, answer) for prompt, answers in samples.sequences for answer in answers if len(answer)]
-    total = 0.0
+    distance = 0.0
     for start in range(0, len(rows), _ANSWERS_AT_ONCE):
-        part = rows[start : start + _ANSWERS_AT_ONCE]
-        sequences = Sequences.from_lists([p for p, _ in part], [[a] for _, a in part]).to(runtime.device)
-        total += float((sequence_logps(model, sequences) - sequence_logps(base, sequences)).double().sum())
-    return total / len(rows) if rows else None
+        chunk = rows[start : start + _ANSWERS_AT_ONCE]
+        sequences = Sequences.from_lists([p for p, _ in chunk], [[a] for _, a in chunk]).to(runtime.device)
+        distance += float((sequence_logps(model, sequences) - sequence_logps(base, sequences)).double().sum())
+    return distance / len(rows) if rows else None
 
 
 def _same_tokens(model: Any, base: Any) -> bool:
@@ -219,15 +221,15 @@ def _same_tokens(model: Any, base: Any) -> bool:
 def _beside(
     config: ReportConfig, samples: "Mapping[str, Samples]", scores: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> list[dict[str, Any]]:
-    found = []
+    prompts = []
     for n, record in enumerate(samples[config.base].records):
         for k in range(config.k):
             at = n * config.k + k
             row: dict[str, Any] = {"key": record.key, "prompt": record.as_row()["prompt"]}
             row["answers"] = {name: samples[name].records[n].completions[k] for name in config.models}
             row["scores"] = {name: {judge: scores[judge][name][at] for judge in scores} for name in config.models}
-            found.append(row)
-    return found
+            prompts.append(row)
+    return prompts
 
 
 def _texts(records: "Sequence[Answered]") -> list[str]:

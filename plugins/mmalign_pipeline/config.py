@@ -1,8 +1,8 @@
-"""A pipeline's file: stages in the order in which they run, and what each hands to later ones.
+"""A pipeline's file: stages in the order in which they run, and the outputs that each passes on to later ones.
 
     pipeline = read_pipeline(Path("instructgpt.yaml"), sets=["ppo.train.steps=5"])
-    pipeline.stages["ppo"].sections["rollout"]      # as written, references and all
-    pipeline.filled("ppo", outputs)                 # with references replaced by what was made
+    pipeline.stages["ppo"].sections["rollout"]      # as written, with references
+    pipeline.filled("ppo", outputs)                 # with references replaced by paths
 
     name: instructgpt
     stages:
@@ -16,8 +16,8 @@
         backbone: ${sft.model}
     report: {...}                     # which models to compare, on which prompts, by which judges
 
-A stage of kind train hands on `model` and `run`, folders; sample `answers` and rank `rankings`, files. Packaged recipes
-are not merged into stages: what a stage does stands in the file.
+A stage of kind train passes on the folders `model` and `run`; sample passes on the file `answers`, rank the file
+`rankings`. Packaged recipes are not merged into stages: the file states everything that a stage does.
 """
 
 import re
@@ -31,7 +31,7 @@ from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
 from mmalign.train.layers import SECTIONS
 
-# kind of stage -> output -> its name in the stage's folder
+# kind of stage -> output -> its file name in the stage's folder
 OUTPUTS: dict[str, dict[str, str]] = {
     "train": {"model": "model", "run": ""},
     "sample": {"answers": "answers.jsonl"},
@@ -47,7 +47,8 @@ Outputs = Mapping[str, Mapping[str, str]]  # stage -> output -> path
 
 @dataclass(frozen=True)
 class Stage:
-    """options: as written, without `run`. origins: dotted key -> "file:line". where: of the stage itself."""
+    """options: as written, without `run`. origins: dotted key -> "file:line". where: "file:line" of the stage
+    itself."""
 
     name: str
     kind: str
@@ -57,29 +58,29 @@ class Stage:
 
     @property
     def reads(self) -> list[str]:
-        """References in it, such as "sft.model", in their order."""
+        """The references in its options, such as "sft.model", in their order."""
         return list(dict.fromkeys(references(self.options)))
 
     def sections(self, options: Mapping[str, Any]) -> dict[str, Section]:
-        """Of a stage that trains: these options, which are its own with references replaced, by section."""
-        found = {name: Section() for name in SECTIONS}
+        """For a stage that trains: `options`, its own options with references replaced, by section."""
+        by_section = {name: Section() for name in SECTIONS}
         for name, value in options.items():
             value = {"name": value} if isinstance(value, str) else value
             start = f"{name}."
             origins = {key.removeprefix(start): line for key, line in self.origins.items() if key.startswith(start)}
-            found[name].merge(value or {}, origins)
-        return found
+            by_section[name].merge(value or {}, origins)
+        return by_section
 
     def section(self, options: Mapping[str, Any]) -> Section:
-        """Of another stage: all its options as one section."""
-        found = Section()
-        found.merge(options, self.origins)
-        return found
+        """For another stage: all its options as one section."""
+        whole = Section()
+        whole.merge(options, self.origins)
+        return whole
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """stages: by name, in their order. report: a stage of its own kind, last; its options may be empty."""
+    """stages: by name, in their order. report: the last stage, of a kind of its own; its options may be empty."""
 
     name: str
     path: Path
@@ -88,11 +89,11 @@ class Pipeline:
 
     @property
     def names(self) -> list[str]:
-        """All that runs, in order."""
+        """Names of all stages that run, in order."""
         return [*self.stages, REPORT]
 
     def stage(self, name: str) -> Stage:
-        """Raises UsageError for a name that is not among them."""
+        """Raises UsageError for an unknown name."""
         if name == REPORT:
             return self.report
         if name not in self.stages:
@@ -110,7 +111,7 @@ class Pipeline:
         return _mapped(dict(stage.options), replace)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is kept of it and compared: everything but where it stands in the file."""
+        """What is stored of the pipeline and compared: everything except positions in the file."""
         stages = {name: {"run": stage.kind, **stage.options} for name, stage in self.stages.items()}
         return {"name": self.name, "stages": stages, REPORT: dict(self.report.options)}
 
@@ -127,14 +128,14 @@ def read_pipeline(path: Path, sets: Sequence[str] = ()) -> Pipeline:
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict) or not data["stages"]:
         hint = "mmalign pipeline --help shows what a file looks like."
         if isinstance(data, dict) and data.keys() & set(SECTIONS):
-            hint = f"It holds the options of one run: mmalign train -c {path}"
+            hint = f"The file holds the options of one run: mmalign train -c {path}"
         raise UsageError(f"{path}: holds no stages", hint=hint)
     for key in data:
         if key not in _TOP:
             raise UsageError(f"{at(key)}: unknown key {key!r}. {did_you_mean(key, _TOP)}".strip(), hint=_expected(_TOP))
     name = data.get("name", path.stem)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"{at('name')}: name {name!r} is not kebab-case", hint="As my-pipeline.")
+        raise UsageError(f"{at('name')}: name {name!r} is not kebab-case", hint="For example: my-pipeline.")
     stages = {
         key: _stage(key, value, {k[2:]: f"{path}:{line}" for k, line in lines.items() if k[:2] == ("stages", key)}, at)
         for key, value in data["stages"].items()
@@ -151,12 +152,12 @@ def read_pipeline(path: Path, sets: Sequence[str] = ()) -> Pipeline:
 
 
 def outputs_of(stage: Stage, folder: Path) -> dict[str, str]:
-    """What a stage leaves in its folder, as absolute paths."""
+    """The outputs of a stage in its folder, as absolute paths."""
     return {name: str((folder / place).absolute()) for name, place in OUTPUTS.get(stage.kind, {}).items()}
 
 
 def references(value: Any) -> Iterator[str]:
-    """Every ${...} in texts, however deep."""
+    """Every ${...} in texts, at any depth."""
     if isinstance(value, str):
         yield from _REFERENCE.findall(value)
     elif isinstance(value, Mapping):
@@ -171,21 +172,21 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        dotted |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return dotted
 
 
 def _stage(name: str, value: Any, lines: Mapping[tuple[str, ...], str], at: Callable[..., str]) -> Stage:
     where = at("stages", name)
     if not _NAME.fullmatch(name) or name == REPORT:
-        raise UsageError(f"{where}: a stage cannot be called {name!r}", hint="Names are kebab-case, as reward-model.")
+        raise UsageError(f"{where}: a stage cannot be called {name!r}", hint="Names are kebab-case: reward-model.")
     kind = value.get("run") if isinstance(value, dict) else None
     if kind not in OUTPUTS:
         raise UsageError(
             f"{where}: stage {name} says run: {kind!r}. {did_you_mean(str(kind), OUTPUTS)}".strip(),
-            hint=f"A stage begins with `run:` and {', '.join(OUTPUTS)}, the command that it is.",
+            hint=f"A stage begins with `run:` and one of {', '.join(OUTPUTS)}.",
         )
     options = {key: item for key, item in value.items() if key != "run"}
     for key in options if kind == "train" else ():
@@ -210,19 +211,19 @@ def _set(pipeline: Pipeline, text: str) -> None:
         value = raw
     stage = pipeline.stage(stage_name)
     target: Any = stage.options
-    for part in path[:-1]:
-        if isinstance(target.get(part), str):
-            target[part] = {"name": target[part]}
-        target = target.setdefault(part, {})
+    for field in path[:-1]:
+        if isinstance(target.get(field), str):
+            target[field] = {"name": target[field]}
+        target = target.setdefault(field, {})
         if not isinstance(target, dict):
-            raise UsageError(f"--set {text}: {part} is already set to a value")
+            raise UsageError(f"--set {text}: {field} is already set to a value")
     target[path[-1]] = value
     origins: Any = stage.origins
     origins |= dict.fromkeys(flat(value, ".".join(path)), "command line")
 
 
 def _check_references(pipeline: Pipeline) -> None:
-    """Each must name an output of an earlier stage; raises UsageError for all that do not."""
+    """Raises UsageError that lists every reference that names no output of an earlier stage."""
     mistakes, earlier = [], dict[str, Stage]()
     for name in pipeline.names:
         stage = pipeline.stage(name)
@@ -246,7 +247,7 @@ def _wrong(reference: str, earlier: Mapping[str, Stage], pipeline: Pipeline) -> 
     known = OUTPUTS[earlier[name].kind]
     if output in known:
         return ""
-    return f"names no output of {name}, which hands on {', '.join(known)}. {did_you_mean(output, known)}".strip()
+    return f"names no output of {name}, which has {', '.join(known)}. {did_you_mean(output, known)}".strip()
 
 
 def _look_up(reference: str, outputs: Outputs) -> str:

@@ -1,10 +1,10 @@
-"""A pipeline's folder: a folder a stage, and pipeline.json, which says what is done and of which pipeline it is.
+"""A pipeline's folder: one folder for each stage, and pipeline.json, which records finished stages and the pipeline.
 
     with PipelineFolder.open(Path("runs/x"), pipeline, again=("ppo", "report")) as folder:
         folder.is_finished("sft"); folder.outputs(pipeline)
         folder.record("sft", status="finished", seconds=12.0)
 
-A stage that is run again moves what it made to replaced/; nothing is deleted.
+When a stage runs again, its earlier outputs are moved to replaced/; nothing is deleted.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ _SHOWN = 20
 
 
 class PipelineFolder:
-    """state: what pipeline.json holds."""
+    """state: the content of pipeline.json."""
 
     def __init__(self, path: Path, state: dict[str, Any]) -> None:
         self.path, self.state = path, state
@@ -35,9 +35,9 @@ class PipelineFolder:
 
     @classmethod
     def open(cls, path: Path, pipeline: Pipeline, again: Collection[str] = ()) -> Self:
-        """Make the folder, or go on in it. again: stages that are to run anew, whose options may differ.
+        """Create the folder, or continue in it. again: stages to run again, whose options may differ.
 
-        Raises UsageError where something else is there, another pipeline, or another process at work.
+        Raises UsageError where the folder holds something else or another pipeline, or another process is using it.
         """
         folder = cls.look(path, pipeline, again) or cls._create(path, pipeline)
         folder._lock = (path / ".lock").open("a")
@@ -55,25 +55,25 @@ class PipelineFolder:
 
     @classmethod
     def look(cls, path: Path, pipeline: Pipeline, again: Collection[str] = ()) -> "Self | None":
-        """What is there, without touching it; None for nothing. Raises UsageError for another pipeline."""
+        """What is there, without changing it; None for nothing. Raises UsageError for another pipeline."""
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         try:
             state = read_json(path / STATE)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} is not empty, and holds no pipeline", hint="Choose another --out.") from error
+            raise UsageError(f"{path} is not empty and holds no pipeline", hint="Choose another --out.") from error
         drift = differences(state["config"], pipeline.as_dict(), again)
         if drift:
             shown = "\n".join(drift[:_SHOWN])
             first = next((name for name in pipeline.stages if any(f" stages.{name}." in line for line in drift)), "")
-            anew = f"--from {first} runs that stage and what follows anew. Or choose" if first else "Choose"
+            anew = f"--from {first} runs that stage and later ones again. Or choose" if first else "Choose"
             raise UsageError(
                 f"{path} holds another pipeline; these options differ from its own:\n{shown}",
                 hint=f"{anew} another --out.",
             )
         folder = cls(path, state)
         if state["config"][REPORT] != pipeline.as_dict()[REPORT]:
-            state["stages"].pop(REPORT, None)  # only a report: it is made anew
+            state["stages"].pop(REPORT, None)  # only the report differs: it is made again
         return folder
 
     @classmethod
@@ -102,15 +102,15 @@ class PipelineFolder:
             self._lock.close()
 
     def of(self, stage: Stage) -> Path:
-        """The stage's own folder."""
+        """The stage's folder."""
         return self.path / stage.name
 
     def outputs(self, pipeline: Pipeline) -> dict[str, dict[str, str]]:
-        """stage -> output -> absolute path, there or not."""
+        """stage -> output -> absolute path, whether it exists or not."""
         return {name: outputs_of(stage, self.path / name) for name, stage in pipeline.stages.items()}
 
     def entry(self, name: str) -> dict[str, Any]:
-        """What is recorded of a stage."""
+        """The record of a stage."""
         return self.state["stages"].get(name, {})
 
     def status(self, name: str) -> str:
@@ -118,19 +118,19 @@ class PipelineFolder:
         return self.entry(name).get("status", "begun" if (self.path / name).exists() else "to do")
 
     def is_finished(self, stage: Stage) -> bool:
-        """Raises CheckpointError where it was finished, and what it made is gone."""
+        """Raises CheckpointError where the stage was finished and its output is missing."""
         if self.status(stage.name) != "finished":
             return False
         missing = [path for path in outputs_of(stage, self.of(stage)).values() if not Path(path).exists()]
         if missing:
             raise CheckpointError(
-                f"stage {stage.name} was finished, and {missing[0]} is gone",
-                hint=f"Put it back, or run the stage anew: --from {stage.name}",
+                f"stage {stage.name} was finished, but {missing[0]} is missing",
+                hint=f"Put it back, or run the stage again: --from {stage.name}",
             )
         return True
 
     def record(self, name: str, **changes: Any) -> None:
-        """Add to what is known of a stage, and write it."""
+        """Add to the record of a stage, and write it."""
         self.state["stages"].setdefault(name, {}).update(changes)
         self._write()
 
@@ -147,13 +147,13 @@ class PipelineFolder:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], again: Collection[str] = ()) -> list[str]:
-    """Lines on every option that differs, but those of the report and of stages that run anew."""
+    """Lines on every option that differs, except those of the report and of stages that run again."""
     free = tuple(f"stages.{name}" for name in again)
 
     def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-        found = flat({key: value for key, value in config.items() if key != REPORT})
+        options = flat({key: value for key, value in config.items() if key != REPORT})
         return {
-            key: value for key, value in found.items() if not any(key == f or key.startswith(f"{f}.") for f in free)
+            key: value for key, value in options.items() if not any(key == f or key.startswith(f"{f}.") for f in free)
         }
 
     was, is_now, none = fixed(old), fixed(new), "nothing"

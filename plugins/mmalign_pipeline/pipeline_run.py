@@ -1,4 +1,4 @@
-"""The body of `mmalign pipeline`, apart from its options so that `--help` imports nothing of it."""
+"""The body of `mmalign pipeline`, apart from its options so that `--help` imports none of it."""
 
 import os
 import shlex
@@ -30,25 +30,25 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Read, then show or run. Returns the exit code."""
+    """Read the pipeline, then show or run it. Returns the exit code."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "a pipeline runs in one process", hint="Run stages that need several with mmalign train, under torchrun."
         )
     pipeline = read_pipeline(_path(config), sets)
     if start and out is None:
-        raise UsageError("--from goes on with a folder", hint="Name it: --out runs/...")
+        raise UsageError("--from needs the folder of an earlier run", hint="Name it: --out runs/...")
     folder = out or default_folder(pipeline.name)
     if dry_run:
         _show(app, pipeline, folder, start, until, as_json)
         return 0
-    # Everything that was asked for, so that the line can be typed as it stands.
+    # With all options, so that the user can copy the line.
     again = shlex.join(["mmalign", "pipeline", config, "--out", str(folder), *(f"--set={text}" for text in sets)])
     app.say(f"pipeline {pipeline.name}: {', '.join(pipeline.names)}; folder {folder}")
     try:
         with run_display(app) as say:
             outcome = run_pipeline(app.catalog, pipeline, folder, start=start, until=until, device=device, say=say)
-    except Interrupted as interruption:  # between stages, and while a stage reads its models, too
+    except Interrupted as interruption:  # between stages, or while a stage loads its models
         app.say(f"pipeline {pipeline.name} stopped; go on: {again}")
         interruption.told = True
         raise
@@ -96,7 +96,7 @@ def _show(app: App, pipeline: Pipeline, folder: Path, start: str, until: str, as
         stage = pipeline.stage(name)
         status = "to do" if there is None else there.status(name)
         status = "runs anew" if name in again and status != "to do" else status
-        made = [str(folder / name / place) for place in OUTPUTS.get(stage.kind, {REPORT: "report.html"}).values()]
+        made = [str(folder / name / output) for output in OUTPUTS.get(stage.kind, {REPORT: "report.html"}).values()]
         rows.append(
             {
                 "stage": name,

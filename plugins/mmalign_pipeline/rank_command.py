@@ -1,4 +1,4 @@
-"""`mmalign rank`: put answers in order, by a judge or by people."""
+"""`mmalign rank`: ranks answers, by a judge or by people."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ Examples:
   mmalign rank answers.jsonl --import sheet.csv --out rankings.jsonl
 
 \b
-ANSWERS is what mmalign sample wrote. A judge is any reward (mmalign list rewards);
-of several, scores are added up by their weights. A judge that counts tokens
-counts bytes here. A sheet shows the answers in a shuffled order, without a word
-on where they are from; people write 1 for the best, and the same number for ties.
-Answers that stand twice under a prompt are ranked once; empty ones are left out.
+ANSWERS is a file from mmalign sample. A judge is any reward (mmalign list rewards);
+scores of several are summed by their weights. A judge that counts tokens counts
+bytes here. A sheet shows the answers in shuffled order and does not tell where they
+are from; people write 1 for the best, and the same number for ties.
+Equal answers to a prompt are ranked once; empty ones are left out.
 JSON lines: {"key", "prompt", "completions", "ranks"}, as --dataset takes them:
   mmalign train --objective reward --dataset rankings.jsonl"""
 
@@ -30,11 +30,13 @@ JSON lines: {"key", "prompt", "completions", "ranks"}, as --dataset takes them:
 @click.option(
     "--judge", "judges", multiple=True, metavar="REWARD", help="NAME[=WEIGHT], or JSON with options; repeatable."
 )
-@click.option("--tie", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Scores this near are a tie.")
+@click.option("--tie", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Scores this close tie.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="JSONL file of rankings to write.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="SHEET", help="Write a .csv or .jsonl for people.")
 @click.option("--import", "read", type=click.Path(path_type=Path), metavar="SHEET", help="Read what people wrote.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order in the sheet.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the order in the sheet."
+)
 @click.option("--force", is_flag=True, help="Let --out or --export replace a file.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or mps.")
 @json_option

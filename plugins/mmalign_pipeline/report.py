@@ -1,6 +1,6 @@
-"""One page about a pipeline: report.html and report.json, with every answer that was judged in answers.jsonl.
+"""One page about a pipeline: report.html and report.json, with every judged answer in answers.jsonl.
 
-found = make_report(catalog, pipeline, config, folder, device, say)     # what pipeline.json keeps of it
+record = make_report(catalog, pipeline, config, folder, device, say)     # the report's entry in pipeline.json
 """
 
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmalign_pipeline.folder import PipelineFolder
 
 SCHEMA = 1
-_FIGURES = ("loss", "accuracy", "score", "kl")  # of a stage, the first that it has, at most three
+_FIGURES = ("loss", "accuracy", "score", "kl")  # figures shown of a stage: the first that it has, at most three
 
 
 def make_report(
@@ -53,9 +53,9 @@ def make_report(
 
 def _stage(pipeline: Pipeline, name: str, folder: "PipelineFolder") -> dict[str, Any]:
     stage, entry = pipeline.stages[name], folder.entry(name)
-    found = {"name": name, "run": stage.kind, "objective": _objective(stage.options)}
+    described = {"name": name, "run": stage.kind, "objective": _objective(stage.options)}
     kept = ("status", "seconds", "cpu_seconds", "steps", "before", "after", "counts")
-    return found | {key: entry[key] for key in kept if key in entry}
+    return described | {key: entry[key] for key in kept if key in entry}
 
 
 def _objective(options: Mapping[str, Any]) -> str:
@@ -64,12 +64,12 @@ def _objective(options: Mapping[str, Any]) -> str:
 
 
 def _rewards(pipeline: Pipeline, folder: "PipelineFolder") -> list[dict[str, Any]]:
-    """What some stage learnt from, with a weight: such a judge of the result is partial."""
-    found = []
+    """Rewards with a weight that a stage learnt from; as judges of the result they are partial."""
+    rewards = []
     for name in pipeline.stages:
         rollout = pipeline.filled(name, folder.outputs(pipeline)).get("rollout") or {}
-        found += [reward for reward in rollout.get("rewards", ()) if reward.get("weight", 1)]
-    return found
+        rewards += [reward for reward in rollout.get("rewards", ()) if reward.get("weight", 1)]
+    return rewards
 
 
 def _was_reward(judge: Mapping[str, Any], rewards: Sequence[Mapping[str, Any]]) -> bool:
@@ -92,7 +92,7 @@ def _write_page(
 
     judges = comparison.judges if comparison else ()
     partial = [name for name, judge in zip(judges, config.judges, strict=True) if _was_reward(judge, rewards)]
-    warnings = [f"{name} was the reward that a stage learnt from: its verdict is partial" for name in partial]
+    warnings = [f"{name} was also the reward of a stage, so its verdict is partial" for name in partial]
     warnings += [f"{n:,} prompts were left out: {why}" for why, n in (comparison.lost if comparison else {}).items()]
     seconds = sum(stage.get("seconds", 0.0) for stage in stages)
     context = {
@@ -137,24 +137,24 @@ def _main_figures(stage: Mapping[str, Any]) -> str:
 
 
 def _models(comparison: "Comparison") -> list[list[str]]:
-    """A row a figure, a column a model."""
+    """One row for each figure, one column for each model."""
 
     def win(row: "ModelRow", judge: str) -> str:
-        found = row.wins[judge]
-        return f"{found['share']:.1%} ({found['share_low']:.1%} to {found['share_high']:.1%})"
+        won = row.wins[judge]
+        return f"{won['share']:.1%} ({won['share_low']:.1%} to {won['share_high']:.1%})"
 
-    found, base = [], comparison.against
+    table, base = [], comparison.against
     for judge in comparison.judges:
-        found.append([f"{judge}, mean", *(f"{row.scores[judge]:+.3f}" for row in comparison.rows)])
+        table.append([f"{judge}, mean", *(f"{row.scores[judge]:+.3f}" for row in comparison.rows)])
         wins = ["-" if row.name == base else win(row, judge) for row in comparison.rows]
-        found.append([f"{judge}: wins against {base}", *wins])
+        table.append([f"{judge}: wins against {base}", *wins])
     kls = ["-" if row.kl is None or row.name == base else f"{row.kl:.2f}" for row in comparison.rows]
-    found.append([f"KL from {base}, nats an answer", *kls])
-    found.append(["distinct-2", *(f"{row.distinct_2:.3f}" for row in comparison.rows)])
-    found.append(["words an answer", *(f"{row.words:.1f}" for row in comparison.rows)])
+    table.append([f"KL from {base}, nats an answer", *kls])
+    table.append(["distinct-2", *(f"{row.distinct_2:.3f}" for row in comparison.rows)])
+    table.append(["words an answer", *(f"{row.words:.1f}" for row in comparison.rows)])
     for name, words in (("empty", "empty answers"), ("without_end", "answers without an end")):
-        found.append([words, *(str(row.counts[name]) for row in comparison.rows)])
-    return found
+        table.append([words, *(str(row.counts[name]) for row in comparison.rows)])
+    return table
 
 
 def _samples(comparison: "Comparison", config: "ReportConfig") -> list[list[Any]]:
@@ -172,7 +172,7 @@ def _samples(comparison: "Comparison", config: "ReportConfig") -> list[list[Any]
 
 
 def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str, str]]:
-    """(caption, picture) of each stage that trains, and reward against KL where it samples."""
+    """(caption, picture) for each stage that trains; also reward against KL for a stage that samples."""
     from mmalign.report import png_data_uri
     from mmalign.train.curves import FRONTIER, draw_curves, reward_against_kl
     from mmalign.train.run_folder import Run
@@ -192,7 +192,7 @@ def _curves(pipeline: Pipeline, folder: "PipelineFolder") -> Iterator[tuple[str,
 def _interesting(record: Mapping[str, Any]) -> dict[str, Any]:
     """Without speed, time and counts."""
     left_out = ("per_second", "peak_memory", "seconds_", "gradient_norm", "empty", "all_tied", "count", "beta")
-    return {name: value for name, value in record.items() if not any(part in name for part in left_out)}
+    return {name: value for name, value in record.items() if not any(word in name for word in left_out)}
 
 
 def _line(row: "ModelRow", against: str) -> str:
@@ -201,5 +201,5 @@ def _line(row: "ModelRow", against: str) -> str:
     text = f"{row.name}: {scores}  distinct-2 {row.distinct_2:.3f}"
     if row.name == against:
         return text
-    wins = "  ".join(f"wins by {judge} {found['share']:.1%}" for judge, found in row.wins.items())
+    wins = "  ".join(f"wins by {judge} {won['share']:.1%}" for judge, won in row.wins.items())
     return f"{text}  {wins}" + ("" if row.kl is None else f"  KL {row.kl:.2f}")

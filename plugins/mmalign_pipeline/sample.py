@@ -1,10 +1,10 @@
-"""A model's answers to the prompts of a data set: `mmalign sample`, and stages of a pipeline that sample.
+"""A model's answers to the prompts of a data set: `mmalign sample`, and the stages of a pipeline that sample.
 
-    prompts = open_prompts(catalog, config, say)                   # a Part whose examples have prompts
-    found = sample(backbone, asked(part, config.limit), config)    # Samples: records and counts
+    data = open_prompts(catalog, config, say)                      # a Part whose examples have prompts
+    samples = sample(backbone, asked(data, config.limit), config)  # Samples: records and counts
 
-Answer k to prompt n is drawn with numbers that depend on (seed, n, k) and the token's place alone, as in reinforcement
-learning: neither on how many are drawn together, nor on the limit.
+Answer k to prompt n is drawn with random numbers that depend only on (seed, n, k) and the token's position, as in
+reinforcement learning: not on the number of answers drawn together, nor on the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ class Drawing(BaseModel):
 
     limit: int = Field(0, ge=0, description="the first so many prompts; 0: all")
     max_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(1.0, ge=0, description="of sampling; 0: the most probable token always")
+    temperature: float = Field(1.0, ge=0, description="temperature of sampling; 0: always the most probable token")
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the most probable tokens of this share; 1: among all")
-    seed: int = Field(0, ge=0, description="of what is drawn")
-    batch_size: int = Field(64, ge=1, description="answers drawn together; changes none of them")
+    seed: int = Field(0, ge=0, description="seed of the answers")
+    batch_size: int = Field(64, ge=1, description="answers drawn together; does not change any answer")
 
     @property
     def sampling(self) -> "Sampling":
@@ -54,10 +54,10 @@ class Drawing(BaseModel):
 
 
 class SampleConfig(Drawing):
-    """What answers which prompts."""
+    """The model, and the prompts that it answers."""
 
     backbone: Named = Field(description="the language model, or {name: ..., and its options}")
-    dataset: Named = Field(description="where prompts are from, or {name: ..., and its options}")
+    dataset: Named = Field(description="the data set of the prompts, or {name: ..., and its options}")
     split: str = Field("train", description="part of the data: train, validation or test")
     k: int = Field(4, ge=1, description="answers to each prompt")
 
@@ -67,12 +67,12 @@ class SampleConfig(Drawing):
 def check_named(value: Any) -> Any:
     """A name, or options with a name; raises ValueError."""
     if isinstance(value, dict) and not isinstance(value.get("name"), str):
-        raise ValueError("options without a name, as {name: ...}")
+        raise ValueError("options need a name: {name: ..., and its options}")
     return value
 
 
 def name_and_options(value: Named) -> tuple[str, dict[str, Any]]:
-    """("movie-reviews", {"lead": 3}) of either form."""
+    """("movie-reviews", {"lead": 3}) from either form."""
     if isinstance(value, str):
         return value, {}
     return str(value["name"]), {key: item for key, item in value.items() if key != "name"}
@@ -80,7 +80,7 @@ def name_and_options(value: Named) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt of a data set. place: among all, before any is left out."""
+    """A prompt of a data set. place: its index among all prompts, counted before any is left out."""
 
     place: int
     key: str
@@ -91,8 +91,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Samples:
-    """records: in the order of the prompts. lost: prompts that were not asked, by reason. sequences: of each record,
-    the ids [T] of its prompt and of its K answers."""
+    """records: in the order of the prompts. lost: prompts that were not answered, by reason. sequences: for each
+    record, the ids [T] of its prompt and of its K answers."""
 
     records: list[Answered]
     lost: Mapping[str, int] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Samples:
 
 
 def open_prompts(catalog: "Catalog", config: SampleConfig, who: str = "sample") -> "Part":
-    """The part of the data; raises UsageError, IncompatibleError, DataError."""
+    """The part of the data to use; raises UsageError, IncompatibleError, DataError."""
     from mmalign.evaluate.parts import open_named
 
     name, options = name_and_options(config.dataset)
@@ -121,8 +121,8 @@ def open_prompts(catalog: "Catalog", config: SampleConfig, who: str = "sample") 
 def asked(dataset: Any, limit: int) -> list[Asked]:
     """The first `limit` prompts, 0 for all."""
     number = min(limit or len(dataset), len(dataset))
-    examples = (dataset[place] for place in range(number))
-    # A prompt alone may come with its solution and other columns; other kinds have none.
+    examples = (dataset[index] for index in range(number))
+    # Examples of kind prompt may have a solution and other columns; other kinds have none.
     return [
         Asked(n, e.key, e.prompt, e.solution, e.columns) if isinstance(e, Prompt) else Asked(n, e.key, e.prompt)
         for n, e in enumerate(examples)
@@ -132,23 +132,24 @@ def asked(dataset: Any, limit: int) -> list[Asked]:
 def sample(
     policy: "Policy", prompts: Sequence[Asked], config: Drawing, k: int, step: "Callable[[int], None]" = lambda n: None
 ) -> Samples:
-    """K answers to each prompt, drawn in batches of like length. step: told after each batch how many are drawn.
+    """K answers to each prompt, drawn in batches of similar length. step: called after each batch with the number
+    drawn.
 
-    The model is used as it is: put it into evaluation mode first (`Runtime.evaluating`).
+    The model is used in its current mode: put it into evaluation mode first (`Runtime.evaluating`).
     """
     from mmalign.hashing import stable_hash
     from mmalign.rl.episodes import Episode, play
 
     encoded, lost = _encode(policy.processor, prompts, config.max_tokens)
-    # Rows of one length need no padding; the longest come first, so that memory is short at the start or never.
+    # Rows of one length need no padding. The longest come first, so that memory runs out at the start or never.
     order = sorted(encoded, key=lambda n: (-len(encoded[n]), n))
     rows = [(n, answer) for n in order for answer in range(k)]
     drawn: dict[tuple[int, int], Episode] = {}
     for start in range(0, len(rows), config.batch_size):
-        part = rows[start : start + config.batch_size]
-        seeds = [stable_hash("sample", config.seed, prompts[n].place, answer) >> 1 for n, answer in part]
-        episodes = play(policy, [encoded[n] for n, _ in part], [], config.sampling, seeds)
-        drawn |= dict(zip(part, episodes, strict=True))
+        batch = rows[start : start + config.batch_size]
+        seeds = [stable_hash("sample", config.seed, prompts[n].place, answer) >> 1 for n, answer in batch]
+        episodes = play(policy, [encoded[n] for n, _ in batch], [], config.sampling, seeds)
+        drawn |= dict(zip(batch, episodes, strict=True))
         step(len(drawn))
     records, sequences = [], []
     for n in sorted(encoded):
@@ -162,7 +163,8 @@ def sample(
 def _encode(
     processor: "AnswersProcessor", prompts: Sequence[Asked], room: int
 ) -> "tuple[dict[int, Tensor], dict[str, int]]":
-    """(ids by place in `prompts`, how many cannot be used by reason): all that may be drawn must fit behind one."""
+    """(ids by index into `prompts`, number of unusable prompts by reason). `room` tokens must fit behind each
+    prompt."""
     limit = processor.context_length - room
     if limit < 1:
         raise UsageError(
@@ -173,13 +175,13 @@ def _encode(
     lost: dict[str, int] = {}
     for n, question in enumerate(prompts):
         try:
-            found = processor.prompt(question.prompt)
-            why = "" if len(found) else "the prompt has no tokens"
-            why = f"no room for {room} tokens behind the prompt" if len(found) > limit else why
+            tokens = processor.prompt(question.prompt)
+            why = "" if len(tokens) else "the prompt has no tokens"
+            why = f"no room for {room} tokens behind the prompt" if len(tokens) > limit else why
         except BadSample as error:
-            found, why = None, error.message
-        if found is None or why:
+            tokens, why = None, error.message
+        if tokens is None or why:
             lost[why] = lost.get(why, 0) + 1
         else:
-            ids[n] = found
+            ids[n] = tokens
     return ids, lost

@@ -1,4 +1,4 @@
-"""What `mmalign sample` and `mmalign rank` do, apart from their options: `--help` imports nothing of it."""
+"""The bodies of `mmalign sample` and `mmalign rank`, apart from their options so that `--help` imports none of it."""
 
 import tempfile
 from collections.abc import Callable
@@ -58,11 +58,11 @@ def run_rank(
     ways = {"--judge": bool(judges), "--export": export is not None, "--import": read is not None}
     if sum(ways.values()) != 1:
         raise UsageError(
-            f"give one of {', '.join(ways)}", hint="A judge ranks at once; a sheet is exported, filled in, imported."
+            f"give one of {', '.join(ways)}", hint="A judge ranks at once; a sheet is exported, filled in and imported."
         )
     if export is not None:
         if out is not None:
-            raise UsageError("--export writes the sheet alone; --out goes with --judge and --import")
+            raise UsageError("--export writes only the sheet; use --out with --judge or --import")
         return _export(app, answers, export, seed, force, as_json)
     if out is None:
         raise UsageError("no file to write the rankings to", hint="Add --out rankings.jsonl")
@@ -103,11 +103,11 @@ def _judge(text: str) -> dict[str, Any]:
 
 def _check_out(out: Path, force: bool) -> None:
     if out.exists() and (out.is_dir() or not force):
-        raise UsageError(f"{out} is there already", hint="Add --force to replace it, or name another.")
+        raise UsageError(f"{out} exists already", hint="Add --force to replace it, or name another.")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: no such folder", hint=f"mkdir -p {out.parent}")
     try:
-        tempfile.TemporaryFile(dir=out.absolute().parent).close()  # before the work, not after it
+        tempfile.TemporaryFile(dir=out.absolute().parent).close()  # fails before the work instead of after it
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}", hint="Name another file.") from error
 

@@ -1,10 +1,11 @@
-"""A sheet for people who rank answers: written blind, read back with its ties and its gaps.
+"""A sheet for people who rank answers: written blind, read back with its ties and gaps.
 
-    write_sheet(Path("sheet.csv"), records, seed=0)       # the answers of a prompt in a shuffled order
-    found = read_sheet(Path("sheet.csv"), records)        # Ranked
+    write_sheet(Path("sheet.csv"), records, seed=0)       # the answers of a prompt in shuffled order
+    ranked = read_sheet(Path("sheet.csv"), records)       # Ranked
 
-One row an answer: key, prompt, answer, id and rank, which is empty. People write places, 1 the best, the same number
-for answers that tie. An id is a hash of the answer, so rows may be sorted and their order says nothing.
+One row for each answer: key, prompt, answer, id and an empty rank. People write 1 for the best, then 2 and so on, and
+the same number for answers that tie. An id is a hash of the answer, so rows may be sorted, and their order tells
+nothing.
 """
 
 import csv
@@ -29,9 +30,9 @@ _SHOWN = 5
 
 
 def check_suffix(path: Path) -> None:
-    """Raises UsageError for a file that is neither CSV nor JSONL by its name."""
+    """Raises UsageError for a file whose name ends neither in .csv nor in .jsonl."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a sheet is a .csv or a .jsonl file", hint="Name it so, as sheet.csv.")
+        raise UsageError(f"{path}: a sheet is a .csv or a .jsonl file", hint="For example: sheet.csv.")
 
 
 def write_sheet(path: Path, records: Sequence[Answered], seed: int = 0) -> dict[str, int]:
@@ -47,9 +48,9 @@ def write_sheet(path: Path, records: Sequence[Answered], seed: int = 0) -> dict[
 
 
 def read_sheet(path: Path, records: Sequence[Answered]) -> Ranked:
-    """The rankings that people gave; raises DataError that names each line which cannot be read.
+    """The rankings that people gave; raises DataError that names each unreadable line.
 
-    An answer without a rank is left out, and a prompt with fewer than two that have one; both are counted.
+    An answer without a rank is left out, and so is a prompt with fewer than two ranked answers; both are counted.
     """
     check_suffix(path)
     known = {record.key: {answer_id(record.completions[p]): p for p in distinct(record)} for record in records}
@@ -57,13 +58,13 @@ def read_sheet(path: Path, records: Sequence[Answered]) -> Ranked:
     lines: dict[tuple[str, str], int] = {}
     mistakes: list[str] = []
     for number, row in _read(path):
-        found = _cell(row, known) if isinstance(row, Mapping) else row
-        if not isinstance(found, str) and (found[0], found[1]) in lines:
-            found = f"the answer of line {lines[found[0], found[1]]} once more"
-        if isinstance(found, str):
-            mistakes.append(f"  line {number}: {found}")
+        entry = _cell(row, known) if isinstance(row, Mapping) else row
+        if not isinstance(entry, str) and (entry[0], entry[1]) in lines:
+            entry = f"the answer of line {lines[entry[0], entry[1]]} once more"
+        if isinstance(entry, str):
+            mistakes.append(f"  line {number}: {entry}")
             continue
-        key, name, value = found
+        key, name, value = entry
         lines[key, name] = number
         if value is not None:
             given[key, name] = value
@@ -71,7 +72,7 @@ def read_sheet(path: Path, records: Sequence[Answered]) -> Ranked:
         more = [f"  and {len(mistakes) - _SHOWN} more"] if len(mistakes) > _SHOWN else []
         raise DataError(
             f"{path}: {len(mistakes)} rows cannot be read:\n" + "\n".join([*mistakes[:_SHOWN], *more]),
-            hint="A rank is a number, 1 for the best; leave key and id as they are.",
+            hint="A rank is a number, 1 for the best; do not change key and id.",
         )
     return _ranked(records, known, given)
 
@@ -86,7 +87,7 @@ def _ranked(
     rows, counts = [], dict.fromkeys(("prompts", "answers", "tied", "all_tied", "without_rank", "left_out"), 0)
     for record in records:
         ranked = {place: given[record.key, n] for n, place in known[record.key].items() if (record.key, n) in given}
-        if len(known[record.key]) > 1:  # else nobody was asked
+        if len(known[record.key]) > 1:  # else the sheet does not have the prompt
             counts["without_rank"] += len(known[record.key]) - len(ranked)
         if len(ranked) < 2:
             counts["left_out"] += 1
@@ -101,8 +102,8 @@ def _rows(record: Answered, seed: int) -> Iterator[dict[str, Any]]:
     kept = distinct(record)
     if len(kept) < 2:
         return
-    for place in sorted(kept, key=lambda p: stable_hash("sheet", seed, record.key, record.completions[p])):
-        text = record.completions[place]
+    for index in sorted(kept, key=lambda p: stable_hash("sheet", seed, record.key, record.completions[p])):
+        text = record.completions[index]
         yield {"key": record.key, "prompt": _shown(record.prompt), "answer": text, "id": answer_id(text), "rank": None}
 
 
@@ -123,7 +124,7 @@ def _cell(row: Mapping[str, Any], known: Mapping[str, Mapping[str, int]]) -> "tu
         value = math.nan if isinstance(rank, bool) else float(rank)
     except (TypeError, ValueError):
         value = math.nan
-    return (key, name, value) if math.isfinite(value) else f"rank {rank!r} is no number"
+    return (key, name, value) if math.isfinite(value) else f"rank {rank!r} is not a number"
 
 
 def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -152,7 +153,7 @@ def _read(path: Path) -> "Iterator[tuple[int, Mapping[str, Any] | str]]":
         if missing:
             raise DataError(
                 f"{path}: no column {' or '.join(missing)}; it has {', '.join(header) or 'none'}",
-                hint="A sheet is what mmalign rank ANSWERS --export SHEET writes, with ranks filled in.",
+                hint="Use the file that mmalign rank ANSWERS --export SHEET writes, with ranks filled in.",
             )
         for cells in reader:
             if cells:

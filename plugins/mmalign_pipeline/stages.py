@@ -1,10 +1,10 @@
-"""Stages in order: finished ones are passed over, the one that was cut short goes on inside, the rest follow.
+"""Runs stages in order: finished ones are skipped, an interrupted one is resumed, the rest follow.
 
 outcome = run_pipeline(catalog, pipeline, Path("runs/x"), until="reward", device="auto", say=print)
 
-A stage that trains is an ordinary run folder, which resumes to the bit. One that samples or ranks writes its file at
-its end as a whole; cut short, it begins anew and draws the same. Ctrl-C and SIGTERM end a stage as they end
-`mmalign train`, and the same call goes on.
+A stage that trains is an ordinary run folder, which resumes to the bit. A stage that samples or ranks writes its file
+at its end, as a whole; if interrupted, it begins again and draws the same answers. Ctrl-C and SIGTERM end a stage as
+they end `mmalign train`, and the same call continues.
 """
 
 import time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Outcome:
     """folder: of the pipeline; done: stages that are finished now; report: its page, if it was made; waits_for: a sheet
-    that people are to fill in, or None."""
+    that people should fill in, or None."""
 
     folder: Path
     done: list[str]
@@ -36,13 +36,13 @@ class Outcome:
 
 
 def stages_between(pipeline: Pipeline, start: str, until: str) -> tuple[list[str], list[str]]:
-    """(all stages to go through, those of them to run anew); raises UsageError for names that are none."""
+    """(all stages to go through, those of them to run again); raises UsageError for unknown names."""
     names = pipeline.names
     for name in filter(None, (start, until)):
         pipeline.stage(name)
     wanted = names[: names.index(until) + 1] if until else names
     if start and start not in wanted:
-        raise UsageError(f"--from {start} comes behind --until {until}", hint=f"Stages: {', '.join(names)}.")
+        raise UsageError(f"--from {start} is after --until {until}", hint=f"Stages: {', '.join(names)}.")
     return wanted, names[names.index(start) :] if start else []
 
 
@@ -56,7 +56,7 @@ def run_pipeline(
     device: str = "auto",
     say: Say,
 ) -> Outcome:
-    """Check everything, then run what is to do; raises Interrupted, and what stages raise."""
+    """Check everything, then run the stages that are not finished; raises Interrupted, and the errors of stages."""
     from mmalign.device import choose_device
 
     wanted, again = stages_between(pipeline, start, until)
@@ -65,7 +65,7 @@ def run_pipeline(
     before = PipelineFolder.look(path, pipeline, again)
     for name in pipeline.names[: pipeline.names.index(start)] if start else ():
         if before is None or before.status(name) != "finished":
-            raise UsageError(f"--from {start}: stage {name} before it is not finished", hint="Leave out --from.")
+            raise UsageError(f"--from {start}: the earlier stage {name} is not finished", hint="Leave out --from.")
     with PipelineFolder.open(path, pipeline, again) as folder:
         for number, name in enumerate(wanted, start=1):
             stage = pipeline.stage(name)
@@ -86,17 +86,17 @@ def _done(pipeline: Pipeline, folder: PipelineFolder) -> list[str]:
 
 
 def _timed(catalog: "Catalog", pipeline: Pipeline, stage: Stage, folder: PipelineFolder, device: str, say: Say) -> None:
-    """Run a stage and record what it took, earlier sittings included, and what it found."""
+    """Run a stage and record its time, earlier sessions included, and its results."""
     before, wall, cpu = folder.entry(stage.name), time.perf_counter(), time.process_time()
     options = pipeline.filled(stage.name, folder.outputs(pipeline))
-    status, found = "begun", {}
+    status, results = "begun", {}
     try:
-        found = _run(catalog, pipeline, stage, options, folder, device, say)
+        results = _run(catalog, pipeline, stage, options, folder, device, say)
         status = "finished"
     finally:
         spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        total = {name: round(before.get(name, 0.0) + value, 1) for name, value in spent.items()}
-        folder.record(stage.name, status=status, **total, **found)
+        seconds = {name: round(before.get(name, 0.0) + value, 1) for name, value in spent.items()}
+        folder.record(stage.name, status=status, **seconds, **results)
 
 
 def _run(
@@ -108,11 +108,11 @@ def _run(
     device: str,
     say: Say,
 ) -> dict[str, Any]:
-    """What to record of it."""
+    """Returns the results to record."""
     out = folder.of(stage)
     if stage.kind == "train":
         return _train(catalog, stage, options, out, device, say)
-    # What follows leaves nothing half done, so a signal ends it at once.
+    # The rest leaves nothing half done, so a signal may end it at once.
     with StopRequest() as stop, stop.interrupts():
         out.mkdir(exist_ok=True)
         if stage.kind == "sample":

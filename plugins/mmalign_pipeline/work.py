@@ -1,4 +1,4 @@
-"""What `mmalign sample` and `mmalign rank` do, as commands and as stages of a pipeline.
+"""The work of `mmalign sample` and `mmalign rank`, as commands and as stages of a pipeline.
 
 counts = sample_to(catalog, config, Path("answers.jsonl"), "auto", say)
 counts = rank_to(catalog, config, Path("rankings.jsonl"), "auto", say)
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 _SAY_EVERY = 10.0  # seconds
-_NOISE = "its answers are noise"  # of a model with random weights
+_NOISE = "its answers are noise"  # said of a model with random weights
 
 
 class WaitsForPeople(Exception):
-    """A sheet was written, and people are to fill it in."""
+    """A sheet was written, which people should fill in."""
 
     def __init__(self, sheet: Path) -> None:
         super().__init__(str(sheet))
@@ -42,12 +42,12 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     name, values = name_and_options(config.backbone)
     source = require_source(catalog, name, NEEDS, "sample")
     refuse_random_weights(source, values, {}, _NOISE)
-    part = open_prompts(catalog, config)
-    prompts = asked(part.dataset, config.limit)
-    say(f"{len(prompts):,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
+    data = open_prompts(catalog, config)
+    prompts = asked(data.dataset, config.limit)
+    say(f"{len(prompts):,} of {len(data.dataset):,} prompts of {data.entry.spec.name}, {data.split}")
     if config.k > 1 and not config.temperature:
-        say(f"at temperature 0 all {config.k} answers to a prompt are the same, and there is nothing to rank")
-    report = part.dataset.report()
+        say(f"at temperature 0 all {config.k} answers to a prompt are the same, so there is nothing to rank")
+    report = data.dataset.report()
     for reason, count in report["skipped"].items():
         say(f"{count:,} rows left out of the data: {reason}")
     for note in report.get("notes", ()):
@@ -69,9 +69,9 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
 
 
 def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say: Say) -> dict[str, int]:
-    """Rank by the judge or as the sheet says, and write one line a prompt. Returns counts.
+    """Rank by the judge or by the sheet, and write one line for each prompt. Returns counts.
 
-    Raises WaitsForPeople where the sheet was not there and is now, DataError, UsageError, RewardError.
+    Raises WaitsForPeople where the sheet was created now, DataError, UsageError, RewardError.
     """
     from mmalign.device import choose_device
 
@@ -79,7 +79,7 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
     sheet = Path(config.sheet).expanduser()
     if config.sheet and not sheet.exists():
         counts = write_sheet(sheet, records)
-        say(f"{sheet}: {counts['answers']:,} answers to {counts['prompts']:,} prompts, to be ranked by people")
+        say(f"{sheet}: {counts['answers']:,} answers to {counts['prompts']:,} prompts, for people to rank")
         raise WaitsForPeople(sheet)
     if config.sheet:
         ranked = read_sheet(sheet, records)
@@ -96,8 +96,8 @@ def rank_to(catalog: "Catalog", config: RankConfig, path: Path, device: str, say
 
 
 def count_line(counts: Mapping[str, int]) -> str:
-    """ "600 prompts, 2,400 answers, 3 empty": the first two, and what is not zero."""
-    kept = [(name, value) for place, (name, value) in enumerate(counts.items()) if value or place < 2]
+    """ "600 prompts, 2,400 answers, 3 empty": the first two counts, and every other that is not zero."""
+    kept = [(name, value) for index, (name, value) in enumerate(counts.items()) if value or index < 2]
     return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in kept)
 
 

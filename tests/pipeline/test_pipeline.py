@@ -55,7 +55,7 @@ def test_the_report_has_the_models_side_by_side(whole: Path) -> None:
     page = (whole / "report" / "report.html").read_text()
     assert "http://" not in page and "https://" not in page
     assert page.count("data:image/png;base64") == 4 + 1  # four that train, and reward against KL
-    assert "reward was the reward that a stage learnt from" in page and "length was the reward" not in page
+    assert "reward was also the reward of a stage" in page and "length was also" not in page
 
 
 def test_finished_stages_are_passed_over(lab: Lab, whole: Path) -> None:
@@ -95,8 +95,8 @@ def test_until_and_from(lab: Lab, whole: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--from", "reward", "--until", "sft"), ["behind --until"]),
-        (("--from", "judge"), ["stage sft before it is not finished"]),
+        (("--from", "reward", "--until", "sft"), ["is after --until"]),
+        (("--from", "judge"), ["the earlier stage sft is not finished"]),
         (("--until", "rewards"), ["no stage 'rewards'", "Did you mean reward"]),
         (("--device", "nowhere"), ["unknown device 'nowhere'"]),
         (("--device", "mps" if torch.cuda.is_available() else "cuda"), ["is not available", "Available: "]),
@@ -133,7 +133,7 @@ def test_what_is_gone_is_missed(lab: Lab, whole: Path, tmp_path: Path) -> None:
     out = shutil.copytree(whole, tmp_path / "copy")
     (out / "samples" / "answers.jsonl").unlink()
     code, _, err = lab.run("pipeline", lab.write(), "--out", out)
-    assert code == 1 and "answers.jsonl is gone" in err and "--from samples" in err
+    assert code == 1 and "answers.jsonl is missing" in err and "--from samples" in err
 
 
 def test_dry_run_shows_and_writes_nothing(lab: Lab, whole: Path) -> None:

@@ -63,14 +63,14 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "unknown judge by name": (_set("stages", "rankings", "judge", value="vdaer"), ["stage rankings", "'vdaer'"]),
     "no judge": (_set("stages", "rankings", "judge", value=3), ["3 is no reward: a name, or options"]),
     "unknown judge of the report": (_set("report", "judges", value="vdaer"), ["stage report", "'vdaer'"]),
-    "judge and people": (_set("stages", "rankings", "sheet", value="x.csv"), ["give a judge, or a sheet"]),
+    "judge and people": (_set("stages", "rankings", "sheet", value="x.csv"), ["give either a judge or a sheet"]),
     "one answer each": (_set("stages", "samples", "k", value=1), ["rankings: ${samples.answers}: no prompt has two"]),
     "equal answers": (_set("stages", "samples", "temperature", value=0), ["no prompt has two", "a higher temperature"]),
     "no answers": (_set("stages", "rankings", "answers", value="none.jsonl"), ["stage rankings", "no file none.jsonl"]),
     "report of a reward model": (
         _set("report", "models", "SFT", value="${reward.model}"), ["stage report: the report needs generate"],
     ),
-    "report against a stranger": (_set("report", "against", value="RLHF"), ["against: 'RLHF' is none of the models"]),
+    "report against a stranger": (_set("report", "against", value="RLHF"), ["against: 'RLHF' is not one of the models"]),
     "report without prompts": (lambda config: config["report"].pop("dataset"), ["need a dataset with prompts"]),
 }  # fmt: skip
 

@@ -227,7 +227,7 @@ def test_bad_rows_of_a_sheet_are_named_by_line(lab: Lab, suffix: str) -> None:
     _write(sheet, rows)
     code, _, err = lab.run("rank", answers, "--import", sheet, "--out", out)
     assert code == 3 and "4 rows cannot be read" in err and not out.exists(), err
-    assert f"line {first}: rank 'best' is no number" in err
+    assert f"line {first}: rank 'best' is not a number" in err
     assert f"line {first + 1}: no prompt has the key 'z'" in err
     assert f"line {first + 2}: no answer to 'a' has the id '0'" in err
     assert f"line {first + 4}: the answer of line {first + 3} once more" in err
@@ -258,7 +258,7 @@ def test_bad_answers_are_named_by_line(lab: Lab) -> None:
     ]
     path.write_text("\n".join(lines))
     code, _, err = lab.run("rank", path, "--judge", "vader", "--out", lab.root / "out.jsonl")
-    assert code == 3 and "4 lines are no answers" in err and "line 2: broken JSON" in err and "and 1 more" in err, err
+    assert code == 3 and "4 lines are not answers" in err and "line 2: broken JSON" in err and "and 1 more" in err, err
     assert "line 3: its prompt is neither" in err and "line 4: its completions" in err
     path.write_text("\n".join([lines[0], lines[4]]))
     code, _, err = lab.run("rank", path, "--judge", "vader", "--out", lab.root / "out.jsonl")
@@ -314,7 +314,7 @@ def test_columns_of_the_data_travel_with_the_answers(tmp_path: Path) -> None:
     assert answers.column("answer") == [4, 4, None, None]
     assert answers.select([1, 3]).column("tags") == [["a", None], None]
     (tmp_path / "b.jsonl").write_text('{"prompt": "Q", "completions": ["A"], "columns": [1]}\n')
-    with pytest.raises(DataError, match="its columns are no JSON object"):
+    with pytest.raises(DataError, match="its columns are not a JSON object"):
         read_answers(tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_text('{"prompt": "Q \\ud83d", "completions": ["A"]}\n')
     with pytest.raises(DataError, match="half of a character"):
