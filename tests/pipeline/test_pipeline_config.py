@@ -70,7 +70,9 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "report of a reward model": (
         _set("report", "models", "SFT", value="${reward.model}"), ["stage report: the report needs generate"],
     ),
-    "report against a stranger": (_set("report", "against", value="RLHF"), ["against: 'RLHF' is not one of the models"]),
+    "report against a stranger": (
+        _set("report", "against", value="RLHF"), ["against: 'RLHF' is not one of the models"],
+    ),
     "report without prompts": (lambda config: config["report"].pop("dataset"), ["need a dataset with prompts"]),
 }  # fmt: skip
 
