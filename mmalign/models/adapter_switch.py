@@ -1,12 +1,12 @@
-"""Which of a module's adapters computes: one of them or none, call by call, also where layers are computed again.
+"""Selects the adapter with which a module computes, one or none, call by call, also where layers are recomputed.
 
     with selected(module, "critic"):
         values = module(...)                  # with that adapter alone
     with adapter_off(module): ...             # y = W x, exactly
     (policy_loss + critic_loss).backward()    # outside; each layer as it was computed, under checkpointing too
 
-Nothing here changes what trains. peft's own switches do: `set_adapter` freezes all adapters but one, and after it a
-joint backward pass gives one of two exactly zero.
+A selection does not change which parameters train. peft's own switches do: `set_adapter` freezes all adapters but one,
+so a joint backward pass gives one of the two exactly zero.
 """
 
 import sys
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def adapted_layers(module: "nn.Module", name: str = "") -> list[tuple[str, Any]]:
-    """(name, peft's layer) of each layer with an adapter, or with the one of that name."""
-    if "peft" not in sys.modules:  # nobody can have put one in
+    """(name, peft's layer) of each layer with an adapter, or with the adapter of that name."""
+    if "peft" not in sys.modules:  # so there can be no adapter
         return []
     from peft.tuners.lora import LoraLayer
 
@@ -34,10 +34,10 @@ def adapted_layers(module: "nn.Module", name: str = "") -> list[tuple[str, Any]]
 
 @contextmanager
 def selected(module: "nn.Module", name: str | None) -> Iterator[None]:
-    """Within, the module computes with that adapter alone, or with its own weights alone (None).
+    """Inside the context, the module computes with that adapter alone, or with its own weights alone (None).
 
-    May be nested. A backward pass belongs outside; layers that gradient checkpointing computes again get the adapter
-    that they had. Raises UsageError where there is no such adapter.
+    May be nested. The backward pass belongs outside: layers that gradient checkpointing recomputes get the adapter that
+    they had. Raises UsageError where there is no such adapter.
     """
     switch = _SWITCHES.get(module) or _find_switch(module)
     if not switch.layers:
@@ -50,37 +50,38 @@ def selected(module: "nn.Module", name: str | None) -> Iterator[None]:
 
 
 def adapter_off(module: "nn.Module") -> AbstractContextManager[None]:
-    """Within, the module computes with its own weights alone; raises UsageError where it has no adapter."""
+    """Inside the context, the module computes with its own weights alone; raises UsageError where it has no adapter."""
     return selected(module, None)
 
 
 def select(module: "nn.Module", name: str) -> None:
-    """From here on that adapter computes, unless another is `selected`. Call it after adapters were put in or taken."""
+    """From now on this adapter computes, unless another is `selected`. Call it after adapters were added or removed."""
     _SWITCHES.pop(module, None)
     _activate([(layer, [name]) for _, layer in adapted_layers(module)])
     follow_checkpointing(module)
 
 
 def follow_checkpointing(module: "nn.Module") -> None:
-    """Layers that gradient checkpointing computes again do it with the adapter they had; nothing without adapter.
+    """Makes layers recomputed by gradient checkpointing use the adapter they had; does nothing without an adapter.
 
-    Call it where checkpointing was switched on; `selected` does so too.
+    Call it after checkpointing was switched on; `selected` does so too.
     """
     _find_switch(module).follow()
 
 
 @dataclass
 class _Switch:
-    """The parts of a module that a selection concerns: a walk through a large one takes a millisecond."""
+    """The parts of a module that a selection affects, stored because a walk through a large module takes a
+    millisecond."""
 
     layers: list[Any]
     names: frozenset[str]
     checkpointing: list[Any]
 
     def follow(self) -> None:
-        for part in self.checkpointing:
-            if part.gradient_checkpointing and not isinstance(part._gradient_checkpointing_func, _WithSameAdapter):
-                part._gradient_checkpointing_func = _WithSameAdapter(part._gradient_checkpointing_func, self.layers)
+        for block in self.checkpointing:
+            if block.gradient_checkpointing and not isinstance(block._gradient_checkpointing_func, _WithSameAdapter):
+                block._gradient_checkpointing_func = _WithSameAdapter(block._gradient_checkpointing_func, self.layers)
 
 
 _SWITCHES: "WeakKeyDictionary[nn.Module, _Switch]" = WeakKeyDictionary()
@@ -88,7 +89,7 @@ _SWITCHES: "WeakKeyDictionary[nn.Module, _Switch]" = WeakKeyDictionary()
 
 def _find_switch(module: "nn.Module") -> _Switch:
     layers = [layer for _, layer in adapted_layers(module)]
-    # Many classes of transformers have this attribute and no class in common; transformers asks in this way too.
+    # Many classes of transformers have this attribute but no class in common; transformers tests for it like this too.
     parts = [part for part in module.modules() if hasattr(part, "gradient_checkpointing")] if layers else []
     switch = _Switch(layers, frozenset(name for layer in layers for name in layer.lora_A), parts)
     if layers:
@@ -98,8 +99,8 @@ def _find_switch(module: "nn.Module") -> _Switch:
 
 @dataclass
 class _WithSameAdapter:
-    """transformers' checkpointing function: what it runs, now and again in the backward pass, runs with the adapter
-    that is selected now. A copy of the module has a copy of this, with the copy's layers."""
+    """transformers' checkpointing function. What it runs, now and again in the backward pass, uses the adapter that is
+    selected now. A copy of the module gets a copy of this function, with the copy's layers."""
 
     checkpoint: Callable[..., Any]
     layers: list[Any]
@@ -127,7 +128,7 @@ def _selection(layers: Sequence[Any], names: list[str]) -> Iterator[None]:
 
 
 def _activate(choices: Sequence[tuple[Any, list[str]]]) -> None:
-    # Not by peft's set_adapter, which also sets requires_grad; see above. Modules take 2 us to set an attribute: of 210
-    # layers that would be a millisecond a selection.
+    # Not by peft's set_adapter, which also sets requires_grad; see above. Setting an attribute of a module takes 2 us:
+    # with 210 layers that would be a millisecond for each selection.
     for layer, names in choices:
         vars(layer)["_active_adapter"] = names

@@ -1,13 +1,13 @@
-"""Folders that hold only a low-rank adapter of peft: read without trust, and merged into the model that they are for.
+"""Folders that hold only a low-rank adapter of peft: read without trust, and merged into the model that they belong to.
 
-    read_base(folder)                 # "../llama": what adapter_config.json calls the base model
-    require(folders)                  # before weights are loaded: peft is installed
+    read_base(folder)                 # "../llama": the base model that adapter_config.json names
+    require(folders)                  # before weights are loaded: raises unless peft is installed
     merge(module, folder)             # W + alpha/r B A in place; raises CheckpointError
-    attach(module, folder, "reward")  # beside the adapters that the module has, frozen or not; raises CheckpointError
+    attach(module, folder, "reward")  # beside the module's adapters, frozen or not; raises CheckpointError
 
-What is merged is an ordinary model: a new adapter can be trained on it, and its reference is the model with that
-adapter off. Plain LoRA is read, with rank-stabilised scaling and DoRA. Adapters that change more than weights of
-layers, or that are started from a changed base, are refused by the name of the option.
+The result of a merge is an ordinary model: a new adapter can be trained on it, and its reference is the model with that
+adapter off. Plain LoRA is read, also with rank-stabilised scaling and DoRA. Adapters that change more than weights of
+layers, or that start from a changed base, are refused by the name of the option.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ _USED = frozenset(
     "r lora_alpha target_modules exclude_modules fan_in_fan_out use_rslora use_dora layers_to_transform layers_pattern "
     "rank_pattern alpha_pattern".split()
 )
-# Said of where the adapter is from, or used in training and initialisation alone.
+# Options that say where the adapter is from, or matter only in training and initialisation.
 _WITHOUT_EFFECT = frozenset(
     "peft_type task_type base_model_name_or_path inference_mode auto_mapping peft_version lora_dropout loftq_config "
     "megatron_core eva_config runtime_config qalora_group_size".split()
@@ -38,7 +38,7 @@ _MERGE = "Merge it with peft (PeftModel.from_pretrained, merge_and_unload, save_
 
 
 def read_base(folder: Path) -> str:
-    """The model that an adapter is for, as its config names it; raises CheckpointError for what cannot be merged."""
+    """The base model that an adapter's config names; raises CheckpointError for an adapter that cannot be merged."""
     path = folder / ADAPTER_CONFIG
     settings = read_json(path)
     refuse_code({key: value for key, value in settings.items() if key != "auto_mapping"}, path)
@@ -64,7 +64,8 @@ def read_base(folder: Path) -> str:
 
 
 def require(folders: Sequence[Path]) -> None:
-    """Raise CheckpointError where there is an adapter to merge and peft is missing: before weights are loaded."""
+    """Raise CheckpointError where there is an adapter to merge and peft is missing. Call it before weights are
+    loaded."""
     if folders and importlib.util.find_spec("peft") is None:
         raise CheckpointError(
             f"{folders[-1]} holds an adapter, and the package peft that reads it is not installed",
@@ -73,7 +74,7 @@ def require(folders: Sequence[Path]) -> None:
 
 
 def merge(module: "nn.Module", folder: Path) -> None:
-    """Add an adapter to the weights of the module, which is left as it was otherwise; raises CheckpointError."""
+    """Add an adapter to the weights of the module, and change nothing else; raises CheckpointError."""
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -88,7 +89,7 @@ def merge(module: "nn.Module", folder: Path) -> None:
     uses = Counter(parameter.data_ptr() for _, parameter in module.named_parameters(remove_duplicate=False))
     try:
         tensors = _without_base(module, load_file(folder / ADAPTER_WEIGHTS), folder)
-        with torch.random.fork_rng(devices=[]):  # its values are replaced
+        with torch.random.fork_rng(devices=[]):  # the drawn values are replaced
             tuner: Any = LoraModel(module, LoraConfig(**settings), "default")
         _check(tuner.model, tensors, folder)
         tied = [
@@ -97,7 +98,7 @@ def merge(module: "nn.Module", folder: Path) -> None:
         if tied:
             raise CheckpointError(
                 f"{folder} has an adapter on {tied[0]}, which shares its weights with another layer (tied embeddings): "
-                "added to them, it would change both",
+                "merging would change both",
                 hint="Save the base model with tie_word_embeddings=false and the weights twice, and merge into that.",
             )
         set_peft_model_state_dict(tuner.model, tensors, adapter_name="default")
@@ -113,9 +114,9 @@ def merge(module: "nn.Module", folder: Path) -> None:
 
 
 def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> None:
-    """Put a saved adapter beside those of the module, under a name of its own; raises CheckpointError.
+    """Put a saved adapter beside those of the module, under its own name; raises CheckpointError.
 
-    Whether the module's weights are those that it was trained on is for the caller to check.
+    The caller must check that the module's weights are those that the adapter was trained on.
     """
     from peft import LoraConfig
     from peft.utils import set_peft_model_state_dict
@@ -145,8 +146,8 @@ def attach(module: "nn.Module", folder: Path, name: str, *, trains: bool) -> Non
 
 
 def _without_base(module: "nn.Module", tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The adapter's own tensors: peft writes the weights of embeddings and heads beside an adapter on them. Raises
-    CheckpointError where those are not the base model's."""
+    """The adapter's own tensors, without the weights of embeddings and heads that peft writes beside an adapter on
+    them. Raises CheckpointError where those are not the base model's."""
     import torch
 
     own = dict(module.named_parameters(remove_duplicate=False))
@@ -167,17 +168,17 @@ def _without_base(module: "nn.Module", tensors: dict[str, Any], folder: Path) ->
 
 
 def _check(module: "nn.Module", tensors: dict[str, Any], folder: Path, name: str = "default") -> None:
-    """Raise CheckpointError unless the file has exactly the tensors that the base model's layers ask for."""
+    """Raise CheckpointError unless the file has exactly the tensors that the base model's layers need."""
     from peft.utils import get_peft_model_state_dict
 
     asked = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
     expected = {name: tuple(tensor.shape) for name, tensor in asked.items()}
-    found = {name.removeprefix("base_model.model."): tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    shapes = {name.removeprefix("base_model.model."): tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
     if wrong:
         name = wrong[0]
         raise CheckpointError(
             f"{folder}: {len(wrong)} tensors of the adapter are not its base model's, such as {name}: "
-            f"{found.get(name, 'missing')} in the file, {expected.get(name, 'no such layer')} in the model",
+            f"{shapes.get(name, 'missing')} in the file, {expected.get(name, 'no such layer')} in the model",
             hint="Is base_model_name_or_path the model that it was trained on?",
         )

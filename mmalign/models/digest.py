@@ -1,7 +1,7 @@
-"""Whether weights are the same as before: hashes of model folders and of tensors.
+"""Hashes of model folders and of tensors, to see whether weights are the same as before.
 
 folder_digest(Path("./model"))                   # of every file, by content
-state_digest(module.state_dict().items())        # of weights that no folder holds
+state_digest(module.state_dict().items())        # of weights that are not in a folder
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _LARGE_FILE = 64 * 2**20
 
 
 def cache_folder() -> Path:
-    """MMALIGN_CACHE, else the user's cache folder: what can be worked out again."""
+    """MMALIGN_CACHE, else the user's cache folder, for files that can be computed again."""
     base = os.environ.get("MMALIGN_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mmalign"
 
@@ -33,34 +33,34 @@ def folder_digest(folder: Path, memory: Path | None = None) -> str:
     """
     memory = memory or cache_folder() / "classifiers" / "digests.json"
     known = _read_memory(memory)
-    total, changed = hashlib.sha256(), False
+    combined, changed = hashlib.sha256(), False
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         stat = path.stat()
-        place = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        digest = known.get(place)
+        identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        digest = known.get(identity)
         if digest is None or stat.st_size < _LARGE_FILE:
             with open_file(path) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if stat.st_size >= _LARGE_FILE:
-                known[place], changed = digest, True
-        total.update(f"{path.relative_to(folder)}\0{digest}\n".encode("utf-8", "surrogateescape"))
+                known[identity], changed = digest, True
+        combined.update(f"{path.relative_to(folder)}\0{digest}\n".encode("utf-8", "surrogateescape"))
     if changed:
         _write_memory(memory, known)
-    return total.hexdigest()
+    return combined.hexdigest()
 
 
 def state_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """A hash of named tensors, for weights that do not come from a folder."""
-    total = hashlib.sha256()
+    combined = hashlib.sha256()
     for name, tensor in tensors:
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor_bytes(tensor))
-    return total.hexdigest()
+        combined.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        combined.update(tensor_bytes(tensor))
+    return combined.hexdigest()
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The bytes of its numbers, on the CPU."""
+    """The bytes of the tensor's numbers, on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
@@ -69,7 +69,7 @@ def _read_memory(path: Path) -> dict[str, str]:
     try:
         known = read_json(path)
     except (OSError, ValueError):
-        return {}  # only a memory of hashes: without it they are computed again
+        return {}  # without remembered hashes they are computed again
     return known if isinstance(known, dict) else {}
 
 

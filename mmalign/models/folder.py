@@ -1,10 +1,10 @@
-"""Folders that transformers saved, read without trust: safetensors only, no code, no tensor missing or left over.
+"""Reads folders that transformers saved, without trust: safetensors only, no code, no tensor missing or left over.
 
     check_weights(folder)
     module = load_exactly(LlamaForCausalLM, folder)         # float32, on the CPU
     module = draw_weights(AutoModelForCausalLM, config)     # the same, from random weights
 
-Plugins for different model families share this; what a folder must hold besides is theirs to say.
+Plugins for different model families share this; each checks what else its folders must hold.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,8 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 
 
 def unreadable() -> tuple[type[BaseException], ...]:
-    """What transformers and safetensors raise for files that are damaged or are not what they claim to be."""
+    """The errors that transformers and safetensors raise for damaged files, and files that are not what they claim to
+    be."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -47,14 +48,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def pickled_weights(folder: Path) -> list[str]:
-    """Names of the files that may hold pickled weights, sorted; what trainers leave beside weights is none of them."""
+    """Sorted names of files that may hold pickled weights; training state files are ignored."""
     return sorted(
         path.name for path in folder.glob("*") if path.suffix in _PICKLED and not path.name.startswith(_NO_WEIGHTS)
     )
 
 
 def without_weights(folder: Path, expected: str) -> str:
-    """What is wrong with a folder without the expected file, for an error: its weights are pickled, or gone."""
+    """For an error: what is wrong with a folder that lacks the expected file; its weights are pickled, or missing."""
     pickled = pickled_weights(folder)
     if pickled:
         return f"has its weights only as a pickle ({pickled[0]}), which can run code when it is read"
@@ -62,7 +63,7 @@ def without_weights(folder: Path, expected: str) -> str:
 
 
 def check_weights(folder: Path) -> None:
-    """Only safetensors, and an index that names only files beside it; raises CheckpointError."""
+    """Raises CheckpointError unless weights are safetensors only, and an index names only files beside it."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = set(read_json(index).get("weight_map", {}).values())
@@ -77,9 +78,9 @@ def check_weights(folder: Path) -> None:
 
 
 def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any) -> Any:
-    """`cls.from_pretrained` in float32 on the CPU; raises CheckpointError where the weights are not the config's.
+    """`cls.from_pretrained` in float32 on the CPU; raises CheckpointError where the weights do not match the config.
 
-    gguf_file: the name of a GGUF file in the folder, to be read instead of its safetensors.
+    gguf_file: the name of a GGUF file in the folder, to read instead of its safetensors.
     """
     import torch
 
@@ -104,7 +105,7 @@ def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any)
     wrong = sorted(name for name in wrong if not name.endswith(".position_ids"))
     if wrong:
         raise CheckpointError(
-            f"{folder / gguf_file}: the weights are not the config's: {', '.join(wrong[:3])}"
+            f"{folder / gguf_file}: the weights do not match the config: {', '.join(wrong[:3])}"
             + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
             hint="Is it the config of other weights?",
         )
@@ -114,8 +115,8 @@ def load_exactly(cls: Any, folder: Path, *, gguf_file: str = "", **options: Any)
 def draw_weights(cls: Any, config: Any) -> Any:
     """`cls.from_config` in float32 on the CPU, with weights from torch's global generator.
 
-    A config names the precision in which its weights were saved, often float16; left to itself, transformers would
-    draw and train the weights in that.
+    A config names the precision in which its weights were saved, often float16; by default transformers would draw and
+    train the weights in it.
     """
     import torch
 
@@ -125,7 +126,8 @@ def draw_weights(cls: Any, config: Any) -> Any:
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Within, a model is built without memory for its weights, to count them; nothing is drawn or downloaded."""
+    """Inside the context, a model is built without memory for its weights, to count them; nothing is drawn or
+    downloaded."""
     import torch
 
     with offline(), torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -134,7 +136,8 @@ def weightless() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, transformers draws no progress bars, nor the tables of tensors that this module reports itself."""
+    """Inside the context, transformers shows neither progress bars nor tables of tensors, which this module reports
+    itself."""
     from transformers.utils import logging
 
     drawn, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -149,17 +152,17 @@ def quiet() -> Iterator[None]:
 
 
 def refuse_random_weights(source: "Source", options: Mapping[str, Any], facts: Mapping[str, Any], outcome: str) -> None:
-    """Raise UsageError for a model that nobody trained, unless the options ask for random weights.
+    """Raise UsageError for a model that was never trained, unless the options ask for random weights.
 
-    options: the backbone's, as given; facts: what the loaded backbone describes, empty before it is loaded; outcome:
-    what comes of random weights.
+    options: the backbone's, as given; facts: the description of the loaded backbone, empty before it is loaded;
+    outcome: the consequence of random weights, for the message.
     """
     untrained = bool(source.size) or facts.get("pretrained") is False
     if untrained and options.get("random_weights") is not True:
         raise UsageError(
             f"{source.reference} has random weights: {outcome}",
             hint="Train it first (mmalign train --objective pretrain), or give a model with weights: mmalign list "
-            "backbones. With --set backbone.random_weights=true it is taken all the same.",
+            "backbones. To use it nevertheless: --set backbone.random_weights=true.",
         )
 
 

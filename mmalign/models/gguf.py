@@ -1,10 +1,10 @@
-"""The architecture that a GGUF file names, read from its header alone. Standard library only.
+"""Reads the architecture that a GGUF file names from its header alone. Standard library only.
 
     read_architecture(Path("model.gguf"))      # "llama"
 
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), little-endian: the four bytes GGUF, version u32,
 number of tensors u64, number of keys u64; then each key as a string (length u64, UTF-8), the type of its value u32 and
-the value. `general.architecture` is the first key in practice; others before it are passed over.
+the value. `general.architecture` is the first key in practice; keys before it are skipped.
 """
 
 import struct
@@ -16,19 +16,19 @@ from mmalign.reading import open_file
 
 SUFFIX = ".gguf"
 _KEY = "general.architecture"
-_LONGEST = 2**16  # bytes of a key or an architecture, and elements of an array before it; the format allows 2**64
+_LONGEST = 2**16  # most bytes of a key or architecture, most elements of an array before it; the format allows 2**64
 _STRING, _ARRAY = 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type -> bytes
 
 
 def read_architecture(path: Path) -> str:
-    """The value of `general.architecture`; raises CheckpointError for a file that is not GGUF, or cut short."""
+    """The value of `general.architecture`; raises CheckpointError for a file that is not GGUF or is truncated."""
     try:
         with open_file(path) as file:
             return _find(file)
     except (OSError, ValueError, struct.error) as error:
         raise CheckpointError(
-            f"{path} is not a readable GGUF file: {error}", hint="Was it downloaded whole? Compare its size."
+            f"{path} is not a readable GGUF file: {error}", hint="Is the download complete? Compare its size."
         ) from error
 
 
@@ -52,7 +52,7 @@ def _skip(file: BinaryIO, kind: int) -> None:
     elif kind == _ARRAY:
         inner, length = _unpack(file, "<IQ")
         if length > _LONGEST:
-            raise ValueError(f"an array of {length:,} elements stands before {_KEY}")
+            raise ValueError(f"an array of {length:,} elements comes before {_KEY}")
         for _ in range(length):
             _skip(file, inner)
     elif kind in _SIZES:
@@ -64,7 +64,7 @@ def _skip(file: BinaryIO, kind: int) -> None:
 def _string(file: BinaryIO) -> str:
     (length,) = _unpack(file, "<Q")
     if length > _LONGEST:
-        raise ValueError(f"a string of {length:,} bytes stands before {_KEY}")
+        raise ValueError(f"a string of {length:,} bytes comes before {_KEY}")
     return _exactly(file, length).decode("utf-8")
 
 
@@ -73,7 +73,7 @@ def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
-    found = file.read(length)
-    if len(found) < length:
+    data = file.read(length)
+    if len(data) < length:
         raise ValueError("it ends inside its header")
-    return found
+    return data

@@ -1,8 +1,8 @@
-"""Files of a hub repository, from the cache or the network; only those that are asked for.
+"""Fetches files of a hub repository from the cache or the network, and only those requested.
 
     folder = fetch("org/model", ["config.json"], ["*.safetensors", *TOKENIZER_PATTERNS])
 
-Without a network, a file that is not cached is a CheckpointError that says what to do.
+Without a network, a file that is not cached raises a CheckpointError that says what to do.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from mmalign.errors import CheckpointError
 
 TOKENIZER_PATTERNS = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
-CHAT_TEMPLATE = "chat_template.jinja"  # as transformers names it beside the tokenizer's files
+CHAT_TEMPLATE = "chat_template.jinja"  # transformers' name for it beside the tokenizer's files
 
 
 def fetch(repository: str, needed: list[str], wanted: list[str] | None = None) -> Path:

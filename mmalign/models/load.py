@@ -1,4 +1,5 @@
-"""The one way to a model: its source checked against what is needed of it, then built with its options.
+"""The one way to load a model: its source is checked against the needed capabilities, then it is built with its
+options.
 
 source = require_source(catalog, "runs/dpo/model", ("generate",), "generate")
 model = load_model(catalog, source, {"lora": {"rank": 8}}, device=device, say=print)
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], who: str) -> "Source":
-    """The source of a reference; raises IncompatibleError where its family lacks what `who` needs."""
+    """The source of a reference; raises IncompatibleError where its family lacks a capability that `who` needs."""
     source = find_source(reference, catalog)
     require_needs(who, needs, source.family, reference, catalog)
     return source
@@ -36,12 +37,12 @@ def load_model(
     if_random: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Any:
-    """The model on its device (None: the CPU, where it was built); raises UsageError for wrong options, and what its
-    loader raises.
+    """The model on its device (None: the CPU, where it was built); raises UsageError for wrong options, and its
+    loader's errors.
 
     options: the backbone's, as a user gave them or checked already. frozen: without gradient, in evaluation mode.
-    if_random: what comes of random weights, which are refused unless the options ask for them; empty: they are not.
-    say: hears where the model is, if not where the reference leads, and what is not plain of it.
+    if_random: the consequence of random weights, which are then refused unless the options ask for them; empty: they
+    are allowed. say: is told where the model is, if not where the reference points, and notes on it.
     """
     from pydantic import BaseModel
 

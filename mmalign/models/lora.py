@@ -5,9 +5,9 @@
     merged_state(module)                       # the tensors of the module without adapter: W + alpha/r B A
     save_adapter(module, folder, base="...")   # what peft's PeftModel.from_pretrained loads
 
-A backbone that declares `adapter_switch` has these options as `lora`, and puts the adapter in before anything is tried
-on the model. Functions on a module without adapter do nothing, and import nothing. What is merged, saved, scaled or
-described is the first adapter, the policy's.
+A backbone that declares `adapter_switch` has these options as `lora`, and adds the adapter before it tries anything on
+the model. On a module without an adapter, these functions do nothing and import nothing. Merging, saving, scaling and
+describing concern the first adapter, the policy's.
 """
 
 import copy
@@ -32,24 +32,24 @@ _NAME = "default"
 
 
 class LoraOptions(BaseModel):
-    """A low-rank adapter: the model's own weights are kept, and only the adapter's train."""
+    """A low-rank adapter: the model's own weights are frozen, and only the adapter's train."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    rank: int = Field(0, ge=0, description="rank of the adapter of each layer; 0: none, all weights train")
-    alpha: float = Field(0.0, ge=0, description="the adapter's part is scaled by alpha / rank; 0: twice the rank")
+    rank: int = Field(0, ge=0, description="rank of each layer's adapter; 0: no adapter, all weights train")
+    alpha: float = Field(0.0, ge=0, description="the adapter's output is scaled by alpha / rank; 0: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs dropped in training")
     targets: tuple[str, ...] = Field(
-        (), description="last names of the layers that get one, such as q_proj; empty: all linear layers that train"
+        (), description="last names of layers with an adapter, such as q_proj; empty: all linear layers that train"
     )
 
     @property
     def numerator(self) -> float:
-        """alpha as it is used."""
+        """alpha, with its default resolved."""
         return self.alpha or 2.0 * self.rank
 
 
 def require(options: LoraOptions) -> None:
-    """Raise UsageError where an adapter is asked for and peft is missing: before weights are loaded."""
+    """Raise UsageError where the options ask for an adapter and peft is missing. Call it before weights are loaded."""
     if options.rank and importlib.util.find_spec("peft") is None:
         raise UsageError(
             "backbone.lora needs the package peft, which is not installed",
@@ -58,10 +58,10 @@ def require(options: LoraOptions) -> None:
 
 
 def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.Module | None]" = ()) -> None:
-    """Put an adapter into linear layers and freeze all else; nothing for rank 0.
+    """Put an adapter into linear layers and freeze everything else; does nothing for rank 0.
 
-    Layers that are locked, or named in `spare` (an output head), get none; nor do torch's MultiheadAttention layers,
-    which read their weights without calling a layer. Draws A from torch's global generator. Raises UsageError.
+    Locked layers, and layers in `spare` (an output head), get none; neither do torch's MultiheadAttention layers, which
+    read their weights without calling a layer. Draws A from torch's global generator. Raises UsageError.
     """
     require(options)
     if not options.rank:
@@ -76,7 +76,7 @@ def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.M
         lora_alpha=options.numerator,  # type: ignore[arg-type]
         lora_dropout=options.dropout,
         target_modules=_as_peft_targets(chosen, module),
-        fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in chosen),  # GPT-2 keeps W transposed
+        fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in chosen),  # GPT-2 stores W transposed
     )
     inject_adapter_in_model(config, module, adapter_name=_NAME)
     select(module, _NAME)
@@ -84,7 +84,7 @@ def inject(module: "nn.Module", options: LoraOptions, *, spare: "Collection[nn.M
 
 
 def add_adapter(module: "nn.Module", name: str, config: Any = None, *, trains: bool = True) -> None:
-    """Put another adapter beside the first, with B = 0; the first stays selected, and what trains goes on training.
+    """Put another adapter beside the first, with B = 0; the first stays selected, and trained parameters keep training.
 
     config: peft's LoraConfig; None: the first adapter's. Draws A from torch's global generator.
     """
@@ -92,7 +92,7 @@ def add_adapter(module: "nn.Module", name: str, config: Any = None, *, trains: b
 
     settings: Any = module.peft_config
     before = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
-    with warnings.catch_warnings():  # peft's, that there is an adapter already
+    with warnings.catch_warnings():  # peft warns that there is an adapter already
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config or copy.deepcopy(settings[_NAME]), module, adapter_name=name)
     for parameter in module.parameters():
@@ -101,7 +101,7 @@ def add_adapter(module: "nn.Module", name: str, config: Any = None, *, trains: b
 
 
 def remove_adapter(module: "nn.Module", name: str) -> None:
-    """Take one away that `add_adapter` put in."""
+    """Remove an adapter that `add_adapter` added."""
     for _, layer in adapted_layers(module, name):
         layer.delete_adapter(name)
     settings: Any = module.peft_config
@@ -110,30 +110,30 @@ def remove_adapter(module: "nn.Module", name: str) -> None:
 
 
 def adapter_parameters(module: "nn.Module", name: str) -> "list[nn.Parameter]":
-    """Those of one adapter."""
+    """The parameters of one adapter."""
     layers = [layer for _, layer in adapted_layers(module, name)]
     return [half[name].weight for layer in layers for half in (layer.lora_A, layer.lora_B)]
 
 
 class Adaptable:
-    """What a backbone with `adapter_switch` inherits."""
+    """Base class of backbones with `adapter_switch`."""
 
     module: Any  # each family's own class of model
 
     @property
     def adapter_is_fresh(self) -> bool:
-        """Whether it has an adapter: one is always put on the starting weights, with B = 0."""
+        """Whether there is an adapter: it always starts with B = 0 on the starting weights."""
         return bool(adapted_layers(self.module, _NAME))
 
     def adapter_off(self) -> AbstractContextManager[None]:
-        """Within, the base weights alone; see the function of that name."""
+        """Inside the context, the module computes with the base weights alone; see the function of this name."""
         return adapter_off(self.module)
 
 
 def merged_state(module: "nn.Module", state: "Mapping[str, Tensor] | None" = None) -> "dict[str, Tensor]":
-    """The state dict that the module would have with its adapter added to its weights; the module stays as it is.
+    """The state dict that the module would have with its adapter added to its weights; the module does not change.
 
-    state: what to take for the module's own state dict, where that is not of floats.
+    state: used instead of the module's own state dict, where that is not of floats.
     """
     layers = dict(adapted_layers(module))
     own = {f"{name}.{key}" for name, layer in layers.items() for key in layer.state_dict() if "lora_" in key}
@@ -149,7 +149,7 @@ def merged_state(module: "nn.Module", state: "Mapping[str, Tensor] | None" = Non
 
 
 def scale_adapter(module: "nn.Module", share: float) -> bool:
-    """Make the adapter's part of the weights `share` of what it was, which is to interpolate with the starting weights.
+    """Multiply the adapter's part of the weights by `share`, which interpolates between starting and trained weights.
 
     Returns whether there is an adapter. Call it without gradient.
     """
@@ -160,9 +160,9 @@ def scale_adapter(module: "nn.Module", share: float) -> bool:
 
 
 def save_adapter(module: "nn.Module", folder: Path, *, base: str, task: str | None = None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors into `folder` for peft; nothing without an adapter.
+    """Write adapter_config.json and adapter_model.safetensors into `folder` for peft; does nothing without an adapter.
 
-    base: what the adapter belongs to, a path or a hub id. task: peft's word for it, such as CAUSAL_LM.
+    base: the model that the adapter belongs to, a path or a hub id. task: peft's name of the task, such as CAUSAL_LM.
     """
     from safetensors.torch import save_file
 
@@ -195,12 +195,12 @@ def _linear_layers(module: "nn.Module", spare: "Collection[nn.Module | None]") -
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    unused = [part.out_proj for part in module.modules() if isinstance(part, nn.MultiheadAttention)]
-    left_out = {id(part) for part in (*unused, *spare)}
+    unused = [layer.out_proj for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
+    left_out = {id(layer) for layer in (*unused, *spare)}
     linear = {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)}
     return {
         name: child
-        for name, child in linear.items()  # quantised weights never train themselves
+        for name, child in linear.items()  # quantised weights do not train, but may have an adapter
         if id(child) not in left_out and (child.weight.requires_grad or not child.weight.is_floating_point())
     }
 
@@ -208,7 +208,7 @@ def _linear_layers(module: "nn.Module", spare: "Collection[nn.Module | None]") -
 def _choose(layers: "dict[str, nn.Module]", targets: tuple[str, ...]) -> list[str]:
     known = sorted({name.rpartition(".")[2] for name in layers})
     if not known:
-        raise UsageError("there is no linear layer for backbone.lora that trains", hint="Unlock a part of the model.")
+        raise UsageError("backbone.lora finds no linear layer that trains", hint="Unlock a part of the model.")
     for target in targets:
         if target not in known:
             hint = f"{did_you_mean(target, known)} Layers here: {', '.join(known)}.".strip()
@@ -217,7 +217,7 @@ def _choose(layers: "dict[str, nn.Module]", targets: tuple[str, ...]) -> list[st
 
 
 def _as_peft_targets(chosen: list[str], module: "nn.Module") -> list[str] | str:
-    """Last names where all layers so named are chosen, else an expression that matches whole names only."""
+    """Last names, if they select exactly the chosen layers; else an expression that matches whole names only."""
     last = {name.rpartition(".")[2] for name in chosen}
     same = {name for name, _ in module.named_modules() if name.rpartition(".")[2] in last}
     return sorted(last) if same == set(chosen) else "|".join(map(re.escape, chosen))

@@ -1,11 +1,11 @@
-"""Where a model comes from: parse a reference, read its config without importing its library, find its family.
+"""Finds where a model comes from: parses a reference, reads its config without importing its library, finds its family.
 
 clip-lite                          an embedded model, by name
 gpt-2, gpt-2:355m                  a shape and a size of it, from random weights
 open_clip:ViT-B-32/openai          an architecture and a tag of open_clip; without a tag: random weights
 open_clip:hf-hub:org/model         a hub repository in open_clip's format
 hf:openai/clip-vit-base-patch32    a hub repository in transformers' format
-./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never touches the network.
+./folder, open_clip:./f, hf:./f    a local folder; its config file tells the format. Never uses the network.
 model.gguf, hf:./model.gguf        a file in llama.cpp's format, or a folder with one such file and no config
 ./run/model/adapter                a folder with an adapter of peft, on the model that its config names
 ./run                              a run folder: the model that it trained, which is ./run/model
@@ -30,7 +30,7 @@ from mmalign.models.gguf import read_architecture
 from mmalign.reading import read_text
 from mmalign.registry.catalog import Catalog
 
-_HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix of transformers' hub ids, and how they look
+_HUB, _HUB_NAME = "hf", re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # the prefix and the form of transformers' hub ids
 CONFIGS = OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG = "open_clip_config.json", "config.json"
 RUN_FILE, RUN_MODEL = "run.json", "model"  # in the folder of a run
 
@@ -70,7 +70,7 @@ def _known(reference: str, entries: list[Entry], prefixes: list[str]) -> str:
     near = did_you_mean(reference, embedded)
     if not near and (near := did_you_mean(reference, shapes)):
         hub = f"; weights of that name on the hub are hf:{reference}" if "hf" in prefixes else ""
-        near += f" That is a shape that starts from random weights, for training{hub}."
+        near += f" It is a shape for training from random weights{hub}."
     return f"{near} {'; '.join(kinds)}; or a folder. Try: mmalign list backbones".strip()
 
 
@@ -103,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_configs(folder: Path) -> list[dict[str, Any]]:
-    """Every parsed config of a folder, open_clip's first: repositories published for two libraries hold both."""
+    """Every parsed config of a folder, open_clip's first: repositories published for two libraries have both."""
     configs = []
     for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG):
         path = folder / name
@@ -115,7 +115,8 @@ def read_configs(folder: Path) -> list[dict[str, Any]]:
 
 
 def no_model_in(folder: Path) -> CheckpointError:
-    """To raise: such a folder has no config, and perhaps one in it does, as the folder of a run has `model`."""
+    """The error for a folder without a config. It suggests a subfolder that has one, such as `model` in the folder of a
+    run."""
     inside = sorted(
         path.parent for name in (OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG) for path in folder.glob(f"*/{name}")
     )
@@ -136,9 +137,9 @@ def open_clip_architecture(name: str) -> dict[str, Any] | None:
 
 
 def _from_path(reference: str, path: Path, entries: list[Entry], above: frozenset[Path] = frozenset()) -> Source:
-    """A folder with a config, a GGUF file, a folder with one of them and no config, or one with an adapter.
+    """A folder with a config, a GGUF file, a folder with a GGUF file and no config, or a folder with an adapter.
 
-    above: adapters that led here.
+    above: adapters whose base models led here.
     """
     if (path / RUN_FILE).is_file() and not any((path / name).is_file() for name in CONFIGS):
         return replace(_from_path(reference, _model_of_run(path), entries, above), run=path)
@@ -154,25 +155,26 @@ def _from_path(reference: str, path: Path, entries: list[Entry], above: frozense
 
 
 def _model_of_run(folder: Path) -> Path:
-    """The folder of its model; raises CheckpointError where the run has saved none."""
+    """The run's model folder; raises CheckpointError where the run has saved none."""
     if not (folder / RUN_MODEL).is_dir():
-        hint = f"A run saves its model at its end. Go on with it: mmalign train --resume {folder}"
+        hint = f"A run saves its model at its end. Continue it: mmalign train --resume {folder}"
         raise CheckpointError(f"{folder} is a run that has saved no model yet", hint=hint)
     return folder / RUN_MODEL
 
 
 def _from_adapter(reference: str, folder: Path, entries: list[Entry], above: frozenset[Path]) -> Source:
-    """The base model with this adapter on top; its path counts from the adapter's folder, then from the working one."""
+    """The base model with this adapter on top; its path is relative to the adapter's folder, else to the working
+    directory."""
     base = read_base(folder)
-    places = [place for place in (folder / base, Path(base).expanduser()) if place.exists()]
+    paths = [path for path in (folder / base, Path(base).expanduser()) if path.exists()]
     hint = f"Set base_model_name_or_path in {folder / ADAPTER_CONFIG} to the folder of that model."
     if folder.resolve() in above:
         raise CheckpointError(f"{folder} is an adapter on itself, by way of {base}", hint=hint)
-    if not places and not _HUB_NAME.fullmatch(base):
-        raise CheckpointError(f"{folder} is an adapter on {base}, which is not there", hint=hint)
+    if not paths and not _HUB_NAME.fullmatch(base):
+        raise CheckpointError(f"{folder} is an adapter on {base}, which does not exist", hint=hint)
     try:
-        if places:
-            source = _from_path(reference, places[0], entries, above | {folder.resolve()})
+        if paths:
+            source = _from_path(reference, paths[0], entries, above | {folder.resolve()})
         else:
             source = _from_name(reference, base, [entry for entry in entries if _HUB in entry.spec.prefixes])
     except CheckpointError as error:
@@ -212,7 +214,7 @@ def _from_name(reference: str, name: str, entries: list[Entry]) -> Source:
 
 
 def _fetched_hub_configs(repository: str) -> list[dict[str, Any]]:
-    """The configs alone, downloaded: whether an objective fits is known before a weight is."""
+    """Only the configs, downloaded, so that a wrong objective is refused before any weights are."""
     from mmalign.models.hub import fetch
 
     return read_configs(fetch(repository, [], [OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG]))
@@ -229,25 +231,25 @@ def _match_any(
 
 def _match(reference: str, config: Mapping[str, Any], entries: list[Entry]) -> tuple[Entry, Family]:
     """The one family whose `matches` accepts the config; raises UsageError for none or two."""
-    found = [(entry, family) for entry in entries for family in entry.spec.families if family.matches(config)]
-    if len(found) == 1:
-        return found[0]
+    matches = [(entry, family) for entry in entries for family in entry.spec.families if family.matches(config)]
+    if len(matches) == 1:
+        return matches[0]
     kind = config.get("model_type") or config.get("gguf_architecture") or "this config"
-    if not found:
+    if not matches:
         known = ", ".join(sorted({family.name for entry in entries for family in entry.spec.families}))
-        # A family's classifier has the model_type of its language model, which is handled.
+        # A family's classifier has the model_type of its language model, which a plugin does handle.
         architectures = config.get("architectures")
         built = f" ({', '.join(map(str, architectures))})" if isinstance(architectures, list) and architectures else ""
         raise UsageError(
             f"{reference}: no plugin handles {kind!r}{built}",
             hint=f"Known families: {known}. Try: mmalign list backbones",
         )
-    names = " and ".join(f"{entry.qualified} ({family.name})" for entry, family in found)
+    names = " and ".join(f"{entry.qualified} ({family.name})" for entry, family in matches)
     raise UsageError(f"{reference}: {kind!r} is claimed by {names}", hint="Disable one: mmalign plugins disable NAME")
 
 
 def _cached_hub_configs(repository: str) -> list[dict[str, Any]]:
-    """The configs of a hub repository that is already in the local cache, without importing the hub's library."""
+    """The configs of a hub repository in the local cache, read without importing the hub's library."""
     home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     base = Path(home).expanduser() / f"models--{repository.replace('/', '--')}"
     try:

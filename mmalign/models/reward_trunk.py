@@ -1,7 +1,7 @@
-"""Reward models that a backbone of the same family takes up: to start a critic from, or to score beside the policy.
+"""Reward models that a backbone of the same family loads, to start a critic from or to score beside the policy.
 
-read = backbone.scorer_adapter(Path("runs/reward/model"), "reward", trains=False)
-read.head; read.mean
+scorer = backbone.scorer_adapter(Path("runs/reward/model"), "reward", trains=False)
+scorer.head; scorer.mean
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ReadScorer(NamedTuple):
-    """A trained reward model as parts: a backbone with `hidden_states`, a head [H] -> 1, and the mean to take off."""
+    """A trained reward model as parts: a backbone with `hidden_states`, a head [H] -> 1, and the mean to subtract."""
 
     backbone: Any
     head: "nn.Linear"
@@ -21,14 +21,14 @@ class ReadScorer(NamedTuple):
 
 @runtime_checkable
 class ReadsScorers(Protocol):
-    """A backbone that takes up saved reward models which read its own tokens."""
+    """A backbone that loads saved reward models with its own tokenizer."""
 
     def scorer_copy(self, folder: Path) -> ReadScorer:
-        """A trunk of its own, with its `module` and `hidden_width`. Raises CheckpointError."""
+        """A separate trunk, with its `module` and `hidden_width`. Raises CheckpointError."""
         ...
 
     def scorer_adapter(self, folder: Path, name: str, *, trains: bool) -> ReadScorer:
-        """This backbone, whose module has the reward model's adapter under that name from then on.
+        """This backbone, whose module then has the reward model's adapter under that name.
 
         Raises CheckpointError where the reward model was not trained with an adapter on these very weights.
         """

@@ -1,4 +1,4 @@
-"""How large a model is, told before its weights are there: what default learning rates go by.
+"""The size of a model, known before its weights are loaded; default learning rates depend on it.
 
 class MyBackbone:
     @classmethod
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class ModelSize(NamedTuple):
-    """parameters: of the whole model, as built, without an adapter; 0 where that is not known before loading. random:
-    its weights start from random numbers."""
+    """parameters: of the whole model, as built, without an adapter; 0 where unknown before loading. random: its weights
+    start from random numbers."""
 
     parameters: int
     random: bool
@@ -21,9 +21,9 @@ class ModelSize(NamedTuple):
 
 @runtime_checkable
 class KnowsSize(Protocol):
-    """A backbone class that can tell how large a model is without its weights: default learning rates go by it."""
+    """A backbone class that can tell a model's size without its weights; default learning rates depend on it."""
 
     @classmethod
     def size(cls, source: "Source", config: Any) -> ModelSize:
-        """From the config alone: nothing is downloaded, drawn or kept."""
+        """From the config alone: nothing is downloaded, drawn or stored."""
         ...

@@ -132,5 +132,5 @@ def test_layers_that_cannot_have_one_are_named() -> None:
     for name in ("out_proj", "head"):
         with pytest.raises(UsageError, match=f"no linear layer that trains is named '{name}'"):
             adapted(LoraOptions(rank=1, targets=(name,)))
-    with pytest.raises(UsageError, match=r"no linear layer for backbone.lora that trains"):
+    with pytest.raises(UsageError, match=r"backbone.lora finds no linear layer that trains"):
         inject(Block().requires_grad_(False), LoraOptions(rank=1))

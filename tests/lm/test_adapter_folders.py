@@ -155,9 +155,12 @@ def test_the_base_is_found_from_the_adapter_or_the_working_folder(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"base_model_name_or_path": "./gone"}, ("is an adapter on ./gone, which is not there", "adapter_config.json")),
+        (
+            {"base_model_name_or_path": "./gone"},
+            ("is an adapter on ./gone, which does not exist", "adapter_config.json"),
+        ),
         ({"base_model_name_or_path": "some/where"}, ("is an adapter on some/where", "not on this machine")),
-        ({"base_model_name_or_path": "gpt-2:124m"}, ("gpt-2:124m, which is not there",)),
+        ({"base_model_name_or_path": "gpt-2:124m"}, ("gpt-2:124m, which does not exist",)),
         ({"base_model_name_or_path": None}, ("names no base model",)),
         ({"base_model_name_or_path": "."}, ("is an adapter on itself",)),
         ({"peft_type": "PREFIX_TUNING"}, ("type 'PREFIX_TUNING'; LORA is known here", "Merge it with peft")),

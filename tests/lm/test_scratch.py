@@ -204,7 +204,7 @@ def test_random_weights_that_are_asked_for_answer(capsys) -> None:
     error = capsys.readouterr().err
     assert (
         "gpt-2" in error
-        and "starts from random weights, for training; weights of that name on the hub are hf:gpt2" in error
+        and "a shape for training from random weights; weights of that name on the hub are hf:gpt2" in error
     )
 
 
