@@ -1,4 +1,5 @@
-"""Examples to batches, in data workers: pictures and texts through a backbone's processor, the rest as it is.
+"""Turns examples into batches, in data workers: a backbone's processor encodes pictures and texts; the rest is kept as
+is.
 
     encoder = Encoder(backbone.processor, ImageText, seed=0)
     batch = collate([encoder.encode(example, epoch=0, index=17, train=True), ...])
@@ -29,7 +30,7 @@ from mmalign.language.sequences import Sequences
 
 
 class Encoder:
-    """Encodes examples of one kind for one backbone. Picklable; holds no state that a call changes.
+    """Encodes examples of one kind for one backbone. Picklable; calls change no state.
 
     kind: its dataclass. columns: as `columns_of` gives them. Raises PluginError for a class that is no kind of example.
     What augmentation draws depends on (seed, epoch, index) alone, never on the worker or the batch. answer_tokens: the

@@ -1,7 +1,7 @@
-"""What goes wrong with samples: too many that cannot be read, and a data set or a processor that raises.
+"""Errors of samples: too many that cannot be read, and a data set or a processor that raises.
 
-Data set and processor are a plugin's code: what they raise, besides errors of this project, is theirs, and is told with
-its file and line, from a worker process too.
+A data set and a processor are a plugin's code. Errors that they raise, other than this project's own, are reported with
+file and line, also from a worker process.
 """
 
 import traceback
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from mmalign.errors import DataError, MmalignError, raised_at
 
-_MIN_BASE = 1000  # below so many examples, a share of bad ones says little
+_MIN_BASE = 1000  # with fewer examples, a share of bad ones means little
 
 
 class Limit:
-    """When bad samples are too many."""
+    """The limit of bad samples."""
 
     def __init__(self, max_bad: float, num_examples: int) -> None:
         self._max_bad = max_bad
@@ -31,12 +31,13 @@ class Limit:
         raise DataError(
             f"{len(bad)} unreadable samples; data.max_bad={self._max_bad:g} allows {int(self._max_bad * base)} "
             f"of {base:,}:\n{shown}{more}",
-            hint="Mend or remove them, or allow more: --set data.max_bad=0.05",
+            hint="Correct or remove them, or allow more: --set data.max_bad=0.05",
         )
 
 
 class Carried(NamedTuple):
-    """An error on its way from a worker. traceback: of where it was raised, which does not travel itself."""
+    """An error on its way from a worker. traceback: of where it was raised, as text, because tracebacks cannot be
+    sent."""
 
     kind: type[MmalignError]
     message: str
@@ -45,14 +46,14 @@ class Carried(NamedTuple):
 
 
 def failure_of(error: Exception, dataset: Any, key: str) -> MmalignError:
-    """The error as it is, where it is one of this project; else a DataError that names the data set and the place."""
+    """An error of this project unchanged; any other as a DataError that names the data set, the file and the line."""
     if isinstance(error, MmalignError):
         return error
     kind = type(dataset)
     where = raised_at(error, kind.__module__)
     return DataError(
         f"data set {kind.__qualname__} (of {kind.__module__}), {key}: {type(error).__name__}: {error}{where}",
-        hint="Reading or encoding this example raised. MMALIGN_DEBUG=1 shows the whole way there.",
+        hint="Reading or encoding this example raised. MMALIGN_DEBUG=1 shows the traceback.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which data set a name, a path or a reference with a prefix means.
+"""Finds the data set that a name, a path or a reference with a prefix means.
 
 entry, path = find_dataset(catalog, "pairs.jsonl", ("preference", "ranking"))     # path: None for a name
 entry, path = find_dataset(catalog, "hf:org/pairs", ("preference", "ranking"))    # path: "hf:org/pairs"
@@ -19,8 +19,8 @@ def find_dataset(
 ) -> tuple[Entry, str | None]:
     """A data set by name, or the reader for a path, or the default of the first kind that has one.
 
-    Where readers of several kinds could be meant, the one that recognises the data. options: the data set's, as given.
-    A local path comes back absolute. Raises UsageError.
+    Of several possible readers, the one that recognises the data is used. options: the data set's, as given. A local
+    path is returned absolute. Raises UsageError.
     """
     if name is None:
         for kind in kinds:
@@ -52,13 +52,13 @@ def find_dataset(
 
 
 def recognises(entry: Entry, path: str, options: Mapping[str, Any]) -> bool:
-    """Whether a reader says that its kind is in the data; raises DataError."""
+    """Whether a reader recognises its kind in the data; raises DataError."""
     module, _, name = entry.spec.recognises.partition(":")
     return bool(name) and vars(import_module(module))[name](path, options) == entry.spec.kind
 
 
 def _place(catalog: Catalog, name: str) -> tuple[str, str]:
-    """(prefix, path or reference); both are empty where `name` looks like neither."""
+    """(prefix, path or reference); both are empty where `name` looks like neither a path nor a reference."""
     prefix, _, rest = name.partition(":")
     known = {prefix for entry in catalog.entries("datasets") for prefix in entry.spec.prefixes}
     if rest and prefix in known:

@@ -1,10 +1,10 @@
-"""Find and open images from anywhere, whatever is wrong with them.
+"""Finds and opens images from anywhere, and reports whatever is wrong with them.
 
     image = open_image(ImageRef("photo.jpg"))                  # PIL, RGB, upright, on white; or BadSample
     paths, problems = find_images(["photos/", "more/*.png"])
 
-Pixels are decoded at full size: JPEG's `draft` mode would change what an evaluation sees. ICC profiles are not applied,
-as in open_clip and transformers.
+Pixels are decoded at full size, because JPEG's `draft` mode would change what an evaluation sees. ICC profiles are not
+applied, as in open_clip and transformers.
 """
 
 import glob
@@ -23,11 +23,11 @@ from mmalign.errors import BadSample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The formats of the web and of cameras, each with a hardened decoder. TIFF, PSD, FITS, EPS and the other forty that
-# Pillow reads bring most of its advisories and hardly any training data.
+# The formats of the web and of cameras, each with a hardened decoder. TIFF, PSD, FITS, EPS and some forty others that
+# Pillow reads cause most of its security advisories and hold hardly any training data.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
-# Pictures all the same: where they lie, somebody expects them to be read.
+# These are pictures too, so a user expects them to be read: they are counted as lost.
 UNREAD_SUFFIXES = frozenset(
     {".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".svg", ".ico", ".psd", ".tga", ".ppm", ".pgm",
      ".pbm", ".exr", ".hdr", ".dds", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
@@ -53,7 +53,7 @@ def open_image(ref: ImageRef, max_pixels: int = MAX_PIXELS) -> "Image":
 
 
 def image_from_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> "Image":
-    """As `open_image`, of bytes; `name` is what errors call it."""
+    """As `open_image`, from bytes; errors call the image `name`."""
     if not data:
         raise BadSample(f"{name}: empty file")
     if len(data) > MAX_BYTES:
@@ -70,21 +70,23 @@ def image_from_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> "I
     except BadSample:
         raise
     except Exception as error:
-        # Decoders meet hostile bytes here: OSError, SyntaxError, ValueError, struct.error, MemoryError and more.
+        # Decoders raise many errors for hostile bytes: OSError, SyntaxError, ValueError, struct.error, MemoryError, ...
         raise BadSample(f"{name}: {_reason(error)}") from error
 
 
 def describe(ref: ImageRef) -> str:
-    """The name of an image in errors: its path, with the offset inside an archive."""
+    """The name of an image in errors: its path, and its offset inside an archive."""
     return ref.path if ref.size is None else f"{ref.path}@{ref.offset}"
 
 
 def find_images(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Return (images, problems as (source, reason)): files as given, folders recursively, globs expanded; each once.
+    """Return (images, problems as (source, reason)): files as given, folders recursively, globs expanded; each image
+    once.
 
-    A file named outright is kept whatever its suffix; folders and globs give files with one of IMAGE_SUFFIXES, sorted.
+    A file that is named itself is kept whatever its suffix; folders and globs give files with one of IMAGE_SUFFIXES,
+    sorted.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}
     problems = []
     for source in map(str, sources):
         path = Path(source).expanduser()
@@ -100,12 +102,12 @@ def find_images(sources: Iterable[str | Path]) -> tuple[list[Path], list[tuple[s
             matches, reason = [], "no such file or folder"
         if not matches:
             problems.append((source, reason))
-        found.update(dict.fromkeys(matches))
-    return list(found), problems
+        images.update(dict.fromkeys(matches))
+    return list(images), problems
 
 
 class LeftOut(NamedTuple):
-    """A file that gives no picture, and why. lost: whether it is one, or may hold some, that somebody expects."""
+    """A file that gives no picture, and why. lost: whether it is, or may contain, a picture that somebody expects."""
 
     path: Path
     reason: str
@@ -115,7 +117,7 @@ class LeftOut(NamedTuple):
 def survey(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     """(pictures, the rest): every file below the folder and every link to a folder, each once; pictures sorted.
 
-    Links to folders are not followed: they may lead back, or to the whole disk.
+    Links to folders are not followed: they may lead back here, or to the whole disk.
     """
     pictures: list[Path] = []
     rest: list[LeftOut] = []
@@ -126,7 +128,7 @@ def survey(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     for parent, folders, files in os.walk(folder, onerror=refused):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         rest += [LeftOut(Path(parent, name), "link to a folder, which is not followed", True) for name in links]
-        is_hidden = any(is_litter(part) for part in Path(parent).relative_to(folder).parts)
+        is_hidden = any(is_litter(level) for level in Path(parent).relative_to(folder).parts)
         for name in files:
             why = LeftOut(Path(parent, name), "hidden file", False) if is_hidden else _why_no_picture(parent, name)
             if why is None:
@@ -137,7 +139,7 @@ def survey(folder: Path) -> tuple[list[Path], list[LeftOut]]:
 
 
 def unread_format(suffix: str) -> str:
-    """The reason for which a picture with such a suffix is left out, or "" where it is none."""
+    """The reason why a picture with this suffix is left out, or "" where there is none."""
     return f"picture in a format that is not read ({suffix})" if suffix in UNREAD_SUFFIXES else ""
 
 
@@ -177,7 +179,7 @@ def _images_of_glob(pattern: str) -> list[Path]:
 
 def _read(ref: ImageRef, name: str) -> bytes:
     try:
-        # Without this check a named pipe would wait for ever, and opening a device may do anything.
+        # Without this check, reading a named pipe would wait for ever, and opening a device might do anything.
         if not stat.S_ISREG(os.stat(ref.path).st_mode):
             raise BadSample(f"{name}: not a regular file")
         with open(ref.path, "rb") as file:
@@ -196,12 +198,12 @@ def _open_header(data: bytes) -> "Image":
     from PIL import Image
 
     with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes (our own limit is lower) and of odd metadata
+        warnings.simplefilter("ignore")  # about sizes (our own limit is lower) and odd metadata
         return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _flatten(image: "Image") -> "Image":
-    """RGB on white, from any mode that the formats give."""
+    """RGB on white, from any mode of these formats."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -228,7 +230,8 @@ def _flatten_deep_grey(image: "Image") -> "Image":
 
 
 def _upright(image: "Image", flat: "Image") -> "Image":
-    """`flat` turned by the orientation that `image` carries; unreadable metadata leave it as it is, as in browsers."""
+    """`flat` rotated by the orientation that `image` states; with unreadable metadata it is unchanged, as in
+    browsers."""
     from PIL.Image import Transpose
 
     turns = {
@@ -244,7 +247,7 @@ def _upright(image: "Image", flat: "Image") -> "Image":
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the EXIF parser raises as many kinds as the decoders
+    except Exception:  # the EXIF parser raises as many kinds of error as the decoders
         orientation = None
     return flat.transpose(turns[orientation]) if orientation in turns else flat
 

@@ -1,12 +1,12 @@
-"""Batches for training, forever and resumable at any step; and one pass in order for evaluation.
+"""Batches for training, endless and resumable at any step; and one pass in order for evaluation.
 
     with Stream(dataset, encoder, Order(len(dataset), seed), batch_size=256, num_workers=2, start_step=120) as stream:
         for step, batch in stream: ...          # step 120, 121, ...
     for batch in Sweep(dataset, encoder, batch_size=64): ...
 
-What a batch holds depends on (order, step, batch_size) alone: neither on workers, nor on processes (each takes a
+The content of a batch depends only on (order, step, batch_size): not on workers, nor on processes (each takes a
 contiguous slice of the same global batch), nor on where the run was resumed. An unreadable sample is counted and
-replaced by another, which (seed, epoch, index) determines. torch's global random state is never touched.
+replaced by another, which (seed, epoch, index) determines. torch's global random state is never used.
 """
 
 import multiprocessing
@@ -35,10 +35,11 @@ Bad = tuple[str, str]  # (key, reason)
 
 
 class Stream:
-    """Iterates (step, Batch) for ever. `batch_size` is global; a batch holds this process's share of it.
+    """Iterates (step, Batch) without end. `batch_size` is global; a batch holds this process's share of it.
 
-    `bad` maps the key of each unreadable sample met so far, in this process, to the reason. Past `max_bad` (a fraction
-    of the examples drawn, reckoned as at least 1,000 or the whole data set) the next batch raises DataError.
+    `bad` maps the key of each unreadable sample met so far in this process to the reason. When their share exceeds
+    `max_bad`, the next batch raises DataError; the share is taken of the examples drawn, but of at least 1,000 or of
+    the whole data set.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Stream:
         if batch_size % world_size:
             raise UsageError(
                 f"batch size {batch_size} is not a multiple of {world_size} processes",
-                hint="Choose a batch size that every process takes an equal share of.",
+                hint="Choose a batch size that the number of processes divides.",
             )
         self.bad: dict[str, str] = dict(bad or {})
         self._step = start_step
@@ -78,8 +79,8 @@ class Stream:
         try:
             loaded = _checked(next(self._batches))
         except BaseException:
-            # A signal handler that raises leaves the pipes to the workers in mid-message, where the next read would
-            # wait for ever: end them. A later call starts others at this very step.
+            # A signal handler that raises leaves the pipes to the workers in mid-message, and the next read would wait
+            # for ever. So the workers are ended; a later call starts new ones at this very step.
             self._batches = None
             raise
         self.bad.update(loaded.bad)
@@ -89,11 +90,11 @@ class Stream:
         return step, loaded.batch
 
     def next_batch(self, stream: str) -> Batch:
-        """The next batch, as one of a stream of that name."""
+        """The next batch, labelled with the name of the stream."""
         return next(self)[1].of_stream(stream)
 
     def close(self) -> None:
-        """End the workers; a later `next` starts them again where it left off."""
+        """End the workers; a later `next` starts new ones where it left off."""
         self._batches = None
 
     def __enter__(self) -> Self:
@@ -104,7 +105,7 @@ class Stream:
 
 
 class Sweep:
-    """Iterates the examples once, in order, without augmentation; `limit` stops after so many.
+    """Iterates the examples once, in order, without augmentation; stops after `limit` examples.
 
     A process takes its contiguous part. Unreadable samples are left out and listed in `bad`; past `max_bad` it raises
     DataError. Batches may be shorter than `batch_size`.
@@ -122,13 +123,13 @@ class Sweep:
         max_bad: float = 0.01,
         prefetch: int = 2,
     ) -> None:
-        total = len(dataset) if limit is None else min(limit, len(dataset))
+        size = len(dataset) if limit is None else min(limit, len(dataset))
         self.bad: dict[str, str] = {}
-        self._range = range(total * rank // world_size, total * (rank + 1) // world_size)
+        self._range = range(size * rank // world_size, size * (rank + 1) // world_size)
         self._batch_size = batch_size
         self._rows = _Rows(dataset, encoder, train=False, seed=0)
         self._workers = (num_workers, prefetch)
-        self._limit = Limit(max_bad, total)
+        self._limit = Limit(max_bad, size)
 
     def __iter__(self) -> Iterator[Batch]:
         indices = [(0, index) for index in self._range]
@@ -143,10 +144,10 @@ class Sweep:
 
 
 class Draws:
-    """Iterates the examples that `Stream` draws at some positions, (epoch, index) each, once and in that order.
+    """Iterates the examples that `Stream` draws at the given positions, (epoch, index) each, once and in that order.
 
-    `bad` maps the keys of unreadable samples, for which others were drawn, to the reason. A position without a readable
-    substitute is left out.
+    `bad` maps the keys of unreadable samples, which were replaced by others, to the reason. A position without a
+    readable substitute is left out.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Draws:
 
 
 class _Loaded(NamedTuple):
-    """What a worker sends: a batch (None where no substitute was readable either) and the bad samples met."""
+    """A worker's message: a batch (None where no substitute was readable either) and the bad samples met."""
 
     batch: Batch | None
     bad: list[Bad]
@@ -174,11 +175,11 @@ class _Loaded(NamedTuple):
 class _Row(NamedTuple):
     values: dict[str, Any] | None
     bad: list[Bad]
-    failure: Carried | None = None  # of a worker, which ends the run
+    failure: Carried | None = None  # an error in a worker, which ends the run
 
 
 class _Rows:
-    """The map-style data set that torch's loader indexes with (epoch, index)."""
+    """The map-style data set that torch's loader indexes by (epoch, index)."""
 
     def __init__(self, dataset: Dataset, encoder: Encoder, train: bool, seed: int) -> None:
         self._dataset = dataset
@@ -187,7 +188,7 @@ class _Rows:
         self._seed = seed
 
     def __getitem__(self, position: tuple[int, int]) -> _Row:
-        """Encode one example; in training replace an unreadable one."""
+        """Encode one example; in training, replace an unreadable one."""
         epoch, index = position
         bad: list[Bad] = []
         for attempt in range(1 + _MAX_SUBSTITUTES * self._train):
@@ -227,7 +228,7 @@ class _Batches:
 
 
 class _Join:
-    """The collate function: rows to a batch. In training every row must be there."""
+    """The collate function: joins rows to a batch. In training every row must be readable."""
 
     def __init__(self, whole: bool) -> None:
         self._whole = whole
@@ -242,7 +243,7 @@ class _Join:
 
 def _load(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> Iterator[_Loaded]:
     loader: DataLoader[Any] = DataLoader(
-        rows,  # type: ignore[arg-type]  # only indexed, never measured: a batch sampler is given
+        rows,  # type: ignore[arg-type]  # the loader only indexes it, because it has a batch sampler
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_Join(whole=rows._train),
@@ -250,7 +251,7 @@ def _load(rows: _Rows, batches: Any, num_workers: int, prefetch: int) -> Iterato
         prefetch_factor=prefetch if num_workers else None,
         generator=torch.Generator(),  # else the loader draws its base seed from the global one
     )
-    # A signal between a worker's birth and `_start_worker` would end it: born with both blocked, it never sees one.
+    # A signal between a worker's start and `_start_worker` would end it, so workers start with both blocked.
     with _blocked(signal.SIGINT, signal.SIGTERM) if num_workers else nullcontext():
         return iter(loader)
 
@@ -274,18 +275,19 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 
 
 def _start_worker(worker_id: int) -> None:
-    """Workers leave Ctrl-C and a batch system's SIGTERM to the main process, which saves, and end when it does."""
+    """Workers ignore Ctrl-C and a batch system's SIGTERM, which the main process handles by saving; they end when it
+    does."""
     parent = multiprocessing.parent_process()
     if multiprocessing.get_start_method() != "forkserver" and parent is not None and os.getppid() != parent.pid:
-        os._exit(0)  # killed already: torch's watchdog, which asks only now who the parent is, would never miss it
+        os._exit(0)  # the parent is dead already; torch's watchdog looks up the parent only now and would not notice
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere nothing tells who sent a signal
+    if sys.platform == "linux":  # elsewhere the sender of a signal is unknown
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey(parent: int) -> None:
-    """End on the SIGTERM of the parent, which leaving processes send their children, and on nobody else's."""
+    """End on a SIGTERM from the parent, which exiting processes send their children, and ignore all others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

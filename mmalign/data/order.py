@@ -1,11 +1,11 @@
-"""The order in which a run sees its examples: a pure function of the seed, so that any position can be resumed.
+"""The order in which a run sees its examples: a pure function of the seed, so that a run can resume at any position.
 
     order = Order(num_examples=50_000, seed=0)
     order.indices(640, 672)        # [(epoch, index), ...] of positions 640..671
 
-One infinite sequence of permutations, one an epoch; a batch may hold the end of one epoch and the start of the next,
-and nothing is dropped. The permutation is the swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012): it needs
-no memory, and it is the same under every version of torch and numpy.
+It is an infinite sequence of permutations, one for each epoch; a batch may hold the end of one epoch and the start of
+the next, and nothing is dropped. The permutation is the swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012),
+which needs no memory and is the same under every version of torch and numpy.
 """
 
 import functools
@@ -19,7 +19,7 @@ _ROUNDS = 48
 
 
 class Order:
-    """Positions 0, 1, 2, ... -> (epoch, index). Holds two integers."""
+    """Positions 0, 1, 2, ... -> (epoch, index). Stores two integers."""
 
     def __init__(self, num_examples: int, seed: int) -> None:
         if num_examples < 1:
@@ -51,7 +51,7 @@ def spread(total: int, limit: int) -> range | list[int]:
     """At most `limit` indices, evenly spread over the data (0: all of them), the same at every call."""
     if not limit or total <= limit:
         return range(total)
-    return [place * total // limit for place in range(limit)]
+    return [step * total // limit for step in range(limit)]
 
 
 @functools.lru_cache(maxsize=4)
