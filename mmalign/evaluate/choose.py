@@ -1,9 +1,9 @@
-"""Which evaluations run on a model and on which data, worked out from names alone: no weight is loaded.
+"""Chooses which evaluations run on a model and on which data, from names alone: no weights are loaded.
 
     tasks, left_out = select(catalog, source, ("perplexity",), "reviews.txt", split="", values={})
     tasks[0].open(catalog)          # a Part
 
-Without names, all that fit; `left_out` says why the others do not.
+Without names, all that fit; `left_out` gives the reason for the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ HELD_OUT = "validation"
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation on one data set. split: empty for what is held out, or of a file everything in it.
+    """One evaluation on one data set. split: empty for the held-out part, or for a file everything in it.
 
-    path: of a file, or a reference such as hf:org/name; values: the data set's other options. own: the data are those
-    of the model's own run.
+    path: of a file, or a reference such as hf:org/name; values: the data set's other options. own: whether the data are
+    those of the model's own run.
     """
 
     evaluation: Entry
@@ -52,10 +52,11 @@ def select(
     values: Mapping[str, Any],
     trained: TrainedBy | None = None,
 ) -> tuple[list[Task], dict[str, str]]:
-    """(tasks, {evaluation: why it is left out}); raises UsageError, and for what was named IncompatibleError.
+    """(tasks, {evaluation: why it is left out}); raises UsageError, and IncompatibleError for a named evaluation that
+    does not fit.
 
-    trained: the model's own run; where no data set is named, or the run's own, evaluations of its kind of example get
-    the rows that it held out.
+    trained: the model's own run. Where the user names no data set, or the run's own, evaluations of its kind of example
+    get the rows that it held out.
     """
     fitting, left_out = _fitting(catalog, source, names)
     kinds = tuple(dict.fromkeys(kind for entry in fitting for kind in entry.spec.kinds))
@@ -67,17 +68,17 @@ def select(
         if own is not None and (task := _own_task(entry, own, split, values, wanted)):
             tasks.append(task)
             continue
-        found = shared[0] if shared else _default_data(catalog, entry, wanted)
-        yields = found.spec.kinds if found else ()
+        data = shared[0] if shared else _default_data(catalog, entry, wanted)
+        yields = data.spec.kinds if data else ()
         kind = next((k for k in entry.spec.kinds if k in yields and wanted in (None, k)), None)
-        if found is None or kind is None:
-            has = f"{found.spec.name} yields {wanted or ', '.join(yields)}" if found else "there are no such data"
+        if data is None or kind is None:
+            has = f"{data.spec.name} yields {wanted or ', '.join(yields)}" if data else "there are no such data"
             why = f"runs on {' or '.join(entry.spec.kinds)} examples; {has}"
             if names:
                 raise IncompatibleError(f"{entry.spec.name} {why}", hint="Try: mmalign list datasets")
             left_out[catalog.display_name(entry)] = why
             continue
-        tasks.append(Task(entry, found, kind, split, values, shared[1] if shared else None))
+        tasks.append(Task(entry, data, kind, split, values, shared[1] if shared else None))
     if not tasks:
         reasons = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
         raise IncompatibleError(
@@ -88,7 +89,7 @@ def select(
 
 
 class OwnData(NamedTuple):
-    """The data of a model's own run. options: the reader's, with those that the run had."""
+    """The data of a model's own run. options: the reader's, as the run had them."""
 
     entry: Entry
     kind: str
@@ -96,7 +97,7 @@ class OwnData(NamedTuple):
 
 
 def own_data(catalog: Catalog, trained: TrainedBy | None, asked: tuple[Entry, str | None] | None) -> OwnData | None:
-    """The run's data where it held rows out, and where they are what is asked for: (reader, path), or None for any."""
+    """The run's data, where it held rows out and where they are the data asked for: (reader, path), or None for any."""
     if trained is None or not trained.heldout:
         return None
     entries = [entry for entry in catalog.entries("datasets") if entry.is_called(trained.dataset)]
@@ -113,7 +114,7 @@ def is_own(trained: TrainedBy, entry: Entry, path: str | None) -> bool:
 def _own_task(
     evaluation: Entry, own: OwnData, split: str, values: Mapping[str, Any], wanted: str | None
 ) -> Task | None:
-    """On the rows that the run held out; None where the evaluation takes other kinds of example."""
+    """The evaluation on the rows that the run held out; None where it takes other kinds of example."""
     if own.kind not in evaluation.spec.kinds or wanted not in (None, own.kind):
         return None
     return Task(evaluation, own.entry, own.kind, split or HELD_OUT, {**own.options, **values}, None, own=True)

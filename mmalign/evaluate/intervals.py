@@ -1,4 +1,4 @@
-"""95% intervals of shares, and the names that metrics have them under: `x_low` and `x_high` beside `x`.
+"""95% intervals of shares, as metrics: `x_low` and `x_high` beside `x`.
 
 wilson(61, 100)                                             # (0.512, 0.700)
 with_interval("top1", 61, 100)                              # {"top1": 0.61, "top1_low": 0.512, "top1_high": 0.700}
@@ -11,7 +11,7 @@ _BOUNDS = ("_low", "_high")
 
 
 def wilson(hits: float, total: float, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and right for few examples and for 0% and 100%.
+    """The 95% interval of a proportion (Wilson 1927): inside [0, 1], and valid for few examples and for 0% and 100%.
 
     hits, total: counts, or those of an effective sample size.
     """
@@ -30,5 +30,5 @@ def with_interval(name: str, hits: float, total: float) -> dict[str, float]:
 
 
 def is_bound(name: str, metrics: Container[str]) -> bool:
-    """Whether a metric is an end of another one's interval."""
+    """Whether a metric is a bound of another metric's interval."""
     return any(name.endswith(end) and name.removesuffix(end) in metrics for end in _BOUNDS)

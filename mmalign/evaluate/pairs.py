@@ -1,10 +1,10 @@
-"""How often one score orders two answers to a prompt as people did, with an interval that knows which belong together.
+"""How often a score orders two answers to a prompt as people did, with an interval that accounts for shared prompts.
 
     accuracy = PairAccuracy(gap=0.5)                           # pairs whose ranks are half a point or more apart
     accuracy.add(scores, ranks=(1.0, 2.0, 2.0))                # scores: [K], of the answers to one prompt
     accuracy.summary("accuracy")                               # {"accuracy": 0.7, "accuracy_low": ..., ...}
 
-Pairs whose ranks tie have no right order and are left out; a pair whose scores tie is half right.
+Pairs whose ranks tie have no right order and are left out; a pair whose scores tie counts as half right.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _ROUNDING = 1e-9  # ranks are differences of ratings in floating point
 
 @dataclass
 class PairAccuracy:
-    """gap: least difference of two ranks; tie: ranks that are no more than this apart are tied.
+    """gap: smallest difference of two ranks; tie: ranks no more than this apart are tied.
 
-    right, pairs: one entry a prompt; tied: pairs that tie.
+    right, pairs: one entry for each prompt; tied: number of tied pairs.
     """
 
     gap: float = 0.0
@@ -45,19 +45,20 @@ class PairAccuracy:
     def require(self) -> None:
         """Raises DataError where no pair has a right order."""
         if not sum(self.pairs):
-            raise DataError("the answers to each prompt tie in rank: no pair has a right order")
+            raise DataError("the answers to each prompt tie in rank, so no pair has a right order")
 
     def summary(self, name: str) -> dict[str, float]:
         """The share and its 95% interval; nothing where there are no pairs.
 
-        Wilson's interval for as many independent pairs as have the variance that is seen between prompts: the answers
-        to a prompt share pairs, so K (K - 1) / 2 of them say less than as many prompts with one pair each.
+        Wilson's interval for an effective number of pairs, which as independent pairs would have the variance seen
+        between prompts. The answers to a prompt share pairs, so its K (K - 1) / 2 pairs say less than as many prompts
+        with one pair each.
         """
-        total = sum(self.pairs)
-        if not total:
+        num_pairs = sum(self.pairs)
+        if not num_pairs:
             return {}
-        share = sum(self.right) / total
-        spread = sum((w - share * n) ** 2 for w, n in zip(self.right, self.pairs, strict=True)) / total**2
+        share = sum(self.right) / num_pairs
+        spread = sum((w - share * n) ** 2 for w, n in zip(self.right, self.pairs, strict=True)) / num_pairs**2
         independent = share * (1 - share) / spread if spread else sum(n > 0 for n in self.pairs)
-        size = min(total, independent)
+        size = min(num_pairs, independent)
         return with_interval(name, share * size, size) | {name: share}

@@ -19,7 +19,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Part:
-    """Examples of one kind. split: "train", "validation", "test", or "all" where nothing is set aside."""
+    """Examples of one kind. split: "train", "validation", "test", or "all" where nothing is held out."""
 
     entry: Entry
     target: Any
@@ -30,7 +30,7 @@ class Part:
 
     @classmethod
     def open(cls, catalog: Catalog, entry: Entry, config: Any, kind: str, split: str) -> Self:
-        """The part of that name; raises DataError where there is none."""
+        """The part with that name; raises DataError where there is none."""
         target = catalog.load(entry)
         dataset = target.build(config, split)
         if dataset is None or not len(dataset):
@@ -48,7 +48,8 @@ class Part:
 def open_named(
     catalog: Catalog, name: str, kinds: tuple[str, ...], split: str, values: Mapping[str, Any], command: str
 ) -> Part:
-    """The part of what a user named, as the first of `kinds` that it can yield; raises UsageError and DataError."""
+    """The part of the data that a user named, as the first of `kinds` that it can yield; raises UsageError and
+    DataError."""
     entry, path = find_dataset(catalog, name, kinds, values)
     kind = values.get("kind") or next((kind for kind in kinds if kind in entry.spec.kinds), "")
     if kind not in kinds:
@@ -63,7 +64,7 @@ def open_named(
 def open_part(
     catalog: Catalog, entry: Entry, kind: str, split: str, values: Mapping[str, Any], path: str | None
 ) -> Part:
-    """The part of that name; without one, of a data set what it holds out, and of a file everything in it.
+    """The part with that name; without a name, the held-out part of a data set, and everything in a file.
 
     values: the data set's options as the user gave them. Raises UsageError for wrong ones, and DataError.
     """
@@ -80,7 +81,8 @@ def open_part(
 
 
 def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
-    """The validation part, else the test part, or everything where the data set sets none aside; raises DataError."""
+    """The validation part, else the test part, else everything where the data set holds nothing out; raises
+    DataError."""
     target = catalog.load(entry)
     for split in entry.spec.splits:
         dataset = target.build(config, split) if split != "train" else None
@@ -91,7 +93,7 @@ def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
 
 
 def default_part(catalog: Catalog, kind: str) -> Part | None:
-    """The held-out part of a kind's default data; None where no data set is the default."""
+    """The held-out part of the default data of a kind; None where no data set is its default."""
     for entry in catalog.entries("datasets"):
         if kind in entry.spec.default_for:
             return held_out(catalog, entry, catalog.load_config(entry)(**entry.spec.options(kind)), kind)

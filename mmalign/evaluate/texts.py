@@ -1,4 +1,4 @@
-"""A data set of texts, batch by batch, as a language model reads it, with the count of what could not be read whole.
+"""Batches of a data set of texts for a language model, with counts of the texts that were cut or could not be read.
 
 sweep = TextSweep(backbone.processor, dataset, runtime, max_examples=1000)
 for batch in sweep: ...
@@ -43,5 +43,5 @@ class TextSweep:
             raise DataError(f"none of {len(self._sweep.bad)} examples can be read: {reason}")
 
     def counts(self) -> dict[str, int]:
-        """So far. truncated: examples of which tokens were cut to fit the context; unreadable: those left out."""
+        """So far. truncated: examples that were cut to fit the context; unreadable: examples left out."""
         return {"examples": self._examples, "truncated": self._truncated, "unreadable": len(self._sweep.bad)}

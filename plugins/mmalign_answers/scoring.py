@@ -1,9 +1,9 @@
-"""Answers scored by a reward model, and put in order.
+"""Scores answers with a reward model, and ranks them.
 
     answers = [Answer("1", "Question?", "Yes."), Answer("2", "Question?", "No.")]
-    for found in rank(score(backbone, answers, Runtime())): found.score, found.answer.text
+    for scored in rank(score(backbone, answers, Runtime())): scored.score, scored.answer.text
 
-An answer that cannot be scored keeps its reason, and comes last.
+An answer that cannot be scored keeps the reason, and is ranked last.
 """
 
 import math
@@ -19,7 +19,7 @@ from mmalign.language.sequences import Sequences
 
 
 class Answer(NamedTuple):
-    """key: where it is from."""
+    """key: names the answer's origin."""
 
     key: str
     prompt: Turns
@@ -37,24 +37,24 @@ class Scored:
 
 
 def score(backbone: RewardModel, answers: Sequence[Answer], runtime: Runtime) -> list[Scored]:
-    """In the order of `answers`; raises nothing for one that cannot be scored, but says why."""
+    """In the order of `answers`; an answer that cannot be scored raises nothing but has the reason."""
     encoded: dict[int, TokenizedAnswers] = {}
-    found: dict[int, Scored] = {}
-    for place, answer in enumerate(answers):
+    results: dict[int, Scored] = {}
+    for index, answer in enumerate(answers):
         try:
-            encoded[place] = backbone.processor.answers(answer.prompt, [answer.text])
+            encoded[index] = backbone.processor.answers(answer.prompt, [answer.text])
         except BadSample as error:
-            found[place] = Scored(answer, error=error.message)
-    order = sorted(encoded, key=lambda place: -len(encoded[place].answers[0]))  # rows of like length together
+            results[index] = Scored(answer, error=error.message)
+    order = sorted(encoded, key=lambda index: -len(encoded[index].answers[0]))  # rows of similar length together
     with runtime.evaluating(backbone):
         for start in range(0, len(order), runtime.batch_size):
-            places = order[start : start + runtime.batch_size]
-            batch = [encoded[place] for place in places]
+            indices = order[start : start + runtime.batch_size]
+            batch = [encoded[index] for index in indices]
             sequences = Sequences.from_lists([row.prompt for row in batch], [row.answers for row in batch])
             scores = backbone.score_sequences(sequences.to(runtime.device)).tolist()
-            rows = zip(places, scores, (row.num_lost for row in batch), strict=True)
-            found |= {place: Scored(answers[place], value, num_lost) for place, value, num_lost in rows}
-    return [found[place] for place in range(len(answers))]
+            rows = zip(indices, scores, (row.num_lost for row in batch), strict=True)
+            results |= {index: Scored(answers[index], value, num_lost) for index, value, num_lost in rows}
+    return [results[index] for index in range(len(answers))]
 
 
 def rank(scored: Iterable[Scored]) -> list[Scored]:
@@ -63,5 +63,5 @@ def rank(scored: Iterable[Scored]) -> list[Scored]:
 
 
 def answers_of(dataset: Iterable) -> list[Answer]:
-    """Every answer of a data set of prompts with answers."""
+    """Every answer in a data set of prompts with answers."""
     return [Answer(example.key, example.prompt, text) for example in dataset for text in example.answers()]
