@@ -1,4 +1,4 @@
-"""Write a config model for people and for editors.
+"""Writes a config model for people and for editors.
 
 print(commented_yaml(Contrastive.Config, "objective", name="contrastive"))    # mmalign config show
 print(json.dumps(json_schema({"train": TrainConfig})))                        # mmalign config schema
@@ -27,8 +27,8 @@ def commented_yaml(
 ) -> str:
     """The section `where` as YAML: every field with its description, type, and value from `values` or its default.
 
-    It reads back as it stands; a required field without a value is commented out. reasons: field -> why it has that
-    value, in a comment of its own.
+    The YAML reads back unchanged; a required field without a value is commented out. reasons: field -> why it has that
+    value, written as a comment.
     """
     lines = [f"{where}:"] + ([f"  name: {_inline(name)}"] if name else [])
     body = list(_fields(model, "  ", values or {}, reasons or {}))
@@ -85,18 +85,18 @@ def default_of(field: FieldInfo) -> Any:
 
 
 def type_text(field: FieldInfo) -> str:
-    """The annotation as a reader writes it, with its bounds: "float, > 0"."""
+    """The annotation in readable form, with its bounds: "float, > 0"."""
     annotation: Any = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) and "[" not in str(annotation) else str(annotation)
     for noise in ("typing.", "pathlib.", "NoneType"):
         text = text.replace(noise, "None" if noise == "NoneType" else "")
     if text.startswith("Literal["):
-        text = " | ".join(part.strip("'\" ") for part in text[8:-1].split(","))
+        text = " | ".join(choice.strip("'\" ") for choice in text[8:-1].split(","))
     return ", ".join([text, *(bound for item in field.metadata for bound in _bounds(item))])
 
 
 def _bounds(item: Any) -> Iterator[str]:
-    """annotated_types' constraints as text; what is not one of them says nothing to a reader."""
+    """annotated_types' constraints as text; other constraints are left out."""
     signs = {"Gt": ("gt", ">"), "Ge": ("ge", ">="), "Lt": ("lt", "<"), "Le": ("le", "<=")}
     attribute, sign = signs.get(type(item).__name__, ("", ""))
     if attribute:

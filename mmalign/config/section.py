@@ -1,4 +1,4 @@
-"""One section of a configuration: options that know where each came from."""
+"""One section of a configuration: options that know where each value came from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # whose opti
 class Section(dict[str, Any]):
     """One section's options. `origins`: dotted key -> "file:line" or "command line".
 
-    dropped: the origins of options that went with the name that they were for.
+    dropped: the origins of options that were dropped because another layer changed `name`.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Section(dict[str, Any]):
         self.dropped: dict[str, str] = {}
 
     def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-        """Lay `values` over what is here, mapping by mapping.
+        """Merge `values` over the present options, mapping by mapping.
 
         Options of one name never reach another: a layer that changes `name` starts the section anew.
         """
@@ -31,7 +31,7 @@ class Section(dict[str, Any]):
 
 
 def overlay(base: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Lay `values` over `base`, mapping by mapping, in place."""
+    """Merge `values` over `base`, mapping by mapping, in place."""
     for key, value in values.items():
         current = base.get(key)
         if isinstance(current, dict) and isinstance(value, dict):

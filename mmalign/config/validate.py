@@ -1,4 +1,4 @@
-"""Check one section against a plugin's pydantic model, and report every mistake at once.
+"""Checks one section against a plugin's pydantic model, and reports every mistake at once.
 
 config = build(Contrastive.Config, layers["objective"], "objective")
 """
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def build(model: type[Model], section: Mapping[str, Any], where: str, *, hint: str = "") -> Model:
     """Return the validated config; raises one UsageError that lists every wrong key with its origin, and `hint`.
 
-    The `name` of an objective, backbone or dataset section is left out unless the model has such a field.
+    The `name` of an objective, backbone or dataset section is ignored unless the model has such a field.
     """
     result, mistakes = _attempt(model, section, where)
     if result is None:
@@ -33,7 +33,7 @@ MOVED_OPTIONS = {f"train.{name}": f"optimizer.{name}" for name in ("beta1", "bet
 
 
 def build_all(models: Mapping[str, type[BaseModel]], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Validate several sections, {section: config}; raises one UsageError for the mistakes of all."""
+    """Validate several sections, {section: config}; raises one UsageError for the mistakes in all."""
     results, mistakes = {}, []
     for where, model in models.items():
         results[where], lines = _attempt(model, sections.get(where, {}), where)
@@ -69,7 +69,9 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
     else:
         allowed = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
         text = error["msg"].removeprefix("Value error, ")
-        if not (error["type"] == "value_error" and isinstance(error["input"], Mapping)):  # of options as a whole
+        if not (
+            error["type"] == "value_error" and isinstance(error["input"], Mapping)
+        ):  # not of the options as a whole
             text = f"{text}, got {error['input']!r}"
         near = did_you_mean(str(error["input"]), allowed)
         text = f"{text}. {near}" if near else text
@@ -78,7 +80,7 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
 
 
 def _real_path(values: Any, location: tuple[Any, ...], *, keep_last: bool) -> tuple[Any, ...]:
-    """The part of pydantic's location that exists in the input: it also names the branches of unions."""
+    """The part of pydantic's location that exists in the input, because pydantic also names the branches of unions."""
     path: list[Any] = []
     for position, part in enumerate(location):
         if isinstance(values, Mapping) and part in values:
@@ -92,9 +94,9 @@ def _real_path(values: Any, location: tuple[Any, ...], *, keep_last: bool) -> tu
 
 
 def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The nested model that a path of field names leads to, None where it leads elsewhere."""
-    for part in path:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
+    """The nested model that a path of field names leads to; None where it leads to no model."""
+    for name in path:
+        field = model.model_fields.get(name) if isinstance(name, str) else None
         nested = nested_model(field.annotation) if field else None
         if nested is None:
             return None
@@ -103,7 +105,7 @@ def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] 
 
 
 def nested_model(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation: itself, or the one of `Model | None`."""
+    """The model in an annotation: itself, or the one in `Model | None`."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and not isinstance(candidate, types.GenericAlias):
             if issubclass(candidate, BaseModel):

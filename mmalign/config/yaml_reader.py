@@ -1,9 +1,10 @@
-"""Read a YAML file into plain dicts, strictly, and remember the line of every value.
+"""Reads a YAML file into plain dicts, strictly, and remembers the line of every value.
 
     data, lines = read_yaml(Path("x.yaml"))      # lines: {("train", "lr"): 7}
 
-YAML 1.2's core types: only true and false are booleans, 1e-4 is a number, `no`, 012, 1_0, 1:30 and dates stay text.
-Refused, with the line: duplicate keys, tags, keys that are not text, cycles, more than 16 aliases, two documents.
+Values have YAML 1.2's core types: only true and false are booleans, 1e-4 is a number, `no`, 012, 1_0, 1:30 and dates
+stay text. Refused, with the line: duplicate keys, tags, keys that are not text, cycles, more than 16 aliases, two
+documents.
 """
 
 import re
@@ -29,7 +30,7 @@ _CORE_TYPES = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only (values are made by `_Reader`), with the core types and a cap on aliases."""
+    """Composes nodes only (`_Reader` makes the values), with the core types and a limit on aliases."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - replaces PyYAML's own table of YAML 1.1 types
     num_aliases = 0
@@ -133,7 +134,7 @@ class _Reader:
             if kind == "float":
                 return float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1] in "fFnN" else text)
         except (ValueError, KeyError):
-            raise self._error(node, f"{text!r} is no {kind}") from None
+            raise self._error(node, f"{text!r} is not a valid {kind}") from None
         raise self._error(node, f"tag {node.tag} is not allowed")
 
     def _error(self, node: yaml.Node, problem: str) -> UsageError:

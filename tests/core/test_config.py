@@ -98,8 +98,8 @@ REFUSED = {
     "two documents": ("a: 1\n---\nb: 1", "another document"),
     "too deep": ("a: " + "[" * 5000, "nested too deeply"),
     "NUL": ("a: \0", "unacceptable character"),
-    "bad integer": ("a: !!int many", "'many' is no int"),
-    "yes as bool": ("a: !!bool yes", "'yes' is no bool"),
+    "bad integer": ("a: !!int many", "'many' is not a valid int"),
+    "yes as bool": ("a: !!bool yes", "'yes' is not a valid bool"),
     "too large": ("#" * (MAX_BYTES + 1), "is larger than"),
 }
 
