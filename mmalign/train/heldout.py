@@ -115,7 +115,7 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
     size = min(job.plan.train.batch_size, job.plan.evaluation.max_examples)
     sweep = Sweep(job.heldout, job.encoder, size, limit=job.plan.evaluation.max_examples, max_bad=job.plan.data.max_bad)
     left_out, used = 0, Counter[str]()
-    total = min(job.num_heldout, job.plan.evaluation.max_examples)
+    measured = min(job.num_heldout, job.plan.evaluation.max_examples)
     for number, batch in enumerate(sweep):
         if objective.coupled and number and len(batch) < size:
             left_out += len(batch)
@@ -128,7 +128,7 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
         )
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
-            batch = job.feed.complete_heldout(job.models["policy"], batch, ctx, total)
+            batch = job.feed.complete_heldout(job.models["policy"], batch, ctx, measured)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         used.update(job.feed.sizes(batch))
         for part_sums, part_metrics, part in _losses(job, batch):

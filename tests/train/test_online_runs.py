@@ -273,3 +273,14 @@ def test_what_cannot_begin_leaves_no_folder_behind(lab, tmp_path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match=r"objective\.critic\.source names /nowhere"):
         lab.plan("ppo", "whole", "objective.critic.source=/nowhere")
+
+
+def test_held_out_prompts_are_measured_in_several_batches(lab) -> None:
+    """As many answers to each as their number allows, in the first batch and in those behind it."""
+    options = ("train.batch_size=1", "evaluation.max_examples=4", "objective.minibatches=1", "objective.ptx_coef=0")
+    job = assemble(lab.plan("ppo", "whole", *options), Processes("cpu"))
+    assert job.num_heldout > 1
+    results = heldout.measure(job, lab.catalog)
+    prompts = min(4, job.num_heldout)
+    assert results["heldout/prompts"] == prompts
+    assert results["heldout/answers"] == prompts * job.plan.rollout.answers_heldout(prompts, 1)
