@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from plugin_sites import write_plugin
 
 from mmalign.contract.specs import Entry
 from mmalign.registry.compat import check
@@ -200,6 +201,15 @@ def quick_runs() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(finish, "SURVEYED", 8)
         patch.setattr(preview, "SURVEYED", 8)
         yield patch
+
+
+@contextmanager
+def lab_with_plugin(root: Path, name: str, source: str) -> Iterator[Lab]:
+    """A lab whose catalog has a plugin with this source, too."""
+    write_plugin(root / "site", name, source)
+    with pytest.MonkeyPatch.context() as patch, quick_runs():
+        patch.syspath_prepend(str(root / "site"))
+        yield Lab(Workbench({}, {}), root / "runs")
 
 
 @pytest.fixture(scope="module")

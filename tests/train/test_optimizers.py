@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmalign_optimizers.adamw import AdamW
-from resume_cases import assert_same_run, newest
+from resume_cases import assert_same_run, lab_with_plugin, newest
 
 from mmalign.contract.optimizer import ParameterGroup
 from mmalign.errors import CheckpointError, PluginError, UsageError
@@ -23,16 +23,10 @@ test_example = conformance("mmalign_momentum8")
 @pytest.fixture(scope="module")
 def own_lab(tmp_path_factory):
     """A lab whose catalog has the example's optimiser."""
-    from plugin_sites import write_plugin
-    from resume_cases import Lab, quick_runs
-
-    from mmalign.testing.bench import Workbench
-
-    folder = tmp_path_factory.mktemp("own")
-    write_plugin(folder / "site", "momentum8", "from mmalign_momentum8 import register_optimizers\n")
-    with pytest.MonkeyPatch.context() as patch, quick_runs():
-        patch.syspath_prepend(str(folder / "site"))
-        yield Lab(Workbench({}, {}), folder / "runs")
+    with lab_with_plugin(
+        tmp_path_factory.mktemp("own"), "momentum8", "from mmalign_momentum8 import register_optimizers\n"
+    ) as lab:
+        yield lab
 
 
 @pytest.mark.parametrize("objective", ["sft", "contrastive"])

@@ -5,15 +5,13 @@ import shutil
 
 import pytest
 import torch
-from plugin_sites import write_plugin
-from resume_cases import Lab, assert_same_run, quick_runs
+from resume_cases import assert_same_run, lab_with_plugin
 
 from mmalign import ObjectiveSpec, Role
 from mmalign.errors import IncompatibleError, PluginError, UsageError
 from mmalign.language.derive import sequence_logps
 from mmalign.models.load import load_model
 from mmalign.models.references import find_source
-from mmalign.testing.bench import Workbench
 from mmalign.train.build import assemble
 from mmalign.train.distributed import Processes
 
@@ -67,11 +65,8 @@ class Imitation(Objective):
 
 @pytest.fixture(scope="module")
 def own_lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    write_plugin(folder / "site", "imitation", SOURCE)
-    with pytest.MonkeyPatch.context() as patch, quick_runs():
-        patch.syspath_prepend(str(folder / "site"))
-        yield Lab(Workbench({}, {}), folder / "runs")
+    with lab_with_plugin(tmp_path_factory.mktemp("own"), "imitation", SOURCE) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")

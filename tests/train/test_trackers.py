@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from plugin_sites import write_plugin
-from resume_cases import Lab, measurements, quick_runs
+from resume_cases import Lab, lab_with_plugin, measurements
 
 from mmalign.errors import UsageError
 from mmalign.testing.bench import Workbench
@@ -48,11 +48,8 @@ class Broken(Tracker):
 
 @pytest.fixture(scope="module")
 def own_lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    write_plugin(folder / "site", "lines", SOURCE)
-    with pytest.MonkeyPatch.context() as patch, quick_runs():
-        patch.syspath_prepend(str(folder / "site"))
-        yield Lab(Workbench({}, {}), folder / "runs")
+    with lab_with_plugin(tmp_path_factory.mktemp("own"), "lines", SOURCE) as lab:
+        yield lab
 
 
 def heard(folder, name="heard.jsonl"):
