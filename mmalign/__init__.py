@@ -12,6 +12,7 @@ from mmalign.version import CONTRACT_VERSION, __version__
 
 _LAZY = {
     "hookimpl": "mmalign.contract.hooks",
+    "SAMPLED_ANSWERS": "mmalign.contract.specs",
     "BackboneSpec": "mmalign.contract.specs",
     "CommandSpec": "mmalign.contract.specs",
     "DatasetSpec": "mmalign.contract.specs",
@@ -23,7 +24,7 @@ _LAZY = {
     "ObjectiveSpec": "mmalign.contract.specs",
     "OptimizerSpec": "mmalign.contract.specs",
     "RewardSpec": "mmalign.contract.specs",
-    "Rates": "mmalign.contract.specs",
+    "Rates": "mmalign.contract.rates",
     "Role": "mmalign.contract.specs",
     "SideStream": "mmalign.contract.specs",
     "TrackerSpec": "mmalign.contract.specs",
@@ -42,7 +43,9 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
     from mmalign.contract.capabilities import Capability, Derived
     from mmalign.contract.hooks import hookimpl
     from mmalign.contract.objective import Objective, Phase
+    from mmalign.contract.rates import Rates
     from mmalign.contract.specs import (
+        SAMPLED_ANSWERS,
         BackboneSpec,
         CommandSpec,
         DatasetSpec,
@@ -53,7 +56,6 @@ if TYPE_CHECKING:  # the names of _LAZY, for type checkers
         Family,
         ObjectiveSpec,
         OptimizerSpec,
-        Rates,
         RewardSpec,
         Role,
         SideStream,

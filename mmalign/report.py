@@ -1,11 +1,11 @@
 """Self-contained HTML reports: one file, no script, nothing fetched, light and dark.
 
-    write_report(Path("report.html"), "zero_shot.html", {"title": "...", ...})
-    page = render("train.html", context)             # what each template needs is said at its top
+    write_report(Path("report.html"), Path(__file__).with_name("mine.html"), {"title": "...", ...})
+    page = render(template, context)                 # what each template needs is said at its top
     png_data_uri(figure); thumbnail_data_uri(image, 160)
 
-Templates are in mmalign/templates, rendered by jinja2 with autoescape and with undefined names as errors, so a caption
-or a file name cannot become markup. The page forbids every request by its own content security policy.
+A template extends base.html of mmalign/templates. jinja2 renders it with autoescape and with undefined names as errors,
+so a caption or a file name cannot become markup. The page forbids every request by its own content security policy.
 """
 
 import base64
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """The page of a template in mmalign/templates; raises jinja2.UndefinedError where the context lacks a name."""
+def render(template: Path, context: Mapping[str, Any]) -> str:
+    """The page of a template; raises jinja2.UndefinedError where the context lacks a name."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent / "templates"]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "value": value}
-    return environment.get_template(template).render({"version": __version__, **context})
+    return environment.get_template(template.name).render({"version": __version__, **context})
 
 
-def write_report(path: Path, template: str, context: Mapping[str, Any]) -> None:
+def write_report(path: Path, template: Path, context: Mapping[str, Any]) -> None:
     """Render and write as a whole or not at all; raises MmalignError where the file cannot be written."""
     page = render(template, context).encode("utf-8", "backslashreplace")
     write_atomically(path, lambda temporary: temporary.write_bytes(page))

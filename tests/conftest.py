@@ -37,13 +37,13 @@ def _real_curves() -> Iterator[Callable[..., Any] | None]:
         yield None
         return
     from matplotlib.figure import Figure
+    from mmalign_report import page
 
     from mmalign.train import curves
-    from mmalign.train import run_page as report
 
     real = curves.draw_curves
     with pytest.MonkeyPatch.context() as patch:
-        for module in (curves, report):
+        for module in (curves, page):
             patch.setattr(module, "draw_curves", lambda records: Figure(figsize=(1, 1)))
         yield real
 
@@ -51,10 +51,11 @@ def _real_curves() -> Iterator[Callable[..., Any] | None]:
 @pytest.fixture
 def curves(_real_curves: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Draws the curves, also in the runs of this test."""
+    from mmalign_report import page
+
     from mmalign.train import curves
-    from mmalign.train import run_page as report
 
     real = _real_curves or curves.draw_curves
-    for module in (curves, report):
+    for module in (curves, page):
         monkeypatch.setattr(module, "draw_curves", real)
     return real

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
-from mmalign.config.section import NAMED_SECTIONS
+from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, section_model
 from mmalign.contract.specs import Entry
 
 
@@ -148,10 +148,6 @@ def find_entries(app: App, objective: str, backbone: str | None, dataset: str | 
 
 def section_models(app: App, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Section -> its pydantic model; imports what is named."""
-    from mmalign.rl.config import RolloutConfig
-    from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
-
     named = {where: app.catalog.load_config(entry) for where, entry in entries.items()}
-    if not entries or entries["objective"].spec.online:
-        named["rollout"] = RolloutConfig
-    return {**named, "train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
+    feeds = not entries or entries["objective"].spec.online
+    return named | {name: section_model(name) for name in FIXED_SECTIONS if feeds or name != "rollout"}

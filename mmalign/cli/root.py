@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # group -> name -> (module:attribute of a click command, its summary)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "Use": {
-        "evaluate": ("mmalign.cli.evaluate:command", "Measure a model on held-out data."),
         "train": ("mmalign.cli.train:command", "Train or align a model with any objective."),
     },
     "Look up": {
@@ -33,7 +32,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = {name: entry for group in BUILT_IN.values() for name, entry in group.items()}
-_FIRST = ("generate", "score")  # of plugins, but shown before the core's own commands
+_FIRST = ("generate", "score", "evaluate")  # of plugins, but shown before the core's own commands
 
 _EPILOG = """\b
 Examples:
@@ -92,10 +91,7 @@ class Root(click.Group):
         groups = {title: {name: text for name, (_, text) in names.items()} for title, names in BUILT_IN.items()}
         for name, spec in self._from_plugins(ctx).items():
             groups.setdefault(spec.group, {})[name] = spec.summary
-        return {
-            title: dict(sorted(names.items(), key=lambda item: item[0] not in _FIRST))
-            for title, names in groups.items()
-        }
+        return {title: dict(sorted(names.items(), key=lambda item: _rank(item[0]))) for title, names in groups.items()}
 
     def _from_plugins(self, ctx: click.Context) -> "dict[str, CommandSpec]":
         catalog = ctx.ensure_object(App).catalog
@@ -103,6 +99,10 @@ class Root(click.Group):
             entry.qualified if entry.spec.name in COMMANDS else catalog.display_name(entry): entry.spec
             for entry in catalog.entries("commands")
         }
+
+
+def _rank(name: str) -> int:
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -204,9 +204,8 @@ def _dry_run(app: App, plan: Any, device: str, with_options: bool, as_json: bool
 
 
 def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
-    from mmalign.rl.counts import worth_telling
     from mmalign.train.baselines import HEADER, table
-    from mmalign.train.run_page import metric_header, metric_rows, read, verdict_note
+    from mmalign.train.summary import metric_header, metric_rows, verdict_note, what_was_read
 
     if as_json:
         document = {"schema": SCHEMA, "run": str(outcome.folder), "model": str(outcome.model), **outcome.summary}
@@ -215,17 +214,17 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
     summary = outcome.summary
     tokens = f"{summary['tokens_per_second']} tokens a second, " if "tokens" in summary else ""
     app.say(
-        f"{read(summary)} in {summary['seconds']} s, {summary['training_seconds']} s of them steps: "
+        f"{what_was_read(summary)} in {summary['seconds']} s, {summary['training_seconds']} s of them steps: "
         f"{summary['examples_per_second']} a second, {tokens}"
         f"peak memory {summary['peak_memory_mb']} MB, {summary['unreadable_samples']} unreadable samples, "
         f"{summary['truncated_texts']} truncated texts, "
         f"{summary['skipped_updates']} skipped updates"
     )
-    for line in worth_telling(summary["counts"]):
+    for line in summary["told"]:
         app.say(f"  {line}")
     rows = metric_rows(summary["judged"])
     if rows:
-        table_rows = [tuple(metric_header(None)), *rows]
+        table_rows = [tuple(metric_header()), *rows]
         # The interval is in the report, too.
         _print_table(table_rows if _fits(table_rows) else [(*row[:3], row[-1]) for row in table_rows])
         for line in filter(None, (verdict_note(summary["judged"]), *(f"try {text}" for text in summary["advice"]))):
@@ -235,7 +234,8 @@ def _print_outcome(app: App, outcome: Any, as_json: bool) -> None:
         _print_table([HEADER, *table(summary["comparison"])])
     for sample in summary["samples"][:_SHOWN_SAMPLES]:
         emit(f"\n{sample['prompt']}\n  before: {_line(sample['before'])}\n  after:  {_line(sample['after'])}")
-    app.say(f"model: {outcome.model}   report: {outcome.folder / 'report.html'}")
+    report = outcome.folder / "report.html"
+    app.say(f"model: {outcome.model}" + (f"   report: {report}" if report.is_file() else ""))
     for command in summary["next"][:1]:
         app.say(f"next: {command}")
 

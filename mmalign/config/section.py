@@ -1,9 +1,23 @@
-"""One section of a configuration: options that know where each value came from."""
+"""The sections of a configuration, and one section: options that know where each value came from."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # whose options are those of what their `name` finds
+FIXED_SECTIONS = {  # whose options are always the same -> the pydantic model, loaded when it is asked for
+    "rollout": "mmalign.rl.config:RolloutConfig",  # of objectives with a feed
+    "train": "mmalign.train.config:TrainConfig",
+    "data": "mmalign.train.config:DataConfig",
+    "evaluation": "mmalign.train.config:EvaluationConfig",
+}
+SECTIONS = (*NAMED_SECTIONS, "streams", *FIXED_SECTIONS, "trackers")
+
+
+def section_model(section: str) -> Any:
+    """The pydantic model of a section of FIXED_SECTIONS."""
+    module, _, name = FIXED_SECTIONS[section].partition(":")
+    return getattr(import_module(module), name)
 
 
 class Section(dict[str, Any]):

@@ -2,9 +2,14 @@
 
 policy = models.role("policy", CausalLM)       # as the Protocol that the role's needs amount to
 models.head("critic")                          # the linear head of a role whose spec has one
+
+The Config of an objective with a critic has the option `critic`, which is CriticOptions.
 """
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,3 +30,19 @@ class Models(Protocol):
     def head(self, name: str) -> "nn.Linear":
         """The linear head of that role; raises KeyError where its spec has none."""
         ...
+
+
+class CriticOptions(BaseModel):
+    """What estimates the value of each token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["auto", "head", "adapter", "copy"] = Field(
+        "auto",
+        description="head: on the policy's own trunk; adapter: an adapter of its own on the policy's frozen weights; "
+        "copy: a model of its own; auto: adapter where the policy has one, else copy with a source, else head",
+    )
+    # Absolute, so that a run is resumed from anywhere.
+    source: Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))] = Field(
+        "", description="folder of a reward model to start from (adapter, copy); empty: from the policy, values zero"
+    )
+    learning_rate: float = Field(0.0, ge=0, description="peak learning rate (adapter, copy); 0: the policy's")

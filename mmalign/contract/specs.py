@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from mmalign.contract.capabilities import Capability, Need, parse_need
+from mmalign.contract.rates import Rates
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_TIMES_TRAINED = 10  # the rate of an adapter or of random weights, where an objective states none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Role:
 
     head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
     "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
-    critic, whose trunk is as `mmalign.rl.config.CriticOptions` says.
+    critic, whose trunk is as the `mmalign.contract.roles.CriticOptions` of the objective's option `critic` say.
     """
 
     name: str
@@ -166,43 +166,6 @@ class Role:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Peak learning rates of AdamW where a run names none, for a model of `size` parameters; see `mmalign.train.rates`.
-
-    trained: of all weights of a model that was trained before. random: of random weights; adapter: of a low-rank
-    adapter; each ten times `trained` where it is 0. source: where the figures come from, as a reader looks them up.
-    """
-
-    trained: float = 1e-5
-    random: float = 0.0
-    adapter: float = 0.0
-    size: float = 1e9
-    source: str = "a cautious rate for any objective"
-
-    def at_size(self, *, adapter: bool, random: bool) -> float:
-        """The rate for a model of `size`."""
-        other = self.adapter if adapter else self.random if random else self.trained
-        return other or _TIMES_TRAINED * self.trained
-
-    def facts(self) -> dict[str, list[str]]:
-        """By what trains."""
-        at = f"at {in_words(self.size)} parameters"
-        return {
-            "of all weights": [f"{self.at_size(adapter=False, random=False):g} {at}, after {self.source}"],
-            "of random weights": [f"{self.at_size(adapter=False, random=True):g} {at}"],
-            "of an adapter": [f"{self.at_size(adapter=True, random=False):g} {at}"],
-        }
-
-
-def in_words(parameters: float) -> str:
-    """ "4.8 million", "1.3 billion", to three digits."""
-    for unit, name in ((1e9, "billion"), (1e6, "million")):
-        if float(f"{parameters:.3g}") >= unit:
-            return f"{parameters / unit:.3g} {name}"
-    return f"{parameters:,.0f}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class SideStream:
     """A stream of examples besides "main". batch_size: the objective's option that says how many a step, over all
     processes; only_with: an option without which the stream is not read."""
@@ -215,27 +178,36 @@ class SideStream:
         return int(getattr(config, self.batch_size)) if not self.only_with or getattr(config, self.only_with) else 0
 
 
+SAMPLED_ANSWERS = "mmalign.rl.feed:SampledAnswers"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
     """A training objective.
 
-    `examples`: stream -> the example kinds it takes; `side_streams`: what is said of streams besides "main". `online`:
-    it samples from the policy, and compares so many answers to a prompt at least (`fewest_answers`). `rates`: its
-    learning rates by default. `best_by`: the held-out metric by which the best checkpoint is chosen. `watched`: metrics
-    to look at while it trains, the most important first. `of_updates`: metrics of an update alone, such as a share of
-    clipped ratios, which held-out data do not show.
+    `examples`: stream -> the example kinds it takes; `side_streams`: options of streams besides "main". `feed`: the
+    class that makes the rows of the stream "main" in each step, a `mmalign.contract.feed.Feed` named "module:Class".
+    Empty: the examples themselves; SAMPLED_ANSWERS: answers that the policy samples, at least `fewest_answers` to a
+    prompt. `rates`: its default learning rates. `best_by`: the held-out metric by which the best checkpoint is chosen.
+    `watched`: metrics to look at while it trains, the most important first. `of_updates`: metrics of an update alone,
+    such as a share of clipped ratios, which held-out data do not show.
     """
 
     roles: tuple[Role, ...]
     examples: Mapping[str, tuple[str, ...]]
     side_streams: Mapping[str, SideStream] = field(default_factory=dict)
-    online: bool = False
+    feed: str = ""
     fewest_answers: int = 1
-    rates: Rates = Rates()
+    rates: Rates = field(default_factory=Rates)
     best_by: tuple[str, Literal["low", "high"]] = ("loss", "low")
     watched: tuple[str, ...] = ()
     of_updates: frozenset[str] = frozenset()
     noun: ClassVar[str] = "objective"
+
+    @property
+    def online(self) -> bool:
+        """Whether a step makes its own rows, with the policy as it then is."""
+        return bool(self.feed)
 
     def headline(self) -> str:
         return ", ".join(sorted({kind for kinds in self.examples.values() for kind in kinds}))
@@ -449,8 +421,10 @@ class OptimizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSpec(Spec):
-    """An observer of runs; the target is a `mmalign.contract.tracker.Tracker`. A run has those that it names."""
+    """An observer of runs; the target is a `mmalign.contract.tracker.Tracker`. A run has those that it names, and every
+    tracker with `default`, unless `trackers.NAME` is false."""
 
+    default: bool = False
     noun: ClassVar[str] = "tracker"
 
 

@@ -29,6 +29,8 @@ class Tracker(ABC):
     """
 
     Config: ClassVar[type[BaseModel]]
+    kinds: ClassVar[frozenset[str]] = frozenset({"step", "evaluation", "checkpoint", "final", "summary"})
+    """The kinds of record that it gets."""
 
     def __init__(self, config: Any, run: "Run") -> None:
         self.config, self.run = config, run
@@ -39,7 +41,8 @@ class Tracker(ABC):
 
         A training step's record is the line of metrics.jsonl: loss, metrics, learning_rate, seconds, speed. An
         evaluation's has `evaluation` (name -> figure), and `samples` and `baselines` where there are some. A
-        checkpoint's has `checkpoint`, its folder. The last evaluation's has `final`.
+        checkpoint's has `checkpoint`, its folder. The last evaluation's has `final`. Once the model is saved, a
+        last record has `summary`, which run.json keeps too; it comes again where a finished run is trained on.
         """
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ old_members(MyObjective)      # ["start is phases(models) now, ..."]
 import re
 
 _LACKING = re.compile(r"cannot import name '(\w+)'")
+_UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 MODULES = {
     "mmalign.adapters": "mmalign.models.adapters",
     "mmalign.capabilities": "mmalign.contract.capabilities",
@@ -37,9 +38,11 @@ MODULES = {
     "mmalign.train.models": "mmalign.contract.roles",
 }
 NAMES = {
+    "mmalign.rl.config.CriticOptions": "mmalign.contract.roles.CriticOptions",
     "mmalign.contract.examples.declare": "an ExampleSpec of register_examples",
     "mmalign.contract.examples.EXAMPLE_KINDS": 'Catalog.entries("examples")',
 }
+OPTIONS = {"ObjectiveSpec.online": "feed=SAMPLED_ANSWERS (mmalign.SAMPLED_ANSWERS)"}
 MEMBERS = {
     "best_by": "an option of ObjectiveSpec",
     "comparable": "an option of EvaluationSpec",
@@ -56,7 +59,10 @@ MEMBERS = {
 
 
 def where_now(error: BaseException) -> str:
-    """Of an import of a module or a name that moved; else an empty text."""
+    """Of an import of a module or a name that moved, or of a spec's option; else an empty text."""
+    if isinstance(error, TypeError) and (unknown := _UNKNOWN.match(str(error))):
+        option = ".".join(unknown.groups())
+        return f"{option} is {OPTIONS[option]} now" if option in OPTIONS else ""
     if not isinstance(error, ImportError):
         return ""
     name, where = error.name or "", MODULES

@@ -48,6 +48,7 @@ BUILTINS = (
     "mmalign_environments",
     "mmalign_engines",
     "mmalign_optimizers",
+    "mmalign_report",
     "mmalign_rewards",
 )
 _SLOW_SECONDS = 2.0  # past that, loading a third party's plugin is worth a warning

@@ -1,15 +1,11 @@
-"""Options of reinforcement learning: the `rollout` section of a run, rewards as users write them, and critics.
-
-An objective with a critic nests CriticOptions in its Config, as `critic`.
-"""
+"""Options of reinforcement learning: the `rollout` section of a run, and rewards as users write them."""
 
 import contextlib
 import json
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from mmalign.language.sampling import Sampling
@@ -79,22 +75,6 @@ class RolloutConfig(BaseModel):
     def answers_heldout(self, prompts: int, fewest: int) -> int:
         """To each of so many prompts, of which the objective needs so many at least."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
-
-
-class CriticOptions(BaseModel):
-    """What estimates the value of each token."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["auto", "head", "adapter", "copy"] = Field(
-        "auto",
-        description="head: on the policy's own trunk; adapter: an adapter of its own on the policy's frozen weights; "
-        "copy: a model of its own; auto: adapter where the policy has one, else copy with a source, else head",
-    )
-    # Absolute, so that a run is resumed from anywhere.
-    source: Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))] = Field(
-        "", description="folder of a reward model to start from (adapter, copy); empty: from the policy, values zero"
-    )
-    learning_rate: float = Field(0.0, ge=0, description="peak learning rate (adapter, copy); 0: the policy's")
 
 
 def reward_list(value: Any) -> list[dict[str, Any]]:

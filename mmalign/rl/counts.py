@@ -1,25 +1,18 @@
 """What went wrong with sampled answers, counted: of each step in metrics.jsonl, of a whole run in its summary.
 
-    counts = answer_counts(batch)                  # {"answers": 64, "answers_empty": 1, ...}, of this process
-    found = total(run.metrics())                   # the same names, of all steps
-    lines = worth_telling(found)                   # ["3 of 64 answers empty", ...]: what is not zero
-
-A line of metrics.jsonl has them as `num_NAME`. They are added up from there: no step counts twice in a resumed run.
+counts = answer_counts(batch)                  # {"answers": 64, "answers_empty": 1, ...}, of this process
+lines = worth_telling(counts_of_all_steps)     # ["3 of 64 answers empty", ...]: counts that are not zero
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from mmalign.contract.batch import Batch
 from mmalign.rl.rollout_batch import REWARD, scored
 
-LOGGED = "num_"  # before a count's name, in metrics.jsonl
 UNLEARNT = "prompts_unlearnt"
 NO_DIFFERENCE = "no_difference"  # the metric of objectives that leave such prompts out: the share of them
-ALL_TIED = "all_tied"  # the same, where people or a judge ranked the answers
 WITHOUT = "answers_without_"  # before a reward's name
 _UNSCORED = "answers_unscored"
 _TOLD = {
@@ -61,21 +54,6 @@ def _without_scores(batch: Batch) -> dict[str, int]:
 def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, int]:
     """Of a step's metrics, where the objective leaves prompts out. prompts: of all processes."""
     return {UNLEARNT: round(metrics[NO_DIFFERENCE] * prompts)} if NO_DIFFERENCE in metrics else {}
-
-
-def why_empty(metrics: Mapping[str, Any]) -> str:
-    """Of a step from which nothing can be learnt."""
-    if ALL_TIED in metrics:
-        return "all answers to a prompt are ranked the same"
-    return "all answers to a prompt score the same" if NO_DIFFERENCE in metrics else "no term counts anything"
-
-
-def total(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Over the lines of metrics.jsonl."""
-    found: Counter[str] = Counter()
-    for record in records:
-        found.update({name.removeprefix(LOGGED): n for name, n in record.items() if name.startswith(LOGGED)})
-    return dict(found)
 
 
 def worth_telling(counts: Mapping[str, int]) -> list[str]:

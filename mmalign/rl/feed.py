@@ -1,6 +1,6 @@
 """A feed of sampled answers: the policy answers each batch of prompts, and rewards score what it wrote.
 
-feed = SampledAnswers.open(catalog, config, objective, policy, share=8, columns=(), device=device, say=print)
+feed = SampledAnswers.open(catalog, rollout, spec, objective, models, share=8, columns=(), device=device, say=print)
 batch = feed.complete(policy, prompts, ctx)       # N prompts with K answers each, and their scores
 """
 
@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmalign.contract.backbone import NamesPlaces
 from mmalign.contract.batch import Batch
-from mmalign.contract.objective import Context
+from mmalign.contract.objective import Context, Objective
+from mmalign.contract.specs import ObjectiveSpec
 from mmalign.display import Say, terminal_width
-from mmalign.errors import UsageError
-from mmalign.rl.counts import answer_counts, unlearnt_prompts
+from mmalign.errors import PluginError, UsageError
+from mmalign.rl.counts import NO_DIFFERENCE, answer_counts, unlearnt_prompts, worth_telling
 from mmalign.rl.engines import Engine
 from mmalign.rl.environment_host import EnvironmentHost
 from mmalign.rl.experience import show_experience, write_experience
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
-from mmalign.rl.rewards import RewardList
-from mmalign.rl.rollout import Sampler
+from mmalign.rl.rewards import RewardList, check_rewards
+from mmalign.rl.rollout import Sampler, checked_rollout
 
 if TYPE_CHECKING:
     import torch
@@ -37,32 +39,48 @@ class SampledAnswers:
         self._fewest, self._processor = fewest, processor
         self.answer_tokens = sampler.config.max_tokens
         self.passes, self.limits = objective.passes, objective.limits
+        objective.sampling = sampler.config.sampling
+
+    @classmethod
+    def check(cls, catalog: "Catalog", rollout: "RolloutConfig", spec: ObjectiveSpec) -> "RolloutConfig":
+        if rollout.samples < spec.fewest_answers:
+            raise UsageError(
+                f"{spec.name} compares answers to a prompt: rollout.samples={rollout.samples}",
+                hint=f"Try: --set rollout.samples={max(4, spec.fewest_answers)}",
+            )
+        return checked_rollout(catalog, rollout)
+
+    @classmethod
+    def places(cls, catalog: "Catalog", rollout: "RolloutConfig") -> list[Path]:
+        options = [chosen.config for chosen in check_rewards(catalog, rollout.rewards, required=False)]
+        return [place for each in options if isinstance(each, NamesPlaces) for place in each.places()]
 
     @classmethod
     def open(
         cls,
         catalog: "Catalog",
-        config: "RolloutConfig",
-        objective: OnlineObjective,
-        policy: Any,
+        rollout: "RolloutConfig",
+        spec: ObjectiveSpec,
+        objective: Objective,
+        models: Any,
         *,
-        fewest: int,
         share: int,
         columns: tuple[str, ...],
         device: "torch.device",
-        trunk: Any,
         say: Say,
     ) -> "SampledAnswers":
-        """share: prompts of a step on this process. columns: of the prompts, for rewards that read some. trunk: as
-        `RewardList.build` takes it.
+        """columns: of the prompts, for rewards that read some.
 
         Raises UsageError for answers that leave no room for a prompt, for fewer prompts than updates, and for a column
-        that a reward needs and the data lack.
+        that a reward needs and the data lack; PluginError for an objective that is no OnlineObjective.
         """
+        if not isinstance(objective, OnlineObjective):
+            raise PluginError(f"{spec.name} learns from sampled answers, and its class is no OnlineObjective")
+        policy = models["policy"]
         context = policy.processor.context_length
-        if config.max_tokens >= context:
+        if rollout.max_tokens >= context:
             raise UsageError(
-                f"rollout.max_tokens={config.max_tokens} leaves no room for a prompt in a context of {context} tokens",
+                f"rollout.max_tokens={rollout.max_tokens} leaves no room for a prompt in a context of {context} tokens",
                 hint=f"Try: --set rollout.max_tokens={context // 2}",
             )
         if objective.passes[1] > share:
@@ -72,18 +90,21 @@ class SampledAnswers:
                 hint="Raise train.batch_size, or lower objective.minibatches.",
             )
         environment = None
-        if config.environment:
-            environment = EnvironmentHost.open(catalog, config.environment, config.environment_timeout)
-        rewards = RewardList.build(catalog, config.rewards, device, say, required=environment is None, trunk=trunk)
+        if rollout.environment:
+            environment = EnvironmentHost.open(catalog, rollout.environment, rollout.environment_timeout)
+        rewards = RewardList.build(
+            catalog, rollout.rewards, device, say, required=environment is None, trunk=models.trunk
+        )
         rewards.check_columns(columns)
-        engine = Engine.build(catalog, config.engine, policy, say)
+        engine = Engine.build(catalog, rollout.engine, policy, say)
         weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
-        if weighs and engine is not None and not engine.exact and config.top_p < 1:
+        if weighs and engine is not None and not engine.exact and rollout.top_p < 1:
             say(
-                f"rollout.top_p={config.top_p:g} weakens learning: importance weights count what it leaves out, too; "
+                f"rollout.top_p={rollout.top_p:g} weakens learning: importance weights count what it leaves out, too; "
                 "they are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
             )
-        return cls(Sampler(config, policy.processor, rewards, environment, engine), objective, fewest, policy.processor)
+        sampler = Sampler(rollout, policy.processor, rewards, environment, engine)
+        return cls(sampler, objective, spec.fewest_answers, policy.processor)
 
     def complete(self, policy: Any, batch: Batch, ctx: Context) -> Batch:
         self.sampler.take_seconds()  # of measurements since the last step
@@ -118,3 +139,15 @@ class SampledAnswers:
             return []
         write_experience(batch, folder / "experience" / f"step-{step:05d}{rank}.parquet", self._processor)
         return list(show_experience(batch, self._processor, max(0, terminal_width() - 2)))
+
+    def tell(self, counts: Mapping[str, int]) -> list[str]:
+        return worth_telling(counts)
+
+    def why_empty(self, metrics: Mapping[str, Any]) -> str:
+        same = NO_DIFFERENCE in metrics
+        return "all answers to a prompt score the same" if same else "no term counts anything"
+
+    def opening(self, key: str) -> str:
+        environment = self._config.environment.get("name")
+        before = f", before {environment} puts it" if environment else ""  # which may write more around it
+        return f"the first prompt, {key}{before}; what is learnt are answers that the policy samples to it:"

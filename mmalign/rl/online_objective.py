@@ -14,7 +14,6 @@ from pydantic import Field
 
 from mmalign.contract.objective import Objective, ObjectiveConfig, Outputs
 from mmalign.language.protocols import CausalLM
-from mmalign.rl.config import CriticOptions
 
 if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
@@ -47,12 +46,7 @@ class OnlineObjective(Objective):
     """Its Config is an `OnlineConfig`; its metric `kl` is the distance from the reference, in nats an answer."""
 
     sampling: "Sampling"
-    """How answers are sampled; the run sets it."""
-
-    @property
-    def critic(self) -> CriticOptions | None:
-        """How its role with a value head is built, where it has one."""
-        return None
+    """How answers are sampled; the feed sets it."""
 
     @property
     def passes(self) -> tuple[int, int]:

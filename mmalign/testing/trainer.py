@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.contract.batch import Batch
+    from mmalign.contract.feed import Feed
     from mmalign.contract.objective import Context
-    from mmalign.data.feed import Feed
     from mmalign.rl.rollout import Sampler
 
 EXACT = 1e-10  # float64, another summation order
@@ -156,7 +156,6 @@ def build_trainer(
 
     options, backbone: of the objective and of the model, where not the defaults.
     """
-    from mmalign.rl.config import RolloutConfig
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
     from mmalign.train.build import wire
     from mmalign.train.config import TrainConfig
@@ -167,16 +166,13 @@ def build_trainer(
     policy = load(source, bench, **backbone)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
-    rollout = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
-    models, engine = wire(
-        entry.spec, objective, policy, TrainConfig(), Processes("cpu"), classes=CLASSES, rollout=rollout
-    )
+    models, engine = wire(entry.spec, objective, policy, TrainConfig(), Processes("cpu"), classes=CLASSES)
     if exact:
         for module in models.modules():
             module.double()
     models.eval()
     batches = _batches(entry, objective, policy.processor, size, exact, bench)
-    feed = _feed(entry, objective, rollout, policy.processor)
+    feed = _feed(entry, objective, policy.processor)
     return Trainer(entry, objective, models, engine, batches, bench.catalog, feed)
 
 
@@ -192,12 +188,14 @@ def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: boo
     return found
 
 
-def _feed(entry: Entry, objective: Any, config: Any, processor: Any) -> "Feed":
+def _feed(entry: Entry, objective: Any, processor: Any) -> "Feed":
     from mmalign.data.feed import FixedExamples
+    from mmalign.rl.config import RolloutConfig
     from mmalign.rl.feed import SampledAnswers
 
     if not entry.spec.online:
         return FixedExamples()
+    config = RolloutConfig(samples=ANSWERS, max_tokens=ANSWER_TOKENS)
     return SampledAnswers(_sampler(config, processor), objective, entry.spec.fewest_answers, processor)
 
 

@@ -14,19 +14,16 @@ import torch
 from torch import nn
 
 from mmalign.contract.batch import Batch
+from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
-from mmalign.data.feed import Feed, FixedExamples
 from mmalign.data.loader import Order, Stream
 from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign.memory import keep_freed_memory
 from mmalign.models.load import load_model
-from mmalign.rl.config import RolloutConfig
-from mmalign.rl.feed import SampledAnswers
-from mmalign.rl.online_objective import OnlineObjective
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.config import TrainConfig
@@ -206,26 +203,22 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         train,
         processes,
         classes=tuple(data.classes) if needs_classes else (),
-        rollout=plan.rollout,
         copies=not plan.caches_frozen,
         loaded={role: load_model(plan.catalog, source, say=say) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
     columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
-    feed: Feed = FixedExamples()
-    if isinstance(objective, OnlineObjective):
-        feed = SampledAnswers.open(
-            plan.catalog,
-            plan.rollout,
-            objective,
-            models["policy"],
-            fewest=plan.objective.spec.fewest_answers,
-            share=train.batch_size // processes.world_size,
-            columns=columns,
-            device=processes.device,
-            trunk=models.trunk,
-            say=say,
-        )
+    feed = plan.feed_class.open(
+        plan.catalog,
+        plan.rollout,
+        plan.objective.spec,
+        objective,
+        models,
+        share=train.batch_size // processes.world_size,
+        columns=columns,
+        device=processes.device,
+        say=say,
+    )
     builder = plan.catalog.load(plan.optimizer)
     optimizer = build_optimizer(builder, plan.configs["optimizer"], parameters, train.learning_rate, models.peaks)
     policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
@@ -259,20 +252,18 @@ def wire(
     processes: Processes,
     *,
     classes: tuple[str, ...] = (),
-    rollout: RolloutConfig | None = None,
     copies: bool = True,
     loaded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Models, Engine]:
     """The roles of an objective as models on the processes' device, and the engine that trains them: what a run and the
     conformance kit have in common.
 
-    classes: names of the data set's, where a head has a row for each. rollout: of an online objective. copies: frozen
-    roles are models of their own; else the trained one stands in for them. loaded: models of roles that have a source
-    of their own. Raises IncompatibleError where nothing trains.
+    classes: names of the data set's, where a head has a row for each. copies: frozen roles are models of their own;
+    else the trained one stands in for them. loaded: models of roles that have a source of their own. Raises
+    IncompatibleError where nothing trains.
     """
-    online = objective if isinstance(objective, OnlineObjective) else None
     roles = tuple(role for role in spec.roles if role.used(objective.config))
-    critic = online.critic if online else None
+    critic = objective.config.critic if "critic" in type(objective.config).model_fields else None
     models = build_models(roles, policy, copies=copies, classes=classes, critic=critic, loaded=loaded)
     models.to(processes.device)
     if train.gradient_checkpointing:
@@ -280,8 +271,6 @@ def wire(
     phases = objective.phases(models)
     if not models.trainable():
         raise IncompatibleError("nothing to train: every parameter is locked", hint="Unlock a part: --set backbone.…")
-    if online is not None and rollout is not None:
-        online.sampling = rollout.sampling
     forward = StepModule(phases, models)
     if train.compile:
         check_passes(train, objective.coupled, processes.world_size)
@@ -295,7 +284,7 @@ def wire(
         objective.weights,
         bf16=train.precision == "bf16",
         passes=1 if objective.coupled else models.passes,
-        mixed=online is not None,
+        mixed=spec.online,
     )
     return models, engine
 

@@ -7,7 +7,7 @@ figure = reward_against_kl(records)          # None where the records have no KL
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmalign.rl.counts import LOGGED
+from mmalign.contract.feed import LOGGED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

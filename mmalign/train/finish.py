@@ -1,4 +1,4 @@
-"""The end of a run: interpolate, measure, save the model whole or not at all, write the reports.
+"""The end of a run: interpolate, measure, save the model whole or not at all, sum up.
 
 outcome = finish(job, loop, counts, run, catalog, say)
 """
@@ -22,7 +22,6 @@ from mmalign.models.load import load_model
 from mmalign.models.lora import scale_adapter
 from mmalign.printable import with_nan
 from mmalign.registry.catalog import Catalog, lasting_name
-from mmalign.rl.counts import total
 from mmalign.train import rng
 from mmalign.train.baselines import compare
 from mmalign.train.build import Job
@@ -34,8 +33,8 @@ from mmalign.train.plan import lasting_reference
 from mmalign.train.preview import SURVEYED
 from mmalign.train.progress import peak_memory
 from mmalign.train.run_folder import Run
-from mmalign.train.run_page import write_reports
 from mmalign.train.samples import side_by_side, write_samples
+from mmalign.train.summary import total_counts
 
 FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
 
@@ -56,7 +55,7 @@ def finished(run: Run) -> Outcome:
     recorded: dict[str, Any] = dict(run.info["summary"])  # earlier versions counted nothing, and had one time
     recorded |= {name: with_nan(recorded[name]) for name in ("before", "after")}
     judged = judge(recorded["before"], recorded["after"], {}, {}, {})
-    missing: dict[str, Any] = {"counts": {}, "training_seconds": recorded["seconds"], "advice": []}
+    missing: dict[str, Any] = {"counts": {}, "told": [], "training_seconds": recorded["seconds"], "advice": []}
     summary: dict[str, Any] = {**missing, "judged": [row._asdict() for row in judged], **recorded}
     run.close()
     return Outcome(run.folder, run.folder / "model", summary["before"], summary["after"], summary)
@@ -65,7 +64,7 @@ def finished(run: Run) -> Outcome:
 def finish(
     job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Display
 ) -> Outcome | None:
-    """Interpolate, measure, save the model, write the reports, on the main process. counts: of cut texts and tokens."""
+    """Interpolate, measure, save the model, sum up, on the main process. counts: of cut texts and tokens."""
     model = run.folder / "model"
     truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
     if not job.processes.is_main:
@@ -102,7 +101,8 @@ def finish(
         "unreadable_samples": len(loop.bad_samples),
         "truncated_texts": truncated,
         "skipped_updates": loop.skipped_updates,
-        "counts": total(records),
+        "counts": (counted := total_counts(records)),
+        "told": job.feed.tell(counted),
         "next": next_commands(model, job.plan, job.heldout if job.num_heldout else job.data),
         "judged": [row._asdict() for row in judged],
         "advice": advice(judged, main, job.plan, best_step, dealt=_is_dealt(job)),
@@ -112,7 +112,7 @@ def finish(
         "samples": side_by_side(started.get("samples", []), written),
     }
     run.write_info(summary=summary)
-    write_reports(run, job.plan, trained if after is not trained else None)
+    run.announce({"step": loop.step, "summary": summary})
     run.write_info(status="finished", error=None)
     return Outcome(run.folder, model, before, after, summary)
 

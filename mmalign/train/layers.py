@@ -12,11 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmalign.config.section import NAMED_SECTIONS, Section, overlay
+from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, SECTIONS, Section, overlay, section_model
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
-
-SECTIONS = (*NAMED_SECTIONS, "streams", "rollout", "train", "data", "evaluation", "trackers")
 
 # Two ways to say one thing: a layer that uses the first takes the second of the layers below away.
 _IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}
@@ -138,11 +136,7 @@ def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
 
 
 def _unknown_section(name: str) -> str:
-    from mmalign.rl.config import RolloutConfig
-    from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
-
-    models = {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig, "rollout": RolloutConfig}
-    options = [f"{section}.{name}" for section, model in models.items() if name in model.model_fields]
+    options = [f"{section}.{name}" for section in FIXED_SECTIONS if name in section_model(section).model_fields]
     near = f"Did you mean {' or '.join(options)}?" if options else did_you_mean(name, SECTIONS)
     return f"unknown section {name!r}. {near}".strip()
 

@@ -21,7 +21,6 @@ from mmalign.data.loader import Stream
 from mmalign.display import Say, display_of
 from mmalign.errors import CheckpointError, MmalignError, NonFiniteError, ShortageError
 from mmalign.registry.catalog import Catalog
-from mmalign.rl.counts import why_empty
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint, heldout, rng
 from mmalign.train.baselines import measure_baselines
@@ -155,7 +154,7 @@ class Loop:
                 buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
         elif result.empty:
             self.skipped_updates += 1
-            self.say(f"step {index + 1} has nothing to learn from: {why_empty(result.metrics)}")
+            self.say(f"step {index + 1} has nothing to learn from: {job.feed.why_empty(result.metrics)}")
         else:
             check_limits(job.feed.limits, result, f"step {index + 1}")
             self._mid_step = True

@@ -10,20 +10,20 @@ from typing import Any
 
 import yaml
 
-from mmalign.config.section import NAMED_SECTIONS
+from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, section_model
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
+from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry
+from mmalign.data.feed import FixedExamples
 from mmalign.data.find import find_dataset
 from mmalign.errors import IncompatibleError, PluginError, UsageError
 from mmalign.evaluate.runner import evaluation_config
 from mmalign.models.references import find_source
 from mmalign.registry.catalog import Catalog, lasting_name
 from mmalign.registry.compat import Verdict, check, check_needs, require, require_needs
-from mmalign.rl.config import RolloutConfig
-from mmalign.rl.rollout import checked_rollout
 from mmalign.train.config import DataConfig, EvaluationConfig, TrainConfig
 from mmalign.train.settle import lasting_reference, settle
 
@@ -49,6 +49,7 @@ class Plan:
 
     objective: Entry
     objective_class: type[Objective]
+    feed_class: type[Feed]
     source: Source
     backbone_class: Any
     dataset: Entry
@@ -80,9 +81,9 @@ class Plan:
         return self.configs["evaluation"]
 
     @property
-    def rollout(self) -> RolloutConfig:
-        """Of an online objective; the defaults elsewhere, where nothing asks."""
-        return self.configs.get("rollout") or RolloutConfig()
+    def rollout(self) -> Any:
+        """The options of the feed; None where the examples are learnt from as they are."""
+        return self.configs.get("rollout")
 
     @property
     def caches_frozen(self) -> bool:
@@ -114,7 +115,10 @@ class Plan:
             name: {"name": lasting_name(stream.dataset), **stream.config.model_dump(mode="json")}
             for name, stream in self.streams.items()
         }
-        trackers = {lasting_name(entry): config.model_dump(mode="json") for entry, config in self.trackers}
+        trackers: dict[str, Any] = {
+            lasting_name(entry): False for entry in self.catalog.entries("trackers") if entry.spec.default
+        }
+        trackers |= {lasting_name(entry): config.model_dump(mode="json") for entry, config in self.trackers}
         more = {"streams": streams, "trackers": trackers}
         return sections | {name: section for name, section in more.items() if section}
 
@@ -142,10 +146,9 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     optimizer = catalog.find("optimizers", sections["optimizer"].get("name") or DEFAULT_OPTIMIZER)
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset, "optimizer": optimizer}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
-    models |= {"train": TrainConfig, "data": DataConfig, "evaluation": EvaluationConfig}
-    if objective.spec.online:
-        models["rollout"] = RolloutConfig
-    elif sections.get("rollout"):
+    feeds = objective.spec.online
+    models |= {name: section_model(name) for name in FIXED_SECTIONS if feeds or name != "rollout"}
+    if sections.get("rollout") and not feeds:
         raise UsageError(
             f"{objective.spec.name} samples nothing: the section rollout is for objectives that do",
             hint="Those are: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
@@ -156,23 +159,19 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     if isinstance(configs["backbone"], ChecksTraining):
         configs["backbone"].check_training()
     _require_places(configs)
-    if objective.spec.online:
-        configs["rollout"] = checked_rollout(catalog, configs["rollout"])
+    feed_class = catalog.load_place(objective, objective.spec.feed) if feeds else FixedExamples
+    if feeds:
+        configs["rollout"] = feed_class.check(catalog, configs["rollout"], objective.spec)
     evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
     baselines = _baselines(catalog, source, configs["evaluation"])
     example = catalog.find("examples", kind)
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
-    fewest = objective.spec.fewest_answers
-    if objective.spec.online and configs["rollout"].samples < fewest:
-        raise UsageError(
-            f"{objective.spec.name} compares answers to a prompt: rollout.samples={configs['rollout'].samples}",
-            hint=f"Try: --set rollout.samples={max(4, fewest)}",
-        )
     streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections)
     configs["train"], reasons = settle(configs, objective.spec.rates, optimizer.spec, source, classes["backbone"])
     plan = Plan(
         objective=objective,
         objective_class=classes["objective"],
+        feed_class=feed_class,
         source=source,
         backbone_class=classes["backbone"],
         dataset=dataset,
@@ -266,13 +265,17 @@ def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, 
 
 
 def _trackers(catalog: Catalog, section: Mapping[str, Any]) -> tuple[tuple[Entry, Any], ...]:
-    """Each with its options, which are checked here; raises UsageError."""
+    """Those that are named and those of every run, each with its options, which are checked here; raises UsageError."""
+    named = {lasting_name(catalog.find("trackers", name)): name for name in section}
+    defaults = [lasting_name(entry) for entry in catalog.entries("trackers") if entry.spec.default]
     chosen = []
-    for name, options in section.items():
-        entry = catalog.find("trackers", name)
-        if not isinstance(options or {}, dict):
-            raise UsageError(f"trackers.{name} takes options (key: value)", hint=f"Try: --tracker {name}")
-        chosen.append((entry, build(catalog.load_config(entry), options or {}, f"trackers.{name}")))
+    for name in [*(name for name in defaults if name not in named), *named.values()]:
+        entry, options = catalog.find("trackers", name), section.get(name) or {}
+        if section.get(name) is False:
+            continue
+        if not isinstance(options, dict):
+            raise UsageError(f"trackers.{name} takes options (key: value), or false", hint=f"Try: --tracker {name}")
+        chosen.append((entry, build(catalog.load_config(entry), options, f"trackers.{name}")))
     return tuple(chosen)
 
 

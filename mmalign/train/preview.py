@@ -42,12 +42,7 @@ def preview(job: Job) -> Iterator[str]:
         if _reads(job.plan.streams[name].example, encoder):
             yield survey(data, encoder, job.plan.data, of=f" of the stream {name}")
     batch = next(iter(Sweep(job.data, job.encoder, 1, limit=SURVEYED)))
-    if not job.feed.answer_tokens:
-        yield f"the first example, {batch['key'][0]}; what is learnt is between « and »:"
-    else:
-        world = job.plan.rollout.environment.get("name")
-        before = f", before {world} puts it" if world else ""  # which may write more around it
-        yield f"the first prompt, {batch['key'][0]}{before}; what is learnt are answers that the policy samples to it:"
+    yield job.feed.opening(batch["key"][0])
     for line in show(sequences_of(batch), cast(AnswersProcessor, job.encoder.processor)):
         yield Printable(f"  {line}")
 

@@ -20,14 +20,14 @@ import torch
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.capabilities import Capability
+from mmalign.contract.feed import LOGGED
 from mmalign.display import Display, terminal_width
 from mmalign.registry.catalog import Catalog
-from mmalign.rl.counts import LOGGED
-from mmalign.rl.step_table import StepTable
 from mmalign.train.build import Job
 from mmalign.train.optim import learning_rate
 from mmalign.train.run_folder import Run
 from mmalign.train.step import StepResult, merge
+from mmalign.train.step_table import StepTable
 
 _RECENT = 20  # steps, over which rates and the time left are averaged
 _FIGURES = 3  # in the line that is redrawn

@@ -2,13 +2,13 @@
 
     default_rate(spec.rates, ModelSize(8_000_000_000, random=False), adapter=False)     # 5e-07, "TRL's DPO, ..."
 
-An objective states rates for one size (`mmalign.contract.specs.Rates`). They go down with the cube root of the size:
+An objective states rates for one size (`mmalign.contract.rates.Rates`). They go down with the cube root of the size:
 the peak rates of GPT-3 from 125 million to 13 billion parameters (Brown 2020, table 2.1) have the power -0.39, and
 those of Tulu 3's SFT and DPO from 8 to 70 billion (Lambert 2024) -0.42. A low-rank adapter takes about ten times the
 rate of all weights, whatever the size (Schulman 2025, "LoRA Without Regret"; TRL's scripts for SFT and DPO do so too).
 """
 
-from mmalign.contract.specs import Rates, in_words
+from mmalign.contract.rates import Rates, in_words
 from mmalign.models.size import ModelSize
 
 _POWER = -1 / 3

@@ -20,7 +20,6 @@ from mmalign.errors import CheckpointError, MmalignError, UsageError
 from mmalign.files import write_text
 from mmalign.models.digest import folder_digest
 from mmalign.registry.catalog import Catalog
-from mmalign.rl.rewards import check_rewards
 from mmalign.stop import Interrupted, StopRequest, interruptible
 from mmalign.train import checkpoint
 from mmalign.train.build import assemble
@@ -246,8 +245,8 @@ def _starting_weights(plan: Plan) -> str | None:
     """A hash of the backbone's folder or file, where it has one, and of those that its options name: interpolation and
     reference copies read them again."""
     options = [plan.configs[section] for section in ("backbone", "objective")]
-    options += [chosen.config for chosen in check_rewards(plan.catalog, plan.rollout.rewards, required=False)]
     named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
+    named += plan.feed_class.places(plan.catalog, plan.rollout)
     of_roles = [place for source in plan.role_sources.values() for place in source.places]
     return "+".join(map(folder_digest, (*plan.source.places, *of_roles, *named))) or None
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmalign.contract.capabilities import Capability
+from mmalign.contract.rates import Rates
 from mmalign.contract.source import Source
-from mmalign.contract.specs import OptimizerSpec, Rates
+from mmalign.contract.specs import OptimizerSpec
 from mmalign.models.size import KnowsSize, ModelSize
 from mmalign.train.config import TrainConfig
 from mmalign.train.length import with_steps

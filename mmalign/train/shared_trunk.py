@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.backbone import SwitchesAdapter
+from mmalign.contract.roles import CriticOptions
 from mmalign.errors import CheckpointError, UsageError
 from mmalign.models.adapter_switch import follow_checkpointing, selected
 from mmalign.models.lora import add_adapter
 from mmalign.models.reward_trunk import ReadScorer, ReadsScorers
-from mmalign.rl.config import CriticOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -48,9 +48,14 @@ class Trackers:
                 self.record(record)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        kind = next((kind for kind in ("final", "evaluation", "checkpoint") if record.get(kind)), "step")
+        kind = next((kind for kind in ("final", "evaluation", "checkpoint", "summary") if record.get(kind)), "step")
         self._at = record["step"]
         for name, tracker in list(self._trackers.items()):
+            if kind not in tracker.kinds:
+                continue
+            if kind == "summary":  # is announced when it is made, and stands in no file that a resume reads again
+                self._tell(name, tracker, record)
+                continue
             heard = self._heard.setdefault(name, {})
             if record["step"] > heard.get(kind, -1):
                 self._tell(name, tracker, record)

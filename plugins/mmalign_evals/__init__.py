@@ -1,12 +1,24 @@
-"""Held-out measurements of language models (perplexity, preferences, few-shot classification) and of reward models (how
-they order answers).
+"""The command `mmalign evaluate`, and held-out measurements of language models (perplexity, preferences, few-shot
+classification) and of reward models (how they order answers).
 
 mmalign evaluate perplexity --backbone ./model
 """
 
-from mmalign import EvaluationSpec, hookimpl
+from mmalign import CommandSpec, EvaluationSpec, hookimpl
 
 _LANGUAGE_MODEL = ("hidden_states", "token_logps")
+
+
+@hookimpl
+def register_commands() -> list[CommandSpec]:
+    return [
+        CommandSpec(
+            name="evaluate",
+            summary="Measure a model on held-out data.",
+            target="mmalign_evals.command:command",
+            group="Use",
+        )
+    ]
 
 
 @hookimpl

@@ -1,6 +1,6 @@
 """The built-in objectives: one algorithm, one file."""
 
-from mmalign import ObjectiveSpec, Rates, Role, SideStream, hookimpl
+from mmalign import SAMPLED_ANSWERS, ObjectiveSpec, Rates, Role, SideStream, hookimpl
 
 # Metrics of objectives that sample answers.
 _WATCHED = ("score", "kl", "length")
@@ -108,7 +108,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             examples={"main": ("prompt",), "ptx": ("text",)},
             side_streams={"ptx": SideStream(batch_size="ptx_batch_size", only_with="ptx_coef")},
             rates=Rates(trained=9e-6, size=1.3e9, source="InstructGPT's PPO (Ouyang 2022)"),
-            online=True,
+            feed=SAMPLED_ANSWERS,
             best_by=("score", "high"),
             watched=_WATCHED,
             of_updates=_OF_UPDATES | {"beta"},
@@ -147,7 +147,7 @@ def _online(name: str, target: str, summary: str, rates: Rates, reference_only_w
             Role(name="reference", needs=needs, trains=False, only_with=reference_only_with),
         ),
         examples={"main": ("prompt",)},
-        online=True,
+        feed=SAMPLED_ANSWERS,
         fewest_answers=2,
         best_by=("score", "high"),
         watched=_WATCHED,

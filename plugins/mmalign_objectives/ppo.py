@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmalign.contract.objective import Context, Metrics, Outputs, Phase
+from mmalign.contract.roles import CriticOptions
 from mmalign.language.protocols import CausalLM
-from mmalign.rl.config import CriticOptions
 from mmalign.rl.online_objective import OnlineObjective, PolicyGradientConfig
 
 if TYPE_CHECKING:
@@ -95,10 +95,6 @@ class ProximalPolicyOptimization(OnlineObjective):
     @property
     def weights(self) -> dict[str, float]:
         return {"value": self.config.value_coef, "entropy": self.config.entropy_coef, "ptx": self.config.ptx_coef}
-
-    @property
-    def critic(self) -> CriticOptions:
-        return self.config.critic
 
     def phases(self, models: "Models") -> dict[str, tuple[Phase, ...]]:
         on_one_trunk = models.role("critic", CausalLM) is models.role("policy", CausalLM)

@@ -109,7 +109,7 @@ def _write_page(
         "samples": _samples(comparison, config) if comparison else [],
         "config_json": json.dumps(pipeline.as_dict(), indent=2, ensure_ascii=False),
     }
-    write_report(path, "pipeline.html", context)
+    write_report(path, Path(__file__).with_name("pipeline.html"), context)
 
 
 def _tiles(comparison: "Comparison | None") -> list[tuple[str, str]]:

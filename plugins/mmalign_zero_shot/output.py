@@ -304,7 +304,9 @@ def write_html(
         "labels": [label.text for label in labels],
         "templates": list(facts.templates),
     }
-    write_report(path, "zero_shot.html", context | _measured_context(measured, labels, results, refs))
+    write_report(
+        path, Path(__file__).with_name("zero_shot.html"), context | _measured_context(measured, labels, results, refs)
+    )
 
 
 def _measured_context(

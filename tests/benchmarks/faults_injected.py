@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 
 import mmalign_lm.generation
 from mmalign_data import reviews
+from mmalign_report import page
 from pictures import write_pairs
 from resume_cases import STEPS, Lab, Whole, assert_same_run, newest
 
@@ -386,7 +387,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     # None of it touches what is compared, and all takes most of the time of runs this small.
-    finish.write_reports = lambda *arguments: None
+    page.write_page = lambda *arguments: None
     finish.SURVEYED = preview.SURVEYED = 8
     read = reviews.read
     reviews.read = functools.cache(lambda split: read(split)[:200])

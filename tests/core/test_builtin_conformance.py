@@ -31,5 +31,6 @@ test_rewards = conformance(
 test_environments = conformance("mmalign_environments")
 test_engines = conformance("mmalign_engines")
 test_optimizers = conformance("mmalign_optimizers")
+test_report = conformance("mmalign_report")
 test_answers = conformance("mmalign_answers")
 test_triplet = conformance("mmalign_triplet")

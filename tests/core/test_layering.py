@@ -25,8 +25,8 @@ LAYERS = (
     ("ops", "registry"),
     ("language", "models"),
     ("data",),
-    ("evaluate", "rl"),
-    ("train",),
+    ("evaluate",),
+    ("rl", "train"),
     ("testing",),
     ("cli",),
 )

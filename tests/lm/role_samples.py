@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from lm_samples import some_sequences
 
+from mmalign.contract.roles import CriticOptions
 from mmalign.contract.specs import Role
 from mmalign.language.derive import sequence_logps, token_values
-from mmalign.rl.config import CriticOptions
 from mmalign.train.roles import Models, build_models
 
 ROLES = (

@@ -11,7 +11,8 @@ import yaml
 from mmalign.cli import run
 from mmalign.cli.config import _heading
 from mmalign.config.yaml_reader import read_yaml
-from mmalign.contract.specs import ObjectiveSpec, Rates, Role, in_words
+from mmalign.contract.rates import Rates, in_words
+from mmalign.contract.specs import ObjectiveSpec, Role
 from mmalign.models.references import find_source
 from mmalign.models.size import ModelSize
 from mmalign.registry.catalog import Catalog

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign_evals.choose import select
 
 from mmalign.cli import run
 from mmalign.contract.evaluation import Runtime
-from mmalign.evaluate.choose import select
 from mmalign.models.references import find_source
 
 LIMIT = ("--set", "evaluation.max_examples=6")

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import torch
+from mmalign_report import page
 
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.train import run as launch
-from mmalign.train import run_page as report
 from mmalign.train.checkpoint import committed, verify
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import make_plan
@@ -75,7 +75,7 @@ def main() -> None:
     from matplotlib.backends import backend_agg  # noqa: F401
     from matplotlib.figure import Figure
 
-    report.draw_curves = lambda records: Figure(figsize=(1, 1))  # several times as long as the training
+    page.draw_curves = lambda records: Figure(figsize=(1, 1))  # several times as long as the training
 
     whole = run(model, data, out / "reference", None)
     expected = digest(out / "reference")

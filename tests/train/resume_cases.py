@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmalign_report import page
 from plugin_sites import write_plugin
 
 from mmalign.contract.specs import Entry
@@ -197,7 +198,7 @@ def quick_runs() -> Iterator[pytest.MonkeyPatch]:
     """Within, reports are not drawn and few examples surveyed: nothing of it touches what is compared, and both take
     most of the time of a run this small."""
     with pytest.MonkeyPatch.context() as patch, single_thread():
-        patch.setattr(finish, "write_reports", lambda *arguments: None)
+        patch.setattr(page, "write_page", lambda *arguments: None)
         patch.setattr(finish, "SURVEYED", 8)
         patch.setattr(preview, "SURVEYED", 8)
         yield patch

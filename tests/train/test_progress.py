@@ -6,12 +6,12 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+from mmalign_report import page
 from resume_cases import Lab, quick_runs
 
-from mmalign.rl import step_table
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
-from mmalign.train import checkpoint, finish, heldout, loop, samples
+from mmalign.train import checkpoint, finish, heldout, loop, samples, step_table
 from mmalign.train import run as launch
 
 COLUMNS = (
@@ -138,7 +138,7 @@ def test_rates_are_of_steps_alone(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(finish, "measure", slow("measure"))
     monkeypatch.setattr(checkpoint, "save", slow("save"))
     monkeypatch.setattr(loop, "write_samples", slow("write_samples"))
-    monkeypatch.setattr(finish, "write_reports", lambda *arguments: None)
+    monkeypatch.setattr(page, "write_page", lambda *arguments: None)
     lines: list[str] = []
     with single_thread():
         lab = Lab(Workbench({}, {}), tmp_path)

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import yaml
+from mmalign_report import page
 from plugin_sites import write_plugin
 from resume_cases import Lab, lab_with_plugin, measurements
 
@@ -57,7 +59,7 @@ def heard(folder, name="heard.jsonl"):
 
 
 def kinds(records):
-    names = ("final", "evaluation", "checkpoint")
+    names = ("final", "evaluation", "checkpoint", "summary")
     return sorted((record["step"], next((name for name in names if record.get(name)), "step")) for record in records)
 
 
@@ -70,7 +72,8 @@ def test_every_record_is_heard_once_across_a_kill_and_a_resume(own_lab, objectiv
     assert {2, 4, 6} <= {record["step"] for record in checkpoints}, "and the best on held-out data"
     assert checkpoints[-1]["checkpoint"].endswith("step-000006")
     written = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [record for record in told if "checkpoint" not in record] == written, "the very records"
+    assert told[-1]["summary"] == json.loads((whole.folder / "run.json").read_text())["summary"], "the last of all"
+    assert [record for record in told[:-1] if "checkpoint" not in record] == written, "the very records"
     assert sum("evaluation" in record for record in told) >= 2
     for moment in ("1/6", "3/6", "5/6"):  # each behind a checkpoint: its steps are made again
         run = own_lab.copy(whole.moments[moment])
@@ -93,6 +96,17 @@ def test_one_that_fails_is_told_of_and_ends_nothing(own_lab) -> None:
     assert info["status"] == "finished"
     assert info["tracker_failures"] == {"broken": "step 2: ValueError: no more room"}
     assert len(heard(run.folder)) > 6, "the other one goes on"
+
+
+def test_the_page_is_a_tracker_of_every_run_that_says_not_otherwise(own_lab, monkeypatch) -> None:
+    pages = []
+    monkeypatch.setattr(page, "write_page", lambda run, summary: pages.append((run.folder, summary["steps"])))
+    run = own_lab.begin(own_lab.plan("sft", "micro-batches"))
+    assert pages == [(run.folder, 6)] and not (run.folder / "trackers.json").exists(), "it hears of no step"
+    without = own_lab.begin(own_lab.plan("sft", "micro-batches", "trackers.report=false"))
+    assert yaml.safe_load((without.folder / "config.yaml").read_text())["trackers"] == {"report": False}
+    own_lab.resume(own_lab.copy(without.moments["3/6"]))
+    assert len(pages) == 1, "nor does a resume write one"
 
 
 def test_what_is_asked_for_is_checked_first(own_lab) -> None:

@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jinja2
+import mmalign_report
+import mmalign_zero_shot
 import pyarrow.parquet as pq
 import pytest
 from mmalign_zero_shot.output import ImageResult, Prediction, Rejected, write_results
@@ -15,6 +17,8 @@ from mmalign.errors import MmalignError, UsageError
 from mmalign.files import check_out
 from mmalign.report import render, thumbnail_data_uri, write_report
 
+ZERO_SHOT = Path(mmalign_zero_shot.__path__[0], "zero_shot.html")
+TRAIN = Path(mmalign_report.__path__[0], "train.html")
 RESULTS = [
     ImageResult(
         'a "b",\n.jpg', [Prediction("a photo of a cat", "cat", 0.75, 0.5), Prediction("狗", "狗", 0.25, -0.125)]
@@ -123,7 +127,7 @@ def context() -> dict[str, object]:
 
 
 def test_the_page_fetches_nothing_and_escapes_everything(tmp_path: Path) -> None:
-    write_report(tmp_path / "r.html", "zero_shot.html", context())
+    write_report(tmp_path / "r.html", ZERO_SHOT, context())
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(page)
@@ -137,7 +141,7 @@ def test_a_name_that_a_template_lacks_is_an_error() -> None:
     incomplete = context()
     del incomplete["errors"]
     with pytest.raises(jinja2.UndefinedError, match="errors"):
-        render("zero_shot.html", incomplete)
+        render(ZERO_SHOT, incomplete)
 
 
 def test_the_training_page_renders() -> None:
@@ -155,6 +159,6 @@ def test_the_training_page_renders() -> None:
         "config_yaml": "train:\n  lr: 0.1\n",
         "next_commands": ["mmalign zero-shot"],
     }
-    page = render("train.html", values)
+    page = render(TRAIN, values)
     assert "10 &lt; 20" in page and "3 samples" in page and "lr: 0.1" in page and "mmalign zero-shot" in page
     assert '<td class="bad">✗ worse</td>' in page and "fewer passes" in page

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmalign.cli import evaluate_output as output
 from mmalign.cli.app import App, CatalogName, json_option, pass_app, quiet_option, settings_of
 from mmalign.contract.trained import FILE as RECORD
 from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
 from mmalign.models.hub import CHAT_TEMPLATE
 from mmalign.models.load import load_model, require_source
+from mmalign_evals import output
 
 if TYPE_CHECKING:
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.source import Source
     from mmalign.contract.trained import TrainedBy
-    from mmalign.evaluate.choose import Task
     from mmalign.evaluate.parts import Part
+    from mmalign_evals.choose import Task
 
 _EPILOG = """\b
 Examples:
@@ -89,7 +89,7 @@ def run_evaluate(app: App, options: Options) -> int:
             from mmalign.files import check_out
 
             check_out(path, options.force, suffixes)
-    from mmalign.evaluate.choose import select
+    from mmalign_evals.choose import select
 
     source = require_source(app.catalog, options.backbone, (), "evaluate")
     trained = _record(app, source)
@@ -233,7 +233,7 @@ def _reading(app: App, source: "Source", trained: "TrainedBy | None", asked: Map
 
 def _say_whose_rows(app: App, trained: "TrainedBy", task: "Task", part: "Part") -> None:
     """Whether the model's own run learnt from the rows that are measured."""
-    from mmalign.evaluate.choose import HELD_OUT, is_own
+    from mmalign_evals.choose import HELD_OUT, is_own
 
     name = app.catalog.display_name(task.evaluation)
     if not task.own and not is_own(trained, task.dataset, task.path):

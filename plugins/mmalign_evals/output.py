@@ -129,4 +129,4 @@ def write_html(path: Path, report: Report) -> None:
         ],
         "left_out": list(report.left_out.items()),
     }
-    write_report(path, "evaluate.html", context)
+    write_report(path, Path(__file__).with_name("evaluate.html"), context)
