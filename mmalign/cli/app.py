@@ -144,6 +144,8 @@ class CatalogName(click.ParamType):
 
 def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:
     """The section `backbone` of --set; raises UsageError for any other."""
+    if not sets:
+        return {}
     return settings_of(sets, command, ("backbone",))["backbone"]
 
 

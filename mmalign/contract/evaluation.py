@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 
 from mmalign.contract.trained import TrainedBy
-from mmalign.device import choose_device
+from mmalign.device import choose_device, keep_freed_memory
 from mmalign.errors import UsageError
-from mmalign.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -19,10 +19,10 @@ from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Order, Stream
+from mmalign.device import keep_freed_memory
 from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
-from mmalign.memory import keep_freed_memory
 from mmalign.models.load import load_model
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes

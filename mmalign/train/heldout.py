@@ -16,9 +16,9 @@ from mmalign.contract.evaluation import Runtime
 from mmalign.contract.objective import Context, Phase
 from mmalign.contract.specs import EvaluationSpec, ObjectiveSpec
 from mmalign.data.loader import Sweep
+from mmalign.device import release_freed_memory
 from mmalign.evaluate.parts import Part, default_part
 from mmalign.evaluate.runner import run_evaluation
-from mmalign.memory import release_freed_memory
 from mmalign.registry.catalog import Catalog
 from mmalign.stop import held_back
 from mmalign.train.build import Job

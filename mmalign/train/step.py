@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from mmalign.contract.batch import Batch
 from mmalign.contract.objective import Metrics, Objective, Outputs, Phase
+from mmalign.device import release_freed_memory
 from mmalign.errors import NonFiniteError, PluginError
 from mmalign.hashing import stable_hash
-from mmalign.memory import release_freed_memory
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
 from mmalign.train.roles import Models

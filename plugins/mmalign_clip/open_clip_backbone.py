@@ -68,27 +68,41 @@ class OpenClipBackbone(lora.Adaptable):
 
     Config: ClassVar[type[BaseModel]] = OpenClipConfig
 
-    def __init__(self, module: "OpenClipModule", blueprint: Blueprint, processor: ClipProcessor, origin: str) -> None:
+    def __init__(
+        self,
+        module: "OpenClipModule",
+        blueprint: Blueprint,
+        processor: ClipProcessor,
+        origin: str,
+        adapter: Mapping[str, str],
+    ) -> None:
+        """adapter: its description, where there is one."""
         self.module = module
         self.processor = processor
         self.vocabulary = blueprint.vocabulary or imagenet_names()
         self._blueprint = blueprint
         self._origin = origin
+        self._adapter = adapter
 
     @classmethod
     def load(cls, source: "Source", config: OpenClipConfig) -> Self:
         """Build the model in float32 on the CPU, in evaluation mode; raises CheckpointError or UsageError."""
-        lora.require(config.lora)
+        adapted = bool(config.lora.rank)
+        if adapted:
+            lora.require(config.lora)
         blueprint = read(source, config.quick_gelu)
         module = _build(blueprint, config)
         if config.lock_image:
             locking.lock_image(module, config.unlocked_image_groups)
         if config.lock_text:
             locking.lock_text(module, config.unlocked_text_layers)
-        # open_clip checks the class of this layer, which may be a matrix instead
-        lora.inject(module, config.lora, spare=[m for n, m in module.named_modules() if n.endswith("text_projection")])
+        if adapted:
+            # open_clip checks the class of this layer, which may be a matrix instead
+            spare = [layer for name, layer in module.named_modules() if name.endswith("text_projection")]
+            lora.inject(module, config.lora, spare=spare)
         processor = ClipProcessor(blueprint.preprocess, blueprint.tokenizer, config.crop_scale, config.flip_probability)
-        return cls(module.eval(), blueprint, processor, source.origin)
+        adapter = lora.describe_adapter(module) if adapted else {}
+        return cls(module.eval(), blueprint, processor, source.origin, adapter)
 
     @classmethod
     def size(cls, source: "Source", config: OpenClipConfig) -> ModelSize:
@@ -157,7 +171,7 @@ class OpenClipBackbone(lora.Adaptable):
             "vocabulary_size": tokenizer.num_tokens,
             "trims_text": can_trim(self.module, tokenizer.pad_id, tokenizer.end_id),
             **({} if self._blueprint.min_cosine is None else {"min_cosine": self._blueprint.min_cosine}),
-            **lora.describe_adapter(self.module),
+            **self._adapter,
         }
 
     def _saved_model_cfg(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Python with the standard library alone. The example's solution says what is righ
                        of lines is ignored.
     compare: tests     Python code appended to the program: 1 where all of it runs without error, else 0.
 
-Programs run confined; `mmalign_rewards.sandbox` states how, and the limits of that. On a machine that cannot confine
+Programs run confined; `mmalign_sandbox.sandbox` states how, and the limits of that. On a machine that cannot confine
 them they do not run, unless `unsafe: true` is set. A program sees its own source, tests included, and can be written to
 cheat them.
 """
@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mmalign_sandbox import sandbox
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.errors import DataError, UsageError
-from mmalign_rewards import sandbox
+from mmalign.errors import DataError, RewardError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,15 @@ class Code:
         )
 
     def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
-        """Raises UsageError where this machine cannot confine programs, unless `unsafe` is set."""
+        """Raises UsageError where this machine cannot confine programs, unless `unsafe` is set, and RewardError where
+        no confined program runs."""
         self._say = say
-        if not (exposed := sandbox.exposed()):
+        try:
+            exposed = sandbox.exposed()
+        except sandbox.SandboxError as error:  # every answer would be wrong
+            hint = f"Try it by hand, in an empty folder: {error}"
+            raise RewardError("no confined program runs on this machine", hint=hint) from error
+        if not exposed:
             return
         can = f"programs of the policy can {', '.join(exposed)} on this machine"
         if not self.config.unsafe:

@@ -108,6 +108,12 @@ def test_a_plugins_own_module_imports_only_the_standard_library_and_mmalign() ->
             assert module.split(".")[0] in allowed, f"{name}:{line} imports {module}"
 
 
+def test_the_sandbox_stands_alone() -> None:
+    for path in (ROOT / "plugins" / "mmalign_sandbox").glob("*.py"):
+        for module, _, line in imports(path):
+            assert module.split(".")[0] in {*sys.stdlib_module_names, "mmalign_sandbox"}, f"{path}:{line} {module}"
+
+
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "torch.load", "yaml.load", "extractall"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 

@@ -9,7 +9,7 @@ import pytest
 
 _PROBE = """
 import resource, sys, torch
-from mmalign.memory import keep_freed_memory
+from mmalign.device import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():
@@ -40,7 +40,7 @@ def test_large_blocks_are_reused() -> None:
 
 
 def test_a_tuned_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmalign.memory import keep_freed_memory
+    from mmalign.device import keep_freed_memory
 
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not keep_freed_memory()

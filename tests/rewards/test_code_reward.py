@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from mmalign_rewards import sandbox
 from mmalign_rewards.code import cases_of, source_of
+from mmalign_sandbox import sandbox
 
 from mmalign.errors import DataError, RewardError, UsageError
 from mmalign.rl.rewards import RewardList
@@ -312,8 +312,9 @@ def test_a_machine_that_leaves_things_open_runs_nothing_unless_told(bench, answe
         assert door in said[0], door
     assert rewards.score(answered(["print(1)"], ["1"])).total.tolist() == [1]
     monkeypatch.setattr(sandbox, "_CONFINE", Path(__file__).with_name("nowhere.py"))
-    with pytest.raises(RewardError, match="no confined program runs"):
-        sandbox.exposed()
+    with pytest.raises(RewardError, match="no confined program runs") as failed:
+        RewardList.build(bench.catalog, [{"name": "code"}], torch.device("cpu"), said.append)
+    assert "nowhere.py" in failed.value.hint
     sandbox.exposed.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""What `mmalign_rewards.confine` does on a machine where nothing can be confined."""
+"""What `mmalign_sandbox.confine` does on a machine where nothing can be confined."""
 
 import os
 import runpy
