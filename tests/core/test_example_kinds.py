@@ -88,7 +88,7 @@ def test_the_kit_makes_examples_of_it(install: Any, tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "modalities": (plugin("graded-pair", modalities="('image', 'text')"), "says ['image', 'text'], and its fields are"),
+    "modalities": (plugin("graded-pair", modalities="('image', 'text')"), "says ['image', 'text'], and the fields are"),
     "class": (plugin("graded-pair", target="graded:Grades"), "example kind graded:Grades is no dataclass"),
     "samples": (plugin("graded-pair", samples="graded:_WORDS"), "TypeError"),
     "none": (plugin("graded-pair", samples="builtins:list"), "'int' object is not iterable"),
