@@ -1,13 +1,13 @@
-"""One section of a configuration: options that know where each value came from."""
+"""One section of a configuration: options, and the origin of each value."""
 
 from collections.abc import Mapping
 from typing import Any
 
-NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # whose options are those of what their `name` finds
+NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # `name` says whose options the section holds
 
 
 class Section(dict[str, Any]):
-    """One section's options. `origins`: dotted key -> "file:line" or "command line".
+    """One section's options. origins: dotted key -> "file:line" or "command line".
 
     dropped: the origins of options that were dropped because another layer changed `name`.
     """
@@ -20,7 +20,7 @@ class Section(dict[str, Any]):
     def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         """Merge `values` over the present options, mapping by mapping.
 
-        Options of one name never reach another: a layer that changes `name` starts the section anew.
+        If `values` changes `name`, all options so far are dropped, because they belong to the previous name.
         """
         if "name" in values and "name" in self and values["name"] != self["name"]:
             self.dropped |= {key: origin for key, origin in self.origins.items() if key != "name"}
