@@ -1,4 +1,4 @@
-"""Which device a command works on.
+"""Chooses the device that a command works on.
 
 choose_device("auto")      # CUDA, then MPS, then the CPU
 """
@@ -20,8 +20,8 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}", hint=f"One of: {', '.join(DEVICES)}") from error
     if not present.get(device.type, False):
-        have = ", ".join(kind for kind, there in present.items() if there)
+        available = ", ".join(kind for kind, is_present in present.items() if is_present)
         raise UsageError(
-            f"device {name!r} is not available in this process", hint=f"Available: {have}; or --device auto"
+            f"device {name!r} is not available in this process", hint=f"Available: {available}; or --device auto"
         )
     return device
