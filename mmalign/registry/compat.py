@@ -35,7 +35,7 @@ class Verdict:
         if self.missing:
             return f"missing {', '.join(sorted(self.missing))}"
         if self.modalities:
-            return f"takes no {', '.join(sorted(self.modalities))}"
+            return f"cannot read {', '.join(sorted(self.modalities))}"
         return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
