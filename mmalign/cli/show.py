@@ -21,12 +21,12 @@ def command(app: App, name: str, options: bool, as_json: bool) -> None:
     from mmalign.cli.describe import facts, text
 
     entries = find_any(app, name)
-    rows = [option_rows(app, entry) if options else None for entry in entries]
+    tables = [option_rows(app, entry) if options else None for entry in entries]
     if as_json:
-        pairs = zip(entries, rows, strict=True)
-        emit_json({"name": name, "items": [facts(e) | ({} if r is None else {"options": r}) for e, r in pairs]})
+        pairs = zip(entries, tables, strict=True)
+        emit_json({"name": name, "items": [facts(e) | ({} if t is None else {"options": t}) for e, t in pairs]})
         return
-    for entry, entry_options in zip(entries, rows, strict=True):
+    for entry, entry_options in zip(entries, tables, strict=True):
         emit(text(entry))
         if entry_options is not None:
             emit(_options_text(entry_options))

@@ -85,8 +85,8 @@ def leaves_things_alone(entry: Entry, bench: Workbench) -> None:
     before = state()
     _drawn(engine, policy)
     names = ("random state", "modules' modes", "attention implementation", "the model's outputs")
-    for name, one, other in zip(names, before, state(), strict=True):
-        assert one == other, f"the engine changes the {name}"
+    for name, old, new in zip(names, before, state(), strict=True):
+        assert old == new, f"the engine changes the {name}"
 
 
 _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {

@@ -101,11 +101,11 @@ def permutation_invariant(build: Callable[..., Trainer]) -> None:
     if not trainer.feed.comparable_loss:
         prepared = trainer.prepare(trainer.batches)
         result, expected = trainer.gradients_of(prepared)
-        other, grads = trainer.gradients_of([batch.select(order) for batch in prepared])
+        permuted, grads = trainer.gradients_of([batch.select(order) for batch in prepared])
     else:
         result, expected = trainer.gradients(trainer.batches)
-        other, grads = trainer.gradients([batch.select(order) for batch in trainer.batches])
-    _assert_same("a permuted batch", trainer.limit, result.loss, expected, other.loss, grads)
+        permuted, grads = trainer.gradients([batch.select(order) for batch in trainer.batches])
+    _assert_same("a permuted batch", trainer.limit, result.loss, expected, permuted.loss, grads)
 
 
 def four_rows_overfit(build: Callable[..., Trainer]) -> None:
@@ -159,7 +159,7 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
             saved = checkpoint.Checkpoint(2, first.models.state(), tensors, rng.capture(cpu), state)
             path = checkpoint.save(Path(folder), saved)
             first.train(2, optimizer=optimizer)
-            second, other, restored = fresh()
+            second, second_optimizer, restored = fresh()
             second.steps = first.steps - 2
             loaded = checkpoint.load(path)
             second.models.load_state(loaded.model)
@@ -167,7 +167,7 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
             restored.restore(loaded.optimizer, loaded.state["optimizer"])
             rng.restore(loaded.rng, cpu)
             rng.restore_host(loaded.state["host_rng"])
-            second.train(2, optimizer=other)
+            second.train(2, optimizer=second_optimizer)
     finally:
         rng.restore(outside[0], cpu)
         rng.restore_host(outside[1])

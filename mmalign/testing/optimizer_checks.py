@@ -59,13 +59,13 @@ def resuming_is_exact(entry: Entry, bench: Workbench) -> None:
         path = checkpoint.save(Path(folder), checkpoint.Checkpoint(2, weights, tensors, {}, {"optimizer": rest}))
         _steps(model, optimizer, 2)
         saved = checkpoint.load(path)
-    other, again, restored = _start(entry, bench)
-    other.load_state_dict(dict(saved.model))
+    second, second_optimizer, restored = _start(entry, bench)
+    second.load_state_dict(dict(saved.model))
     restored.restore(saved.optimizer, saved.state["optimizer"])
-    _steps(other, again, 2)
+    _steps(second, second_optimizer, 2)
     (expected, values), (resumed, resumed_values) = state.capture(), restored.capture()
     expected |= dict(model.state_dict())
-    resumed |= dict(other.state_dict())
+    resumed |= dict(second.state_dict())
     assert set(resumed) == set(expected), f"lost or added: {', '.join(sorted(set(resumed) ^ set(expected))[:5])}"
     wrong = [n for n, t in expected.items() if t.dtype != resumed[n].dtype or not torch.equal(t, resumed[n])]
     assert not wrong, f"differs after resuming: {', '.join(wrong[:5])}"
