@@ -1,6 +1,6 @@
 """mmalign: train, align and use CLIP encoders and GPT-style language models through one plugin registry.
 
-Everything a plugin needs is importable from here; heavy modules load on first use:
+Plugins import the contract from here; heavy modules load on first use:
 
     from mmalign import hookimpl, ObjectiveSpec, Objective
 """

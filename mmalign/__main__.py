@@ -10,7 +10,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    from mmalign.cli import run  # click, then torch and the plugins: a signal in their imports counts, too
+    from mmalign.cli import run  # imported here, so that a signal during the imports of click or torch counts too
 
     return run(sys.argv[1:])
 

@@ -1,13 +1,13 @@
-"""The device that a command works on, and how a process on a CPU treats memory that it frees.
+"""Chooses the device that a command works on, and how a process treats the memory that it frees.
 
     choose_device("auto")    # CUDA, then MPS, then the CPU
     keep_freed_memory()      # once, before CPU work with large tensors
     release_freed_memory()   # between sampling and learning, whose blocks differ in size
 
-glibc gives every block above 32 MB back to the kernel when it is freed, and the kernel hands out zeroed pages again for
-the next one. A convolution's activations are such blocks: most of a forward's time then goes into page faults, not
-arithmetic (measured in BENCHMARKS.md). Told to keep what it has, the allocator reuses it. Blocks of other sizes may not
-fit into the free space, and the heap grows beside it; so a process gives memory back before such a change.
+glibc returns every freed block above 32 MB to the kernel, and the kernel provides zeroed pages for the next one. A
+convolution's activations are such blocks: most of a forward's time then goes into page faults, not arithmetic (measured
+in BENCHMARKS.md). `keep_freed_memory` makes the allocator reuse freed blocks. Blocks of other sizes may not fit into
+them, so the heap would grow although much of it is free; `release_freed_memory` then returns the free memory.
 """
 
 import ctypes
@@ -34,15 +34,16 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}", hint=f"One of: {', '.join(DEVICES)}") from error
     if not present.get(device.type, False):
-        have = ", ".join(kind for kind, there in present.items() if there)
+        available = ", ".join(kind for kind, is_present in present.items() if is_present)
         raise UsageError(
-            f"device {name!r} is not available in this process", hint=f"Available: {have}; or --device auto"
+            f"device {name!r} is not available in this process", hint=f"Available: {available}; or --device auto"
         )
     return device
 
 
 def keep_freed_memory() -> bool:
-    """Return whether it applies: on glibc, unless the user tunes the allocator (MALLOC_* or GLIBC_TUNABLES)."""
+    """Return whether it took effect: only with glibc, and unless the user chose or tuned the allocator (LD_PRELOAD,
+    MALLOC_* or GLIBC_TUNABLES)."""
     tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if tuned or "LD_PRELOAD" in os.environ or platform.libc_ver()[0] != "glibc":
         return False
@@ -51,6 +52,6 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Give the kernel whatever is free, and keep as before what is freed from now on. Only on glibc."""
+    """Return all free memory to the kernel now; memory freed later is kept as before. Only with glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each carries the fix, and the exit code that the command line returns for it.
+"""Errors that a user can fix. Each carries the fix and the exit code of the command line.
 
 raise UsageError("unknown objective 'dpoo'", hint="Did you mean dpo? mmalign list objectives")
 """
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-OWN_FILE = "mmalign_function_"  # begins the name of a module made of a user's file
+OWN_FILE = "mmalign_function_"  # prefix of the module name of a user's file
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DATA, EXIT_NON_FINITE = 0, 1, 2, 3, 4
 
 
 class MmalignError(Exception):
-    """Something the user can mend. `message`: what was asked and what is wrong; `hint`: what to do next."""
+    """A problem that the user can fix. `message`: what was asked and what is wrong; `hint`: what to do next."""
 
     exit_code = EXIT_FAILED
 
@@ -31,7 +31,7 @@ class UsageError(MmalignError):
 
 
 class IncompatibleError(UsageError):
-    """A backbone lacks what an objective or command asks for (exit 2)."""
+    """A backbone lacks capabilities that an objective or command needs (exit 2)."""
 
 
 class DataError(MmalignError):
@@ -41,7 +41,7 @@ class DataError(MmalignError):
 
 
 class WrongKindError(DataError):
-    """Data of another example kind than what was asked for. looks_like: that kind."""
+    """The data has examples of another kind than requested. looks_like: the kind that they seem to have."""
 
     def __init__(self, message: str, *, looks_like: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -49,7 +49,7 @@ class WrongKindError(DataError):
 
 
 class BadSample(DataError):
-    """One sample that cannot be used; callers count it and go on, or stop past a limit."""
+    """One sample that cannot be used; callers count such samples and skip them, up to a limit."""
 
 
 class NonFiniteError(MmalignError):
@@ -59,29 +59,29 @@ class NonFiniteError(MmalignError):
 
 
 class RewardError(MmalignError):
-    """A reward failed, or what it gave is no score (exit 1)."""
+    """A reward failed, or its result is not a score (exit 1)."""
 
 
 class NonFiniteRewardError(RewardError):
-    """A reward gave NaN or infinity (exit 4)."""
+    """A reward returned NaN or infinity (exit 4)."""
 
     exit_code = EXIT_NON_FINITE
 
 
 class EnvironmentFailure(MmalignError):
-    """An environment raised, hung, died, or answered with something else than a turn (exit 1)."""
+    """An environment raised, hung, died, or returned something that is not a turn (exit 1)."""
 
 
 class EngineError(MmalignError):
-    """A sampling engine raised, or what it drew is no answer (exit 1)."""
+    """A sampling engine raised, or its result is not an answer (exit 1)."""
 
 
 class ShortageError(MmalignError):
-    """There is too little memory for a run as it is (exit 1)."""
+    """A run needs more memory than there is (exit 1)."""
 
 
 class CheckpointError(MmalignError):
-    """A checkpoint or model folder is missing, damaged or of another run (exit 1)."""
+    """A checkpoint or model folder is missing, damaged or from another run (exit 1)."""
 
 
 class PluginError(MmalignError):
@@ -89,7 +89,7 @@ class PluginError(MmalignError):
 
 
 class Raised(NamedTuple):
-    """Where an exception came from. file: its path; line: from 1; package: the top one of its module."""
+    """The place where an exception was raised. file: path; line: from 1; package: top-level package of the module."""
 
     file: str
     line: int
@@ -101,7 +101,7 @@ class Raised(NamedTuple):
 
 
 def raised_in(error: BaseException, is_meant: Callable[[str], bool] = lambda package: True) -> Raised | None:
-    """The innermost place of an exception in a package that is meant; None where it passed through none."""
+    """The innermost frame of the traceback whose package satisfies `is_meant`; None if there is none."""
     raised = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -111,10 +111,10 @@ def raised_in(error: BaseException, is_meant: Callable[[str], bool] = lambda pac
 
 
 def raised_at(error: BaseException, target: str = "") -> str:
-    """ " (mine.py:17)": the innermost place that an exception came from, or an empty text.
+    """The file and line where an exception was raised, as " (mine.py:17)"; "" if unknown.
 
-    target: `package.module:Class` of the plugin's that was called; a place in its package, or in a user's own file that
-    it loaded, is preferred to one in a library that it calls.
+    target: `package.module:Class` of the plugin that was called. Frames of its package, or of a user's file that it
+    loaded, are preferred to frames of the libraries that it calls.
     """
     package = target.partition(":")[0].partition(".")[0]
     own = raised_in(error, lambda name: name == package or name.startswith(OWN_FILE)) if package else None
@@ -123,6 +123,6 @@ def raised_at(error: BaseException, target: str = "") -> str:
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
-    """Return "Did you mean a, b?" for the nearest of `known`, or "" where nothing is near."""
+    """Return "Did you mean a or b?" with the closest of `known`, or "" if none is close."""
     near = difflib.get_close_matches(asked, sorted(set(known)), n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(near)}?" if near else ""

@@ -1,7 +1,7 @@
-"""Hashes that are the same on every machine, process and version: what seeds, orders and draws are made of.
+"""Hashes that are the same on every machine, process and version of Python, for seeds, orders and random draws.
 
 stable_hash("order", seed, epoch)      # 64 bits
-splitmix64(numbers)                    # each mixed, [n] uint64
+splitmix64(numbers)                    # [n] uint64, each number hashed
 """
 
 import hashlib
@@ -16,7 +16,7 @@ def stable_hash(*parts: object) -> int:
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """[n] uint64 -> [n] uint64, by the finaliser of SplitMix64 (Steele 2014): every bit depends on every bit."""
+    """[n] uint64 -> [n] uint64 by the finaliser of SplitMix64 (Steele 2014): each bit depends on all input bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,13 +1,13 @@
-"""Text of data, models, files and plugins, safe to write to a terminal: a caption may hold terminal commands.
+"""Makes text of data, models, files and plugins safe to print: a caption may contain terminal commands.
 
     printable("a\\x1b[31mb\\nc")                 # "a\\\\x1b[31mb\\\\nc": for one line, such as a file name
-    printable(text, lines=True)                # the same, line breaks and tabs kept
-    json_text({"text": text})                  # JSON whose content is untouched: such characters are \\uXXXX
+    printable(text, lines=True)                # keeps line breaks and tabs
+    json_text({"text": text})                  # JSON with the same content: unsafe characters become \\uXXXX
 
-Escaped are control characters (C0, DEL and C1, with which terminals are told to colour, move, retitle and paste),
-explicit bidirectional formatting (CVE-2021-42574: text that is shown in another order than it is stored), line and
-paragraph separators, and lone surrogates, which no terminal can be sent. All else is shown as it is, the joiners of
-emoji and of Arabic included.
+These characters are escaped: control characters (C0, DEL and C1), which make terminals colour, move, retitle and paste;
+explicit bidirectional formatting (CVE-2021-42574), which shows text in another order than it is stored; line and
+paragraph separators; and lone surrogates, which cannot be encoded. All others stay, including the joiners of emoji and
+of Arabic.
 """
 
 import json
@@ -20,26 +20,26 @@ _IN_LINES, _IN_ONE_LINE = re.compile(f"[{_UNSAFE}]"), re.compile(f"[{_UNSAFE}\t\
 
 
 class Printable(str):
-    """Text that is printable already, colours included: `printable` leaves it as it is."""
+    """Text that is safe already and may contain colours; `printable` returns it unchanged."""
 
     __slots__ = ()
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with unsafe characters as their codes. lines: line breaks and tabs stay."""
+    """The text with unsafe characters escaped. lines: keep line breaks and tabs."""
     if isinstance(text, Printable):
         return text
     return (_IN_LINES if lines else _IN_ONE_LINE).sub(_code, text)
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """The document as JSON in readable Unicode, without a character that is unsafe on a terminal. NaN becomes null."""
+    """The document as JSON in readable Unicode, with unsafe characters escaped. NaN and infinity become null."""
     text = json.dumps(without_nan(document), ensure_ascii=False, indent=indent, default=str)
     return _IN_LINES.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def without_nan(document: Any) -> Any:
-    """The document with null for every number that is NaN or infinite, for which JSON has no word."""
+    """The document with None for each number that is NaN or infinite, because JSON cannot express these."""
     if isinstance(document, dict):
         return {key: without_nan(value) for key, value in document.items()}
     if isinstance(document, list | tuple):
@@ -48,7 +48,7 @@ def without_nan(document: Any) -> Any:
 
 
 def with_nan(figures: Any) -> Any:
-    """What `without_nan` wrote of figures: null is NaN again."""
+    """The inverse of `without_nan` for figures: None becomes NaN."""
     if isinstance(figures, dict):
         return {key: with_nan(value) for key, value in figures.items()}
     if isinstance(figures, list):

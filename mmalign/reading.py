@@ -1,10 +1,11 @@
-"""Read files that users, configs and manifests name: regular ones, of bounded size, and JSON of bounded depth.
+"""Reads files that users, configs and manifests name: only regular files of bounded size, and JSON of bounded depth.
 
     with open_file(path) as file: ...          # as open(path, "rb")
     read_text(path), read_bytes(path), read_json(path), parse_json(text), is_text(value)
 
-A named pipe waits for ever, a device may never end, and a JSON document of a few kilobytes may be nested deeper than
-Python recurs. All are refused here, as an OSError or a ValueError that says why: what readers of files catch anyway.
+Reading a named pipe may block for ever, a device may never end, and a JSON document of a few kilobytes may be nested
+deeper than Python can recurse. All are refused with an OSError or a ValueError that says why; readers catch these
+anyway.
 """
 
 import errno
@@ -17,7 +18,7 @@ from typing import Any
 
 MAX_BYTES = 256 * 2**20
 MAX_DEPTH = 100
-_TOO_DEEP = f"nested over {MAX_DEPTH} deep"
+_TOO_DEEP = f"nested over {MAX_DEPTH} levels deep"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -27,14 +28,14 @@ _KINDS = {
 
 
 def check_regular(path: Path | str) -> None:
-    """Raises OSError for what is there and is no regular file, or a link to one; opens nothing."""
+    """Raises OSError if the path is not a regular file or a link to one; does not open it."""
     _check(os.stat(path).st_mode, path)
 
 
 def open_file(path: Path | str) -> io.BufferedReader:
-    """A regular file, to read bytes; raises OSError, also for anything else than a file."""
-    check_regular(path)  # before it is opened: that alone may do something to a device
-    # Not to wait, where a pipe took the file's place since, or where the kernel makes up a file as it is read.
+    """Open a regular file to read bytes; raises OSError, also if it is not a regular file."""
+    check_regular(path)  # before opening, because opening alone may affect a device
+    # O_NONBLOCK: do not block if a pipe has replaced the file since, or on files that the kernel generates.
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
         _check(os.fstat(file.fileno()).st_mode, path)
@@ -45,28 +46,29 @@ def open_file(path: Path | str) -> io.BufferedReader:
 
 
 def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
-    """All of a regular file; raises OSError, and ValueError for one of over `most` bytes."""
+    """The content of a regular file; raises OSError, and ValueError if it is larger than `most` bytes."""
     with open_file(path) as file:
         content = file.read(most + 1)
     if content is None:
-        raise OSError(errno.EINVAL, "nothing comes out of it", str(path))
+        raise OSError(errno.EINVAL, "it has no data to read", str(path))
     if len(content) > most:
         raise ValueError(f"over {most:,} bytes")
     return content
 
 
 def read_text(path: Path | str, encoding: str = "utf-8", most: int = MAX_BYTES) -> str:
-    """Raises OSError, and ValueError for too many bytes or another encoding. Line ends become "\\n"."""
+    """The text of a regular file, with line ends as "\\n"; raises OSError, and ValueError for too many bytes or another
+    encoding."""
     return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path | str, most: int = MAX_BYTES) -> Any:
-    """Raises OSError, and ValueError for what is too large, too deep or no JSON."""
+    """The value in a JSON file; raises OSError, and ValueError if it is too large, nested too deeply or not JSON."""
     return parse_json(read_text(path, most=most))
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """As json.loads; raises ValueError for what is nested over MAX_DEPTH deep too, where others would recur too far."""
+    """As json.loads; also raises ValueError for values nested over MAX_DEPTH levels deep."""
     try:
         value = json.loads(text, **options)
     except RecursionError:
@@ -77,8 +79,7 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
 
 
 def is_text(value: Any) -> bool:
-    """False where a string in a JSON value, however deep, has a lone surrogate: half of a character, which no encoding
-    holds."""
+    """Whether all strings in a JSON value can be encoded: a lone surrogate is half a character and cannot."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

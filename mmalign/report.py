@@ -1,11 +1,11 @@
-"""Self-contained HTML reports: one file, no script, nothing fetched, light and dark.
+"""Self-contained HTML reports: one file without scripts or requests, for light and dark displays.
 
     write_report(Path("report.html"), Path(__file__).with_name("mine.html"), {"title": "...", ...})
-    page = render(template, context)                 # what each template needs is said at its top
+    page = render(template, context)                 # each template lists the names it needs at its top
     png_data_uri(figure); thumbnail_data_uri(image, 160)
 
-A template extends base.html of mmalign/templates. jinja2 renders it with autoescape and with undefined names as errors,
-so a caption or a file name cannot become markup. The page forbids every request by its own content security policy.
+A template extends base.html of mmalign/templates. jinja2 renders it with autoescape, so that a caption or a file name
+cannot become markup, and undefined names are errors. The page's content security policy forbids all requests.
 """
 
 import base64
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def render(template: Path, context: Mapping[str, Any]) -> str:
-    """The page of a template; raises jinja2.UndefinedError where the context lacks a name."""
+    """The page from a template; raises jinja2.UndefinedError if the context lacks a name."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -38,13 +38,13 @@ def render(template: Path, context: Mapping[str, Any]) -> str:
 
 
 def write_report(path: Path, template: Path, context: Mapping[str, Any]) -> None:
-    """Render and write as a whole or not at all; raises MmalignError where the file cannot be written."""
+    """Render a report and write it atomically; raises MmalignError if the file cannot be written."""
     page = render(template, context).encode("utf-8", "backslashreplace")
     write_atomically(path, lambda temporary: temporary.write_bytes(page))
 
 
 def png_data_uri(picture: "Figure | Image | bytes", dpi: int = 110) -> str:
-    """A matplotlib figure (at `dpi` dots an inch), a PIL image or the bytes of a PNG file, as a data URI."""
+    """A matplotlib figure (at `dpi` dots per inch), a PIL image or the bytes of a PNG file, as a data URI."""
     from PIL.Image import Image as PillowImage
 
     if isinstance(picture, bytes):
@@ -62,7 +62,7 @@ def png_bytes(figure: "Figure", dpi: int = 110) -> bytes:
 
 
 def thumbnail_data_uri(image: "Image", side: int = 160) -> str:
-    """A JPEG of at most side x side pixels, as a data URI; the image itself is left as it is."""
+    """A JPEG of at most side x side pixels, as a data URI; does not change `image`."""
     small = image.convert("RGB")
     small.thumbnail((side, side))
     return _data_uri(_encode(small, "JPEG"), "image/jpeg")
@@ -74,7 +74,7 @@ def percent(share: float) -> str:
 
 
 def value(item: object) -> str:
-    """Numbers to four significant digits, None as a dash, the rest as it is."""
+    """Floats with four significant digits, None as a dash, other values by `str`."""
     if item is None:
         return "-"
     return f"{item:.4g}" if isinstance(item, float) else str(item)

@@ -1,17 +1,17 @@
-"""Ctrl-C and SIGTERM as a request to stop: the loop saves at the next step boundary and says how to go on.
+"""Ctrl-C and SIGTERM request a stop: the training loop saves at the next step boundary and says how to continue.
 
     with StopRequest() as stop:
         for ...:
             step()
             if stop.signal: save(); break
-        with stop.interrupts():        # work without state of its own: leave it at once
+        with stop.interrupts():        # work without state to save: a signal ends it at once
             evaluate()
 
-A second signal ends the process in the ordinary way.
+A second signal has its ordinary effect, which ends the process.
 
 `Interrupted` is a BaseException, so `except Exception` lets it through. Some code swallows even that: extension modules
-that import others, bare `except:`, `__del__` methods. An Interrupted that dies before anyone took it is raised again,
-and `signal` remembers it. This module needs the standard library alone: `call_interruptibly` stands
+that import others, bare `except:`, `__del__` methods. An Interrupted that is deleted before `take` is called is raised
+again, and `signal` keeps its number. This module imports only the standard library, because `call_interruptibly` runs
 before torch is imported.
 """
 
@@ -29,12 +29,14 @@ from typing import Any, Self
 from mmalign.errors import MmalignError
 
 _PAUSE = 0.01  # seconds until a swallowed Interrupted is raised again
-_innermost: "StopRequest | None" = None  # of those whose handlers stand; signals are the process's, so this is too
+_innermost: "StopRequest | None" = None  # whose handlers are installed; one for the process, as signals are
 
 
 class Interrupted(BaseException):
-    """Raised by a signal out of `interrupts()`, or anywhere in a program that listens, and by the loop once it has
-    saved. `signum`: which; `folder`: of the run that can be gone on with, on the main process; `told`: the user knows.
+    """Raised by a signal inside `interrupts()`, and by the training loop after it has saved.
+
+    signum: of the signal. folder: on the main process, the folder of the run that can be resumed. told: the user was
+    told.
     """
 
     def __init__(self, signum: int, request: "StopRequest | None" = None) -> None:
@@ -45,7 +47,7 @@ class Interrupted(BaseException):
         self._request = request
 
     def take(self) -> None:
-        """The program ends because of it: it need not come again."""
+        """The program ends because of this exception, so it need not be raised again."""
         self._request = None
 
     def __del__(self) -> None:
@@ -54,7 +56,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """`signal` is None until SIGINT or SIGTERM arrives. `failed_together`: all processes raise the same error."""
+    """signal: None until SIGINT or SIGTERM arrives. failed_together: all processes raise the same error."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -86,7 +88,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Within, a signal raises Interrupted at once; one that came before does so here."""
+        """Inside, a signal raises Interrupted at once; an earlier signal raises it on entry."""
         self._immediate = True
         try:
             if self.signal is not None:
@@ -96,18 +98,18 @@ class StopRequest:
             self._immediate = False
 
     def interrupts_alone(self, num_processes: int) -> contextlib.AbstractContextManager[None]:
-        """`interrupts()` in a run of one process: several would wait for the one that leaves."""
+        """`interrupts()` in a run of one process; of several, the others would wait for the interrupted one."""
         return self.interrupts() if num_processes == 1 else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
-        """Within `interrupts()`: a signal raises Interrupted only behind this block."""
-        before, was, self._immediate = self.signal, self._immediate, False
+        """Inside `interrupts()`: a signal raises Interrupted only after this block."""
+        signal_before, was_immediate, self._immediate = self.signal, self._immediate, False
         try:
             yield
         finally:
-            self._immediate = was
-        if was and self.signal is not None and before is None:
+            self._immediate = was_immediate
+        if was_immediate and self.signal is not None and signal_before is None:
             raise Interrupted(self.signal)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -117,7 +119,7 @@ class StopRequest:
         self._again, self.signal = False, signum
         if self._immediate:
             if frame is not None and frame.f_code is Interrupted.__del__.__code__:
-                self._lost = True  # what is raised in a `__del__` goes no further
+                self._lost = True  # Python ignores exceptions in `__del__`
                 return
             if self._watch is None:
                 self._watch = threading.Thread(target=self._raise_again, daemon=True)
@@ -125,7 +127,7 @@ class StopRequest:
             raise Interrupted(signum, self)
 
     def _raise_again(self) -> None:
-        """While this request stands: where an Interrupted is gone, and the code that it was to end goes on."""
+        """Until this request exits: send the signal again when an Interrupted was swallowed and the code goes on."""
         while self._previous:
             time.sleep(_PAUSE)
             if self._lost and self._immediate and self.signal is not None:
@@ -133,7 +135,7 @@ class StopRequest:
                 os.kill(os.getpid(), self.signal)
 
     def _end_ordinarily(self, signum: int) -> None:
-        """What this signal did before anyone asked to stop by it."""
+        """Restore the handlers from before all stop requests, and raise the signal."""
         outermost = self
         while outermost._outer is not None:
             outermost = outermost._outer
@@ -143,8 +145,8 @@ class StopRequest:
 
 
 def call_interruptibly(work: Callable[[], int]) -> int:
-    """The exit code of `work`. SIGINT and SIGTERM raise Interrupted in it, save where a StopRequest within has a better
-    way; uncaught, it becomes the exit code that a shell gives a process which the signal ended."""
+    """Return the exit code of `work`. SIGINT and SIGTERM raise Interrupted in it, unless a StopRequest inside handles
+    them. An uncaught Interrupted gives the exit code of a process that the signal ended, as shells report it."""
     try:
         with StopRequest() as program, program.interrupts():
             return work()
@@ -153,7 +155,7 @@ def call_interruptibly(work: Callable[[], int]) -> int:
 
 
 def exit_code(interruption: Interrupted) -> int:
-    """128 + the signal, once the user is told."""
+    """Tell the user about the signal, unless that is done; returns 128 + its number."""
     interruption.take()
     if not interruption.told:
         print(f"interrupted by {interruption}", file=sys.stderr, flush=True)
@@ -162,13 +164,13 @@ def exit_code(interruption: Interrupted) -> int:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within, no signal raises Interrupted; one that comes does so behind. For what must be done as a whole."""
+    """Inside, no signal raises Interrupted; a signal raises it after the block. For work that must be complete."""
     with contextlib.nullcontext() if _innermost is None else _innermost.held_back():
         yield
 
 
 def interruption_behind(error: BaseException) -> Interrupted | None:
-    """The Interrupted that an error was made of, as a library does which takes any failure for its own."""
+    """The Interrupted in an error's chain of causes, because some libraries turn any exception into their own."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -180,10 +182,10 @@ def interruption_behind(error: BaseException) -> Interrupted | None:
 
 
 def interruptible(stop: StopRequest, gather_objects: Callable[[Any], list[Any]], work: Callable[[], Any]) -> Any:
-    """Return what `work` returns. `work` waits for no other process. Where a signal came to one process, or one failed,
-    all raise Interrupted, or the same MmalignError.
+    """Return the result of `work`, which must not wait for another process. If one process gets a signal, all raise
+    Interrupted; if one raises a MmalignError, all raise the same.
 
-    gather_objects: one value from each process, in rank order, on all.
+    gather_objects: returns the value of each process, in rank order, on all processes.
     """
     signum, failure, results = None, None, []
     try:
@@ -193,12 +195,12 @@ def interruptible(stop: StopRequest, gather_objects: Callable[[Any], list[Any]],
         signum = interruption.signum
     except MmalignError as error:
         failure = error
-    told = None if failure is None else (type(failure), failure.message, failure.hint)
-    states = gather_objects((signum, told))
+    description = None if failure is None else (type(failure), failure.message, failure.hint)
+    states = gather_objects((signum, description))
     signals = [s for s, _ in states if s is not None]
     if signals:
         raise Interrupted(signals[0])
-    failed = [(rank, told) for rank, (_, told) in enumerate(states) if told is not None]
+    failed = [(rank, described) for rank, (_, described) in enumerate(states) if described is not None]
     if failed:
         if len(states) == 1 and failure is not None:
             raise failure

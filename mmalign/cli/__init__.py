@@ -1,4 +1,4 @@
-"""The command line: `mmalign COMMAND`, or `run(["list", "objectives"])` in a program. Every command loads on use."""
+"""The command line: `mmalign COMMAND`, or `run(["list", "objectives"])` in a program. Commands are imported on use."""
 
 import io
 import os
@@ -20,7 +20,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code. Errors go to stderr, with a traceback only if MMALIGN_DEBUG is set."""
+    """Run one command and return its exit code. Errors go to stderr, with a traceback if MMALIGN_DEBUG is set."""
     from mmalign.cli.app import App
 
     app = App()
@@ -39,7 +39,8 @@ def run(argv: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`mmalign list objectives | head -1`); keep Python's own flush at exit quiet too.
+        # The reader closed the pipe (`mmalign list objectives | head -1`); stdout becomes /dev/null, so that Python's
+        # flush at exit does not fail too.
         if sys.stdout is sys.__stdout__:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
@@ -88,12 +89,12 @@ def _report(error: Exception, app: "App") -> int:
 def _exit(error: SystemExit, app: "App") -> int:
     from mmalign.cli.failures import ended_by_plugin
 
-    if "host" in vars(app) and (blamed := ended_by_plugin(app, error)):
-        _tell(blamed)
+    if "host" in vars(app) and (message := ended_by_plugin(app, error)):
+        _tell(message)
         return EXIT_FAILED
     return error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
 
 
 def _tell(text: str) -> None:
-    """On stderr; an error may quote data, a file name or a plugin."""
+    """Print on stderr, with unsafe characters escaped: an error may quote data, a file name or a plugin."""
     click.echo(printable(text, lines=True), err=True)

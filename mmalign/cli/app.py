@@ -1,4 +1,4 @@
-"""What every command shares: the App object, the --json and --quiet options, names that complete and suggest.
+"""Shared by all commands: the App object, the options --json and --quiet, and parameter types with completion.
 
     @click.command()
     @click.option("--objective", type=CatalogName("objectives"))
@@ -8,7 +8,7 @@
     def command(app: App, objective: str, as_json: bool) -> int | None:
         entry = app.catalog.find("objectives", objective)
 
-Data goes to stdout, talk to stderr. A command returns None (exit 0) or its exit code, and raises MmalignError.
+Data goes to stdout, messages to stderr. A command returns None (exit 0) or its exit code, and raises MmalignError.
 """
 
 import os
@@ -32,44 +32,44 @@ if TYPE_CHECKING:
 
 
 class App:
-    """One call of the program. Nothing loads before it is asked for."""
+    """One call of the program. Its properties load on first use."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
 
     @cached_property
     def host(self) -> "PluginHost":
-        """All plugins, loaded; says nothing of those that failed."""
+        """All loaded plugins; prints nothing about plugins that failed."""
         from mmalign.registry.plugins import load_plugins
 
         return load_plugins()
 
     @cached_property
     def catalog(self) -> "Catalog":
-        """What the plugins offer; one line on stderr for each plugin that failed or warns."""
+        """The catalog; prints one line on stderr for each plugin that failed and for each warning."""
         from mmalign.registry.catalog import Catalog
 
         for record in self.host.records:
             if record.status == "failed":
-                self.warn(f"plugin {record.name} failed and is left out: {first_line(record.why)}")
+                self.warn(f"plugin {record.name} failed and is not used: {first_line(record.why)}")
             for warning in record.warnings:
                 self.warn(f"plugin {record.name}: {warning}")
         return Catalog(self.host)
 
     @cached_property
     def console(self) -> "Console":
-        """Rich on stderr, for progress; silent with --quiet."""
+        """A rich console on stderr for progress; silent with --quiet."""
         from rich.console import Console
 
         return Console(stderr=True, quiet=self.quiet)
 
     def say(self, text: str) -> None:
-        """One line of talk on stderr; nothing with --quiet."""
+        """Print a message on stderr; nothing with --quiet."""
         if not self.quiet:
             click.echo(printable(text, lines=True), err=True, color=_colour())
 
     def warn(self, text: str) -> None:
-        """A warning on stderr; shown with --quiet too, since something was left out."""
+        """Print a warning on stderr, also with --quiet."""
         click.echo(f"warning: {printable(text, lines=True)}", err=True)
 
 
@@ -82,34 +82,39 @@ def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) 
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--json, as the argument `as_json`."""
+    """Add --json, the argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
 
 
 def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--quiet, kept in App.quiet."""
+    """Add --quiet, which sets App.quiet."""
     return click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="No progress, no talk."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_quiet,
+        help="Print no progress and no messages.",
     )(function)
 
 
 def emit_json(document: dict[str, Any]) -> None:
-    """Print one document, with its schema version, on stdout."""
+    """Print one document on stdout, with its schema version."""
     click.echo(json_text({"schema": 1, **document}, indent=2))
 
 
 def emit(text: str = "") -> None:
-    """Print text for people on stdout; whatever terminal commands it holds are shown and not sent."""
+    """Print text for people on stdout; terminal commands in it are escaped."""
     click.echo(printable(text, lines=True), color=_colour())
 
 
 def _colour() -> bool | None:
-    """None: click decides by what it writes to."""
+    """False if NO_COLOR is set; None lets click decide."""
     return False if "NO_COLOR" in os.environ else None
 
 
 def emit_data(text: str) -> None:
-    """Print what was asked for on stdout: exactly in a file or a pipe, like `emit` on a terminal."""
+    """Print requested data on stdout: unchanged to a file or a pipe, like `emit` on a terminal."""
     click.echo(printable(text, lines=True) if sys.stdout.isatty() else text)
 
 
@@ -118,7 +123,7 @@ def first_line(text: str) -> str:
 
 
 class Choice(click.Choice[str]):
-    """One of a few words; a near miss names the right one."""
+    """One of a few words; the error for another word suggests the closest."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         suggestion = did_you_mean(str(value), map(str, self.choices))
@@ -126,7 +131,7 @@ class Choice(click.Choice[str]):
 
 
 class CatalogName(click.ParamType):
-    """The name of something in the catalog; completes in the shell. It is looked up by the command, not here."""
+    """The name of a catalog entry, with shell completion. The command looks the entry up, not this type."""
 
     def __init__(self, *kinds: str) -> None:
         self.kinds = kinds
@@ -138,19 +143,19 @@ class CatalogName(click.ParamType):
         from mmalign.registry.catalog import Catalog
 
         catalog = Catalog(ctx.ensure_object(App).host)
-        found = {catalog.display_name(entry): entry.spec.summary for k in self.kinds for entry in catalog.entries(k)}
-        return [CompletionItem(name, help=text) for name, text in sorted(found.items()) if name.startswith(incomplete)]
+        names = {catalog.display_name(entry): entry.spec.summary for k in self.kinds for entry in catalog.entries(k)}
+        return [CompletionItem(name, help=text) for name, text in sorted(names.items()) if name.startswith(incomplete)]
 
 
 def backbone_settings(sets: Sequence[str], command: str) -> Mapping[str, Any]:
-    """The section `backbone` of --set; raises UsageError for any other."""
+    """The section `backbone` of --set; raises UsageError if --set has another section."""
     if not sets:
         return {}
     return settings_of(sets, command, ("backbone",))["backbone"]
 
 
 def settings_of(sets: Sequence[str], command: str, sections: Sequence[str]) -> "Mapping[str, Section]":
-    """Some sections of --set; raises UsageError for any other, and for a name, which has a flag of its own."""
+    """These sections of --set; raises UsageError for another section, and for NAME.name, which has its own option."""
     from mmalign.train.layers import load_layers
 
     layers = load_layers(sets=sets)

@@ -14,7 +14,7 @@ from typing import Any
 from mmalign.registry.plugins import PluginHost
 from mmalign.version import __version__
 
-# package -> (first release without the hole, the hole)
+# package -> (first release with the fix, the vulnerability)
 FLOORS: dict[str, tuple[str, str]] = {
     "torch": ("2.10", "CVE-2026-24747: memory corruption in the weights_only unpickler"),
     "transformers": ("5.3", "CVE-2026-4372: code execution from config.json"),
@@ -34,7 +34,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """An installed package against its floor. `installed` is empty where it is not installed."""
+    """An installed package and its floor, the lowest release without known vulnerabilities."""
 
     package: str
     installed: str
@@ -47,7 +47,7 @@ class Finding:
 
 
 def security() -> list[Finding]:
-    """Every package with a floor that is installed, and Python itself (its tarfile; mmalign extracts no archives)."""
+    """One finding for each installed package that has a floor."""
     findings = []
     for package, (floor, reason) in FLOORS.items():
         installed = installed_version(package)
@@ -58,12 +58,13 @@ def security() -> list[Finding]:
 
 
 def installation(host: PluginHost) -> tuple[dict[str, Any], list[str]]:
-    """Facts by section, and what is wrong."""
+    """Facts by section, and a list of problems."""
     problems = []
     python_floor = _PYTHON_FLOORS.get(sys.version_info[:2])
     note = ""
     if python_floor and sys.version_info[:3] < python_floor:
-        note = f" (tarfile's filter leaks below {'.'.join(map(str, python_floor))}; mmalign reads tars, never extracts)"
+        fixed = ".".join(map(str, python_floor))
+        note = f" (tarfile's filter is unsafe before {fixed}; mmalign reads tar files and never extracts them)"
     versions = {"mmalign": __version__, "python": platform.python_version() + note, "system": platform.platform()}
     for package in _PACKAGES:
         versions[package] = installed_version(package) or "missing"
@@ -75,34 +76,34 @@ def installation(host: PluginHost) -> tuple[dict[str, Any], list[str]]:
         if record.status == "failed":
             problems.append(f"plugin {record.name}: {record.why}")
         problems += [f"plugin {record.name}: {warning}" for warning in record.warnings]
-    disk = {}
+    writable = {}
     for name, folder in folders().items():
-        disk[name], problem = _writable(folder)
+        writable[name], problem = _writable(folder)
         problems += [f"{name}: {problem}"] if problem else []
-    return {"versions": versions, "devices": devices(), "folders": disk, "plugins": plugins}, problems
+    return {"versions": versions, "devices": devices(), "folders": writable, "plugins": plugins}, problems
 
 
 def devices() -> dict[str, Any]:
-    """The torch build and what it can compute on; imports torch."""
+    """The torch build and its devices; imports torch."""
     try:
         import torch
     except ImportError as error:
         return {"torch": f"cannot be imported: {error}"}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "torch build": f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}",
         "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
     }
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
+        facts[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
     if torch.backends.mps.is_available():
-        found["mps"] = "available"
-    return found
+        facts["mps"] = "available"
+    return facts
 
 
 def folders() -> dict[str, Path]:
-    """Where mmalign writes without being told: its cache and the current folder (runs/)."""
+    """The folders that mmalign writes to by default: its cache and the current folder (runs/)."""
     from mmalign.models.digest import cache_folder
 
     return {"cache": cache_folder() / "classifiers", "working folder": Path.cwd()}
@@ -116,9 +117,9 @@ def installed_version(package: str) -> str:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The release numbers, trailing zeros dropped: "2.10.0+cu128" -> (2, 10). A pre-release counts as below."""
+    """The release numbers without trailing zeros: "2.10.0+cu128" -> (2, 10). A pre-release sorts below its release."""
     match = re.match(r"\d+(?:\.\d+)*", version)
-    numbers = [int(part) for part in match.group().split(".")] if match else [0]
+    numbers = [int(number) for number in match.group().split(".")] if match else [0]
     while len(numbers) > 1 and numbers[-1] == 0:
         numbers.pop()
     if match and re.match(r"[-_.]?(?:a|b|rc|dev|alpha|beta|pre)", version[match.end() :]):
@@ -128,7 +129,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def _writable(folder: Path) -> tuple[str, str]:
-    """What a write test says, and the problem if there is one."""
+    """The result of a write test as text, and the problem or ""."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

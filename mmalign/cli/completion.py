@@ -1,4 +1,4 @@
-"""`mmalign completion bash`: the script that completes commands, options, objectives and backbones."""
+"""`mmalign completion bash`: the shell script that completes commands, options, objectives and backbones."""
 
 import click
 
@@ -23,7 +23,7 @@ def command(shell: str, as_json: bool) -> None:
 
     completer = get_completion_class(shell)
     assert completer is not None
-    # `source()` of bash also starts bash, to warn of versions before 4.4; the template alone needs no process.
+    # For bash, `source()` also starts bash, to warn about versions before 4.4. The template needs no process.
     instance = completer(root, {}, "mmalign", "_MMALIGN_COMPLETE")
     script = instance.source_template % instance.source_vars()
     if as_json:

@@ -1,4 +1,4 @@
-"""Entries of the catalog as plain facts, for `list` and `show`. What there is to say of one, its spec says."""
+"""Entries of the catalog as plain facts, for `list` and `show`. The facts come from `Spec.facts`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from mmalign.contract.capabilities import Derived
 from mmalign.contract.specs import Entry
 
-_TOLD = ("kind", "plugin", "summary")  # by the first two lines
+_IN_HEADING = ("kind", "plugin", "summary")  # facts that the first two lines of `text` show
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    """Everything that a spec says, as JSON data."""
+    """All facts of an entry, as JSON data."""
     spec = entry.spec
     common = {
         "qualified_name": entry.qualified,
@@ -24,10 +24,10 @@ def facts(entry: Entry) -> dict[str, Any]:
 
 
 def text(entry: Entry) -> str:
-    """The facts of one entry as lines for a reader; what is empty or false is left out."""
+    """The facts of one entry as lines for people; empty and false ones are left out."""
     lines = [f"{entry.spec.name} ({entry.spec.noun} of {entry.plugin})", f"  {entry.spec.summary}", ""]
     for key, value in facts(entry).items():
-        if key not in _TOLD and value not in ([], {}, "", False):
+        if key not in _IN_HEADING and value not in ([], {}, "", False):
             lines += [f"  {line}" for line in _lines(entry.spec.name, key, value)]
     return "\n".join(lines)
 
@@ -44,7 +44,7 @@ def _lines(name: str, key: str, value: Any) -> Iterator[str]:
         counts = (f"{name}:{size} has {number:,}" for size, number in value.items())
         yield f"parameters with the default tokenizer: {', '.join(counts)}"
     elif isinstance(value, dict):
-        yield from (f"{label} {which}: {', '.join(items)}" for which, items in value.items())
+        yield from (f"{label} {name}: {', '.join(items)}" for name, items in value.items())
     else:
         yield f"{label}: {', '.join(value) if isinstance(value, list) else value}"
 

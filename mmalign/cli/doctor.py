@@ -1,4 +1,4 @@
-"""`mmalign doctor`: what runs here, for a bug report. It shows no environment variables and redacts secrets."""
+"""`mmalign doctor`: describes the installation for a bug report, without environment variables or secrets."""
 
 import sys
 from typing import Any
@@ -10,7 +10,9 @@ from mmalign.errors import EXIT_FAILED
 
 
 @click.command("doctor", epilog="\b\nExamples:\n  mmalign doctor\n  mmalign doctor --security --json")
-@click.option("--security", is_flag=True, help="Only compare versions with the releases that fixed known holes.")
+@click.option(
+    "--security", is_flag=True, help="Only compare versions with the releases that fixed known vulnerabilities."
+)
 @json_option
 @quiet_option
 @pass_app
@@ -24,8 +26,8 @@ def command(app: App, security: bool, as_json: bool) -> int:
     sections: dict[str, Any] = {"security": [finding.as_dict() for finding in findings]}
     problems = [f"{f.package} {f.installed} is below {f.floor}: {f.reason}" for f in findings if f.below]
     if not security:
-        facts, wrong = checks.installation(app.host)
-        sections, problems = facts | sections, wrong + problems
+        facts, failures = checks.installation(app.host)
+        sections, problems = facts | sections, failures + problems
     if as_json:
         emit_json(redact({**sections, "problems": problems}))
     else:

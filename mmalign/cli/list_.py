@@ -1,4 +1,4 @@
-"""`mmalign list` and `mmalign list objectives`: what the core and the plugins offer, from specs alone."""
+"""`mmalign list` and `mmalign list objectives`: the entries of the core and the plugins, from specs alone."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class _Kind(Choice):
 
 @click.command(
     "list",
-    help=f"""Print every one of a KIND: {", ".join(_KINDS[:-1])} or {_KINDS[-1]}.
+    help=f"""Print all entries of one KIND: {", ".join(_KINDS[:-1])} or {_KINDS[-1]}.
 
     Without KIND, print the names of all kinds.
     """,
@@ -49,7 +49,7 @@ def command(app: App, kind: str | None, as_json: bool) -> None:
 
 
 def _all_kinds(app: App, as_json: bool) -> None:
-    """Each kind with its number of entries and their names."""
+    """Print each kind with the number and the names of its entries."""
     from mmalign.cli.table import table
 
     catalog = app.catalog
@@ -60,4 +60,4 @@ def _all_kinds(app: App, as_json: bool) -> None:
     emit(
         table(["kind", "number", "names"], [[kind, len(each), ", ".join(each) or "-"] for kind, each in names.items()])
     )
-    app.say("More of one kind: mmalign list KIND; all of one entry: mmalign show NAME")
+    app.say("Entries of one kind: mmalign list KIND; all facts of one entry: mmalign show NAME")

@@ -1,4 +1,4 @@
-"""`mmalign matrix contrastive`: which objective runs on which backbone, and what is missing where it does not."""
+"""`mmalign matrix contrastive`: which objective runs on which backbone, or which capabilities are missing."""
 
 import click
 
@@ -13,7 +13,7 @@ from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass
 def command(app: App, objective: str | None, as_json: bool) -> None:
     """Show every backbone family against every objective, or against OBJECTIVE with the reasons.
 
-    yes: it runs. derived: it runs through what mmalign computes from the backbone's methods. no: something is missing.
+    yes: it runs. derived: it runs on values that mmalign computes from the backbone's methods. no: it does not run.
     """
     from mmalign.cli.table import table
     from mmalign.registry.compat import matrix, suggest

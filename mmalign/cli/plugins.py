@@ -1,4 +1,5 @@
-"""`mmalign plugins new|list|show|check|disable|enable`: whatever a plugin does, or breaks; the last two if it hangs."""
+"""`mmalign plugins new|list|show|check|disable|enable`: these work with broken plugins, and the last two even with a
+plugin that hangs on import."""
 
 import importlib.metadata
 import os
@@ -90,7 +91,7 @@ def check(app: App, name: str, as_json: bool) -> int:
     from mmalign.cli.table import table
     from mmalign.testing.runner import run_checks
 
-    # The tiny models are written by libraries that draw progress bars of their own.
+    # The libraries that write the tiny models draw progress bars.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     results = []
@@ -112,7 +113,7 @@ def check(app: App, name: str, as_json: bool) -> int:
 @quiet_option
 @pass_app
 def disable(app: App, name: str, as_json: bool) -> None:
-    """Leave a plugin out from now on, without importing it."""
+    """Disable a plugin: it is no longer loaded. Does not import it."""
     _switch(app, name, True, as_json)
 
 
@@ -122,15 +123,15 @@ def disable(app: App, name: str, as_json: bool) -> None:
 @quiet_option
 @pass_app
 def enable(app: App, name: str, as_json: bool) -> None:
-    """Take a disabled plugin back."""
+    """Enable a disabled plugin."""
     _switch(app, name, False, as_json)
 
 
 def _switch(app: App, name: str, off: bool, as_json: bool) -> None:
-    # Names come from the installed metadata: a plugin that hangs on import must be possible to disable.
+    # Names come from the installed metadata, so that a plugin that hangs on import can be disabled.
     installed = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
     if name in BUILTINS:
-        raise UsageError(f"{name} is built in and stays", hint="Third-party plugins can be disabled.")
+        raise UsageError(f"{name} is built in and always enabled", hint="Only third-party plugins can be disabled.")
     if name not in installed and (off or name not in disabled_plugins()):
         hint = f"{did_you_mean(name, installed)} Try: mmalign plugins list".strip()
         raise UsageError(f"no plugin {name!r} is installed", hint=hint)

@@ -1,4 +1,4 @@
-"""Take secrets out of what is printed for others to read.
+"""Removes secrets from output that users may share.
 
 redact({"url": "https://me:hunter2@host/x"})      # {"url": "https://[redacted]@host/x"}
 """
@@ -21,7 +21,7 @@ _SECRET_KEY = re.compile(rf"(?i)(?:^|_|-){_SECRET_WORD}$")
 
 
 def redact(value: Any) -> Any:
-    """A copy with secrets replaced: in texts by their form, in mappings also by the name of the key."""
+    """A copy with secrets replaced, found in strings by their form and in mappings also by the name of the key."""
     if isinstance(value, str):
         for pattern, replacement in _PATTERNS:
             value = pattern.sub(replacement, value)

@@ -1,4 +1,4 @@
-"""The root of the command line: a table of the core's commands, and those of plugins; each is imported when called."""
+"""The root of the command line: the commands of the core and of plugins, each imported when it is called."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Look up": {
         "list": ("mmalign.cli.list_:command", "List backbones, objectives, datasets and the rest."),
-        "show": ("mmalign.cli.show:command", "Show one of them: what it needs, provides and takes."),
+        "show": ("mmalign.cli.show:command", "Show what one of them needs, provides and takes."),
         "matrix": ("mmalign.cli.matrix:command", "Show which objective runs on which backbone."),
         "config": ("mmalign.cli.config:command", "Print every option as commented YAML, or the JSON schema."),
     },
@@ -32,7 +32,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = {name: entry for group in BUILT_IN.values() for name, entry in group.items()}
-_FIRST = ("generate", "score", "evaluate")  # of plugins, but shown before the core's own commands
+_FIRST = ("generate", "score", "evaluate")  # commands of plugins that help shows before the core's own
 
 _EPILOG = """\b
 Examples:
@@ -48,7 +48,8 @@ Environment: MMALIGN_LOAD_PLUGINS, MMALIGN_DISABLE_PLUGINS (names, by comma),
 
 
 class Root(click.Group):
-    """Commands by name, imported when they are called; a plugin's command only where a built-in has not that name."""
+    """Commands by name, imported when they are called. If a plugin's command has the name of a core command, the core's
+    is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for names in self._by_group(ctx).values() for name in names]

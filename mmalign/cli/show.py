@@ -1,4 +1,4 @@
-"""`mmalign show contrastive`: one entry of the catalog, whatever its kind."""
+"""`mmalign show contrastive`: one entry of the catalog, of any kind."""
 
 import json
 from typing import Any
@@ -17,37 +17,37 @@ from mmalign.errors import UsageError, did_you_mean
 @quiet_option
 @pass_app
 def command(app: App, name: str, options: bool, as_json: bool) -> None:
-    """Show what NAME, of whatever kind (`mmalign list KIND`), needs, provides and takes."""
+    """Show what NAME, an entry of any kind (`mmalign list KIND`), needs, provides and takes."""
     from mmalign.cli.describe import facts, text
 
     entries = find_any(app, name)
-    rows = [option_rows(app, entry) if options else None for entry in entries]
+    tables = [option_rows(app, entry) if options else None for entry in entries]
     if as_json:
-        pairs = zip(entries, rows, strict=True)
-        emit_json({"name": name, "items": [facts(e) | ({} if r is None else {"options": r}) for e, r in pairs]})
+        pairs = zip(entries, tables, strict=True)
+        emit_json({"name": name, "items": [facts(e) | ({} if t is None else {"options": t}) for e, t in pairs]})
         return
-    for entry, found in zip(entries, rows, strict=True):
+    for entry, entry_options in zip(entries, tables, strict=True):
         emit(text(entry))
-        if found is not None:
-            emit(_options_text(found))
+        if entry_options is not None:
+            emit(_options_text(entry_options))
     if not options:
         app.say(f"Options: mmalign show {name} --options")
 
 
 def find_any(app: App, name: str) -> list[Entry]:
-    """The entries of that bare or qualified name, of all kinds; raises UsageError with the nearest names."""
+    """The entries of that bare or qualified name, of all kinds; raises UsageError with the closest names."""
     entries = [entry for kind in KINDS for entry in app.catalog.entries(kind)]
-    found = [entry for entry in entries if entry.is_called(name)]
-    if not found:
+    matches = [entry for entry in entries if entry.is_called(name)]
+    if not matches:
         known = [form for entry in entries for form in (entry.spec.name, entry.qualified)]
         raise UsageError(
-            f"nothing is called {name!r}", hint=f"{did_you_mean(name, known)} Try: mmalign list KIND".strip()
+            f"no entry has the name {name!r}", hint=f"{did_you_mean(name, known)} Try: mmalign list KIND".strip()
         )
-    return found
+    return matches
 
 
 def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
-    """The options of an entry's Config; none where its kind has no options, such as a command."""
+    """The options of an entry's Config; empty if its kind has none, such as commands."""
     if not entry.spec.configurable:
         return []
     from mmalign.config.schema import field_rows
@@ -56,7 +56,7 @@ def option_rows(app: App, entry: Entry) -> list[dict[str, Any]]:
 
 
 def _default(row: dict[str, Any]) -> Any:
-    """Text with line breaks as JSON writes it: a table has a line a row."""
+    """The default; a string with line breaks as JSON, because a row of a table is one line."""
     value = "required" if row["required"] else row["default"]
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else value
 

@@ -1,4 +1,4 @@
-"""Aligned plain text: the same on a terminal, in a pipe and in a log.
+"""Tables as aligned plain text.
 
 emit(table(["name", "summary"], [["contrastive", "Pull matching pairs together"]]))
 """
@@ -12,7 +12,7 @@ from mmalign.printable import printable
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns two spaces apart. The last column wraps to a terminal's width; elsewhere nothing is cut or wrapped."""
+    """Columns two spaces apart. On a terminal, the last column wraps to its width; elsewhere nothing is wrapped."""
     cells = [[name.upper() for name in header], *([printable(str(value)) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     indent = sum(widths[:-1]) + 2 * (len(widths) - 1)

@@ -1,6 +1,5 @@
-"""Options: plain dicts that know where each value came from (`section`, `yaml_reader`), checked by a plugin's own
-pydantic model (`validate`), and shown to people and editors (`schema`). `mmalign.train.layers` builds a run's layers of
-them.
+"""Options are plain dicts with the origin of each value (`section`, `yaml_reader`). A plugin's pydantic model checks
+them (`validate`); `schema` shows them to people and editors; `mmalign.train.layers` merges the options of a run.
 
 config = build(SomeObjective.Config, layers["objective"], "objective")
 """

@@ -1,4 +1,4 @@
-"""Writes a config model for people and for editors.
+"""Describes a config model, for people as YAML with comments and for editors as a JSON schema.
 
 print(commented_yaml(Contrastive.Config, "objective", name="contrastive"))    # mmalign config show
 print(json.dumps(json_schema({"train": TrainConfig})))                        # mmalign config schema
@@ -27,8 +27,8 @@ def commented_yaml(
 ) -> str:
     """The section `where` as YAML: every field with its description, type, and value from `values` or its default.
 
-    The YAML reads back unchanged; a required field without a value is commented out. reasons: field -> why it has that
-    value, written as a comment.
+    The YAML reads back to the same values. A required field without a value is commented out. reasons: field -> why it
+    has its value, written as a comment.
     """
     lines = [f"{where}:"] + ([f"  name: {_inline(name)}"] if name else [])
     body = list(_fields(model, "  ", values or {}, reasons or {}))
@@ -96,7 +96,7 @@ def type_text(field: FieldInfo) -> str:
 
 
 def _bounds(item: Any) -> Iterator[str]:
-    """annotated_types' constraints as text; other constraints are left out."""
+    """The bounds of annotated_types as text; nothing for other constraints."""
     signs = {"Gt": ("gt", ">"), "Ge": ("ge", ">="), "Lt": ("lt", "<"), "Le": ("le", "<=")}
     attribute, sign = signs.get(type(item).__name__, ("", ""))
     if attribute:

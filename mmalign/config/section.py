@@ -1,11 +1,11 @@
-"""The sections of a configuration, and one section: options that know where each value came from."""
+"""The sections of a configuration. A section is options, and the origin of each value."""
 
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # whose options are those of what their `name` finds
-FIXED_SECTIONS = {  # whose options are always the same -> the pydantic model, loaded when it is asked for
+NAMED_SECTIONS = ("objective", "backbone", "dataset", "optimizer")  # `name` says whose options the section holds
+FIXED_SECTIONS = {  # sections with fixed options -> their pydantic model, imported on use
     "rollout": "mmalign.rl.config:RolloutConfig",  # of objectives with a feed
     "train": "mmalign.train.config:TrainConfig",
     "data": "mmalign.train.config:DataConfig",
@@ -21,7 +21,7 @@ def section_model(section: str) -> Any:
 
 
 class Section(dict[str, Any]):
-    """One section's options. `origins`: dotted key -> "file:line" or "command line".
+    """One section's options. origins: dotted key -> "file:line" or "command line".
 
     dropped: the origins of options that were dropped because another layer changed `name`.
     """
@@ -34,7 +34,7 @@ class Section(dict[str, Any]):
     def merge(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         """Merge `values` over the present options, mapping by mapping.
 
-        Options of one name never reach another: a layer that changes `name` starts the section anew.
+        If `values` changes `name`, all options so far are dropped, because they belong to the previous name.
         """
         if "name" in values and "name" in self and values["name"] != self["name"]:
             self.dropped |= {key: origin for key, origin in self.origins.items() if key != "name"}

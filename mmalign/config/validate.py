@@ -29,11 +29,11 @@ def build(model: type[Model], section: Mapping[str, Any], where: str, *, hint: s
 
 
 MOVED_OPTIONS = {f"train.{name}": f"optimizer.{name}" for name in ("beta1", "beta2", "eps", "weight_decay")}
-"""Options of earlier versions -> where they are now."""
+"""Options of earlier versions -> their names now."""
 
 
 def build_all(models: Mapping[str, type[BaseModel]], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Validate several sections, {section: config}; raises one UsageError for the mistakes in all."""
+    """Validate several sections; returns {section: config}, or raises one UsageError with the mistakes in all."""
     results, mistakes = {}, []
     for where, model in models.items():
         results[where], lines = _attempt(model, sections.get(where, {}), where)
@@ -69,9 +69,8 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
     else:
         allowed = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
         text = error["msg"].removeprefix("Value error, ")
-        if not (
-            error["type"] == "value_error" and isinstance(error["input"], Mapping)
-        ):  # not of the options as a whole
+        of_all_options = error["type"] == "value_error" and isinstance(error["input"], Mapping)
+        if not of_all_options:
             text = f"{text}, got {error['input']!r}"
         near = did_you_mean(str(error["input"]), allowed)
         text = f"{text}. {near}" if near else text
@@ -80,21 +79,21 @@ def _line(model: type[BaseModel], values: Any, where: str, error: Any, origins: 
 
 
 def _real_path(values: Any, location: tuple[Any, ...], *, keep_last: bool) -> tuple[Any, ...]:
-    """The part of pydantic's location that exists in the input, because pydantic also names the branches of unions."""
+    """Pydantic's location without the keys that are not in the input; these name the branches of unions."""
     path: list[Any] = []
-    for position, part in enumerate(location):
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
-            values = values[part]
+    for position, key in enumerate(location):
+        if isinstance(values, Mapping) and key in values:
+            values = values[key]
+        elif isinstance(values, (list, tuple)) and isinstance(key, int) and key < len(values):
+            values = values[key]
         elif not (keep_last and position == len(location) - 1):
             continue
-        path.append(part)
+        path.append(key)
     return tuple(path)
 
 
 def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The nested model that a path of field names leads to; None where it leads to no model."""
+    """The nested model at a path of field names; None if there is no model."""
     for name in path:
         field = model.model_fields.get(name) if isinstance(name, str) else None
         nested = nested_model(field.annotation) if field else None
@@ -105,7 +104,7 @@ def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] 
 
 
 def nested_model(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation: itself, or the one in `Model | None`."""
+    """The model in an annotation: `Model` of `Model` or `Model | None`; else None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and not isinstance(candidate, types.GenericAlias):
             if issubclass(candidate, BaseModel):

@@ -1,9 +1,9 @@
-"""Reads a YAML file into plain dicts, strictly, and remembers the line of every value.
+"""Reads a YAML file strictly into plain dicts, with the line of every value.
 
     data, lines = read_yaml(Path("x.yaml"))      # lines: {("train", "lr"): 7}
 
 Values have YAML 1.2's core types: only true and false are booleans, 1e-4 is a number, `no`, 012, 1_0, 1:30 and dates
-stay text. Refused, with the line: duplicate keys, tags, keys that are not text, cycles, more than 16 aliases, two
+stay text. Errors, with the line: duplicate keys, tags, keys that are not text, cycles, more than 16 aliases, two
 documents.
 """
 
@@ -30,9 +30,9 @@ _CORE_TYPES = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only (`_Reader` makes the values), with the core types and a limit on aliases."""
+    """Composes nodes, with YAML 1.2's core types and a limit on aliases; `_Reader` turns the nodes into values."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - replaces PyYAML's own table of YAML 1.1 types
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - instead of PyYAML's table of YAML 1.1 types
     num_aliases = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -51,7 +51,7 @@ for _name, _pattern, _first in _CORE_TYPES:
 
 
 def read_yaml(path: Path) -> tuple[Any, Lines]:
-    """Return the file's value and the line (from 1) of each key path; raises UsageError, naming file and line."""
+    """Return the file's value and the line (from 1) of each key path; raises UsageError with file and line."""
     text = _read_text(path)
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -100,7 +100,7 @@ class _Reader:
             raise self._error(node, f"tag {node.tag} is not allowed")
         self._open.append(node)
         if len(self._open) > MAX_DEPTH:
-            raise self._error(node, f"nested over {MAX_DEPTH} deep")
+            raise self._error(node, f"nested over {MAX_DEPTH} levels deep")
         if isinstance(node, yaml.SequenceNode):
             value: Any = [self.value(item, (*where, str(index))) for index, item in enumerate(node.value)]
         else:

@@ -1,8 +1,8 @@
-"""What every backbone and its processor look like to the rest: one Protocol a capability, no state.
+"""The interface of backbones and their processors: one stateless Protocol for each capability.
 
-A backbone class has what `Backbone` says and the methods of every capability that its families declare; the conformance
-kit checks both ways. What language models provide besides is in `mmalign.language.protocols`. N is the number of
-examples, D the embedding width, T tokens, H and W pixels.
+A backbone class has the members of `Backbone` and the methods of exactly those capabilities that its families declare;
+the conformance kit checks this. The capabilities of language models are in `mmalign.language.protocols`. N is the
+number of examples, D the embedding width, T tokens, H and W pixels.
 """
 
 import random
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
 
 
 class TokenizedText(NamedTuple):
-    """Token ids [T] as the model takes them (start and end tokens included), and how many were cut off to fit."""
+    """Token ids [T] for the model, with start and end tokens, and the number of tokens cut off to fit the context."""
 
     ids: "Tensor"
     num_lost: int
 
 
 class Processor(Protocol):
-    """Turns pictures and texts into what one backbone's methods take. Picklable: data workers hold a copy."""
+    """Turns pictures and texts into inputs of one backbone's methods. Picklable: each data worker has a copy."""
 
     context_length: int
 
     def image(self, image: "Image", rng: random.Random | None = None) -> "Tensor":
-        """[3, H, W] float; with `rng` the training augmentation drawn from it, without it the evaluation transform."""
+        """[3, H, W] float. With `rng`, a random training augmentation; without, the evaluation transform."""
         ...
 
     def text(self, text: str) -> TokenizedText: ...
 
 
 class Backbone(Protocol):
-    """A model of some family with its processor. It draws random numbers through torch's generators only."""
+    """A model of some family with its processor. It draws random numbers only from torch's generators."""
 
     Config: "ClassVar[type[BaseModel]]"
-    module: "nn.Module"  # owns every parameter; `named_parameters` are the names in checkpoints
+    module: "nn.Module"  # owns every parameter; its `named_parameters` give the names in checkpoints
     processor: Processor
-    vocabulary: tuple[str, ...]  # names that fill a label's placeholder by default; may be empty
+    vocabulary: tuple[str, ...]  # words that fill a label's placeholder by default; may be empty
 
     @classmethod
     def load(cls, source: "Source", config: Any) -> Self:
-        """Build the model and load its weights on the CPU; raises CheckpointError for a folder it cannot trust."""
+        """Build the model and load its weights on the CPU; raises CheckpointError for a folder that is not safe."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write a folder that the family's own library loads, and that `load` takes back, everything included."""
+        """Write the complete model to a folder that both the family's own library and `load` can read."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
         """Facts for plans and reports, such as {"architecture": "ViT-B-32", "context_length": 77}. "note": a sentence
-        that commands print. "min_cosine": where a dual encoder was calibrated, below it no label fits."""
+        that commands print. "min_cosine", of a calibrated dual encoder: a label with a lower cosine does not fit."""
         ...
 
 
@@ -70,12 +70,12 @@ class EncodesImages(Protocol):
 
 class EncodesText(Protocol):
     def encode_text(self, tokens: "Ragged") -> "Tensor":
-        """tokens: N rows of ids from the processor -> [N, D], unit length. Padding happens here and changes nothing."""
+        """tokens: N rows of ids from the processor -> [N, D], unit length. Padding must not change the result."""
         ...
 
 
 class ContrastiveHead(NamedTuple):
-    """The learned temperature: scores are exp(log_scale) * cosine + bias. Both are 0-D; bias may be absent."""
+    """The learned temperature and bias, both 0-D: score = exp(log_scale) * cosine + bias. bias: None for none."""
 
     log_scale: "Tensor"
     bias: "Tensor | None"
@@ -87,35 +87,35 @@ class HasContrastiveHead(Protocol):
 
 @runtime_checkable
 class SwitchesAdapter(Protocol):
-    """A backbone that can have an adapter; its Config has the option `lora`, a `mmalign.models.lora.LoraOptions`."""
+    """A backbone that can have an adapter. Its Config has an option `lora`, a `mmalign.models.lora.LoraOptions`."""
 
     @property
     def adapter_is_fresh(self) -> bool:
-        """Whether it has an adapter, and without it computes what the starting policy does: a free reference."""
+        """Whether the model has an adapter and, with the adapter off, equals the starting policy: a free reference."""
         ...
 
     def adapter_off(self) -> AbstractContextManager[None]:
-        """Within, it computes with its own weights, exactly; raises UsageError where it has no adapter."""
+        """Inside, the model computes exactly as without the adapter; raises UsageError if it has none."""
         ...
 
 
 @runtime_checkable
 class NamesPlaces(Protocol):
-    """Options that name files or folders which models are made of, besides the backbone's source."""
+    """Options that name files or folders with weights, besides the backbone's source."""
 
     def places(self) -> "tuple[Path, ...]":
-        """Those that are set."""
+        """The files and folders that the options name; those not set are left out."""
         ...
 
 
 @runtime_checkable
 class ChecksTraining(Protocol):
-    """A backbone's options that do not all leave something to train."""
+    """Options of a backbone with some of which nothing is left to train."""
 
     def check_training(self) -> None:
-        """Raise UsageError where a model with these options cannot train: before anything is loaded."""
+        """Raise UsageError, before anything is loaded, if a model with these options cannot train."""
         ...
 
 
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
-    """What zero-shot classification and contrastive training work with."""
+    """The backbone of zero-shot classification and contrastive training."""

@@ -52,11 +52,11 @@ class Ragged:
         return Ragged(self.values.to(device, non_blocking=True), self.offsets)
 
     def num_tokens(self) -> int:
-        """Rows of ids hold tokens; rows of numbers say something of them."""
+        """The number of values if they are ids; 0 for floats, which describe tokens of another column."""
         return 0 if self.values.is_floating_point() else len(self.values)
 
     def row_bytes(self) -> list[bytes]:
-        """The content of each row."""
+        """The bytes of each row's values."""
         return [row.cpu().numpy().tobytes() for row in self.rows()]
 
     def padded(self, fill: int, length: int | None = None) -> Tensor:
@@ -71,7 +71,7 @@ class Ragged:
 
 
 class Rows(Protocol):
-    """A column that is neither a tensor nor a tuple: N rows that know how to be selected and moved."""
+    """A column that is neither a tensor nor a tuple: N rows with methods to select and move them."""
 
     def __len__(self) -> int: ...
 
@@ -88,16 +88,16 @@ Column = Tensor | Rows | tuple[Any, ...]
 
 
 class UnknownColumn(KeyError):
-    """A batch was asked for a column that it lacks."""
+    """A batch has no column of that name."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # a KeyError shows it as a literal
+        return str(self.args[0])  # KeyError would show the message's repr
 
 
 class Batch:
-    """N examples as columns: tensors [N, ...], ragged rows, or tuples of N python objects. `len` is N.
+    """N examples as columns: tensors [N, ...], ragged rows, or tuples of N Python objects. `len` is N.
 
-    `stream` names the stream it comes from ("main" unless an objective asks for more).
+    stream: the stream of examples that the batch comes from; "main", or one of the objective's side streams.
     """
 
     def __init__(self, columns: Mapping[str, Column], *, stream: str = "main", size: int | None = None) -> None:
@@ -109,11 +109,11 @@ class Batch:
         self.stream = stream
 
     def __getitem__(self, name: str) -> Any:
-        """Raises UnknownColumn, which says what columns there are."""
+        """Raises UnknownColumn, which lists the batch's columns."""
         if name not in self._columns:
-            has = ", ".join(sorted(self._columns)) or "none, as in the loss of a coupled objective"
+            known = ", ".join(sorted(self._columns)) or "none, as in the loss of a coupled objective"
             raise UnknownColumn(
-                f"a batch has no column {name!r}; its columns: {has}. docs/plugins.md says which there are"
+                f"the batch has no column {name!r}; its columns: {known}. docs/plugins.md lists those of each kind"
             )
         return self._columns[name]
 
@@ -129,7 +129,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
-        """Where its first tensor is; the CPU where it has none."""
+        """The device of the first tensor; the CPU if there is none."""
         tensors = (c for c in self._columns.values() if isinstance(c, Tensor))
         return next(tensors, torch.zeros(0)).device
 
@@ -137,7 +137,7 @@ class Batch:
         return Batch(self._columns, stream=name, size=self._size)
 
     def with_columns(self, **columns: Column) -> "Batch":
-        """A batch with columns added or replaced."""
+        """A copy with these columns added or replaced."""
         return Batch({**self._columns, **columns}, stream=self.stream, size=self._size)
 
     def select(self, indices: Sequence[int]) -> "Batch":
@@ -170,6 +170,6 @@ class Batch:
         return Batch(columns, stream=self.stream, size=self._size)
 
     def cost(self) -> int:
-        """Tokens in all columns, or examples where there are none."""
+        """The number of tokens in all columns; without tokens, the number of examples."""
         columns = (column for column in self._columns.values() if not isinstance(column, Tensor | tuple))
         return sum(column.num_tokens() for column in columns) or len(self)

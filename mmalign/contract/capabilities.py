@@ -1,7 +1,7 @@
-"""What a backbone can do, and what follows from it.
+"""The capabilities of backbones, and what mmalign derives from them.
 
-A backbone's families declare capabilities; an objective's roles ask for capabilities or for derived ones. `satisfy`
-answers whether a need is met, directly or by derivation, without importing a model.
+A backbone's families declare capabilities. An objective's roles need capabilities or derived ones. `satisfy` says
+whether a need is met, directly or by derivation, without importing a model.
 """
 
 from collections.abc import Set as AbstractSet
@@ -9,11 +9,11 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """One method of a backbone class each; the typed Protocols are in `mmalign.contract.backbone` and
+    """Each capability is one method of a backbone class; the typed Protocols are in `mmalign.contract.backbone` and
     `mmalign.language.protocols`.
 
-    A declared `adapter_switch` says that the family can have an adapter (`backbone.lora.rank`), not that it has one:
-    that is the backbone's `adapter_is_fresh`.
+    `adapter_switch`: models of the family can have an adapter (`backbone.lora.rank`). Whether a model has a fresh one,
+    its `adapter_is_fresh` says.
     """
 
     ENCODE_IMAGE = "encode_image"
@@ -32,7 +32,7 @@ class Capability(StrEnum):
 
 
 class Derived(StrEnum):
-    """What the core computes from capabilities, for every backbone that has them."""
+    """Needs that the core computes from capabilities, for every backbone that has these."""
 
     PAIR_SCORE = "pair_score"
     SEQUENCE_LOGP = "sequence_logp"
@@ -44,7 +44,7 @@ Need = Capability | Derived
 
 _DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
 
-# Each derivation lists the sets of capabilities that suffice, the preferred one first.
+# Derivation -> sets of capabilities, each of which suffices; the preferred one first.
 DERIVATIONS: dict[Derived, tuple[frozenset[Capability], ...]] = {
     Derived.PAIR_SCORE: (_DUAL_ENCODER,),
     Derived.SEQUENCE_LOGP: (frozenset({Capability.TOKEN_LOGPS}), _DUAL_ENCODER),
@@ -59,13 +59,14 @@ def parse_need(name: str) -> Need:
 
 
 def satisfy(need: Need, provides: AbstractSet[Capability]) -> tuple[bool, frozenset[Capability]]:
-    """Return (met, capabilities): those it is derived from, or those missing by the nearest way.
+    """Return (met, capabilities).
 
-    A need met directly returns (True, empty set).
+    If the need is met by derivation, these are the capabilities that it is derived from; if it is met directly, none.
+    If it is not met, they are the fewest that are missing.
     """
     if isinstance(need, Capability):
         return need in provides, frozenset() if need in provides else frozenset({need})
-    for way in DERIVATIONS[need]:
-        if way <= provides:
-            return True, way
-    return False, min((way - provides for way in DERIVATIONS[need]), key=len)
+    for sufficient in DERIVATIONS[need]:
+        if sufficient <= provides:
+            return True, sufficient
+    return False, min((sufficient - provides for sufficient in DERIVATIONS[need]), key=len)

@@ -1,4 +1,4 @@
-"""What a data set looks like to the rest."""
+"""The interface of data sets."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 
 class Dataset(Protocol):
-    """Examples of one kind, by index, the same at every call. Picklable; images are referred to, not read."""
+    """Examples of one kind, by index, the same at every call. Picklable. Holds references to images, not pixels."""
 
     Config: "ClassVar[type[BaseModel]]"
 
     @classmethod
     def build(cls, config: Any, split: str) -> "Self | None":
-        """The part named `split`, one of its spec's `splits`; None where nothing is set aside. Raises DataError."""
+        """The split of that name, one of the spec's `splits`; None if the data has no such split. Raises DataError."""
         ...
 
     def __len__(self) -> int: ...
@@ -22,8 +22,9 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
     def report(self) -> Mapping[str, Any]:
-        """At least {"kept": int, "skipped": {reason: int}, "source": str}. "ignored": counts of what was never meant to
-        be read; "entries": of every row, member or file, once; "notes": sentences that commands print."""
+        """At least {"kept": int, "skipped": {reason: int}, "source": str}. "ignored": counts of entries that
+        are no examples; "entries": counts in which every row, member or file is counted once; "notes": sentences that
+        commands print."""
         ...
 
     def fingerprint(self) -> str:
@@ -32,6 +33,6 @@ class Dataset(Protocol):
 
 
 class LabelledDataset(Dataset, Protocol):
-    """A data set of image-label or text-label examples; `label` indexes `classes`, the same in all its parts."""
+    """A data set of image-label or text-label examples. `label` indexes `classes`, which all splits share."""
 
     classes: tuple[str, ...]

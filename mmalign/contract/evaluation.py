@@ -1,4 +1,4 @@
-"""Held-out measurements: what one looks like, and where it runs a backbone.
+"""The interface of evaluations, and the runtime that they run a backbone in.
 
 runtime = Runtime.choose("auto", batch_size=32)
 with runtime.evaluating(backbone):
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 
 
 class Evaluation(Protocol):
-    """A held-out measurement. Its spec says what it needs and on which kind of example it runs."""
+    """A held-out measurement. Its spec says which capabilities it needs and which kind of example it runs on."""
 
     Config: "ClassVar[type[BaseModel]]"  # with the field `max_examples`, 0 for all
 
     def __init__(self, config: Any) -> None: ...
 
     def run(self, backbone: Any, dataset: Any, runtime: "Runtime") -> Mapping[str, float]:
-        """Metrics by name, the spec's `primary` among them; `x_low` and `x_high` are the 95% interval of `x`.
+        """Metrics by name, including the spec's `primary`; `x_low` and `x_high` are the 95% interval of `x`.
 
-        Random state and module modes are left as they were. `runtime.split` has the other parts of the data.
+        Must leave random state and module modes unchanged. `runtime.split` gives other splits of the data.
         """
         ...
 
 
 def _unknown(name: str) -> Any:
-    raise UsageError(f"{name!r} cannot be had here", hint="Try: mmalign evaluate")
+    raise UsageError(f"{name!r} is not available here", hint="Try: mmalign evaluate")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: where the model is; batch_size: images or texts at once; bf16: autocast of the image tower on CUDA.
+    """device: of the model; batch_size: images or texts at once; bf16: autocast of the image tower on CUDA.
 
-    split: another part of the data that is measured, by name, or None where it has none. load_model: another backbone
-    by its reference, on the device. Both raise UsageError where they cannot be had. trained: the run that made the
-    model which is measured, where that is known.
+    split: returns another split of the measured data by name, or None if there is none. load_model: loads another
+    backbone by its reference, on the device. Both raise UsageError if they are not available. trained: the run that
+    made the measured model, if known.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -57,7 +57,7 @@ class Runtime:
 
     @classmethod
     def choose(cls, device: str = "auto", batch_size: int = 32) -> "Runtime":
-        """On CUDA devices that have bf16, images are encoded under its autocast."""
+        """A runtime on `device`; with bf16 autocast on CUDA devices that support bf16."""
         chosen = choose_device(device)
         if chosen.type == "cpu":
             keep_freed_memory()
@@ -69,10 +69,10 @@ class Runtime:
 
     @contextmanager
     def evaluating(self, backbone: Any) -> Iterator[None]:
-        """Dropout off and no gradient; afterwards every module is in the mode it was in.
+        """Inside, dropout is off and no gradients are kept; afterwards every module has its previous mode.
 
-        `no_grad`, not `inference_mode`: a module may keep a tensor made here (a mask, positions), and a training
-        step after an evaluation could not use an inference tensor.
+        `no_grad`, not `inference_mode`: a module may keep a tensor made here (a mask, positions), and a later training
+        step could not use an inference tensor.
         """
         modes = [(module, module.training) for module in backbone.module.modules()]
         backbone.module.eval()

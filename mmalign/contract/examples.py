@@ -1,8 +1,8 @@
 """The kinds of example that data sets yield and objectives consume. Standard library only.
 
-A kind is a frozen dataclass, and the `ExampleSpec` that a plugin's hook `register_examples` returns for it: the kinds
-below are registered by `mmalign_data`, in the way of a third party. `mmalign.data.collate` makes a batch's columns of
-the fields, by their types. Every example carries `key`, which names it in errors and reports ("pairs.csv:17",
+A kind is a frozen dataclass with an `ExampleSpec`, which a plugin's hook `register_examples` returns. The plugin
+`mmalign_data` registers the kinds below, as a third party would. `mmalign.data.collate` turns the fields into columns
+of a batch, by their types. Every example has a `key`, which names it in errors and reports ("pairs.csv:17",
 "shard-003.tar:000412").
 """
 
@@ -13,24 +13,27 @@ from typing import Annotated, Any, NamedTuple
 
 @dataclass(frozen=True)
 class Keep:
-    """Marks a field whose values a batch has as they are, a tuple of N objects: `score: Annotated[float, Keep()]`.
+    """Marks a field whose values are kept unchanged in the batch, as a tuple of N objects: `score: Annotated[float,
+    Keep()]`.
 
-    column: its name. By default the field's own, and there are no tokens, pixels or tensor of it; with another name
-    there are both: `text: Annotated[str, Keep("caption")]`. Turns are read in any case.
+    column: the name of that column. By default it is the field's name, and the field is not encoded as tokens, pixels
+    or a tensor. With another name the batch has both columns: `text: Annotated[str, Keep("caption")]`. Turns are always
+    encoded.
     """
 
     column: str = ""
 
 
 Kept = Annotated[str, Keep()]
-"""A text that is no model's to read, such as a name."""
+"""A text that no model reads, such as a name."""
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where the bytes of one image are: a file, or `size` bytes at `offset` of a file (a tar member); not yet decoded.
+    """One image that is not read yet: a file, or `size` bytes at `offset` of a file (a tar member).
 
-    `data` holds them where no offset can tell (a cell of a compressed parquet file); `path` then only names them.
+    data: the encoded bytes themselves, if they have no offset in a file (a cell of a compressed parquet file); `path`
+    is then only a name for them.
     """
 
     path: str
@@ -41,7 +44,7 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageText:
-    """An image and one caption. `group`: the same for all captions of one image; left out, it is the key."""
+    """An image and one caption. group: equal for all captions of one image; the key by default."""
 
     key: Kept
     image: ImageRef
@@ -94,9 +97,9 @@ _NO_FIELDS: Mapping[str, Any] = {}
 class Message(NamedTuple):
     """One turn of a conversation. role: "system", "developer", "user", "assistant" or "tool".
 
-    learn: false for a turn of the assistant that is read and not learnt from (`weight: 0`). fields: what else a chat
-    template reads, by its key: "tool_calls", "tool_call_id", "name", "reasoning_content" (the thinking before an
-    answer), and on the first message of a conversation the "tools" that it may call. JSON values.
+    learn: false for an assistant's turn that is context only, not trained on (`weight: 0`). fields: further keys for
+    the chat template, with JSON values: "tool_calls", "tool_call_id", "name", "reasoning_content" (the thinking before
+    an answer), and, on the first message of a conversation, the available "tools".
     """
 
     role: str
@@ -105,7 +108,7 @@ class Message(NamedTuple):
     fields: Mapping[str, Any] = _NO_FIELDS
 
     def __hash__(self) -> int:
-        """Of all but the fields, which hold lists and mappings: prompts are keys of sets and dictionaries."""
+        """Leaves out `fields`, which hold lists and mappings. Prompts must be hashable for sets and dictionaries."""
         return hash((self.role, self.content, self.learn))
 
 
@@ -115,11 +118,10 @@ Turns = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to answer, without an answer: what reinforcement learning samples from.
+    """A prompt without an answer: reinforcement learning samples answers to it.
 
-    solution: what a right answer holds, for rewards that verify it; empty where nobody says. columns: what else the row
-    of a table says, by its own names and with its own values (JSON values), for rewards that read them; every prompt of
-    a data set has the same names.
+    solution: the correct answer, for rewards that verify answers; empty if unknown. columns: the other columns of the
+    table's row, by name, with JSON values, for rewards that read them. All prompts of a data set have the same columns.
     """
 
     key: Kept
@@ -133,7 +135,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer to a prompt. As messages, `completion` may hold several turns, of which the assistant's are learnt."""
+    """An answer to a prompt. As messages, `completion` may hold several turns; the assistant's turns are trained on."""
 
     key: Kept
     prompt: Turns
@@ -171,9 +173,9 @@ class LabelledCompletion:
 
 @dataclass(frozen=True)
 class Ranking:
-    """K answers to one prompt with a rank each, the lowest the best (1, where ranks are places); equal ranks are ties.
+    """K answers to one prompt with their ranks. The lowest rank is the best, usually 1; equal ranks are ties.
 
-    Ranks need not be whole: where answers were rated, their distances are those of the ratings.
+    Ranks need not be integers: for rated answers, the distances between ranks are those between the ratings.
     """
 
     key: Kept

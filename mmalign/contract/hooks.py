@@ -1,4 +1,4 @@
-"""The whole contract between mmalign and a plugin. Hooks return specs; nothing registers by callback.
+"""All hooks that a plugin can implement. Hooks return specs; nothing registers by callback.
 
     from mmalign import hookimpl, ObjectiveSpec
 
@@ -72,7 +72,7 @@ def register_environments() -> "Iterable[EnvironmentSpec]":
 
 @hookspec
 def register_engines() -> "Iterable[EngineSpec]":
-    """What draws answers in place of the policy's own `generate`."""
+    """Sampling engines, which replace the policy's own `generate`."""
     return ()
 
 
@@ -84,7 +84,7 @@ def register_evaluations() -> "Iterable[EvaluationSpec]":
 
 @hookspec
 def register_optimizers() -> "Iterable[OptimizerSpec]":
-    """What turns gradients into updates."""
+    """Optimisers."""
     return ()
 
 
@@ -102,9 +102,9 @@ def register_commands() -> "Iterable[CommandSpec]":
 
 @hookspec
 def run_started(run: "Run") -> None:
-    """A run begins (main process only). An exception here warns and never ends the run; so below."""
+    """A run begins (main process only). An exception in this hook or in `run_finished` only causes a warning."""
 
 
 @hookspec
 def run_finished(run: "Run", error: BaseException | None) -> None:
-    """The run ended, with the error that ended it or None."""
+    """The run ended. error: the error that ended it, or None."""

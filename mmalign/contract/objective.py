@@ -1,4 +1,4 @@
-"""The base of every objective: what to compute from a batch, and nothing about devices, logging or checkpoints.
+"""The base of every objective: the loss of a batch, without devices, logging or checkpoints.
 
     class Triplet(Objective):
         class Config(ObjectiveConfig): margin: float = Field(0.2, description="...")
@@ -8,7 +8,7 @@
 
 Total loss = sum over terms of weight * sum / global count. A term with count zero drops out.
 
-An objective is one phase of a step: one pass over the batch. One with several names them in `phases`.
+By default an objective is the only phase of a step: one pass over the batch. `phases` can name several.
 """
 
 from abc import ABC, abstractmethod
@@ -40,10 +40,10 @@ class ObjectiveConfig(BaseModel):
 
 
 class Context:
-    """What `prepare` may use besides the models.
+    """Seeds, sums over processes and micro-batches for `prepare`.
 
-    first_row: the place in the global batch of this process's first example. guard: runs work that involves no other
-    process, so that a signal can end it.
+    first_row: index in the global batch of this process's first example. guard: runs work that involves no other
+    process, so that a signal can interrupt it.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Context:
         self._first_row = first_row
 
     def seed(self, row: int, *numbers: int) -> int:
-        """A seed for one row of this process's share of the batch, the same however the batch is split; another one for
-        other `numbers`."""
+        """A seed for one row of this process's share of the batch, independent of how the batch is split; different
+        `numbers` give different seeds."""
         return stable_hash(self._seed, self.step, row + self._first_row, *numbers) >> 1
 
     @overload
@@ -75,92 +75,92 @@ class Context:
     def map(self, function: "Callable[[Batch], Mapping[str, Tensor]]", batch: "Batch") -> "Mapping[str, Tensor]": ...
 
     def map(self, function: "Callable[[Batch], Any]", batch: "Batch") -> Any:
-        """Apply a frozen pass in micro-batches and join its [n, ...] results, one or several by name. A signal ends it:
-        of several processes all come here equally often, and `function` waits for none of them."""
+        """Apply a pass without gradient in micro-batches and join its [n, ...] results, one or several by name. Signals
+        interrupt it: all processes must call `map` equally often, and `function` must not wait for another process."""
         import torch
 
-        parts = self.guard(lambda: [function(part) for part in batch.split(self._chunk)])
-        if isinstance(parts[0], torch.Tensor):
-            return torch.cat(parts)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        results = self.guard(lambda: [function(piece) for piece in batch.split(self._chunk)])
+        if isinstance(results[0], torch.Tensor):
+            return torch.cat(results)
+        return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
 class Phase(ABC):
-    """One pass over a batch, learnt from by itself: its activations are freed before the next phase begins.
+    """One forward and backward pass over a batch; its activations are freed before the next phase begins.
 
     N is the number of examples of a batch.
     """
 
     @abstractmethod
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
-        """Differentiable tensors, from trainable roles only: of each example, [N, ...], or, where the objective is not
-        coupled, of each label of `batch["sequences"]`, [P]."""
+        """Differentiable tensors, from trainable roles only: [N, ...], one row for each example. An objective that is
+        not coupled may also return [P], one value for each label of `batch["sequences"]`."""
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[Mapping[str, Tensor], Metrics]":
-        """Return ({term: sum over examples}, metrics). Tensor maths; sees no model.
+        """Return ({term: sum over examples}, metrics), computed without any model.
 
-        For a coupled objective `outputs` are the whole global batch's and `batch` has its length but no columns: what
-        such a loss needs besides (labels, group ids as integers), `forward` returns too.
+        For a coupled objective, `outputs` are of the whole global batch, and `batch` has its length but no columns. If
+        such a loss needs labels or group ids, `forward` returns them as integers.
         """
 
     @abstractmethod
     def count(self, batch: "Batch") -> Mapping[str, float]:
-        """The denominator of each term, known before the forward: rows, tokens, weights."""
+        """The denominator of each term, known before `forward`: rows, tokens or weights."""
 
 
 class Objective(Phase):
-    """An algorithm: by default the one phase of a step."""
+    """A training algorithm; by default, the only phase of a step."""
 
     Config: ClassVar[type[BaseModel]]
     coupled: ClassVar[bool] = False
-    """The loss mixes examples (InfoNCE): then every trainable tensor that `loss` needs leaves `forward` as [N, ...]."""
+    """The loss mixes examples (InfoNCE); `forward` must then return every trainable tensor of `loss` as [N, ...]."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.state: dict[str, Any] = {}
-        """What a checkpoint keeps of the objective itself, as JSON: to be changed in place, between steps."""
+        """The objective's own state, which checkpoints save as JSON. Change it in place, between steps."""
 
     @property
     def comparison(self) -> "Comparison | None":
-        """How it compares two answers to a prompt, where its metric `accuracy` is the share of pairs in order: `mmalign
-        evaluate` repeats it on the saved model."""
+        """How the objective compares two answers to a prompt, if its metric `accuracy` is the share of pairs in the
+        right order; `mmalign evaluate` measures the saved model in the same way. None for other objectives."""
         return None
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weight of each term in the total, by the options alone; terms not named weigh 1."""
+        """The weight of each term in the total loss, from the options alone; 1 for terms not named."""
         return {}
 
     def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:
         """Stream of examples -> the phases that learn from it, one after the other.
 
-        Called once, on the models as built, at a start and at a resume: the place to check what no spec can say. Raises
-        IncompatibleError, UsageError, DataError.
+        Called once when a run starts or resumes, with the models just built. Check here what no spec can express.
+        Raises IncompatibleError, UsageError or DataError.
         """
         return {"main": (self,)}
 
     def frozen(self, models: "Models", batch: "Batch") -> "Mapping[str, Column]":
-        """What frozen roles say of each example, a row of its own: no gradient, a function of the example alone.
+        """Columns computed by frozen roles, without gradient, one row for each example and from that example alone.
 
-        The columns are added to the batch before `prepare`. Where data is fixed they are worked out once, before the
-        first step, and the roles are then gone; so `prepare` may use a frozen role only where `frozen` uses none.
+        They are added to the batch before `prepare`. For fixed data they are computed once, before the first step, and
+        the frozen roles are then dropped. So `prepare` may use a frozen role only if `frozen` uses none.
         """
         return {}
 
     def prepare(self, models: "Models", batch: "Batch", ctx: Context) -> "Batch":
-        """No gradient, once a batch of the stream "main": frozen passes, advantages. Adds columns. Of an online
-        objective, the batch has its answers and their scores already (`mmalign.rl.rollout.Sampler`)."""
+        """Add columns to a batch of the stream "main", once for each batch and without gradient, such as advantages.
+        For an online objective the batch already has answers and scores (`mmalign.rl.rollout.Sampler`)."""
         return batch
 
     def constrain(self, models: "Models") -> None:
-        """After each optimiser step, without gradient: projections such as CLIP's clamp of the scale."""
+        """Project parameters after each optimiser step, without gradient, such as CLIP's clamp of the scale."""
         return None
 
     def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
-        """Write the trained model, as its family's own library loads it; after the last step, without gradient, in
-        evaluation mode, on the main process.
+        """Write the trained model in the format of its family's own library. Called after the last step, without
+        gradient, in evaluation mode, on the main process.
 
-        batches: up to a thousand training examples or 50,000 tokens, in order, read as they are drawn.
+        batches: up to a thousand training examples or 50,000 tokens, in order, loaded while iterating.
         """
         models.role("policy", Backbone).save(folder)

@@ -1,13 +1,13 @@
-"""What an optimiser's plugin provides: how an optimiser is built from the parameters that train.
+"""The interface of optimisers: a plugin builds a torch optimiser for the trained parameters.
 
     class AdamW:
         class Config(OptimizerConfig): ...
         @staticmethod
         def build(groups, config): return torch.optim.AdamW(...)
 
-The loop clips gradients, sets each param group's rate before every step, and calls `step()` without a closure. What the
-optimiser keeps between steps is read from its `state_dict` and put back by `load_state_dict`, every tensor with its own
-dtype, so that a resumed run is exact.
+The training loop clips gradients, sets the learning rate of each param group before every step, and calls `step()`
+without a closure. Checkpoints save the optimiser's `state_dict` and restore it by `load_state_dict`. Every tensor keeps
+its dtype, so a resumed run is exact.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class OptimizerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Named parameters that train at one learning rate: `rate`, the peak, which is `factor` times the run's."""
+    """Named parameters with one peak learning rate: `rate`, which is `factor` times the run's."""
 
     parameters: "tuple[tuple[str, nn.Parameter], ...]"
     rate: float
@@ -43,7 +43,7 @@ class OptimizerBuilder(Protocol):
 
     @staticmethod
     def build(groups: Sequence[ParameterGroup], config: Any) -> "Optimizer":
-        """An optimiser of all these parameters. It may divide a group further, by name or shape, but its own param
-        groups must not mix two: each is given its group's rate. Raises UsageError for parameters that it cannot train.
-        """
+        """An optimiser of all these parameters. It may split a group by name or shape. A param group must not contain
+        parameters of two groups, because it gets the learning rate of one. Raises UsageError for parameters that it
+        cannot train."""
         ...

@@ -1,19 +1,19 @@
-"""Default learning rates of an objective: the published ones, with the size of the model that they were used on.
+"""Default learning rates of an objective: published ones, with the size of the model that they were used on.
 
 Rates(trained=9e-6, size=1.3e9, source="InstructGPT's PPO (Ouyang 2022)")
 """
 
 from dataclasses import dataclass
 
-_TIMES_TRAINED = 10  # the rate of an adapter or of random weights, where an objective states none
+_TIMES_TRAINED = 10  # rate of an adapter or of random weights / rate of trained weights, if not stated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Peak learning rates of AdamW where a run names none, for a model of `size` parameters; see `mmalign.train.rates`.
+    """Default peak learning rates of AdamW, for a model of `size` parameters; see `mmalign.train.rates`.
 
-    trained: of all weights of a model that was trained before. random: of random weights; adapter: of a low-rank
-    adapter; each ten times `trained` where it is 0. source: where the figures come from, as a reader looks them up.
+    trained: for all weights of a trained model. random: for random weights. adapter: for a low-rank adapter. If random
+    or adapter is 0, it is ten times `trained`. source: the publication or script that the rates come from.
     """
 
     trained: float = 1e-5
@@ -24,11 +24,11 @@ class Rates:
 
     def at_size(self, *, adapter: bool, random: bool) -> float:
         """The rate for a model of `size`."""
-        other = self.adapter if adapter else self.random if random else self.trained
-        return other or _TIMES_TRAINED * self.trained
+        rate = self.adapter if adapter else self.random if random else self.trained
+        return rate or _TIMES_TRAINED * self.trained
 
     def facts(self) -> dict[str, list[str]]:
-        """By what trains."""
+        """The rates as text, for all weights, random weights and an adapter."""
         at = f"at {in_words(self.size)} parameters"
         return {
             "of all weights": [f"{self.at_size(adapter=False, random=False):g} {at}, after {self.source}"],
@@ -38,7 +38,7 @@ class Rates:
 
 
 def in_words(parameters: float) -> str:
-    """ "4.8 million", "1.3 billion", to three digits."""
+    """A number of parameters to three digits: "4.8 million", "1.3 billion"."""
     for unit, name in ((1e9, "billion"), (1e6, "million")):
         if float(f"{parameters:.3g}") >= unit:
             return f"{parameters / unit:.3g} {name}"

@@ -1,9 +1,9 @@
 """The models of an objective, by the names of its roles.
 
-policy = models.role("policy", CausalLM)       # as the Protocol that the role's needs amount to
-models.head("critic")                          # the linear head of a role whose spec has one
+policy = models.role("policy", CausalLM)       # typed as a Protocol that has the role's needs
+models.head("critic")                          # the linear head of a role whose spec asks for one
 
-The Config of an objective with a critic has the option `critic`, which is CriticOptions.
+The Config of an objective with a critic has an option `critic` of type CriticOptions.
 """
 
 from pathlib import Path
@@ -18,17 +18,17 @@ _Kind = TypeVar("_Kind")
 
 
 class Models(Protocol):
-    """classes: the names of the data set's classes, where a role has a head with a row for each."""
+    """classes: the names of the data set's classes, if a role has a head with one row for each class."""
 
     classes: tuple[str, ...]
 
     def role(self, name: str, kind: type[_Kind]) -> _Kind:
-        """The model of that role, typed as `kind`: a Protocol of capabilities that its spec says it needs. Two roles
-        may be one model. Raises KeyError for a role that the spec does not name, or that this config never uses."""
+        """The model of that role, typed as `kind`: a Protocol of the capabilities that the role's spec needs. Two roles
+        may share one model. Raises KeyError for a role that the spec does not name or this config never uses."""
         ...
 
     def head(self, name: str) -> "nn.Linear":
-        """The linear head of that role; raises KeyError where its spec has none."""
+        """The linear head of that role; raises KeyError if its spec asks for none."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A run as the hooks of plugins see it."""
+"""A run as plugins see it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 class Run(Protocol):
     """The open folder of a run.
 
-    folder: where it is. info: what run.json says: what was asked for, versions, status.
+    info: the content of run.json: options, versions, status.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""A model that a reference resolved to: what a backbone's `load` gets."""
+"""The model that a reference resolves to; a backbone's `load` takes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from mmalign.contract.specs import Entry, Family
 class Source:
     """A resolved reference.
 
-    reference: as typed. name: what follows the prefix. folder: set when local. config: parsed. family: what matched.
-    file: set when the model is one file (GGUF) in that folder; its config is {"gguf_architecture": "llama"}.
-    size: set when it is a shape that starts from random weights; one of its spec's `sizes`, which is the config.
-    adapters: folders of peft's, to be merged into that model one after the other.
-    run: set when the reference is a run's folder, whose model it is.
+    reference: as typed. name: the reference without its prefix. folder: of a local model. config: the parsed config.
+    family: the family that matches it. file: of a model in one file (GGUF) in `folder`; its config is
+    {"gguf_architecture": "llama"}. size: of a shape that starts from random weights: a key of the spec's `sizes`, whose
+    value is the config. adapters: peft folders to merge into the model, in this order. run: the run's folder, if the
+    reference names a run.
     """
 
     reference: str
@@ -32,21 +32,21 @@ class Source:
 
     @property
     def note(self) -> str:
-        """What to say where the model is another place than the reference; else an empty text."""
+        """A sentence that says where the model is, if the reference names a run; else ""."""
         return "" if self.run is None else f"{self.run} is a run; its model is {self.path}"
 
     @property
     def path(self) -> Path | None:
-        """What the reference leads to on this machine: the adapter, file or folder."""
+        """The local adapter, file or folder that the reference names; None for a model that is not local."""
         return self.adapters[-1] if self.adapters else self.file or self.folder
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """All that the weights come from on this machine: the file or folder, and adapters."""
+        """All local sources of the weights: the file or folder, and the adapters."""
         base = self.file or self.folder
         return (*([base] if base else []), *self.adapters)
 
     @property
     def origin(self) -> str:
-        """Where the weights are: an absolute path, or a name on the hub."""
+        """The absolute path of the weights, or the model's name on the hub."""
         return str(self.path.absolute()) if self.path else self.name

@@ -1,4 +1,4 @@
-"""What plugins return from their hooks: small frozen descriptions, cheap to make, importing nothing heavy.
+"""The specs that plugins return from their hooks: small frozen descriptions that import nothing heavy.
 
 ObjectiveSpec(name="triplet", summary="Triplet margin loss", target="my_pkg.triplet:Triplet",
               roles=(Role(name="policy", needs=("encode_image", "encode_text")),),
@@ -19,12 +19,12 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The common part. `target` is "package.module:Name", imported on first use; `packages` are pip names to install.
-    `config`: where the target's Config model is, if its module is much lighter than the target's; options are then
-    checked before anything heavy is imported. Empty: the target's own `Config`.
+    """The common fields. `target`: "package.module:Name", imported on first use. `packages`: pip names to install.
+    `config`: "package.module:Name" of the Config model, if its module is much lighter than the target's; options are
+    then checked before anything heavy is imported. Empty: the target's own `Config`.
 
-    What a class of specs says of all its things: `noun`: what messages call one; `configurable`: its target has
-    options, in a `Config`; `members`: what a target that is a class must have.
+    Of a kind of spec: `noun`: its name in messages. `configurable`: targets have options, in a `Config`. `members`: a
+    target that is a class must have these members.
     """
 
     noun: ClassVar[str]
@@ -48,22 +48,22 @@ class Spec:
             raise ValueError(f"{type(self).__name__} {self.name}: {place!r} is not 'package.module:Name'")
 
     def headline(self) -> str:
-        """The one thing to know of it in a list: the examples or references that it takes."""
+        """The most important fact for a list: the examples or references that it takes."""
         return ""
 
     def facts(self) -> dict[str, Any]:
-        """All else that it says, by name, as JSON data. `mmalign show` prints a value that is a text, a number, a truth
-        value, a list of texts, or a mapping from names to such lists."""
+        """All other facts by name, as JSON data. `mmalign show` prints values that are a string, a number, a boolean, a
+        list of strings, or a mapping from names to such lists."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of model that a backbone class handles, told apart by the model's config alone.
+    """One kind of model that a backbone class handles, recognised by the model's config alone.
 
     `matches` takes the parsed config: transformers' config.json, {"model_cfg": ..., "preprocess_cfg": ...} of
     open_clip, or {"gguf_architecture": ...} of a GGUF file. `use`: a sentence with the command that such a model is
-    for, shown where something else is asked of it.
+    for, shown when a command cannot use the model.
     """
 
     name: str
@@ -81,12 +81,13 @@ class Family:
 class BackboneSpec(Spec):
     """A model family's loader.
 
-    `prefixes`: "open_clip" makes `open_clip:...` references come here; empty for an embedded model known by its name.
-    `bundled`: "package:folder" of an embedded model; `extra`: what to install for that package, where it is not the
-    plugin's own, such as "mmalign[smollm2]". `default_for`: example kinds for which it is the default backbone.
-    `sizes`: of a shape that starts from random weights, a config for its family's `matches` by size; "gpt-2" is then a
-    reference to the first, and "gpt-2:355m" to another. `parameters`: how many each size has with the tokenizer that it
-    gets by default, where its name counts another's. `merges_adapters`: its loader heeds `Source.adapters`.
+    `prefixes`: with "open_clip", this backbone loads `open_clip:...` references; empty for an embedded model, which has
+    a name instead. `bundled`: "package:folder" of an embedded model. `extra`: the extra that installs this package, if
+    it is not the plugin's own, such as "mmalign[smollm2]". `default_for`: example kinds for which it is the default
+    backbone. `sizes`: for a shape that starts from random weights, size -> config for the family's `matches`; the
+    reference "gpt-2" means the first size, and "gpt-2:355m" names one. `parameters`: size -> number of parameters with
+    the default tokenizer, if the size is named for another tokenizer. `merges_adapters`: the loader merges
+    `Source.adapters`.
     """
 
     families: tuple[Family, ...]
@@ -118,23 +119,23 @@ class BackboneSpec(Spec):
         }
 
     def _shapes(self) -> list[str]:
-        """Its sizes as references: gpt-2:124m."""
+        """The sizes as references, such as gpt-2:124m."""
         return [f"{self.name}:{size}" for size in self.sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """A model that an objective works with. `needs`: capabilities or derivations; `trains`: it is optimised.
+    """A model that an objective uses. `needs`: capabilities or derivations. `trains`: the optimiser changes it.
 
-    only_with: an option of the objective without which (0, false or empty) this role is never used, and is not built.
+    only_with: an option of the objective. If it is 0, false or empty, this role is never used, and it is not built.
 
-    source: where its model comes from. "start": the model that the run starts from. "objective.OPTION": the model that
-    this option of the objective names, a reference as `--backbone` takes it; an empty option means "start". The name of
-    another role: that role's weights as they are at each moment.
+    source: where the model comes from. "start": the model that the run starts from. "objective.OPTION": the model that
+    this option of the objective names, a reference as for `--backbone`; if the option is empty, as "start". The name of
+    another role: that role's current weights.
 
-    head: a linear head on its hidden states that is built, trained and kept in checkpoints with it. "scalar": [H] -> 1;
-    "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 of each token, at first zero: a
-    critic, whose trunk is as the `mmalign.contract.roles.CriticOptions` of the objective's option `critic` say.
+    head: a linear head on the hidden states; it is built, trained and saved in checkpoints with the role. "scalar":
+    [H] -> 1. "classes": [H] -> C, a row for each of the data set's `classes`. "value": [H] -> 1 for each token, zero at
+    first: a critic; the objective's option `critic` (`mmalign.contract.roles.CriticOptions`) says on which trunk.
     """
 
     name: str
@@ -145,17 +146,17 @@ class Role:
     head: Literal["", "scalar", "classes", "value"] = ""
 
     def used(self, config: Any) -> bool:
-        """Whether an objective with these options works with it."""
+        """Whether an objective with these options uses the role."""
         return not self.only_with or bool(getattr(config, self.only_with))
 
     @property
     def source_option(self) -> str:
-        """The option of the objective that names its model, or ""."""
+        """The option of the objective that names the role's model, or ""."""
         prefix, _, option = self.source.partition(".")
         return option if prefix == "objective" else ""
 
     def reference(self, config: Any) -> str:
-        """The model that an objective with these options names for it; empty: none."""
+        """The reference that an objective with these options names for the role, or ""."""
         return str(getattr(config, self.source_option)) if self.source_option else ""
 
     def parsed_needs(self) -> tuple[Need, ...]:
@@ -167,14 +168,14 @@ class Role:
 
 @dataclass(frozen=True, kw_only=True)
 class SideStream:
-    """A stream of examples besides "main". batch_size: the objective's option that says how many a step, over all
-    processes; only_with: an option without which the stream is not read."""
+    """A stream of examples besides "main". batch_size: the objective's option for the examples per step, over all
+    processes. only_with: an option of the objective; if it is 0, false or empty, the stream is not read."""
 
     batch_size: str
     only_with: str = ""
 
     def size(self, config: Any) -> int:
-        """Examples a step of an objective with these options; 0 where it does not read the stream."""
+        """Examples per step of an objective with these options; 0 if it does not read the stream."""
         return int(getattr(config, self.batch_size)) if not self.only_with or getattr(config, self.only_with) else 0
 
 
@@ -253,13 +254,13 @@ class ObjectiveSpec(Spec):
 class DatasetSpec(Spec):
     """A source of examples of one kind.
 
-    `more_kinds`: other kinds that it can yield instead; its Config then has the option `kind`, which is filled with the
-    first that the objective takes.
-    `reads_files`: it is the reader for paths of that kind (`--dataset pairs.csv`). `prefixes`: "hf" makes `hf:...`
-    references come to it too, as its `path`. `recognises`: a function, as "package.module:name", that takes a path or
-    such a reference and the data set's options as they were given, and returns the example kind that is in it, or "";
-    it is asked where readers of several kinds could be meant.
-    `default_for`: example kinds for which it is the default data. `splits`: the parts that `build` knows.
+    `more_kinds`: other kinds that it can yield instead. Its Config then has an option `kind`, which is set to the first
+    kind that the objective takes.
+    `reads_files`: it reads files of that kind (`--dataset pairs.csv`). `prefixes`: with "hf", it also reads `hf:...`
+    references, as its `path`. `recognises`: "package.module:name" of a function that takes a path or such a reference
+    and the given options, and returns the kind of the examples in it, or ""; it is called if several readers could read
+    the path.
+    `default_for`: example kinds for which it is the default data set. `splits`: the splits that `build` can return.
     """
 
     kind: str
@@ -284,18 +285,18 @@ class DatasetSpec(Spec):
         return (self.kind, *self.more_kinds)
 
     def options(self, kind: str) -> dict[str, str]:
-        """What its Config needs to hear to yield that kind."""
+        """The options of its Config that select that kind."""
         return {"kind": kind} if self.more_kinds else {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleSpec(Spec):
-    """A kind of example, by the name that objectives and data sets call it. `target`: its frozen dataclass, as
-    `mmalign.contract.examples` says.
+    """A kind of example. `name`: as objectives and data sets refer to it. `target`: its frozen dataclass, see
+    `mmalign.contract.examples`.
 
-    `modalities`: what a model must read to learn from it: "image", "text". `samples`: a function for the conformance
-    kit, as "package.module:name"; it takes a number and returns so many different examples, the same at every call. A
-    `label` among them that indexes classes is 0, 1 or 2. Without it, the kit takes the first of the default data set.
+    `modalities`: the inputs that a model must read to learn from it: "image", "text". `samples`: "package.module:name"
+    of a function for the conformance kit; samples(n) returns n different examples, the same at every call. If a `label`
+    indexes classes, it must be 0, 1 or 2. Without `samples`, the kit takes the first examples of the default data set.
     """
 
     modalities: frozenset[str]
@@ -366,12 +367,12 @@ class EngineSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec(Spec):
-    """A held-out measurement. `needs` as for a role; `kind`: the examples it runs on; `primary`: its main metric.
+    """A held-out measurement. `needs`: as of a role. `kind`: of the examples it runs on. `primary`: its main metric.
 
-    `more_kinds`: other kinds that it can run on instead; the first that the data yields is taken.
-    `in_training`: "always", on the kind's default data where the run's own is of another kind; "own-data", only where
-    the run's data yields that kind; "named", only where it is asked for. `comparable`: an objective's held-out metric
-    that has the name of `primary` is the same share of the same examples.
+    `more_kinds`: other kinds that it can run on instead; it runs on the first that the data set yields.
+    `in_training`: "always": in every run, on the kind's default data set if the run's data is of another kind;
+    "own-data": only if the run's data yields that kind; "named": only if the run names it. `comparable`: the `primary`
+    metric and an objective's held-out metric of that name are the same share of the same examples.
     """
 
     needs: tuple[str, ...]
@@ -402,10 +403,10 @@ class EvaluationSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec(Spec):
-    """What turns gradients into updates; the target is a `mmalign.contract.optimizer.OptimizerBuilder`.
+    """An optimiser; the target is a `mmalign.contract.optimizer.OptimizerBuilder`.
 
-    rate: its usual learning rate as a multiple of AdamW's, where a run names none. state_bytes: of its state, a byte of
-    trained parameters; memory is set aside by it before the first step.
+    rate: its default learning rate as a multiple of AdamW's. state_bytes: bytes of state for each byte of trained
+    parameters, by which memory is reserved before the first step.
     """
 
     noun: ClassVar[str] = "optimizer"
@@ -413,7 +414,7 @@ class OptimizerSpec(Spec):
     state_bytes: float = 2.0
 
     def headline(self) -> str:
-        return f"{self.state_bytes:g} bytes of state a byte of parameters"
+        return f"{self.state_bytes:g} bytes of state per byte of parameters"
 
     def facts(self) -> dict[str, Any]:
         return {"rate": self.rate, "state_bytes": self.state_bytes}
@@ -421,8 +422,8 @@ class OptimizerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSpec(Spec):
-    """An observer of runs; the target is a `mmalign.contract.tracker.Tracker`. A run has those that it names, and every
-    tracker with `default`, unless `trackers.NAME` is false."""
+    """An observer of runs that name it; the target is a `mmalign.contract.tracker.Tracker`. default: it observes every
+    run, unless `trackers.NAME` is false."""
 
     default: bool = False
     noun: ClassVar[str] = "tracker"
@@ -430,16 +431,16 @@ class TrackerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSpec(Spec):
-    """A command-line command; `target` is a click command, imported when it is called. `group`: the heading of
-    `mmalign --help` that it stands under."""
+    """A command of the `mmalign` program; `target` is a click command, imported when it is called. `group`: its heading
+    in `mmalign --help`."""
 
     group: str = "From plugins"
     noun: ClassVar[str] = "command"
     configurable: ClassVar[bool] = False
 
 
-# All kinds of thing: a new one is a class above, a line here, and a hook in `mmalign.contract.hooks`. What can be
-# checked of it goes into `mmalign.testing.runner.CHECKS`.
+# All kinds of spec. A new one needs a class above, a line here and a hook in `mmalign.contract.hooks`; its conformance
+# checks go into `mmalign.testing.runner.CHECKS`.
 KINDS: dict[str, type[Spec]] = {
     "backbones": BackboneSpec,
     "objectives": ObjectiveSpec,
@@ -457,7 +458,7 @@ KINDS: dict[str, type[Spec]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A spec with its provenance, as the catalog holds it."""
+    """A spec in the catalog, with its kind and plugin."""
 
     kind: str
     plugin: str
@@ -465,9 +466,9 @@ class Entry:
 
     @property
     def qualified(self) -> str:
-        """The name that no other entry of its kind has, whatever is installed."""
+        """A name that is unique in its kind, whatever is installed."""
         return f"{self.plugin}/{self.spec.name}"
 
     def is_called(self, name: str) -> bool:
-        """Whether that is its name, bare or qualified."""
+        """Whether `name` is its bare or qualified name."""
         return name in (self.spec.name, self.qualified)

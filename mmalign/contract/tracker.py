@@ -1,4 +1,4 @@
-"""What a tracker's plugin provides: an observer that gets every record of a run, on the main process.
+"""The interface of trackers: observers that get every record of a run, on the main process.
 
 class Lines(Tracker):
     class Config(TrackerConfig): path: str = Field("records.txt", description="file in the run's folder")
@@ -23,9 +23,9 @@ class TrackerConfig(BaseModel):
 
 
 class Tracker(ABC):
-    """Made when a run starts or resumes; `run.info` holds the run's options and versions.
+    """Created when a run starts or resumes; `run.info` holds the run's options and versions.
 
-    An exception never ends the run: the tracker gets no more records, and the run says so.
+    An exception never ends the run: the run prints a warning, and the tracker gets no more records.
     """
 
     Config: ClassVar[type[BaseModel]]
@@ -37,14 +37,14 @@ class Tracker(ABC):
 
     @abstractmethod
     def record(self, record: Mapping[str, Any]) -> None:
-        """One record of the run, each once however often the run is killed and resumed. Every record has `step`.
+        """Take one record of the run. Each comes once, however often the run is killed and resumed. All have `step`.
 
-        A training step's record is the line of metrics.jsonl: loss, metrics, learning_rate, seconds, speed. An
-        evaluation's has `evaluation` (name -> figure), and `samples` and `baselines` where there are some. A
-        checkpoint's has `checkpoint`, its folder. The last evaluation's has `final`. Once the model is saved, a
-        last record has `summary`, which run.json keeps too; it comes again where a finished run is trained on.
+        The record of a training step is its line of metrics.jsonl: loss, metrics, learning_rate, seconds, speed. The
+        record of an evaluation has `evaluation` (name -> figure) and, if there are any, `samples` and `baselines`; that
+        of the last evaluation also has `final`. The record of a checkpoint has `checkpoint`, its folder. After the model
+        is saved, a last record has `summary`, as run.json does; it comes again if a finished run is trained further.
         """
 
     def close(self) -> None:
-        """The run ended, or stopped to be resumed."""
+        """The run ended, or stopped and can be resumed."""
         return None

@@ -1,10 +1,10 @@
-"""What a model's own run says of it, in `mmalign.json` beside the weights: how to measure it, and on which rows.
+"""The record of the run that made a model, `mmalign.json` beside the weights: how to measure it, and on which rows.
 
     record = TrainedBy(objective="dpo", comparison=Comparison(reference=True), reference="gpt-mini", ...)
     record.write(folder)
     read_record(folder)          # TrainedBy, or None for a model that no run of mmalign made
 
-`mmalign evaluate` takes the run's measure and its held-out rows from here, so that it repeats the run's own figure.
+`mmalign evaluate` measures with the comparison and the held-out rows recorded here, so it repeats the run's own figure.
 """
 
 import json
@@ -24,8 +24,8 @@ SCHEMA = 1
 class Comparison:
     """How an objective compares two answers y to a prompt x.
 
-    by: "log-probabilities", or "scores" of a reward model. reference: log p(y|x) - log p_ref(y|x), else log p(y|x).
-    per_token: means over the tokens of y, else sums. tie: ranks that are no more than this apart are tied.
+    by: "log-probabilities", or "scores" of a reward model. reference: compare log p(y|x) - log p_ref(y|x), else
+    log p(y|x). per_token: mean over the tokens of y, else sum. tie: ranks that differ by no more than this are tied.
     """
 
     by: str = "log-probabilities"
@@ -38,10 +38,10 @@ class Comparison:
 class TrainedBy:
     """The run that made a model.
 
-    comparison: of an objective that compares answers. reference: the model that training started from, as a reference;
-    empty where that had random weights. backbone: its options. dataset, kind, options: the data, by the name of its
-    reader. fingerprint: of the rows trained on. heldout: how many rows were set aside, and `measured` how many of these
-    the run measured, the first ones.
+    comparison: None if the objective does not compare answers. reference: the reference of the model that training
+    started from; empty for random weights. backbone: its options. dataset: the name of the reader, with the `kind` of
+    its examples and its `options`. fingerprint: of the training rows. heldout: number of rows set aside; the run
+    measured the first `measured` of them.
     """
 
     objective: str
@@ -61,14 +61,14 @@ class TrainedBy:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Raises KeyError and TypeError for anything else than what `write` wrote."""
+        """Raises KeyError or TypeError for content that `write` did not write."""
         comparison = content["comparison"]
         values: dict[str, Any] = {**content, "comparison": comparison and Comparison(**comparison)}
         return cls(**values)
 
 
 def read_record(folder: Path | None) -> TrainedBy | None:
-    """The record in a model's folder; None where there is none. Raises CheckpointError where it cannot be read."""
+    """The record in a model's folder, or None. Raises CheckpointError for a record that cannot be read."""
     if folder is None or not (folder / FILE).is_file():
         return None
     try:
@@ -76,5 +76,5 @@ def read_record(folder: Path | None) -> TrainedBy | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / FILE} cannot be read: {type(error).__name__}: {error}",
-            hint="It says how the model's run measured it. Move it away to measure the model without.",
+            hint="The file says how the model's run measured it. To measure the model without, move the file away.",
         ) from error

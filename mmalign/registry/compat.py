@@ -1,4 +1,4 @@
-"""Whether an objective runs on a backbone, and what is missing: answered from specs alone, before a weight is loaded.
+"""Checks from specs alone, before weights are loaded, whether an objective runs on a backbone and what is missing.
 
 verdict = check(objective_spec, family, catalog)
 verdict.word          # "yes", "derived" or "no"
@@ -16,7 +16,8 @@ from mmalign.registry.catalog import Catalog
 
 @dataclass(frozen=True)
 class Verdict:
-    """derived: need -> the capabilities it comes from. missing: capabilities. modalities: what it can't take."""
+    """derived: need -> the capabilities that it is derived from. missing: capabilities that the family lacks.
+    modalities: those of the examples that the family cannot read."""
 
     derived: dict[str, tuple[str, ...]]
     missing: frozenset[str]
@@ -34,8 +35,8 @@ class Verdict:
         if self.missing:
             return f"missing {', '.join(sorted(self.missing))}"
         if self.modalities:
-            return f"takes no {', '.join(sorted(self.modalities))}"
-        return "; ".join(f"{need} from {' + '.join(ways)}" for need, ways in self.derived.items())
+            return f"cannot read {', '.join(sorted(self.modalities))}"
+        return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
 def check_needs(needs: Iterable[str], family: Family) -> Verdict:
@@ -44,17 +45,16 @@ def check_needs(needs: Iterable[str], family: Family) -> Verdict:
 
     derived, missing = {}, frozenset()
     for name in needs:
-        met, through = satisfy(parse_need(name), family.provides)
+        met, capabilities = satisfy(parse_need(name), family.provides)
         if not met:
-            missing |= through
-        elif through:
-            derived[name] = tuple(sorted(through))
+            missing |= capabilities
+        elif capabilities:
+            derived[name] = tuple(sorted(capabilities))
     return Verdict(derived, frozenset(map(str, missing)))
 
 
 def check(objective: ObjectiveSpec, family: Family, catalog: Catalog) -> Verdict:
-    """Check every role of an objective, and the modalities of the examples that it takes; of a kind that no plugin
-    registers, nothing is asked."""
+    """Check the needs of every role, and the modalities of the examples; kinds that no plugin registers are skipped."""
     verdict = check_needs((need for role in objective.roles for need in role.needs), family)
     unread = frozenset[str]()
     for kinds in objective.examples.values():
@@ -66,7 +66,7 @@ def check(objective: ObjectiveSpec, family: Family, catalog: Catalog) -> Verdict
 
 
 def require(objective: Entry, family: Family, reference: str, catalog: Catalog) -> Verdict:
-    """Return the verdict of a pair that works; raises IncompatibleError that says what would."""
+    """Return the verdict for a pair that works; else raises IncompatibleError, which says what would work."""
     verdict = check(objective.spec, family, catalog)
     if verdict.ok:
         return verdict
@@ -76,7 +76,7 @@ def require(objective: Entry, family: Family, reference: str, catalog: Catalog) 
 
 
 def require_needs(who: str, needs: Sequence[str], family: Family, reference: str, catalog: Catalog) -> None:
-    """The same for a command or an evaluation, by the needs that it names."""
+    """Raise IncompatibleError if `who`, a command or an evaluation, needs what the family does not provide."""
     verdict = check_needs(needs, family)
     if not verdict.ok:
         raise incompatible(who, needs, verdict, family, reference, catalog, "mmalign list backbones")
@@ -91,7 +91,7 @@ def incompatible(
     catalog: Catalog,
     command: str,
 ) -> IncompatibleError:
-    """The error that says what is missing, what has it, what the model is for, and the command to try."""
+    """The error; it says what is missing, which backbones have it, what the model is for, and the command to try."""
     hints = (family.use, suggest(verdict.missing, catalog), f"Try: {command}")
     return IncompatibleError(
         f"{who} needs {', '.join(needs)}; {reference} ({family.name}) provides "
@@ -101,7 +101,7 @@ def incompatible(
 
 
 def suggest(missing: Iterable[str], catalog: Catalog) -> str:
-    """Name the backbones whose families provide everything that is missing."""
+    """A sentence that names the backbones with all missing capabilities, or ""."""
     wanted = {Capability(name) for name in missing}
     names = [
         entry.spec.name

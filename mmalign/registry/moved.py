@@ -1,4 +1,4 @@
-"""What a plugin written for an earlier version meets, and where it is now.
+"""Names that a plugin of an earlier version uses, and where they are now.
 
 where_now(error)              # "mmalign.objective is mmalign.contract.objective now", or ""
 old_members(MyObjective)      # ["start is phases(models) now, ..."]
@@ -59,21 +59,21 @@ MEMBERS = {
 
 
 def where_now(error: BaseException) -> str:
-    """Of an import of a module or a name that moved, or of a spec's option; else an empty text."""
+    """A sentence on an error by a module or name that moved, or by an option of a spec that changed; else ""."""
     if isinstance(error, TypeError) and (unknown := _UNKNOWN.match(str(error))):
         option = ".".join(unknown.groups())
         return f"{option} is {OPTIONS[option]} now" if option in OPTIONS else ""
     if not isinstance(error, ImportError):
         return ""
-    name, where = error.name or "", MODULES
+    name, moved = error.name or "", MODULES
     if not isinstance(error, ModuleNotFoundError):
-        lacking = _LACKING.match(error.msg)  # until Python 3.12, the message alone says which name
-        name, where = f"{name}.{lacking.group(1) if lacking else ''}", NAMES
-    return f"{name} is {where[name]} now" if name in where else ""
+        lacking = _LACKING.match(error.msg)  # until Python 3.12, only the message holds the imported name
+        name, moved = f"{name}.{lacking.group(1) if lacking else ''}", NAMES
+    return f"{name} is {moved[name]} now" if name in moved else ""
 
 
 def old_members(objective: type) -> list[str]:
-    """Members of an objective that nothing calls any more, with what is in their place."""
+    """One clause for each member of an objective that nothing calls any more, with its replacement."""
     own = [kind for kind in objective.__mro__ if not kind.__module__.startswith("mmalign.")]
     names = dict.fromkeys(name for kind in own for name in vars(kind) if name in MEMBERS)
     return [f"{name} is {MEMBERS[name]} now" for name in names]

@@ -1,13 +1,12 @@
-"""Find plugins, load each in isolation, and remember what went wrong with which.
+"""Finds plugins, loads each in isolation, and records what went wrong.
 
     host = load_plugins()          # the built-ins and every installed entry point of group "mmalign"
-    host.records                   # one PluginRecord each, loaded or not, and why
-    host.records                   # each with its entries, or why it failed
+    host.records                   # one PluginRecord each, with its entries, or why it failed
 
-A plugin that fails, hangs (past a time limit), exits or prints on import costs itself only; a slow one is warned of.
+A plugin that fails, hangs (past a time limit), exits or prints on import affects no other; a slow one causes a warning.
 MMALIGN_LOAD_PLUGINS (unset: all; empty: none; or a comma-separated list) and MMALIGN_DISABLE_PLUGINS choose among
-third parties; MMALIGN_STRICT_PLUGINS=1 re-raises, for tests. Installing a plugin is trusting it: its code runs in this
-process.
+third-party plugins; MMALIGN_STRICT_PLUGINS=1 re-raises their errors, for tests. Installing a plugin is trusting it: its
+code runs in this process.
 """
 
 import contextlib
@@ -51,14 +50,14 @@ BUILTINS = (
     "mmalign_report",
     "mmalign_rewards",
 )
-_SLOW_SECONDS = 2.0  # past that, loading a third party's plugin is worth a warning
-# pluggy marks functions by attributes, which have no other reader than hasattr.
+_SLOW_SECONDS = 2.0  # a third-party plugin that takes longer to load causes a warning
+# pluggy marks hooks by an attribute, which only hasattr can read.
 _HOOK_NAMES = frozenset(name for name, value in vars(hookspecs).items() if hasattr(value, "mmalign_spec"))
 
 
 @dataclass
 class PluginRecord:
-    """One plugin: what it is, whether it runs, and why not."""
+    """One plugin, whether it is loaded, and if not, why."""
 
     name: str
     source: str
@@ -86,7 +85,7 @@ class PluginRecord:
 
 
 class PluginHost:
-    """The plugin manager of one process, made by `load_plugins` and passed on; there is no global one."""
+    """The plugins of one process; `load_plugins` creates it, and callers pass it on: there is no global one."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("mmalign")
@@ -101,7 +100,7 @@ class PluginHost:
         raise UsageError(f"no plugin {name!r}", hint=f"{did_you_mean(name, names)} Try: mmalign plugins list".strip())
 
     def notify(self, hook: str, **arguments: Any) -> list[str]:
-        """Call an event hook on every plugin; return one warning line for each that failed."""
+        """Call an event hook of every plugin; return one warning line for each that failed."""
         warnings = []
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
@@ -112,7 +111,7 @@ class PluginHost:
         return warnings
 
     def add(self, name: str, source: str, version: str, load: Any) -> PluginRecord:
-        """Load one plugin with `load()`, register it and collect its specs; failures end up in its record."""
+        """Load one plugin with `load()`, register it and collect its specs; a failure is written to its record."""
         record = PluginRecord(name=name, source=source, version=version)
         self.records.append(record)
         started = time.perf_counter()
@@ -125,7 +124,7 @@ class PluginHost:
                 for kind in KINDS:
                     record.entries += self._collect(kind, module, name)
         except BaseException as error:
-            # SystemExit and our own time limit included: whatever a plugin does on import, the program goes on.
+            # This includes SystemExit and our time limit: whatever a plugin does on import, the program goes on.
             if isinstance(error, KeyboardInterrupt | Interrupted) or os.environ.get("MMALIGN_STRICT_PLUGINS"):
                 raise
             record.status, record.why, record.entries = "failed", _describe(error), []
@@ -152,7 +151,7 @@ class PluginHost:
 
 
 def load_plugins() -> PluginHost:
-    """Load the built-ins, then third parties by entry point, each on its own."""
+    """Load the built-ins, then the third-party plugins by entry point, each in isolation."""
     host = PluginHost()
     for name in BUILTINS:
         host.add(name, "built-in", "", lambda name=name: importlib.import_module(name))
@@ -175,15 +174,15 @@ def load_plugins() -> PluginHost:
 
 
 def _slow(record: PluginRecord) -> list[str]:
-    """One line where every command waits long for it; what failed has its reason already."""
+    """A warning if every command waits long for this plugin; a plugin that failed has its reason already."""
     if record.status != "loaded" or record.import_seconds <= _SLOW_SECONDS:
         return []
-    return [f"takes {record.import_seconds:.1f} s to load: what is heavy belongs in its targets"]
+    return [f"takes {record.import_seconds:.1f} s to load: move heavy imports into its targets"]
 
 
 def _shadowed(host: PluginHost, record: PluginRecord) -> list[str]:
-    """One line for each name of a third party's that a built-in already has: the bare name stays the built-in's."""
-    taken = {(e.kind, e.spec.name) for other in host.records if other.source == "built-in" for e in other.entries}
+    """One line for each name that a built-in already has; the bare name stays the built-in's."""
+    taken = {(e.kind, e.spec.name) for each in host.records if each.source == "built-in" for e in each.entries}
     return [
         f"{entry.spec.noun} {entry.spec.name} is built in; this one is called {entry.qualified}"
         for entry in record.entries
@@ -195,7 +194,7 @@ def _shadowed(host: PluginHost, record: PluginRecord) -> list[str]:
 
 
 def settings_file() -> Path:
-    """Where `plugins disable` is remembered: MMALIGN_HOME, else the user's config folder."""
+    """The file that stores disabled plugins, in MMALIGN_HOME or else in the user's config folder."""
     base = os.environ.get("MMALIGN_HOME")
     root = Path(base) if base else Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mmalign"
     return root / "plugins.json"
@@ -204,19 +203,19 @@ def settings_file() -> Path:
 def disabled_plugins() -> frozenset[str]:
     """Names disabled by MMALIGN_DISABLE_PLUGINS and by `mmalign plugins disable`."""
     from_environment = _chosen(os.environ.get("MMALIGN_DISABLE_PLUGINS")) or frozenset()
-    return from_environment | _remembered()
+    return from_environment | _stored()
 
 
 def set_disabled(name: str, disabled: bool) -> None:
-    """Remember that a plugin is disabled or enabled again."""
-    names = set(_remembered())
+    """Store that a plugin is disabled, or enabled again."""
+    names = set(_stored())
     (names.add if disabled else names.discard)(name)
     path = settings_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"disabled": sorted(names)}, indent=2) + "\n", encoding="utf-8")
 
 
-def _remembered() -> frozenset[str]:
+def _stored() -> frozenset[str]:
     try:
         return frozenset(json.loads(settings_file().read_text(encoding="utf-8"))["disabled"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -236,11 +235,11 @@ class _TooSlow(BaseException):
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
-    """Interrupt what runs within after MMALIGN_PLUGIN_TIMEOUT seconds (10), where signals can.
+    """Interrupt the code inside after MMALIGN_PLUGIN_TIMEOUT seconds (10), on the main thread of systems with SIGALRM.
 
-    This is against accidents: a plugin is trusted once it is installed. It is interrupted once, so that one which
-    swallows BaseException in a loop hangs, and so does every command that loads plugins. `mmalign plugins disable`
-    imports none, and MMALIGN_DISABLE_PLUGINS=NAME leaves that one out.
+    This guards against accidents only: an installed plugin is trusted. The plugin is interrupted once. If it swallows
+    BaseException in a loop, it hangs, and so does every command that loads plugins. `mmalign plugins disable` imports
+    no plugin, and MMALIGN_DISABLE_PLUGINS=NAME leaves that one out.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -257,12 +256,12 @@ def _time_limit() -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:  # also where the alarm came just before it was turned off
+    finally:  # also if the alarm comes just before it is turned off
         signal.signal(signal.SIGALRM, previous)
 
 
 def _check_contract(module: Any) -> None:
-    """Raises ImportError for a plugin that says it was written for another version of the contract."""
+    """Raises ImportError for a plugin that declares another version of the contract."""
     wanted = vars(module).get("contract_version", CONTRACT_VERSION)
     if wanted != CONTRACT_VERSION:
         behind = "mmalign" if isinstance(wanted, int) and wanted > CONTRACT_VERSION else "the plugin"
@@ -273,7 +272,7 @@ def _check_contract(module: Any) -> None:
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:
-    """Refuse implementations with default arguments; warn of unknown hooks and of undecorated ones."""
+    """Warnings about unknown and undecorated hooks; raises TypeError for a hook whose arguments have defaults."""
     warnings = []
     for caller in manager.get_hookcallers(module) or []:
         if not caller.has_spec():
@@ -289,5 +288,5 @@ def _check_hooks(manager: pluggy.PluginManager, module: Any) -> list[str]:
 
 
 def _describe(error: BaseException) -> str:
-    now = where_now(error)
-    return f"{type(error).__name__}: {error}".strip(": ") + (f"; {now}" if now else "")
+    moved = where_now(error)
+    return f"{type(error).__name__}: {error}".strip(": ") + (f"; {moved}" if moved else "")

@@ -1,4 +1,4 @@
-"""The conformance kit: what a plugin must satisfy to work with every other. A third party's whole test file:
+"""The conformance kit: checks that a plugin works with all others. A third party's whole test file:
 
     from mmalign.testing import conformance
 
@@ -21,14 +21,13 @@ def conformance(
     expected_failures: Mapping[str, str] | None = None,
     slow: str = "",
 ) -> Callable[..., None]:
-    """A parametrised pytest test, one case a check, for the plugin or module `name`.
+    """A parametrised pytest test, one case for each check, for the plugin or module `name`.
 
     models: tiny models of the plugin's own families, {"my-tiny": writer}; a writer fills a new folder and returns it.
-    datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}.
-    rewards: the same for rewards; a value may name a tiny model of the kit, such as {"path": "tiny-llama"}.
-    expected_failures: {check name: reason}; a check that then passes is a failure.
-    slow: a regular expression; checks in whose name it is found get pytest's marker `slow`, which the test suite
-    declares and leaves out by default.
+    datasets: options for data sets that cannot be built without, {"my-data": {"path": "tests/x.csv"}}. rewards: the
+    same for rewards; a value may name a tiny model of the kit, such as {"path": "tiny-llama"}. expected_failures:
+    {check name: reason}; such a check fails the test if it passes. slow: a regular expression; checks whose name it
+    matches get pytest's marker `slow`, which the test suite declares and leaves out by default.
     """
     import re
 

@@ -1,4 +1,4 @@
-"""Conformance of backbones with an adapter: it alone trains, it switches off exactly, and it merges when saved."""
+"""Conformance of backbones with an adapter: only it trains, it switches off exactly, and it is merged when saved."""
 
 import importlib.util
 import tempfile
@@ -20,12 +20,13 @@ NEEDED = frozenset({Capability.ADAPTER_SWITCH})
 
 
 def switches_off_exactly(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
-    """Fresh, it changes nothing; trained, it does, and off it leaves the starting outputs, bit for bit.
+    """A fresh adapter changes nothing; a trained one, switched off, gives the starting outputs bit for bit.
 
-    Those of a model loaded without adapter may be rounded otherwise: torch has kernels of its own for frozen weights.
+    The outputs of a model loaded without adapter may be rounded differently: torch has other kernels for frozen
+    weights.
     """
     adapted = _adapted(source, bench)
-    assert not backbone.adapter_is_fresh and adapted.adapter_is_fresh, "adapter_is_fresh says who has an adapter"
+    assert not backbone.adapter_is_fresh and adapted.adapter_is_fresh, "adapter_is_fresh is wrong"
     base = outputs(adapted, batch)
     _assert_equal(outputs(backbone, batch), base, rounding(backbone.module), "a fresh adapter changes")
     trained = [name for name, parameter in adapted.module.named_parameters() if parameter.requires_grad]
@@ -36,11 +37,11 @@ def switches_off_exactly(backbone: Any, batch: "Batch", source: "Source", bench:
     with adapted.adapter_off():
         _assert_equal(base, outputs(adapted, batch), 0.0, "switched off, the adapter still changes")
     again = [name for name, parameter in adapted.module.named_parameters() if parameter.requires_grad]
-    assert trained == again, "after adapter_off other parameters train than before"
+    assert trained == again, "adapter_off changes which parameters train"
 
 
 def only_the_adapter_trains(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
-    """Parameters that the plain model has are frozen; every other one gets a gradient."""
+    """The plain model's parameters are frozen; every other parameter gets a gradient."""
     import torch
 
     adapted = _adapted(source, bench)
@@ -55,7 +56,7 @@ def only_the_adapter_trains(backbone: Any, batch: "Batch", source: "Source", ben
 
 
 def saves_merged(backbone: Any, batch: "Batch", source: "Source", bench: Workbench) -> None:
-    """A saved folder is a model without adapter that computes the same; the live model keeps its own."""
+    """A saved folder is a model without adapter that computes the same; the live model keeps its adapter."""
     from mmalign.models.references import find_source
     from mmalign.testing.subjects import load
 
@@ -79,7 +80,7 @@ CHECKS: dict[str, Callable[..., None]] = {
 
 
 def outputs(backbone: Any, batch: "Batch", *, grad: bool = False) -> "dict[str, Tensor]":
-    """Embeddings, or log-probabilities."""
+    """The embeddings of a dual encoder, or the log-probabilities of a language model."""
     import torch
 
     with torch.set_grad_enabled(grad):
@@ -99,7 +100,7 @@ def _adapted(source: "Source", bench: Workbench) -> Any:
 
 
 def _perturb(backbone: Any) -> None:
-    """As after some training: peft starts with B = 0."""
+    """Change the adapter as training would: peft starts with B = 0."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -109,7 +110,7 @@ def _perturb(backbone: Any) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
-def _assert_equal(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", limit: float, what: str) -> None:
+def _assert_equal(expected: "dict[str, Tensor]", actual: "dict[str, Tensor]", limit: float, problem: str) -> None:
     for name, value in expected.items():
-        worst = float((value - found[name]).abs().max())
-        assert worst <= limit, f"{what} {name} by {worst:.1e}"
+        worst = float((value - actual[name]).abs().max())
+        assert worst <= limit, f"{problem} {name} by {worst:.1e}"

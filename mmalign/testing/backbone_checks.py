@@ -1,4 +1,4 @@
-"""Conformance of backbones: methods as declared, batching that changes nothing, gradients that arrive, exact saving."""
+"""Conformance of backbones: methods as declared, batching without effect, gradients everywhere, exact saving."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
     from mmalign.contract.source import Source
 
-TOLERANCE = 1e-5  # float32, another summation order
+TOLERANCE = 1e-5  # float32, different summation order
 _DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT})
-_SPECIAL = (language_checks, scorer_checks, adapter_checks)  # for models that provide what each needs
+_SPECIAL = (language_checks, scorer_checks, adapter_checks)  # each for models that provide its `NEEDED`
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
-    """The methods of the class, then each check on every tiny model of its families that provides what the check is
-    about, or on the embedded model."""
+    """A check of the class's methods, then each check on every tiny model of its families that provides what the check
+    needs, or on the embedded model."""
     name = entry.spec.name
-    found = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
+    cases = [Check(f"backbone {name}: declared equals provided", partial(declared_equals_provided, entry, bench))]
     if entry.spec.extra and entry.spec.bundled and find_spec(entry.spec.bundled.partition(":")[0]) is None:
-        return [*found, Check(f"backbone {name}: its model works", partial(_not_installed, entry))]
+        return [*cases, Check(f"backbone {name}: its model works", partial(_not_installed, entry))]
     for reference in [name] if entry.spec.bundled else bench.model_names_for(entry.spec.prefixes):
         known = bench.family(reference)
         if known and known[0].qualified != entry.qualified:
@@ -35,8 +35,8 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
         for title, function in (*_CHECKS.items(), *special):
             if known is None or _needed(function) <= known[1].provides:
                 label = f"backbone {name}{'' if entry.spec.bundled else f' on {reference}'}: {title}"
-                found.append(Check(label, partial(_run, function, entry, reference, bench)))
-    return found
+                cases.append(Check(label, partial(_run, function, entry, reference, bench)))
+    return cases
 
 
 def _not_installed(entry: Entry) -> None:
@@ -44,13 +44,14 @@ def _not_installed(entry: Entry) -> None:
 
 
 def _needed(function: Callable[..., None]) -> frozenset[Capability]:
-    """What a model must provide for a check to be about it."""
+    """The capabilities that a model must provide for a check to apply."""
     special = next((module for module in _SPECIAL if function in module.CHECKS.values()), None)
     return special.NEEDED if special else _DUAL_ENCODER
 
 
 def declared_equals_provided(entry: Entry, bench: Workbench) -> None:
-    """Both ways; a class may serve several families, so a method is superfluous only if none of them declares it."""
+    """The class has a method for every declared capability, and every such method is declared by one of the families
+    that use the class."""
     target = bench.catalog.load(entry)
     same_class = [e for e in bench.catalog.entries("backbones") if e.spec.target == entry.spec.target]
     declared = {capability for e in same_class for family in e.spec.families for capability in family.provides}
@@ -71,7 +72,7 @@ def unit_norm(backbone: Any, batch: "Batch", source: "Source") -> None:
 
 
 def batch_invariance(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Alone, in another order or padded beside longer rows, an example has the same embedding."""
+    """An example has the same embedding alone, in another order, or padded beside longer rows."""
     import torch
 
     together = _features(backbone, batch)
@@ -81,7 +82,7 @@ def batch_invariance(backbone: Any, batch: "Batch", source: "Source") -> None:
         "in threes": batch.split(3),
         "reversed": [batch.select(order)],
     }.items():
-        pieces = [_features(backbone, part) for part in parts]
+        pieces = [_features(backbone, piece) for piece in parts]
         for name, expected in together.items():
             value = torch.cat([piece[name] for piece in pieces])
             worst = float(((value[order] if title == "reversed" else value) - expected).abs().max())
@@ -94,18 +95,18 @@ def gradients_reach_everything(backbone: Any, batch: "Batch", source: "Source") 
 
     backbone.module.zero_grad(set_to_none=True)
     head = backbone.contrastive_head() if _provides(source, Capability.CONTRASTIVE_HEAD) else ()
-    total = torch.zeros(())
+    loss = torch.zeros(())
     for value in _features(backbone, batch, grad=True).values():
-        total = total + (value * torch.linspace(-1, 1, value.numel()).reshape(value.shape)).sum()
+        loss = loss + (value * torch.linspace(-1, 1, value.numel()).reshape(value.shape)).sum()
     for scalar in head:
-        total = total + scalar if scalar is not None else total
-    total.backward()
+        loss = loss + scalar if scalar is not None else loss
+    loss.backward()
     bare = [name for name, p in backbone.module.named_parameters() if p.requires_grad and p.grad is None]
     assert not bare, f"{len(bare)} trainable parameters get no gradient: {', '.join(bare[:5])}"
 
 
 def head_is_scalar(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Scale and bias are 0-D and are parameters of the module, or views of them: what is written there is kept."""
+    """Scale and bias are 0-D parameters of the module, or views of them, so that in-place changes reach the module."""
     if not _provides(source, Capability.CONTRASTIVE_HEAD):
         raise Skip("no contrastive head")
     own = {parameter.data_ptr() for parameter in backbone.module.parameters()}
@@ -115,14 +116,16 @@ def head_is_scalar(backbone: Any, batch: "Batch", source: "Source") -> None:
 
 
 def processor_travels(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Data workers receive a copy of the processor that does the same."""
+    """Data workers receive a copy of the processor that behaves the same."""
     import torch
 
     from mmalign.testing.subjects import TEXTS
 
     twin = copy_as_to_a_worker(backbone.processor)
     for text in TEXTS:
-        assert torch.equal(twin.text(text).ids, backbone.processor.text(text).ids), f"another tokenisation of {text!r}"
+        assert torch.equal(twin.text(text).ids, backbone.processor.text(text).ids), (
+            f"a worker's copy tokenises {text!r} differently"
+        )
     long = backbone.processor.text("cat " * 10 * backbone.processor.context_length)
     assert len(long.ids) <= backbone.processor.context_length, "text() returns more than context_length tokens"
     assert long.num_lost > 0, "text() cuts a long text and reports no lost tokens"
@@ -134,7 +137,7 @@ def save_and_load(backbone: Any, batch: "Batch", source: "Source", bench: Workbe
 
 
 def copy_as_to_a_worker(value: Any) -> Any:
-    """What a spawned data worker would receive."""
+    """The copy that a spawned data worker would receive."""
     from multiprocessing.reduction import ForkingPickler
 
     return ForkingPickler.loads(ForkingPickler.dumps(value))

@@ -1,4 +1,4 @@
-"""What every check works with: the check itself, a way to say that it does not apply, and a bench of tiny models."""
+"""What checks are made of: `Check`, `Skip` for a check that does not apply, and `Workbench` with plugins and models."""
 
 import importlib
 import shutil
@@ -16,8 +16,8 @@ from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import PluginHost, PluginRecord, load_plugins
 
 _OPEN_CLIP = ("open_clip", {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}})
-# The kit's own models (in mmalign.testing.models): the prefix in whose format they are, and as much of their config as
-# tells their family, so that what fits a check is known before one is written.
+# The kit's own models (in mmalign.testing.models): the prefix of the format, and the keys of the config that determine
+# the family. So checks choose their models before any is written.
 TINY_MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "tiny-open-clip": _OPEN_CLIP,
     "tiny-open-clip-bn": _OPEN_CLIP,
@@ -40,14 +40,15 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to verify. `run` returns on success, and raises AssertionError, Skip or whatever goes wrong."""
+    """One property to verify. `run` returns on success, and raises AssertionError, Skip or any other error."""
 
     name: str
     run: Callable[[], None]
 
 
 class Workbench:
-    """What checks share: the plugins, and tiny models written once into a folder that goes with this object."""
+    """The plugins and tiny models that checks share. Models are written once, into a folder that is deleted with this
+    object."""
 
     def __init__(
         self,
@@ -75,12 +76,12 @@ class Workbench:
         return [*TINY_MODELS, *self.own_models]
 
     def model_names_for(self, prefixes: Sequence[str]) -> list[str]:
-        """The models that a backbone with these prefixes may read, and all that the plugin brought itself."""
+        """The kit's models that a backbone with these prefixes may read, and all models that the plugin brings."""
         return [*(name for name, (prefix, _) in TINY_MODELS.items() if prefix in prefixes), *self.own_models]
 
     def family(self, name: str) -> tuple[Entry, Family] | None:
-        """The backbone and the family that read a tiny model or are an embedded one, without writing or reading it;
-        None where only that tells: models that a plugin brought itself, and those that none or two claim."""
+        """The backbone and family of a tiny or embedded model, without writing or reading it. None for a model that the
+        plugin brings, and for one that no family or several families claim."""
         entries = self.catalog.entries("backbones")
         if name in self.own_models:
             return None
@@ -89,8 +90,8 @@ class Workbench:
             return (entry, entry.spec.families[0]) if len(entry.spec.families) == 1 else None
         prefix, config = TINY_MODELS[name]
         able = [entry for entry in entries if prefix in entry.spec.prefixes]
-        found = [(entry, family) for entry in able for family in entry.spec.families if family.matches(config)]
-        return found[0] if len(found) == 1 else None
+        claims = [(entry, family) for entry in able for family in entry.spec.families if family.matches(config)]
+        return claims[0] if len(claims) == 1 else None
 
     def model(self, name: str) -> Path:
         """The folder of a tiny model, written on first use."""
@@ -102,7 +103,8 @@ class Workbench:
         return self._written[name]
 
     def find(self, name: str) -> tuple[PluginRecord, Any]:
-        """The record and module of a plugin, by plugin name or module name; a module not installed as one is added."""
+        """The record and module of a plugin, by plugin name or module name; an uninstalled module is added as a
+        plugin."""
         manager = self.host.manager
         for record in self.host.records:
             module = manager.get_plugin(record.name)

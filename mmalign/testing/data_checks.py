@@ -1,4 +1,4 @@
-"""Conformance of data sets (the same at every call, unique keys, honest counts) and of evaluations."""
+"""Conformance of data sets (equal at every call, unique keys, correct counts) and of evaluations."""
 
 import math
 from functools import partial
@@ -11,8 +11,8 @@ from mmalign.testing.bench import Check, Skip, Workbench
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part
 
-MAX_EXAMPLES = 5000  # looked at, in a larger data set
-_LABELLED = {"image-label", "text-label"}  # whose `label` indexes the data set's `classes`
+MAX_EXAMPLES = 5000  # examples checked of a larger data set
+_LABELLED = {"image-label", "text-label"}  # kinds whose `label` indexes the data set's `classes`
 
 
 def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -30,7 +30,7 @@ def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 
 def evaluation_checks(entry: Entry, bench: Workbench) -> list[Check]:
-    """One on each tiny model that may have what the evaluation needs."""
+    """One check on each tiny model that may provide what the evaluation needs."""
     name, title = entry.spec.name, "finite, with its primary metric"
     return [
         Check(f"evaluation {name} on {reference}: {title}", partial(evaluates, entry, reference, bench))
@@ -54,7 +54,7 @@ def unique_keys(entry: Entry, bench: Workbench) -> None:
         data = _build(entry, bench, split)
         for index in _indices(data, MAX_EXAMPLES) if data is not None else ():
             key = data[index].key
-            assert key not in seen, f"key {key!r} of {split}[{index}] is {seen[key]}'s too"
+            assert key not in seen, f"{split}[{index}] and {seen[key]} have the same key {key!r}"
             seen[key] = f"{split}[{index}]"
 
 
@@ -91,11 +91,11 @@ def names_its_classes(entry: Entry, bench: Workbench) -> None:
         classes = data.classes
         assert len(classes) == len(set(classes)) > 0, f"classes must be different names, at least one: {classes}"
         wrong = next((i for i in _indices(data, 64) if not 0 <= data[i].label < len(classes)), None)
-        assert wrong is None, f"example {wrong} has the label {data[wrong].label} of {len(classes)} classes"
+        assert wrong is None, f"example {wrong} has the label {data[wrong].label}, and there are {len(classes)} classes"
 
 
 def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
-    """On a few examples: all metrics finite, the primary among them, random state and modes left alone."""
+    """On a few examples, all metrics are finite and include the primary one; random state and modes are unchanged."""
     import torch
 
     from mmalign.contract.evaluation import Runtime
@@ -118,8 +118,8 @@ def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:
         assert entry.spec.primary in metrics, f"the primary metric {entry.spec.primary} is not in {sorted(metrics)}"
         infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         assert not infinite, f"not finite: {infinite}"
-        assert torch.equal(state, torch.get_rng_state()), "the random state is not as it was"
-        assert modes == [module.training for module in backbone.module.modules()], "module modes are not as they were"
+        assert torch.equal(state, torch.get_rng_state()), "the evaluation changes the random state"
+        assert modes == [module.training for module in backbone.module.modules()], "the evaluation changes module modes"
 
 
 def _default_part(kind: str, bench: Workbench) -> "Part | None":
@@ -141,5 +141,5 @@ def _build(entry: Entry, bench: Workbench, split: str = "train", kind: str = "")
 
 
 def _indices(data: Any, limit: int) -> range:
-    """Up to `limit` indices, spread over the whole."""
+    """Up to `limit` indices, evenly spread."""
     return range(0, len(data), max(1, -(-len(data) // limit)))

@@ -1,6 +1,6 @@
-"""Conformance of sampling engines: whole answers, log-probabilities of the policy's, repeatable where so declared.
+"""Conformance of sampling engines: the policy's log-probabilities, and the same answers again if the spec says so.
 
-They draw from a tiny Llama on the CPU; an engine that cannot is skipped, with its own reason.
+The checks sample from a tiny Llama on the CPU. An engine that cannot do this is skipped with its own error message.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mmalign.language.sampling import Generated
     from mmalign.rl.engines import Engine
 
-TOLERANCE = 1e-3  # nats a token, float32 under other kernels; an exact engine: 1e-5
-_EXACT = 1e-5
+TOLERANCE = 1e-3  # nats per token: float32 with other kernels
+_EXACT = 1e-5  # nats per token, for an exact engine
 _POLICY = "tiny-llama"
 _SAMPLING = Sampling(max_tokens=8, temperature=0.7)
 
@@ -32,7 +32,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 
 def leaves_the_name(entry: Entry, bench: Workbench) -> None:
-    """It is the section's, and would never reach it."""
+    """`name` is the section's own key, so an option of this name would never reach the engine."""
     assert "name" not in bench.catalog.load_config(entry).model_fields, "an option called name belongs to the section"
 
 
@@ -47,10 +47,10 @@ def draws_what_it_says(entry: Entry, bench: Workbench) -> None:
             with torch.no_grad():
                 for parameter in policy.module.parameters():
                     parameter.mul_(1.5)
-        found = _drawn(engine, policy)
-        for row, (prompt, ids, logps) in enumerate(zip(_prompts(), found.ids, found.logps, strict=True)):
+        answers = _drawn(engine, policy)
+        for row, (prompt, ids, logps) in enumerate(zip(_prompts(), answers.ids, answers.logps, strict=True)):
             gap = float((_logps(policy, prompt, ids) - logps).abs().max())
-            when = "after the weights changed" if moved else "with the weights it was opened with"
+            when = "after the weights changed" if moved else "before any change of the weights"
             assert gap <= limit, f"answer {row}: log-probabilities differ from the model's by {gap:.1e}, {when}"
 
 
@@ -59,18 +59,20 @@ def repeats(entry: Entry, bench: Workbench) -> None:
     import torch
 
     if not (entry.spec.reproducible or entry.spec.exact):
-        raise Skip("its spec says that it is not reproducible")
+        raise Skip("the engine's spec says that it is not reproducible")
     engine, policy = _opened(entry, bench)
     first, again, other = (_drawn(engine, policy, start).ids for start in (0, 0, 100))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), "the same seeds draw other answers"
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True)), "other seeds draw the same answers"
     if entry.spec.exact:
         own = policy.generate(_prompts(), _SAMPLING, _seeds(0)).ids
-        assert all(torch.equal(a, b) for a, b in zip(first, own, strict=True)), "the policy draws other answers"
+        assert all(torch.equal(a, b) for a, b in zip(first, own, strict=True)), (
+            "the policy's own `generate` draws other answers"
+        )
 
 
 def leaves_things_alone(entry: Entry, bench: Workbench) -> None:
-    """Random state, module modes, weights, and how the model computes are as before."""
+    """Random state, module modes, weights and the model's outputs are unchanged."""
     import torch
 
     engine, policy = _opened(entry, bench)
@@ -83,8 +85,8 @@ def leaves_things_alone(entry: Entry, bench: Workbench) -> None:
     before = state()
     _drawn(engine, policy)
     names = ("random state", "modules' modes", "attention implementation", "the model's outputs")
-    for name, one, other in zip(names, before, state(), strict=True):
-        assert one == other, f"{name}: not as before"
+    for name, old, new in zip(names, before, state(), strict=True):
+        assert old == new, f"the engine changes the {name}"
 
 
 _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {
@@ -128,7 +130,7 @@ def _prompts() -> "list[Tensor]":
 
 
 def _logps(policy: Any, prompt: "Tensor", ids: "Tensor") -> "Tensor":
-    """[T] of an answer, by one pass of the policy over it alone."""
+    """[T] log-probabilities of one answer, from one pass of the policy over that answer alone."""
     import torch
 
     from mmalign.language.sequences import Sequences

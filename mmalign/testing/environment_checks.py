@@ -1,6 +1,6 @@
-"""Conformance of environments: a function of seed and actions, replies of the right types, and an end.
+"""Conformance of environments: seed and actions determine the episode, and every episode ends.
 
-They run as in training, in a process of their own with a limit on every reply.
+Environments run as in training, in a separate process with a time limit for every reply.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def repeats(entry: Entry, bench: Workbench) -> None:
         backwards = host.begin(examples[::-1], seeds[::-1])[::-1]
         mixed = [(s.prompt, _told(s, _ACTIONS)) for s in backwards]
     assert first == again, "the same example, seed and actions give another episode the second time"
-    assert first == mixed, "an episode depends on which others there are"
+    assert first == mixed, "an episode depends on other episodes that run at the same time"
 
 
 def ends(entry: Entry, bench: Workbench) -> None:
@@ -48,8 +48,10 @@ def ends(entry: Entry, bench: Workbench) -> None:
             for started in host.begin(examples, [0] * len(examples)):
                 turns = _told(started, [action] * MAX_TURNS)
                 shown = f"{action[:20]!r}..." if len(action) > 20 else repr(action)
-                assert turns[-1].done, f"told {shown} {MAX_TURNS} times, it still goes on ({started.key})"
-                assert not turns[-1].observation, f"after the end it says {turns[-1].observation!r}, which nobody reads"
+                assert turns[-1].done, f"{MAX_TURNS} actions {shown} do not end the episode ({started.key})"
+                assert not turns[-1].observation, (
+                    f"the last turn has the observation {turns[-1].observation!r}, which nobody reads"
+                )
 
 
 def _told(started: "Started", actions: Any) -> "list[Turn]":

@@ -1,4 +1,4 @@
-"""The kit's reward: what objectives that sample are tried with."""
+"""The kit's own reward, used to check objectives that sample."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 

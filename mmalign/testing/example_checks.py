@@ -5,7 +5,7 @@ from functools import partial
 from mmalign.contract.specs import Entry
 from mmalign.testing.bench import Check, Skip, Workbench
 
-_READ_AS = {"image": "image", "text": "text", "turns": "text"}  # what becomes of a field -> the modality that it is of
+_READ_AS = {"image": "image", "text": "text", "turns": "text"}  # how a field is read -> its modality
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -24,21 +24,21 @@ def becomes_columns(entry: Entry, bench: Workbench) -> None:
     kind = bench.catalog.load(entry)
     columns = columns_of(kind)
     assert kind.__dataclass_params__.frozen, f"{entry.spec.target} is not frozen: @dataclass(frozen=True)"
-    found = {_READ_AS[read_as] for _, read_as in columns.values() if read_as in _READ_AS}
-    said = entry.spec.modalities & set(_READ_AS.values())
-    assert said == found, f"the spec says {sorted(said)}, and its fields are {sorted(found)}"
+    modalities = {_READ_AS[read_as] for _, read_as in columns.values() if read_as in _READ_AS}
+    declared = entry.spec.modalities & set(_READ_AS.values())
+    assert declared == modalities, f"the spec says {sorted(declared)}, and the fields are {sorted(modalities)}"
 
 
 def samples_are_examples(entry: Entry, bench: Workbench) -> None:
-    """So many as were asked for, the same at every call, with keys of their own, also in a worker."""
+    """`samples(n)` returns n examples with different keys, the same at every call and in a worker's copy."""
     from mmalign.testing.backbone_checks import copy_as_to_a_worker
     from mmalign.testing.subjects import make_examples
 
     if not entry.spec.samples:
-        raise Skip("it brings none: the kit takes the first of its default data set")
+        raise Skip("the spec names no samples: the kit takes the first examples of the default data set")
     examples, kind = make_examples(entry.qualified, 5, bench), bench.catalog.load(entry)
     wrong = next((example for example in examples if not isinstance(example, kind)), None)
-    assert wrong is None, f"samples(5) gave a {type(wrong).__name__}"
+    assert wrong is None, f"samples(5) returned a {type(wrong).__name__}"
     assert len({example.key for example in examples}) == 5 == len(examples), "samples(5) are not 5 different examples"
     assert examples == make_examples(entry.qualified, 5, bench), "samples(5) changes from call to call"
-    assert copy_as_to_a_worker(examples) == examples, "they differ in a worker's copy"
+    assert copy_as_to_a_worker(examples) == examples, "samples(5) differ in a worker's copy"

@@ -1,4 +1,4 @@
-"""Conformance of language models: log-probabilities that are ones, batching and packing that change nothing, saving."""
+"""Conformance of language models: valid log-probabilities, batching and packing without effect, saving."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +19,29 @@ NEEDED = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
 
 
 def probabilities_sum_to_one(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Over every token as the answer to one prompt; entropy and top-1 hit are of that distribution."""
+    """The probabilities of all one-token answers to a prompt sum to 1; entropy and top-1 hit match them."""
     import torch
 
     from mmalign.language.sequences import Sequences
 
     if backbone.processor.num_tokens > MANY_TOKENS:
-        raise Skip(f"a pass for each of {backbone.processor.num_tokens:,} tokens takes too long")
+        raise Skip(f"one row for each of {backbone.processor.num_tokens:,} tokens takes too long")
     prompt = batch["sequences"].prompts.rows()[0]
-    tokens = torch.arange(backbone.processor.num_tokens)
-    sequences = Sequences.from_lists([prompt], [list(tokens.split(1))])
+    ids = torch.arange(backbone.processor.num_tokens)
+    sequences = Sequences.from_lists([prompt], [list(ids.split(1))])
     with torch.no_grad():
-        found = backbone.token_logps(backbone.hidden_states(sequences), entropy=True)
-    probabilities = found.logps.double().exp()
+        tokens = backbone.token_logps(backbone.hidden_states(sequences), entropy=True)
+    probabilities = tokens.logps.double().exp()
     limit, gap = rounding(backbone.module), abs(float(probabilities.sum()) - 1)
-    assert gap < limit, f"the probabilities of all tokens sum to 1 with an error of {gap:.1e}"
-    assert found.hits.sum() == 1 and int(found.logps.argmax()) == int(found.hits.nonzero()), "hits are not the top-1"
-    expected = -(probabilities * found.logps.double()).sum()
-    gap = float((found.entropy.double() - expected).abs().max())
+    assert gap < limit, f"the probabilities of all tokens do not sum to 1: they are off by {gap:.1e}"
+    assert tokens.hits.sum() == 1 and int(tokens.logps.argmax()) == int(tokens.hits.nonzero()), "hits are not the top-1"
+    expected = -(probabilities * tokens.logps.double()).sum()
+    gap = float((tokens.entropy.double() - expected).abs().max())
     assert gap < 10 * limit, f"the entropy is wrong by {gap:.1e}"
 
 
 def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Packed with others, behind a shared prompt, alone or reversed, an answer has the same log-probabilities."""
+    """An answer has the same log-probabilities packed with others, behind a shared prompt, alone or reversed."""
     import torch
 
     together = _rows(backbone, batch["sequences"])
@@ -52,11 +52,11 @@ def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> 
         "reversed": [sequences.select(list(reversed(range(len(batch)))))],
         "without its siblings": [_single(sequences, m) for m in range(len(together))],
     }.items():
-        found = [row for part in parts for row in _rows(backbone, part)]
+        rows = [row for piece in parts for row in _rows(backbone, piece)]
         if title == "reversed":
             order = [m for n in reversed(range(len(batch))) for m in range(firsts[n], firsts[n] + sequences.counts[n])]
-            found = [row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
-        worst = max(float((a - b).abs().max()) for a, b in zip(together, found, strict=True))
+            rows = [row for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
+        worst = max(float((a - b).abs().max()) for a, b in zip(together, rows, strict=True))
         assert worst < rounding(backbone.module), f"an answer {title} differs by {worst:.1e}"
     assert all(torch.isfinite(row).all() for row in together), "log-probabilities are not finite"
 
@@ -70,7 +70,7 @@ def gradients_reach_everything(backbone: Any, batch: "Batch", source: "Source") 
 
 
 def answers_are_cut_and_counted(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """Every id of a prompt and its answers fits the context or is counted; answers end with the end token."""
+    """Prompt and answer are cut to fit the context, cut tokens are counted, and answers end with the end token."""
     processor = backbone.processor
     short = processor.answers("a red car", ["and a dog", "tree"])
     ends = {int(answer[-1]) for answer in short.answers}
@@ -78,13 +78,13 @@ def answers_are_cut_and_counted(backbone: Any, batch: "Batch", source: "Source")
     for prompt, answer in (("cat " * 9999, "dog"), ("cat", "dog " * 9999), ("cat " * 9999, "dog " * 9999)):
         long = processor.answers(prompt, [answer])
         length = len(long.prompt) + len(long.answers[0])
-        assert length <= processor.context_length, f"{length} tokens, and the context has {processor.context_length}"
+        assert length <= processor.context_length, f"{length} tokens in a context of {processor.context_length}"
         assert long.num_lost > 0 or length > 9999, "tokens were cut and not counted"
         assert len(long.answers[0]) > 0 and len(long.learn[0]) == len(long.answers[0])
 
 
 def prompts_come_alone(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """A prompt without answers is the one that `prompt` gives, and one that is too long is cut and counted."""
+    """`answers` without answers equals `prompt`; a prompt that is too long is cut and the lost tokens are counted."""
     import torch
 
     processor = backbone.processor
@@ -118,7 +118,7 @@ CHECKS = {
 
 
 def _rows(backbone: Any, sequences: "Sequences") -> "list[Tensor]":
-    """The labels' log-probabilities of each answer."""
+    """The log-probabilities of each answer's labels."""
     import torch
 
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Tiny real models for tests: built from a config with seeded weights, saved as folders, gone with the test.
+"""Tiny real models for tests: built from a config with seeded weights, saved as folders, deleted after the test.
 
     folder = tiny_open_clip(tmp_path / "model")       # a CLIP of 60,000 parameters; 32 x 32 pixels, 32 tokens
     backbone = ...load(mmalign.models.references.find_source(str(folder), catalog))
 
-Each is written by the library whose format it is in, never by mmalign's own savers.
+The library that defines a format writes the model, never mmalign's own code.
 """
 
 import json
@@ -40,7 +40,7 @@ def tiny_open_clip_bn(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_siglip_like(folder: Path, *, seed: int = 0) -> Path:
-    """SigLIP's ways in open_clip's format: bias, attention both ways, last-token pooling, squashed images."""
+    """SigLIP's features in open_clip's format: bias, bidirectional attention, last-token pooling, squashed images."""
     pooling = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
     text = {**_TEXT, **pooling, "tokenizer_kwargs": {"clean": "canonicalize"}}
     config = {"vision_cfg": _VISION, "text_cfg": text, "custom_text": True, "quick_gelu": False}
@@ -95,7 +95,7 @@ def tiny_gpt2(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_bloom(folder: Path, *, seed: int = 0) -> Path:
-    """A BLOOM of two layers: distances (ALiBi) instead of positions, and no mask of four dimensions."""
+    """A BLOOM of two layers: ALiBi instead of position embeddings, and no support for a 4-D mask; returns `folder`."""
     from transformers import BloomConfig, BloomForCausalLM
 
     sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 2}
@@ -103,7 +103,7 @@ def tiny_bloom(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_reward_model(folder: Path, *, seed: int = 0) -> Path:
-    """A Llama of two layers that classifies with one label, its mean score in the config; returns `folder`."""
+    """A Llama of two layers with one classification label, and its mean score in the config; returns `folder`."""
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     sizes = {**_LM, "num_key_value_heads": 1, "num_labels": 1, "mmalign_reward_mean": 0.25}
@@ -111,7 +111,7 @@ def tiny_reward_model(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_tokenizer() -> "Tokenizer":
-    """Byte pairs learned from two dozen words: <pad> is 0, <end> the highest id; any text can be written in it."""
+    """Byte pairs learned from two dozen words: <pad> is 0, <end> the highest id; it can encode any text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -139,7 +139,7 @@ def write_open_clip(
 ) -> Path:
     """Build a model from open_clip's `model_cfg` and write it in local-dir format; returns `folder`.
 
-    own_tokenizer: with the tiny tokenizer; otherwise CLIP's, and `text_cfg` must allow for its 49,408 tokens.
+    own_tokenizer: use the tiny tokenizer; otherwise CLIP's, and `text_cfg` must allow for its 49,408 tokens.
     """
     import open_clip
     import torch
@@ -159,7 +159,7 @@ def write_open_clip(
         torch.manual_seed(seed)
         module = cls(**arguments)
         if coca:
-            # open_clip leaves this one unset
+            # open_clip leaves this parameter unset
             torch.nn.init.normal_(module.text_decoder.text_projection, std=0.1)
         state = module.state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
@@ -183,7 +183,7 @@ def _write_causal_lm(folder: Path, model: Any, config: Any, sizes: Mapping[str, 
     import torch
 
     tokenizer = tiny_tokenizer()
-    # No start token, and padding that equals the end: as in GPT-2, and a trap for masks.
+    # No start token, and padding that equals the end token, as in GPT-2: a test of masks.
     tokenizer.post_processor = None  # type: ignore[assignment]
     end = tokenizer.token_to_id("<end>")
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "vocab_size": tokenizer.get_vocab_size()}

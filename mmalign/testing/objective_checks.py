@@ -1,4 +1,4 @@
-"""Conformance of objectives, through the real training engine, on every tiny backbone that they are compatible with."""
+"""Conformance of objectives, with the real training engine, on every tiny backbone that they are compatible with."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ OVERFIT_STEPS = 50
 
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
-    """Each check on each tiny model that the objective may run on; one that says so where there is none."""
+    """Each check on each tiny model that the objective may run on; if there is none, one check that says so."""
     name, fitting = entry.spec.name, [reference for reference in bench.model_names if _may_run(entry, reference, bench)]
     if not fitting:
         return [Check(f"objective {name}: runs on a tiny model", partial(_runs_nowhere, entry))]
@@ -38,7 +38,7 @@ def _may_run(entry: Entry, reference: str, bench: Workbench) -> bool:
 
 def _runs_nowhere(entry: Entry) -> None:
     needs = sorted({need for role in entry.spec.roles for need in role.needs})
-    raise Skip(f"no tiny model provides {', '.join(needs)}: conformance(..., models={{...}}) brings one")
+    raise Skip(f"no tiny model provides {', '.join(needs)}: add one with conformance(..., models={{...}})")
 
 
 def finite_and_complete(build: Callable[..., Trainer]) -> None:
@@ -63,14 +63,14 @@ def finite_and_complete(build: Callable[..., Trainer]) -> None:
 
 
 def _lengths(trainer: Trainer, batch: "Batch") -> list[tuple[int]]:
-    """What outputs may begin with: N, and where examples are not mixed, also the number of labels."""
+    """Allowed first dimensions of outputs: N and, for an objective that does not mix examples, the number of labels."""
     if trainer.objective.coupled or "sequences" not in batch:
         return [(len(batch),)]
     return [(len(batch),), (int(batch["sequences"].num_labels().sum()),)]
 
 
 def gradients_in_trainable_roles(build: Callable[..., Trainer]) -> None:
-    """Each trained role gets gradients, and no frozen one does."""
+    """Each trained role gets gradients, and no frozen role does."""
     trainer = build()
     _, gradients = trainer.gradients(trainer.batches)
     for role in trainer.entry.spec.roles:
@@ -89,47 +89,49 @@ def splits_agree(build: Callable[..., Trainer]) -> None:
     sampled = None if trainer.feed.comparable_loss else trainer.prepare(trainer.batches)
     whole, expected = trainer.gradients_of(sampled) if sampled else trainer.gradients(trainer.batches)
     for size in (2, 1, 3):
-        split, found = trainer.gradients_of(sampled, size) if sampled else trainer.gradients(trainer.batches, size)
-        _assert_same(f"micro-batches of {size}", trainer.limit, whole.loss, expected, split.loss, found)
+        split, grads = trainer.gradients_of(sampled, size) if sampled else trainer.gradients(trainer.batches, size)
+        _assert_same(f"micro-batches of {size}", trainer.limit, whole.loss, expected, split.loss, grads)
 
 
 def permutation_invariant(build: Callable[..., Trainer]) -> None:
-    """The order of the examples in a batch does not matter; of prepared ones, where answers are sampled by place."""
+    """The order of the examples in a batch does not matter. Sampled answers depend on the order, so with them the
+    batches are permuted after `prepare`."""
     trainer = build()
     order = [5, 2, 7, 0, 3, 6, 1, 4]
     if not trainer.feed.comparable_loss:
         prepared = trainer.prepare(trainer.batches)
         result, expected = trainer.gradients_of(prepared)
-        other, found = trainer.gradients_of([batch.select(order) for batch in prepared])
+        permuted, grads = trainer.gradients_of([batch.select(order) for batch in prepared])
     else:
         result, expected = trainer.gradients(trainer.batches)
-        other, found = trainer.gradients([batch.select(order) for batch in trainer.batches])
-    _assert_same("a permuted batch", trainer.limit, result.loss, expected, other.loss, found)
+        permuted, grads = trainer.gradients([batch.select(order) for batch in trainer.batches])
+    _assert_same("a permuted batch", trainer.limit, result.loss, expected, permuted.loss, grads)
 
 
 def four_rows_overfit(build: Callable[..., Trainer]) -> None:
-    """Training on four rows halves the loss; where answers are sampled, it takes half of what their score lacks."""
+    """Training on four rows halves the loss or, for an objective that samples, halves the distance of the mean score
+    from 1."""
     trainer = build(size=4, exact=False)
     rises = not trainer.feed.comparable_loss
     optimizer = trainer.optimizer(2e-2 if rises else 3e-3)
-    found = trainer.train(5, optimizer=optimizer)
-    first = sum(found) / len(found) if rises else found[0]  # scores are noisier
+    history = trainer.train(5, optimizer=optimizer)
+    first = sum(history) / len(history) if rises else history[0]  # scores are noisier
     goal = (first + 1) / 2 if rises else first - 0.5 * abs(first)
 
     def reached() -> bool:
-        return sum(found[-5:]) / 5 > goal if rises else min(found[-5:]) < goal
+        return sum(history[-5:]) / 5 > goal if rises else min(history[-5:]) < goal
 
-    while not reached() and len(found) < OVERFIT_STEPS:
-        found += trainer.train(5, optimizer=optimizer)
-    what = "score" if rises else "loss"
-    assert reached(), f"{len(found)} steps on four rows: {what} {first:.4g} -> {found[-1]:.4g}, not {goal:.4g}"
+    while not reached() and len(history) < OVERFIT_STEPS:
+        history += trainer.train(5, optimizer=optimizer)
+    name = "score" if rises else "loss"
+    assert reached(), f"{len(history)} steps on four rows: {name} {first:.4g} -> {history[-1]:.4g}, not {goal:.4g}"
 
 
 def resume_is_exact(build: Callable[..., Trainer]) -> None:
-    """Two steps, a checkpoint on disk, two more: bit for bit the same as without the interruption, dropout on.
+    """Two steps, a checkpoint on disk and two more steps give the same as four steps, bit for bit, with dropout on.
 
-    Compared are the weights, the optimiser's state and the objective's own. What is neither in `state()` nor drawn from
-    the generators of torch, Python or numpy is lost, and shows here.
+    Compares the weights, the optimiser's state and the objective's `state`. Other state is not saved, except that of
+    the generators of torch, Python and numpy; if a result depends on it, this check fails.
     """
     import tempfile
     from pathlib import Path
@@ -157,22 +159,22 @@ def resume_is_exact(build: Callable[..., Trainer]) -> None:
             saved = checkpoint.Checkpoint(2, first.models.state(), tensors, rng.capture(cpu), state)
             path = checkpoint.save(Path(folder), saved)
             first.train(2, optimizer=optimizer)
-            second, other, its_own = fresh()
+            second, second_optimizer, restored = fresh()
             second.steps = first.steps - 2
             loaded = checkpoint.load(path)
             second.models.load_state(loaded.model)
             second.objective.state = dict(loaded.state["objective"])
-            its_own.restore(loaded.optimizer, loaded.state["optimizer"])
+            restored.restore(loaded.optimizer, loaded.state["optimizer"])
             rng.restore(loaded.rng, cpu)
             rng.restore_host(loaded.state["host_rng"])
-            second.train(2, optimizer=other)
+            second.train(2, optimizer=second_optimizer)
     finally:
         rng.restore(outside[0], cpu)
         rng.restore_host(outside[1])
 
     expected = {**first.models.state(), **kept.capture()[0]}
-    found = {**second.models.state(), **its_own.capture()[0]}
-    changed = [n for n, t in expected.items() if n not in found or not torch.equal(t, found[n])]
+    resumed = {**second.models.state(), **restored.capture()[0]}
+    changed = [n for n, t in expected.items() if n not in resumed or not torch.equal(t, resumed[n])]
     assert not changed, f"differs after resuming: {', '.join(changed[:5])}"
     states = first.objective.state, second.objective.state
     assert states[0] == states[1], f"the objective's state differs after resuming: {states[0]} and {states[1]}"
@@ -195,14 +197,14 @@ def _run(function: Callable[..., None], entry: Entry, reference: str, bench: Wor
         function(partial(build_trainer, entry, reference, bench))
 
 
-def _assert_same(what: str, limit: float, loss: "Tensor", grads: Any, other_loss: "Tensor", others: Any) -> None:
+def _assert_same(case: str, limit: float, loss: "Tensor", grads: Any, other_loss: "Tensor", others: Any) -> None:
     gap = abs(float(loss) - float(other_loss))
-    assert gap <= limit * max(1.0, abs(float(loss))), f"{what}: the loss differs by {gap:.2e}"
+    assert gap <= limit * max(1.0, abs(float(loss))), f"{case}: the loss differs by {gap:.2e}"
     for name, expected in grads.items():
-        found = others[name]
-        assert (expected is None) == (found is None), f"{what}: {name} has a gradient in one of them only"
+        other = others[name]
+        assert (expected is None) == (other is None), f"{case}: {name} has a gradient in only one of the two"
         if expected is not None:
-            gap = float((expected - found).abs().max()) if expected.numel() else 0.0
+            gap = float((expected - other).abs().max()) if expected.numel() else 0.0
             assert gap <= limit * max(1.0, float(expected.abs().max())), (
-                f"{what}: the gradient of {name} differs by {gap:.2e}"
+                f"{case}: the gradient of {name} differs by {gap:.2e}"
             )

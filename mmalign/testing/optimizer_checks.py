@@ -1,4 +1,4 @@
-"""Conformance of optimisers: all parameters move, a loss falls, and a resumed run is the same to the bit."""
+"""Conformance of optimisers: all parameters move, a loss falls, and a resumed run is bit-identical."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mmalign.train.optim import OptimizerState
 
-_RATE = 1e-2  # AdamW's, on this problem
+_RATE = 1e-2  # AdamW's learning rate on this problem
 _STEPS = 40
 
 
@@ -25,7 +25,7 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 
 def every_parameter_moves(entry: Entry, bench: Workbench) -> None:
-    """Matrices, vectors and a scalar, in two groups with rates of their own."""
+    """Three steps change every matrix, vector and scalar, in two groups with different learning rates."""
     model, optimizer, _ = _start(entry, bench)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     _steps(model, optimizer, 3)
@@ -35,14 +35,14 @@ def every_parameter_moves(entry: Entry, bench: Workbench) -> None:
 
 
 def a_loss_falls(entry: Entry, bench: Workbench) -> None:
-    """Of a small regression, at the rate that its spec makes of AdamW's."""
+    """The loss of a small regression falls, at AdamW's rate times the spec's `rate`."""
     model, optimizer, _ = _start(entry, bench)
     losses = _steps(model, optimizer, _STEPS)
     assert losses[-1] < 0.9 * losses[0], f"{losses[0]:.4g} became {losses[-1]:.4g} in {_STEPS} steps"
 
 
 def resuming_is_exact(entry: Entry, bench: Workbench) -> None:
-    """Two steps, a checkpoint and two steps, against four: weights and state are equal to the bit, dtypes too."""
+    """Two steps, a checkpoint and two more steps equal four steps bit for bit: weights, state and dtypes."""
     import copy
     import tempfile
     from pathlib import Path
@@ -59,17 +59,17 @@ def resuming_is_exact(entry: Entry, bench: Workbench) -> None:
         path = checkpoint.save(Path(folder), checkpoint.Checkpoint(2, weights, tensors, {}, {"optimizer": rest}))
         _steps(model, optimizer, 2)
         saved = checkpoint.load(path)
-    other, again, restored = _start(entry, bench)
-    other.load_state_dict(dict(saved.model))
+    second, second_optimizer, restored = _start(entry, bench)
+    second.load_state_dict(dict(saved.model))
     restored.restore(saved.optimizer, saved.state["optimizer"])
-    _steps(other, again, 2)
-    (expected, values), (found, values_found) = state.capture(), restored.capture()
+    _steps(second, second_optimizer, 2)
+    (expected, values), (resumed, resumed_values) = state.capture(), restored.capture()
     expected |= dict(model.state_dict())
-    found |= dict(other.state_dict())
-    assert set(found) == set(expected), f"lost or added: {', '.join(sorted(set(found) ^ set(expected))[:5])}"
-    wrong = [n for n, t in expected.items() if t.dtype != found[n].dtype or not torch.equal(t, found[n])]
+    resumed |= dict(second.state_dict())
+    assert set(resumed) == set(expected), f"lost or added: {', '.join(sorted(set(resumed) ^ set(expected))[:5])}"
+    wrong = [n for n, t in expected.items() if t.dtype != resumed[n].dtype or not torch.equal(t, resumed[n])]
     assert not wrong, f"differs after resuming: {', '.join(wrong[:5])}"
-    assert values == values_found, "what is no tensor differs after resuming"
+    assert values == resumed_values, "state that is not a tensor differs after resuming"
 
 
 def _start(entry: Entry, bench: Workbench) -> "tuple[nn.Module, Optimizer, OptimizerState]":
@@ -91,7 +91,7 @@ def _start(entry: Entry, bench: Workbench) -> "tuple[nn.Module, Optimizer, Optim
 
 
 def _steps(model: "nn.Module", optimizer: "Optimizer", number: int) -> list[float]:
-    """The loss before each."""
+    """Make `number` steps; returns the loss before each."""
     import torch
 
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Conformance of a plugin as such: it loads fast and light, implements known hooks, and its options are sound."""
+"""Conformance of a plugin itself: it loads fast and light, implements known hooks, and its options are sound."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from mmalign.testing.bench import Check, Skip, Workbench
 HEAVY = ("torch", "transformers", "open_clip", "pydantic")
 MAX_SECONDS = 0.5
 
-# Timed from a process in which mmalign is imported already, hooks included: what a plugin adds to `mmalign --help`.
+# Measures the time that a plugin and its hooks add to `mmalign --help`, in a process that has imported mmalign.
 _PROBE = """
 import importlib, json, os, sys, time
 os.environ.pop("MMALIGN_STRICT_PLUGINS", None)
@@ -29,7 +29,7 @@ json.dump({"seconds": time.perf_counter() - began, "why": record.why, "modules":
 
 
 def checks(record: PluginRecord, module: Any, bench: Workbench) -> list[Check]:
-    found = [
+    cases = [
         Check("plugin: hooks are known and decorated", partial(hooks, record)),
         Check("plugin: imports nothing heavy", partial(imports_nothing_heavy, module.__name__)),
         Check(f"plugin: imports within {MAX_SECONDS} s", partial(imports_fast, module.__name__)),
@@ -37,9 +37,9 @@ def checks(record: PluginRecord, module: Any, bench: Workbench) -> list[Check]:
     for entry in record.entries:
         where = f"{entry.spec.noun} {entry.spec.name}"
         if entry.spec.configurable:
-            found.append(Check(f"{where}: every option is described", partial(options_described, entry, bench)))
-            found.append(Check(f"{where}: options round-trip through YAML", partial(options_round_trip, entry, bench)))
-    return found
+            cases.append(Check(f"{where}: every option is described", partial(options_described, entry, bench)))
+            cases.append(Check(f"{where}: options round-trip through YAML", partial(options_round_trip, entry, bench)))
+    return cases
 
 
 def command_checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -58,7 +58,7 @@ def hooks(record: PluginRecord) -> None:
 def imports_nothing_heavy(module_name: str) -> None:
     loaded = _probe(module_name)["modules"]
     heavy = [name for name in HEAVY if name in loaded]
-    assert not heavy, f"importing {module_name} imports {', '.join(heavy)}: move that into the target's module"
+    assert not heavy, f"importing {module_name} imports {', '.join(heavy)}: move these imports into the target's module"
 
 
 def imports_fast(module_name: str) -> None:
@@ -82,8 +82,8 @@ def options_described(entry: Entry, bench: Workbench) -> None:
 
 
 def options_round_trip(entry: Entry, bench: Workbench) -> None:
-    """Defaults -> commented YAML -> read -> validated gives the defaults; where some are lacking, the options that the
-    kit was given. Unknown keys are refused."""
+    """The defaults, written as commented YAML, read and validated, are the defaults again; unknown keys are refused.
+    If an option has no default, the options given to the kit are used instead."""
     import yaml
     from pydantic import ValidationError
 
@@ -111,8 +111,8 @@ def options_round_trip(entry: Entry, bench: Workbench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "options.yaml"
         path.write_text(text, encoding="utf-8")
-        read = build(model, load_layers(files=[path])["objective"], "objective")
-    assert read == expected, f"read back as {read!r}"
+        config = build(model, load_layers(files=[path])["objective"], "objective")
+    assert config == expected, f"read back as {config!r}"
 
 
 def _config(entry: Entry, bench: Workbench) -> Any:

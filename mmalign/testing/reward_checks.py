@@ -1,4 +1,4 @@
-"""Conformance of rewards: a finite score for every answer, whatever it says and whoever is beside it."""
+"""Conformance of rewards: a finite score for every text, independent of the other answers in the batch."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmalign.rl.answers import Answers
     from mmalign.rl.rewards import RewardList
 
-TOLERANCE = 1e-5  # float32, another summation order
+TOLERANCE = 1e-5  # float32, different summation order
 _POLICY = "tiny-gpt2"
 _TEXTS = (" a red car", " the photo of a small cat", " tree", " two dogs and a fish", " blue", " a house and a house")
 _ODD = ("", " ", "\n\t", " 猫 🙂 Ä ∑", " \u202e\u0000\ufeff", " e\u0301\u200d", " x" * 12)
@@ -26,13 +26,13 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
 
 
 def leaves_name_and_weight(entry: Entry, bench: Workbench) -> None:
-    """Both are the list's, and would never reach it."""
+    """Both are keys of the list of rewards, so options of these names would never reach the reward."""
     taken = sorted({"name", "weight"} & set(bench.catalog.load_config(entry).model_fields))
     assert not taken, f"options called {' and '.join(taken)} belong to the list of rewards"
 
 
 def one_score_an_answer(entry: Entry, bench: Workbench) -> None:
-    """[M] finite numbers; an answer twice has its score twice."""
+    """M answers get [M] finite scores, and the same scores again the second time."""
     rewards = _rewards(entry, bench)
     answers = make_answers(_TEXTS, bench)
     first, again = rewards.score(answers).total, rewards.score(answers).total
@@ -41,7 +41,7 @@ def one_score_an_answer(entry: Entry, bench: Workbench) -> None:
 
 
 def company_changes_nothing(entry: Entry, bench: Workbench) -> None:
-    """Alone, in another order, or with others of its prompt, an answer has the same score."""
+    """An answer has the same score alone, in another order, or with others of its prompt."""
     import torch
 
     rewards = _rewards(entry, bench)
@@ -53,20 +53,20 @@ def company_changes_nothing(entry: Entry, bench: Workbench) -> None:
         "alone": (range(len(answers)), [answers.select([row]) for row in range(len(answers))]),
     }
     for how, (rows, split) in parts.items():
-        found = torch.cat([rewards.score(part).total for part in split])
-        worst = float((found - together[list(rows)]).abs().max())
+        scores = torch.cat([rewards.score(group).total for group in split])
+        worst = float((scores - together[list(rows)]).abs().max())
         assert worst <= TOLERANCE, f"answers {how} differ by {worst:.1e}"
 
 
 def takes_any_text(entry: Entry, bench: Workbench) -> None:
-    """Empty answers, white space, and any Unicode."""
+    """Empty answers, white space and any Unicode are scored."""
     rewards = _rewards(entry, bench)
     rewards.score(make_answers(_ODD, bench))
     rewards.score(make_answers(_ODD[:1], bench))
 
 
 def leaves_random_state(entry: Entry, bench: Workbench) -> None:
-    """Opening it and scoring draw no number from the generators that all share."""
+    """Opening the reward and scoring leave the global random generators alone."""
     import random
 
     import numpy as np
@@ -77,7 +77,7 @@ def leaves_random_state(entry: Entry, bench: Workbench) -> None:
 
     before = states()
     _rewards(entry, bench).score(make_answers(_TEXTS, bench))
-    assert before == states(), "random state of random, numpy or torch is not as it was"
+    assert before == states(), "the reward changes the random state of random, numpy or torch"
 
 
 _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {
@@ -90,7 +90,7 @@ _CHECKS: dict[str, Callable[[Entry, Workbench], None]] = {
 
 
 def make_answers(texts: Sequence[str], bench: Workbench) -> "Answers":
-    """As a tiny policy would have written them: two to each prompt, every third stopped before its end."""
+    """Answers as a tiny policy would write them: two for each prompt, every third without its end token."""
     import torch
 
     from mmalign.language.sequences import Sequences
@@ -117,7 +117,7 @@ def make_answers(texts: Sequence[str], bench: Workbench) -> "Answers":
 
 
 def _rewards(entry: Entry, bench: Workbench) -> "RewardList":
-    """The reward alone, opened on the CPU; skips where its options cannot be guessed."""
+    """This reward alone, opened on the CPU; skips if a required option has no example."""
     import torch
 
     from mmalign.rl.rewards import RewardList, check_rewards

@@ -1,4 +1,4 @@
-"""How far two float computations of the same may lie apart: by the precision and the size of what computes.
+"""The allowed difference between two float computations of the same value, by the model's precision and size.
 
 rounding(backbone.module)      # 1e-5 for a tiny float32 model, 1.2e-4 for one of 135 million parameters
 """
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-_SMALLEST = 1e-5  # of a tiny model in float32, in another order of summation
+_SMALLEST = 1e-5  # for a tiny model in float32, different summation order
 _PER_STEP = 2.0
 
 
 def rounding(module: "nn.Module") -> float:
-    """An absolute limit for log-probabilities and embeddings. Errors add up along the longest chain of sums, which is
-    as deep and as wide as the model: its length grows with the cube root of the parameters."""
+    """An absolute limit for log-probabilities and embeddings. Errors add up along the longest chain of sums. Its length
+    is proportional to the model's depth and width, so to the cube root of the number of parameters."""
     import torch
 
     parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]

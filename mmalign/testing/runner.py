@@ -1,4 +1,4 @@
-"""Collect and run conformance checks.
+"""Collects and runs conformance checks.
 
 for result in run_checks("my_pkg"):
     print(result.outcome, result.name, result.why)
@@ -23,7 +23,7 @@ from mmalign.testing import (
 )
 from mmalign.testing.bench import Check, Skip, Workbench
 
-# Of each kind of thing, what is checked of an entry besides its options.
+# Kind of entry -> the checks of such an entry, besides those of its options.
 CHECKS: dict[str, Callable[[Entry, Workbench], list[Check]]] = {
     "backbones": backbone_checks.checks,
     "objectives": objective_checks.checks,
@@ -49,7 +49,7 @@ class Result:
 
 
 def find_checks(name: str, bench: Workbench) -> list[Check]:
-    """All checks that apply to a plugin, without running or importing anything heavy."""
+    """All checks that apply to a plugin, found without running or importing anything heavy."""
     record, module = bench.find(name)
     checks = [Check("plugin: loads", lambda: plugin_checks.loads(record))]
     if record.status != "loaded":
@@ -68,7 +68,7 @@ def run_checks(name: str) -> Iterator[Result]:
 
 
 def run_check(check: Check, expected_failure: str = "") -> Result:
-    """Run one check; nothing that it raises escapes, save KeyboardInterrupt."""
+    """Run one check; no error escapes except KeyboardInterrupt."""
     started = time.perf_counter()
     try:
         check.run()
@@ -80,10 +80,10 @@ def run_check(check: Check, expected_failure: str = "") -> Result:
     except MmalignError as error:
         outcome, why = "fail", str(error)
     except Exception as error:
-        # The code under test is a stranger's: whatever it raises is its failure, and the other checks still run.
+        # The code under test is a third party's: any error is its failure, and the other checks still run.
         outcome, why = "fail", f"{type(error).__name__}: {error}"
     if expected_failure and outcome == "fail":
         outcome, why = "xfail", f"{expected_failure} ({why})"
     elif expected_failure and outcome == "pass":
-        outcome, why = "fail", f"passes, though it is expected to fail: {expected_failure}"
+        outcome, why = "fail", f"passes, although it is expected to fail: {expected_failure}"
     return Result(check.name, outcome, why, time.perf_counter() - started)

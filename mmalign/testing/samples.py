@@ -1,6 +1,6 @@
-"""Invented examples of the kinds in `mmalign.contract.examples`, which the conformance kit makes batches of.
+"""Invented examples of the kinds in `mmalign.contract.examples`, for the batches of the conformance kit.
 
-image_text(8)          # eight of them, the same at every call: `ExampleSpec.samples`
+image_text(8)          # eight examples, the same at every call; used as `ExampleSpec.samples`
 """
 
 import io
@@ -60,18 +60,18 @@ def preference(size: int) -> list[Preference]:
 
 
 def ranking(size: int) -> list[Ranking]:
-    """Two of the three answers are tied."""
+    """Rankings of three answers, two of them tied."""
     return [Ranking(key, text, (answer, other, "tree"), (1.0, 2.0, 2.0)) for key, text, answer, other in _texts(size)]
 
 
 def _texts(size: int) -> list[tuple[str, str, str, str]]:
-    """(key, a text, the same backwards, another one)."""
+    """(key, text, the text with its words reversed, another text) for each example."""
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
     return [(f"example:{i}", text, " ".join(reversed(text.split())), texts[-1 - i]) for i, text in enumerate(texts)]
 
 
 def _picture(index: int) -> ImageRef:
-    """A picture of its own for each index: blocks of random colours."""
+    """A different picture for each index: blocks of random colours."""
     from PIL import Image
 
     pixels, file = random.Random(index).randbytes(4 * 4 * 3), io.BytesIO()

@@ -1,4 +1,4 @@
-"""Conformance of reward models: scores that company does not change, exact saving."""
+"""Conformance of reward models: scores that do not depend on other answers, exact saving."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from mmalign.contract.source import Source
     from mmalign.language.sequences import Sequences
 
-TOLERANCE = 1e-5  # float32, another summation order
+TOLERANCE = 1e-5  # float32, different summation order
 NEEDED = frozenset({Capability.SCORE_SEQUENCES})
 
 
 def company_changes_nothing(backbone: Any, batch: "Batch", source: "Source") -> None:
-    """With others, alone or in another order, an answer has the same score: a finite one."""
+    """An answer has the same finite score with others, alone or in another order."""
     import torch
 
     sequences = batch["sequences"]

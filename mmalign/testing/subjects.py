@@ -1,4 +1,4 @@
-"""What checks work on: loaded tiny models, and batches of examples of any kind."""
+"""The subjects of checks: loaded tiny models, and batches of examples of any kind."""
 
 import contextlib
 import importlib.util
@@ -15,7 +15,7 @@ from mmalign.testing.bench import Skip, Workbench
 if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
 
-CLASSES = ("red", "green", "blue")  # of the kit's labelled examples
+CLASSES = ("red", "green", "blue")  # classes of the kit's labelled examples
 TEXTS = (
     "a red car",
     "the photo of a small black cat and a dog",
@@ -30,7 +30,7 @@ TEXTS = (
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """One torch thread: models so small only wait for each other on more, many times as long on a busy machine."""
+    """Use one torch thread: with more, threads wait longer for each other than such small models take to compute."""
     import torch
 
     num_threads = torch.get_num_threads()
@@ -47,7 +47,7 @@ def source_of(reference: str, bench: Workbench) -> Source:
 
 
 def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any:
-    """A backbone on the CPU with its default options but these, the same at every call."""
+    """A backbone on the CPU with its default options except `options`, the same at every call."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -63,8 +63,8 @@ def require_compatible(objective: ObjectiveSpec, source: Source, bench: Workbenc
 
 
 def resolve_or_skip(reference: str, bench: Workbench) -> Source:
-    """Skip a tiny model that no installed plugin handles, and an embedded one whose package is not installed; a model
-    that two plugins claim is an error."""
+    """The source of a model. Skips a tiny model that no installed plugin handles and an embedded model whose package is
+    not installed. A model that two plugins claim is an error."""
     if reference in bench.model_names:
         config = read_config(bench.model(reference))
         families = [family for entry in bench.catalog.entries("backbones") for family in entry.spec.families]
@@ -80,7 +80,7 @@ def resolve_or_skip(reference: str, bench: Workbench) -> Source:
 def make_batch(kind: str, processor: Any, size: int, bench: Workbench, *, answer_tokens: int = 0) -> "Batch":
     """`size` different examples of a kind, through the processor and the collator that training uses.
 
-    answer_tokens: the room that prompts leave for what is sampled.
+    answer_tokens: the room that prompts leave for sampled answers.
     """
     from mmalign.data.collate import Encoder, collate
 
@@ -91,25 +91,25 @@ def make_batch(kind: str, processor: Any, size: int, bench: Workbench, *, answer
 
 
 def make_examples(kind: str, size: int, bench: Workbench) -> list[Any]:
-    """Those that the kind's spec brings for the kit; where it brings none, the first of the kind's default data set."""
+    """Samples from the kind's spec, or the first examples of the kind's default data set if the spec has none."""
     entry = bench.catalog.find("examples", kind)
     if entry.spec.samples:
         return bench.catalog.load_place(entry, entry.spec.samples)(size)
     dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
     if dataset is None:
-        raise Skip(f"{entry.qualified} brings no samples, and no data set is the default for {kind} examples")
+        raise Skip(f"{entry.qualified} has no samples, and no data set is the default for {kind} examples")
     return default_examples(dataset, bench, size, kind)
 
 
 def default_examples(entry: Entry, bench: Workbench, size: int, kind: str) -> list[Any]:
-    """The first of a data set; skips where it needs options that nobody gave."""
+    """The first examples of a data set; skips if a required option is missing."""
     data = bench.catalog.load(entry).build(dataset_config(entry, bench, kind), "train")
     assert data is not None and len(data) >= size, f"{entry.qualified} has fewer than {size} examples"
     return [data[index] for index in range(size)]
 
 
 def dataset_config(entry: Entry, bench: Workbench, kind: str) -> Any:
-    """A data set's options for the kit; skips where some are required and nobody gave them."""
+    """A data set's options for the kit; skips if a required one is missing."""
     config_class = bench.catalog.load(entry).Config
     options = {**bench.datasets.get(entry.spec.name, {}), **entry.spec.options(kind)}
     required = [name for name, field in config_class.model_fields.items() if field.is_required()]

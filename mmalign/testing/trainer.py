@@ -1,4 +1,4 @@
-"""An objective on a tiny model, with the engine that trains it: what the checks of objectives work with.
+"""An objective on a tiny model with the engine that trains it, for the checks of objectives.
 
 trainer = build_trainer(entry, "tiny-gpt2", bench)
 result, gradients = trainer.gradients(trainer.batches)
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mmalign.contract.objective import Context
     from mmalign.rl.rollout import Sampler
 
-EXACT = 1e-10  # float64, another summation order
-SINGLE = 1e-5  # the same where a model computes in float32 whatever its weights are (Llama's norms)
-ANSWERS, ANSWER_TOKENS = 4, 4  # of online objectives: to each prompt, and the longest
+EXACT = 1e-10  # float64, different summation order
+SINGLE = 1e-5  # for models that compute in float32 even with float64 weights (Llama's norms)
+ANSWERS, ANSWER_TOKENS = 4, 4  # of online objectives: answers to each prompt, and tokens of the longest
 _SEED = 0
 
 
@@ -31,7 +31,7 @@ _SEED = 0
 class Trainer:
     """An objective on a fresh model with the engine that trains it, dropout off, and one batch of each stream.
 
-    steps: made so far; an online objective samples answers anew in each.
+    steps: number of steps so far. An online objective samples new answers in each step.
     """
 
     entry: Entry
@@ -48,7 +48,7 @@ class Trainer:
         return self.feed.passes
 
     def prepare(self, batches: "list[Batch]", micro_batch_size: int = 0, first_row: int = 0) -> "list[Batch]":
-        """first_row: where these batches begin in the global one."""
+        """first_row: index of the batches' first row in the global batch."""
         import torch
 
         from mmalign.contract.objective import Context
@@ -62,22 +62,24 @@ class Trainer:
         )
         with torch.no_grad():
             return [
-                self.objective.prepare(self.models, self._asked(batch, ctx), ctx) if batch.stream == "main" else batch
+                self.objective.prepare(self.models, self._completed(batch, ctx), ctx)
+                if batch.stream == "main"
+                else batch
                 for batch in batches
             ]
 
     def outputs(self, batch: "Batch") -> dict[str, Any]:
-        """What all phases of the batch's stream put out."""
+        """The outputs of all phases of the batch's stream."""
         return {k: v for phase in self.engine.of(batch) for k, v in phase.forward(self.models, batch).items()}
 
-    def _asked(self, batch: "Batch", ctx: "Context") -> "Batch":
-        """With what frozen roles say and, where the objective samples, with answers."""
+    def _completed(self, batch: "Batch", ctx: "Context") -> "Batch":
+        """The batch with the outputs of frozen roles and, if the objective samples, with answers."""
         batch = batch.with_columns(**self.objective.frozen(self.models, batch))
         return self.feed.complete(self.models["policy"], batch, ctx)
 
     @cached_property
     def limit(self) -> float:
-        """How much two ways of computing the same may differ: less than that is rounding."""
+        """The allowed difference between two ways of computing the same value: smaller differences are rounding."""
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -90,7 +92,7 @@ class Trainer:
                     single.append(func)
                 return result
 
-        # What online objectives prepare is sampled and scored in float32, once, whatever is split afterwards.
+        # Online objectives sample and score in float32, once, before batches are split.
         prepared = None if self.feed.comparable_loss else self.prepare(self.batches)
         with Watch(), torch.no_grad():
             for batch in prepared or self.prepare(self.batches):
@@ -98,7 +100,7 @@ class Trainer:
         return SINGLE if single else EXACT
 
     def gradients(self, batches: "list[Batch]", micro_batch_size: int = 0) -> "tuple[Any, dict[str, Tensor | None]]":
-        """The result and gradients of one update, from zero, on batches that are yet to be prepared."""
+        """Prepare these batches, then return the result and the gradients of one update; gradients start at zero."""
         return self.gradients_of(self.prepare(batches, micro_batch_size), micro_batch_size)
 
     def gradients_of(
@@ -116,10 +118,10 @@ class Trainer:
         return result, {name: None if p.grad is None else p.grad.clone() for name, p in named}
 
     def train(self, steps: int, optimizer: Any) -> list[float]:
-        """Losses of `steps` steps on the same batch; mean scores of what was sampled, where it is."""
+        """Losses of `steps` steps on the same batch; for an online objective, mean scores of the sampled answers."""
         from mmalign.train.step import updates
 
-        found = []
+        history = []
         for _ in range(steps):
             main, *others = self.prepare(self.batches)
             beside = {batch.stream: batch for batch in others}
@@ -131,8 +133,8 @@ class Trainer:
                 optimizer.step()
                 self.objective.constrain(self.models)
             self.steps += 1
-            found.append(loss if self.feed.comparable_loss else float(main["score"].mean()))
-        return found
+            history.append(loss if self.feed.comparable_loss else float(main["score"].mean()))
+        return history
 
     def optimizer(self, learning_rate: float) -> Any:
         from mmalign.train.optim import build_optimizer
@@ -152,9 +154,9 @@ def build_trainer(
     options: Mapping[str, Any] = MappingProxyType({}),
     backbone: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trainer:
-    """A trainer in float64 (`exact`) or float32; skips where the objective does not run on that model.
+    """A trainer in float64 (`exact`) or float32; skips if the objective does not run on that model.
 
-    options, backbone: of the objective and of the model, where not the defaults.
+    options, backbone: options of the objective and of the model that differ from the defaults.
     """
     from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
     from mmalign.train.build import wire
@@ -179,13 +181,13 @@ def build_trainer(
 def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench) -> "list[Batch]":
     from mmalign.testing.subjects import make_batch
 
-    found = []
+    batches = []
     for stream in ("main", *entry.spec.streams(objective.config)):
         kind, room = entry.spec.examples[stream][0], ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
         batch = make_batch(kind, processor, size, bench, answer_tokens=room)
         columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
-        found.append(type(batch)(columns, stream=stream, size=len(batch)))
-    return found
+        batches.append(type(batch)(columns, stream=stream, size=len(batch)))
+    return batches
 
 
 def _feed(entry: Entry, objective: Any, processor: Any) -> "Feed":

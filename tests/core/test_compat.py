@@ -56,7 +56,7 @@ def test_verdicts(needs: tuple[str, ...], provides: frozenset[Capability], word:
 def test_a_modality_that_no_example_kind_avoids_is_a_no() -> None:
     text_only, catalog = family(*DUAL, modalities=frozenset({"text"})), Catalog(load_plugins())
     verdict = check(objective("encode_text"), text_only, catalog)
-    assert (verdict.word, verdict.explain()) == ("no", "takes no image")
+    assert (verdict.word, verdict.explain()) == ("no", "cannot read image")
     for kinds in (("image-text", "text"), ("no-such-kind",)):
         assert check(objective("encode_text", kinds=kinds), text_only, catalog).word == "yes"
 

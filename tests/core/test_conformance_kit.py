@@ -104,7 +104,7 @@ def test_outcomes() -> None:
     assert outcome(crashes) == ("fail", "KeyError: 'x'")
     assert outcome(skips) == ("skip", "not here")
     assert outcome(fails, "known") == ("xfail", "known (too small)")
-    assert outcome(lambda: None, "known") == ("fail", "passes, though it is expected to fail: known")
+    assert outcome(lambda: None, "known") == ("fail", "passes, although it is expected to fail: known")
 
 
 def test_a_plugin_that_is_heavy_to_import_is_told_so(install, capsys) -> None:

@@ -88,7 +88,7 @@ def test_the_kit_makes_examples_of_it(install: Any, tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "modalities": (plugin("graded-pair", modalities="('image', 'text')"), "says ['image', 'text'], and its fields are"),
+    "modalities": (plugin("graded-pair", modalities="('image', 'text')"), "says ['image', 'text'], and the fields are"),
     "class": (plugin("graded-pair", target="graded:Grades"), "example kind graded:Grades is no dataclass"),
     "samples": (plugin("graded-pair", samples="graded:_WORDS"), "TypeError"),
     "none": (plugin("graded-pair", samples="builtins:list"), "'int' object is not iterable"),
@@ -108,7 +108,7 @@ def test_two_third_parties_with_one_kind_are_an_error_that_names_both(install: A
     install("graded-plugin", PLUGIN)
     install("other", plugin("graded-pair"))
     catalog = Catalog(load_plugins())
-    with pytest.raises(UsageError, match="example kind 'graded-pair' is offered by two plugins") as caught:
+    with pytest.raises(UsageError, match="two plugins offer example kind 'graded-pair'") as caught:
         catalog.find("examples", "graded-pair")
     assert caught.value.message.endswith(": graded-plugin/graded-pair and other/graded-pair")
     assert catalog.lookup("examples", "graded-pair") is None

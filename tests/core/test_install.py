@@ -41,7 +41,7 @@ def test_it_is_listed_and_a_broken_plugin_beside_it_changes_nothing(site: Path, 
     done = mmalign(site, "matrix", "triplet", "--json", cwd=tmp_path)
     cells = json.loads(done.stdout)["items"]
     assert {cell["verdict"] for cell in cells if cell["backbone"] == "clip-lite"} == {"yes"}
-    assert "plugin broken failed and is left out" in done.stderr
+    assert "plugin broken failed and is not used" in done.stderr
 
 
 def test_it_trains_on_the_defaults_without_a_recipe(site: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_folder_that_is_there_is_left_alone(here: Path, capsys: Capture) -> No
     for options in ([], ["--out", "link"], ["--out", "file"], ["--out", "."]):
         assert run(["plugins", "new", "my-plugin", *options]) == 2
         err = capsys.readouterr().err
-        assert "exists already, and is left as it is" in err and "--out FOLDER" in err
+        assert "exists already and is not changed" in err and "--out FOLDER" in err
     assert run(["plugins", "new", "my-plugin", "--out", "no/where"]) == 2
     assert "there is no folder no" in capsys.readouterr().err
     assert {str(file.relative_to(here)) for file in here.rglob("*")} == {

@@ -104,7 +104,7 @@ def test_sizes_and_depths_are_bounded(tmp_path: Path) -> None:
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         for depth in (reading.MAX_DEPTH + 1, 900, DEEP):
             path.write_text(opening * depth + "1" + closing * depth)
-            with pytest.raises(ValueError, match="nested over 100 deep"):
+            with pytest.raises(ValueError, match="nested over 100 levels deep"):
                 reading.read_json(path)
     path.write_text("[" * 100 + "1" + "]" * 100)
     assert reading.read_json(path) is not None

@@ -151,7 +151,7 @@ def test_a_column_that_is_not_there_names_those_that_are() -> None:
     batch = Batch({"image": torch.zeros(2, 3), "key": ("a", "b")})
     with pytest.raises(KeyError) as caught:
         batch["imgae"]
-    assert str(caught.value).startswith("a batch has no column 'imgae'; its columns: image, key")
+    assert str(caught.value).startswith("the batch has no column 'imgae'; its columns: image, key")
     with pytest.raises(KeyError, match="none, as in the loss of a coupled objective"):
         Batch({}, size=2)["image"]
 

@@ -86,7 +86,7 @@ def test_a_slow_plugin_is_warned_of_and_a_slow_built_in_is_not(install, monkeypa
     install("slow", GOOD)
     host = load_plugins()
     [warning] = host.record("slow").warnings
-    assert re.fullmatch(r"takes \d+\.\d s to load: what is heavy belongs in its targets", warning)
+    assert re.fullmatch(r"takes \d+\.\d s to load: move heavy imports into its targets", warning)
     assert not [record for record in host.records if record.name in BUILTINS and record.warnings]
 
 

@@ -154,7 +154,7 @@ def test_broken_weights_are_not_a_result(capsys, load_lm, lm_folders, tmp_path) 
 def test_an_evaluation_outside_the_command_has_no_other_parts_or_models() -> None:
     from mmalign.errors import UsageError
 
-    with pytest.raises(UsageError, match="cannot be had here"):
+    with pytest.raises(UsageError, match="is not available here"):
         Runtime().load_model("clip-lite")
 
 

@@ -10,9 +10,9 @@ from mmalign.testing.runner import run_check
 FOUND = {
     "Sound": {},
     "Raises": {"the same": "step raised ZeroDivisionError", "comes to": "step raised ZeroDivisionError"},
-    "Endless": {"comes to": "told '' 100 times, it still goes on (example:0)"},
+    "Endless": {"comes to": "100 actions '' do not end the episode (example:0)"},
     "StepRandom": {"the same": "give another episode the second time"},
-    "SpeaksAfterTheEnd": {"comes to": "after the end it says 'and?', which nobody reads"},
+    "SpeaksAfterTheEnd": {"comes to": "the last turn has the observation 'and?', which nobody reads"},
 }
 
 
