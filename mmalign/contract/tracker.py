@@ -41,7 +41,7 @@ class Tracker(ABC):
 
         The record of a training step is its line of metrics.jsonl: loss, metrics, learning_rate, seconds, speed. The
         record of an evaluation has `evaluation` (name -> figure) and, if there are any, `samples` and `baselines`; that
-        of the last evaluation also has `final`. The record of a checkpoint has `checkpoint`, its folder. After the model
+        of the last evaluation also has `final`. The record of a checkpoint has `checkpoint`, its folder. Once the model
         is saved, a last record has `summary`, as run.json does; it comes again if a finished run is trained further.
         """
 

@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, suffix: str) -> None:
     temporary.symlink_to("/dev/full")
     with pytest.raises(MmalignError, match="No space left") as caught:
         write_results(path, RESULTS * 10_000)
-    assert "untouched" in caught.value.hint
+    assert "unchanged" in caught.value.hint
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
