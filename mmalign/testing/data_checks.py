@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from mmalign.contract.specs import Entry
 from mmalign.registry.compat import check_needs
@@ -10,9 +10,9 @@ from mmalign.testing.bench import Check, Skip, Workbench
 
 if TYPE_CHECKING:
     from mmalign.evaluate.parts import Part
+    from mmalign.registry.catalog import Catalog
 
 MAX_EXAMPLES = 5000  # examples checked of a larger data set
-_LABELLED = {"image-label", "text-label"}  # kinds whose `label` indexes the data set's `classes`
 
 
 def dataset_checks(entry: Entry, bench: Workbench) -> list[Check]:
@@ -86,12 +86,17 @@ def yields_its_kind(entry: Entry, bench: Workbench) -> None:
 
 
 def names_its_classes(entry: Entry, bench: Workbench) -> None:
-    for kind in sorted(_LABELLED & set(entry.spec.kinds)):
+    for kind in sorted(kind for kind in entry.spec.kinds if _has_class(bench.catalog, kind)):
         data = _build(entry, bench, kind=kind)
         classes = data.classes
         assert len(classes) == len(set(classes)) > 0, f"classes must be different names, at least one: {classes}"
         wrong = next((i for i in _indices(data, 64) if not 0 <= data[i].label < len(classes)), None)
         assert wrong is None, f"example {wrong} has the label {data[wrong].label}, and there are {len(classes)} classes"
+
+
+def _has_class(catalog: "Catalog", kind: str) -> bool:
+    """Whether examples of that kind have an integer `label`, the index of a class of their data set."""
+    return get_type_hints(catalog.load(catalog.find("examples", kind))).get("label") is int
 
 
 def evaluates(entry: Entry, reference: str, bench: Workbench) -> None:

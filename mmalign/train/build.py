@@ -6,7 +6,7 @@ job.stream(start_step=0)       # iterates (step, Batch)
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -207,7 +207,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         loaded={role: load_model(plan.catalog, source, say=say) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
-    columns = tuple(data[0].columns) if plan.kind == "prompt" else ()
+    columns = tuple(data[0].columns) if "columns" in {field.name for field in fields(plan.example_class)} else ()
     feed = plan.feed_class.open(
         plan.catalog,
         plan.rollout,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import moods
 import pytest
 from graded import PLUGIN, GradedPair, pairs
 
@@ -102,6 +103,13 @@ def test_the_kit_finds_what_is_wrong_with_one(fault: str, install: Any) -> None:
     checks = find_checks("faulty-kind", Workbench({}, {}))
     results = [run_check(check) for check in checks if check.name.startswith("example kind")]
     assert [why in result.why for result in results if result.outcome == "fail"] == [True]
+
+
+def test_the_kit_checks_the_classes_of_a_labelled_kind(install: Any) -> None:
+    install("moody", moods.PLUGIN)
+    checks = {check.name: check for check in find_checks("moody", Workbench({}, {}))}
+    result = run_check(checks["dataset moods: names its classes"])
+    assert (result.outcome, "has the label 2, and there are 2 classes" in result.why) == ("fail", True)
 
 
 def test_two_third_parties_with_one_kind_are_an_error_that_names_both(install: Any, tmp_path: Path) -> None:
