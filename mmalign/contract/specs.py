@@ -295,8 +295,9 @@ class ExampleSpec(Spec):
     `mmalign.contract.examples`.
 
     `modalities`: the inputs that a model must read to learn from it: "image", "text". `samples`: "package.module:name"
-    of a function for the conformance kit; samples(n) returns n different examples, the same at every call. An
-    integer field `label` indexes the classes of a data set, in samples 0, 1 or 2. Without `samples`, the kit takes the first examples of the default data set.
+    of a function for the conformance kit; samples(n) returns n different examples, the same at every call. Without it,
+    the kit takes the first examples of the default data set. An integer field `label` indexes the data set's `classes`;
+    in samples it is 0, 1 or 2.
     """
 
     modalities: frozenset[str]
