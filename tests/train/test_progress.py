@@ -6,13 +6,13 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
-from resume_cases import Lab, quick_runs
 
 from mmalign.rl import step_table
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
 from mmalign.train import checkpoint, finish, heldout, loop, samples
 from mmalign.train import run as launch
+from tests.support.resume_cases import Lab, quick_runs
 
 COLUMNS = (
     "score",
