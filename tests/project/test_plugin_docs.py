@@ -34,11 +34,6 @@ PAGE = ROOT / "docs" / "plugins.md"
 TEXT = PAGE.read_text()
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", TEXT)
-    assert len(targets) >= 4 and all((PAGE.parent / target).exists() for target in targets)
-
-
 @pytest.fixture
 def haiku(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the page's package, installed."""
@@ -175,6 +170,6 @@ def test_what_a_method_returns_is_named_with_the_plugin_and_what_is_right() -> N
         with pytest.raises(PluginError) as caught:
             call()
         message = caught.value.message
-        assert message.startswith("test_plugin_docs:Broken: ") and wanted in message and got in message, message
+        assert message.startswith(f"{__name__}:Broken: ") and wanted in message and got in message, message
     good = {"x": torch.zeros(2, 5)}
     assert checked_outputs(objective, good, batch) is good
