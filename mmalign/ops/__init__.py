@@ -1,4 +1,4 @@
-"""Pure tensor functions that objectives share. Each has a slow, naive twin in tests/core/test_ops*.py.
+"""Pure tensor functions that objectives share. Each has a slow, naive twin in tests/ops.
 
     from mmalign.ops import info_nce, token_logps
 

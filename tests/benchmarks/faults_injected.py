@@ -33,13 +33,11 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mmalign_lm.generation
 from mmalign_data import reviews
 from mmalign_report import page
-from pictures import write_pairs
-from resume_cases import STEPS, Lab, Whole, assert_same_run, newest
 
 from mmalign.data import images
 from mmalign.data.loader import Stream
@@ -50,8 +48,10 @@ from mmalign.train import checkpoint, finish, heldout, preview
 from mmalign.train import run as launch
 from mmalign.train.build import Job
 from mmalign.train.loop import Loop
+from tests.support.pictures import write_pairs
+from tests.support.project import python_path
+from tests.support.resume_cases import STEPS, Lab, Whole, assert_same_run, newest
 
-ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVES = ("contrastive", "sft", "dpo", "ppo")
 BOTH = (signal.SIGINT, signal.SIGTERM)
 EVERY_STEP = ("train.save_every=1",)
@@ -350,12 +350,15 @@ def signals(runs: Runs, rng: random.Random, count: int) -> Iterator[str]:
 def early_signal(runs: Runs, signum: signal.Signals, seconds: float) -> str:
     """A process of its own, from the command line, while it imports its libraries."""
     folder = runs.new()
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
     names = {"objective": "contrastive", "backbone": str(runs.plan("contrastive").source.folder), "dataset": runs.pairs}
     options = [f"--{name}={value}" for name, value in names.items()]
     command = [sys.executable, "-m", "mmalign", "train", *options, "--set", "train.steps=2000", "--out", str(folder)]
     process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command,
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     time.sleep(seconds)
     process.send_signal(signum)

@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pty_terminal import CONTROL, on_terminal
+from tests.support.pty_terminal import CONTROL, on_terminal
 
 WIDTHS = (80, 110, 160)
 _MOMENTS = 12

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_samples import bomb, chunk, encoded, picture, png
 from PIL import Image
 
 from mmalign.contract.examples import ImageRef
 from mmalign.data.images import MAX_BYTES, find_images, image_from_bytes, open_image
 from mmalign.errors import BadSample
+from tests.support.data_samples import bomb, chunk, encoded, picture, png
 
 
 def opened(data: bytes) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import pytest
 import torch
-from data_samples import Pictures, TinyProcessor
 
 from mmalign.contract.batch import Ragged
 from mmalign.contract.examples import ImageLabel, ImageRef, ImageText, Keep, Kept, Prompt, Text, Turns
@@ -22,6 +21,8 @@ from mmalign.data.loader import Stream, Sweep
 from mmalign.data.order import Order
 from mmalign.errors import DataError, PluginError, UsageError
 from mmalign.hashing import stable_hash
+from tests.support.data_samples import Pictures, TinyProcessor
+from tests.support.project import ROOT
 
 
 def encoder(seed: int = 0) -> Encoder:
@@ -272,9 +273,9 @@ def test_stable_hash_is_stable() -> None:
 
 _RUN = """
 import os, signal, sys, time
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = [{root!r}]
 import torch; torch.set_num_threads(1)
-from data_samples import Pictures, TinyProcessor
+from tests.support.data_samples import Pictures, TinyProcessor
 from mmalign.contract.examples import ImageText
 from mmalign.data.collate import Encoder
 from mmalign.data.loader import Stream
@@ -305,7 +306,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(("how", "tidy"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)])
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(how: signal.Signals, tidy: bool, late: bool) -> None:
-    code = _RUN.format(tests=os.path.dirname(__file__), tidy=tidy, late=late)
+    code = _RUN.format(root=str(ROOT), tidy=tidy, late=late)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

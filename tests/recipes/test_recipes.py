@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from floors import FLOORS, OBJECTIVES, PHOTOGRAPHS
 
 from mmalign.train.layers import recipe_path
+from tests.recipes.floors import FLOORS, OBJECTIVES, PHOTOGRAPHS
+from tests.support.project import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
-CONFIGS = README.parent / "configs"
+README = ROOT / "README.md"
+CONFIGS = ROOT / "configs"
 
 Mmalign = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -23,17 +23,13 @@ from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import play
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
-from mmalign.testing.subjects import load, single_thread
+from mmalign.testing.subjects import load
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCHING = {"name": "continuous-batching"}
 PROMPTS = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([5, 6, 7, 8, 9, 10])]
 SAMPLING = Sampling(max_tokens=6, temperature=0.7)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with single_thread():
-        yield
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty_environments import Config
 
 from mmalign.contract.examples import Message, Prompt
 from mmalign.contract.specs import Entry, EnvironmentSpec
@@ -17,9 +16,12 @@ from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
 from mmalign.rl.environment import Turn
 from mmalign.rl.environment_host import EnvironmentHost, find
+from tests.support.faulty_environments import Config
 
 ENTRY = Entry(
-    "environments", "my-plugin", EnvironmentSpec(name="faulty", summary="s", target="faulty_environments:Faulty")
+    "environments",
+    "my-plugin",
+    EnvironmentSpec(name="faulty", summary="s", target="tests.support.faulty_environments:Faulty"),
 )
 EXAMPLE = Prompt("table.csv:7", "a red car", "4")
 
@@ -111,7 +113,7 @@ def test_an_exception_from_a_signal_leaves_no_reply_for_the_next_question() -> N
 
 RUN = """
 import os, sys
-from test_environment_host import EXAMPLE, make_host
+from tests.rl.test_environment_host import EXAMPLE, make_host
 host = make_host()
 host.begin([EXAMPLE], [0])
 print(host._process.pid, flush=True)
@@ -120,7 +122,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_no_process_outlives_a_run_that_was_killed() -> None:
-    paths = os.pathsep.join([str(Path(__file__).parent), *(path for path in sys.path if path)])
+    paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-c", RUN],
         capture_output=True,
@@ -145,7 +147,7 @@ def test_names_and_options_are_checked_without_starting_anything() -> None:
 
 
 def test_a_target_that_cannot_be_imported_is_named() -> None:
-    spec = EnvironmentSpec(name="gone", summary="s", target="faulty_environments:Gone")
+    spec = EnvironmentSpec(name="gone", summary="s", target="tests.support.faulty_environments:Gone")
     host = EnvironmentHost(Entry("environments", "my-plugin", spec), Config(), 5.0)
     with pytest.raises(EnvironmentFailure, match=r"environment gone .*loading raised AttributeError"):
         host.begin([EXAMPLE], [0])

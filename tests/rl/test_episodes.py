@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from episode_samples import Counting, load_policy, naive_episode, some_prompts
 
 from mmalign.contract.examples import Message
 from mmalign.errors import BadSample
@@ -16,6 +15,7 @@ from mmalign.language.sampling import Generated, Sampling
 from mmalign.language.sequences import Sequences
 from mmalign.rl.environment import Turn
 from mmalign.rl.episodes import Episode, play, tally
+from tests.support.episode_samples import Counting, load_policy, naive_episode, some_prompts
 
 FAMILIES = ("tiny_llama", "tiny_gpt2", "tiny_bloom")
 SEEDS = [11, 12, 13, 2**70 + 5, 15, 16]

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pictures import write_pairs
 
 from mmalign.errors import UsageError
 from mmalign.train.build import assemble
@@ -12,6 +11,7 @@ from mmalign.train.compiling import check_compile
 from mmalign.train.config import TrainConfig
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import make_plan
+from tests.support.pictures import write_pairs
 
 GRID = [(c, p, d) for c in (True, False) for p in ("fp32", "bf16") for d in ("cpu", "cuda", "mps")]
 

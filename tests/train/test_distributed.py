@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import CASES, gradients_of
-from pictures import write_pairs
-from resume_cases import Lab, assert_same_run, newest
 from safetensors.torch import load_file
 
 from mmalign.cli import run
 from mmalign.testing.bench import Workbench
 from mmalign.train import checkpoint
 from mmalign.train.distributed import Processes
+from tests.support.distributed_worker import CASES, gradients_of
+from tests.support.pictures import write_pairs
+from tests.support.project import python_path
+from tests.support.resume_cases import Lab, assert_same_run, newest
 
 
 def test_two_processes_equal_one(tiny_folder: Path, tmp_path: Path) -> None:
-    launch_two([str(Path(__file__).parent / "distributed_worker.py"), str(tiny_folder), str(tmp_path / "out")])
+    launch_two(["-m", "tests.support.distributed_worker", str(tiny_folder), str(tmp_path / "out")])
     found = [load_file(f"{tmp_path}/out-{rank}.safetensors") for rank in range(2)]
     for loss, micro in CASES:
         expected = gradients_of(tiny_folder, Processes("cpu"), loss, 0)
@@ -92,7 +93,7 @@ def launch_two(command: list[str]) -> None:
     workers = [
         subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": _python_path()},
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": python_path()},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -101,8 +102,3 @@ def launch_two(command: list[str]) -> None:
     ]
     errors = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
-
-
-def _python_path() -> str:
-    root = Path(__file__).parents[2]
-    return os.pathsep.join([str(root), str(root / "plugins"), str(Path(__file__).parent)])

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import write_pairs
-from resume_cases import assert_same_run, measurements
 
 from mmalign.cli import run
 from mmalign.contract.batch import Batch, Ragged
@@ -22,6 +20,8 @@ from mmalign.train.layers import load_layers
 from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.plan import make_plan
 from mmalign.train.shortage import is_shortage
+from tests.support.pictures import write_pairs
+from tests.support.resume_cases import assert_same_run, measurements
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,6 @@ import signal
 
 import pytest
 import torch
-from conftest_train import make_batch
-from pictures import write_pairs
-from resume_cases import Lab, assert_same_run
 
 from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
@@ -18,6 +15,9 @@ from mmalign.train.layers import load_layers
 from mmalign.train.plan import make_plan
 from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
+from tests.support.clip_batches import make_batch
+from tests.support.pictures import write_pairs
+from tests.support.resume_cases import Lab, assert_same_run
 
 pytestmark = pytest.mark.gpu
 

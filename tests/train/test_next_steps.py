@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 import pytest
-from pictures import write_pairs
 
 from mmalign.cli.app import App
 from mmalign.cli.root import root
@@ -14,6 +13,7 @@ from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.next_steps import next_commands
 from mmalign.train.plan import make_plan
+from tests.support.pictures import write_pairs
 
 MODEL = Path("runs/it's/model")  # a name that wants quoting
 LONG = "word " * 40

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from resume_cases import STEPS, assert_same_run
 
 from mmalign.errors import UsageError
 from mmalign.rl.counts import worth_telling
 from mmalign.testing.subjects import TEXTS
 from mmalign.train import run as launch
+from tests.support.resume_cases import STEPS, assert_same_run
 
 SOURCE = """
 import json

@@ -13,14 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.project import python_path
+
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_processes_learn_what_one_does(world: int, tmp_path: Path) -> None:
-    here = Path(__file__)
-    root = here.parents[2]
-    path = os.pathsep.join([str(root), str(root / "plugins")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here.with_name("online_worker.py")), str(tmp_path), "1", str(world)]
+    env = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.support.online_worker", str(tmp_path), "1", str(world)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     alone = load_file(tmp_path / "1-0.safetensors")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from resume_cases import REWARD, Lab, newest, quiet, write_prompts
 
 from mmalign.contract.examples import Prompt
 from mmalign.errors import BadSample, DataError, NonFiniteError, UsageError
@@ -19,6 +18,7 @@ from mmalign.train import checkpoint, heldout, preview
 from mmalign.train import run as launch
 from mmalign.train.build import assemble
 from mmalign.train.distributed import Processes
+from tests.support.resume_cases import REWARD, Lab, newest, quiet, write_prompts
 
 SAME = f'rollout.rewards=[{{"name": "function", "function": "{REWARD.rpartition(":")[0]}:same"}}]'
 SHORT = ("train.steps=3", "train.save_every=1", "train.eval_every=0", "data.max_lost=1")

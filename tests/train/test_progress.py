@@ -7,12 +7,12 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from mmalign_report import page
-from resume_cases import Lab, quick_runs
 
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import single_thread
 from mmalign.train import checkpoint, finish, heldout, loop, samples, step_table
 from mmalign.train import run as launch
+from tests.support.resume_cases import Lab, quick_runs
 
 COLUMNS = (
     "score",

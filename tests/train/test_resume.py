@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import write_pairs
 
 from mmalign.errors import CheckpointError, NonFiniteError, UsageError
 from mmalign.stop import Interrupted
@@ -21,6 +20,8 @@ from mmalign.train.finish import Outcome
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import make_plan
 from mmalign.train.run_folder import Run
+from tests.support.pictures import write_pairs
+from tests.support.project import python_path
 
 OPTIONS = (
     "train.steps=8", "train.batch_size=8", "train.micro_batch_size=4", "train.warmup_steps=2", "train.save_every=2",
@@ -149,10 +150,8 @@ def test_twenty_trials_of_three_kills(tiny_folder, pairs, tmp_path) -> None:
 
 
 def _kill_server(model: Path, data: Path, out: Path, trials: int, kills: int = 2) -> dict:
-    here = Path(__file__).parent
-    command = [sys.executable, str(here / "kill_server.py"), *map(str, (model, data, out, trials, kills, 0))]
-    root = here.parents[1]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins")])}
+    command = [sys.executable, "-m", "tests.support.kill_server", *map(str, (model, data, out, trials, kills, 0))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

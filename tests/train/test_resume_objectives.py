@@ -21,7 +21,6 @@ import torch
 from mmalign_data import reviews
 from mmalign_objectives.ppo import ProximalPolicyOptimization
 from mmalign_objectives.sft import SupervisedFineTuning
-from resume_cases import STEPS, VARIANTS, Lab, assert_same_run, assert_same_tensors, harm, newest, quick_runs
 
 from mmalign.registry.catalog import Catalog
 from mmalign.registry.plugins import load_plugins
@@ -30,6 +29,16 @@ from mmalign.stop import Interrupted
 from mmalign.testing.bench import Workbench
 from mmalign.train import checkpoint, finish, heldout, rng
 from mmalign.train.reference_cache import FrozenCache
+from tests.support.resume_cases import (
+    STEPS,
+    VARIANTS,
+    Lab,
+    assert_same_run,
+    assert_same_tensors,
+    harm,
+    newest,
+    quick_runs,
+)
 
 OBJECTIVES = [entry.qualified for entry in Catalog(load_plugins()).entries("objectives")]
 KILLED = f"{STEPS - 1}/{STEPS}"  # in the last step but one: the newest checkpoint is one step old

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from resume_cases import assert_same_run, lab_with_plugin
 
 from mmalign import ObjectiveSpec, Role
 from mmalign.errors import IncompatibleError, PluginError, UsageError
@@ -14,6 +13,7 @@ from mmalign.models.load import load_model
 from mmalign.models.references import find_source
 from mmalign.train.build import assemble
 from mmalign.train.distributed import Processes
+from tests.support.resume_cases import assert_same_run, lab_with_plugin
 
 SOURCE = '''
 from mmalign import Objective, ObjectiveSpec, Role, hookimpl

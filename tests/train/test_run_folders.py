@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_text import EVIL, obeyed
 
 from mmalign.cli import run
 from mmalign.printable import json_text
 from mmalign.testing.bench import Workbench
 from mmalign.train.run_folder import Run
+from tests.support.hostile_text import EVIL, obeyed
 
 ROWS = [{"prompt": f"the cat {n}", "completion": f" {EVIL} {n}"} for n in range(30)]
 

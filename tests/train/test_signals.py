@@ -6,10 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from pictures import write_pairs
 
 from mmalign.contract.examples import ImageRef
 from mmalign.data import images
@@ -21,9 +19,10 @@ from mmalign.train import checkpoint
 from mmalign.train import run as launch
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import make_plan
+from tests.support.pictures import write_pairs
+from tests.support.project import python_path
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
-ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -129,7 +128,7 @@ def test_a_signal_that_an_import_swallows_ends_the_program(tmp_path, module, nam
     (tmp_path / "sitecustomize.py").write_text(_SWALLOWS.format(module=module, signal=name))
     out = tmp_path / "run"
     command = [sys.executable, "-m", "mmalign", "train", "--objective", "contrastive", "--out", str(out)]
-    paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "plugins")))
+    paths = python_path(tmp_path)
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + signal.Signals[name], done.stderr
     # Before it, Python may tell of a callback of its own that swallowed it once more.

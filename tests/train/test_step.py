@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from conftest_train import make_batch
 
 from mmalign.ops import info_nce
 from mmalign.train import rng
 from mmalign.train.distributed import Processes
 from mmalign.train.roles import Models
 from mmalign.train.step import Engine, StepModule, accumulate
+from tests.support.clip_batches import make_batch
 
 LOSSES = {"infonce": {}, "sigmoid": {"init_logit_bias": -3.0}}
 

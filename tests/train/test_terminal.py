@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pty_terminal import CONTROL, on_terminal
 
 from mmalign.testing.bench import Workbench
+from tests.support.pty_terminal import CONTROL, on_terminal
 
 
 def redrawn(written: bytes) -> list[str]:

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import yaml
 from mmalign_report import page
-from plugin_sites import write_plugin
-from resume_cases import Lab, lab_with_plugin, measurements
 
 from mmalign.errors import UsageError
 from mmalign.testing.bench import Workbench
+from tests.support.plugin_sites import write_plugin
+from tests.support.project import EXAMPLES
+from tests.support.resume_cases import Lab, lab_with_plugin, measurements
 
 SOURCE = """
 import json
@@ -122,11 +123,10 @@ def test_what_is_asked_for_is_checked_first(own_lab) -> None:
 def test_tensorboard_has_every_figure(own_lab, tmp_path) -> None:
     pytest.importorskip("tensorboard")
     import sys
-    from pathlib import Path
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    source = Path(__file__).resolve().parents[2] / "examples" / "mmalign-tensorboard" / "src"
+    source = EXAMPLES / "mmalign-tensorboard" / "src"
     sys.path.append(str(source))
     site = tmp_path / "site"
     write_plugin(site, "tensorboard", "from mmalign_tensorboard import register_trackers\n")

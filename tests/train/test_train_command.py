@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import write_pairs
 from safetensors.torch import load_file
 
 from mmalign.cli import run
 from mmalign.report import png_bytes
+from tests.support.pictures import write_pairs
 
 
 @pytest.fixture(scope="module")

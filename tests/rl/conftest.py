@@ -1,1 +1,0 @@
-from answer_fixtures import answered, bench  # noqa: F401  (fixtures)
