@@ -104,9 +104,8 @@ def _sections(plan: Any, models: Mapping[str, Any]) -> list[str]:
         reasons = plan.reasons if where == "train" else {}
         name = values[where].get("name", "") if where in NAMED_SECTIONS else ""
         sections.append(commented_yaml(model, where, name=name, values=values[where], reasons=reasons))
-    if plan.streams:
-        sections.append(yaml.safe_dump({"streams": values["streams"]}, sort_keys=False, allow_unicode=True))
-    return sections
+    named = {name: values[name] for name in ("streams", "trackers") if name in values}
+    return [*sections, *([yaml.safe_dump(named, sort_keys=False, allow_unicode=True)] if named else [])]
 
 
 @command.command("schema", epilog="\b\nExample:\n  mmalign config schema contrastive > schema.json")
