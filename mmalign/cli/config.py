@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
-from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, section_model
+from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, OPEN_SECTIONS, section_model
 from mmalign.contract.specs import Entry
 
 
@@ -104,7 +104,7 @@ def _sections(plan: Any, models: Mapping[str, Any]) -> list[str]:
         reasons = plan.reasons if where == "train" else {}
         name = values[where].get("name", "") if where in NAMED_SECTIONS else ""
         sections.append(commented_yaml(model, where, name=name, values=values[where], reasons=reasons))
-    named = {name: values[name] for name in ("streams", "trackers") if name in values}
+    named = {name: values[name] for name in OPEN_SECTIONS if name in values}
     return [*sections, *([yaml.safe_dump(named, sort_keys=False, allow_unicode=True)] if named else [])]
 
 

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_jsonable_python
 
-from mmalign.config.section import NAMED_SECTIONS
+from mmalign.config.section import NAMED_SECTIONS, OPEN_SECTIONS
 from mmalign.config.validate import nested_model
 
 
@@ -49,6 +49,8 @@ def json_schema(sections: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
         body = definitions["$defs"][reference["$ref"].rpartition("/")[2]]
         body.setdefault("properties", {}).setdefault("name", {"type": "string", "description": f"Which {name}."})
         properties[name] = {"anyOf": [{"type": "string"}, reference]}
+    anything = {"type": "object"}  # the plugins that are named there say which options they take
+    properties |= {name: anything for name in OPEN_SECTIONS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mmalign configuration",

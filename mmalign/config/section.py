@@ -11,7 +11,8 @@ FIXED_SECTIONS = {  # sections with fixed options -> their pydantic model, impor
     "data": "mmalign.train.config:DataConfig",
     "evaluation": "mmalign.train.config:EvaluationConfig",
 }
-SECTIONS = (*NAMED_SECTIONS, "streams", *FIXED_SECTIONS, "trackers")
+OPEN_SECTIONS = ("streams", "trackers")  # name -> options
+SECTIONS = (*NAMED_SECTIONS, *FIXED_SECTIONS, *OPEN_SECTIONS)
 
 
 def section_model(section: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, section_model
+from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, OPEN_SECTIONS, section_model
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
 from mmalign.contract.feed import Feed
@@ -153,7 +153,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
             f"{objective.spec.name} samples nothing: the section rollout is for objectives that do",
             hint="Those are: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
         )
-    for section in ("streams", "trackers"):
+    for section in OPEN_SECTIONS:
         values.pop(section, None)
     configs = build_all(models, values)
     if isinstance(configs["backbone"], ChecksTraining):

@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmalign.config.section import Section
+from mmalign.config.section import SECTIONS, Section
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
-from mmalign.train.layers import SECTIONS
 
 # kind of stage -> output -> its file name in the stage's folder
 OUTPUTS: dict[str, dict[str, str]] = {

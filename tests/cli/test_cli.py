@@ -128,17 +128,14 @@ def test_defaults_with_line_breaks_keep_to_their_row(capsys: Capture) -> None:
 
 
 def test_config_show_prints_a_file_that_train_accepts(capsys: Capture, tmp_path: Path) -> None:
-    from mmalign.train.layers import SECTIONS, load_layers
+    from mmalign.config.section import SECTIONS
+    from mmalign.train.layers import load_layers
 
     assert run(["-q", "config", "show", "contrastive"]) == 0
     path = tmp_path / "c.yaml"
     path.write_text(capsys.readouterr().out, encoding="utf-8")
     layers = load_layers(files=[path])
-    assert {name for name in SECTIONS if not layers[name]} == {
-        "streams",
-        "rollout",
-        "trackers",
-    }  # nothing of theirs by default
+    assert {name for name in SECTIONS if not layers[name]} == {"streams", "rollout"}, "nothing of theirs by default"
     assert (layers["objective"]["name"], layers["backbone"]["name"]) == ("contrastive", "clip-lite")
 
 

@@ -8,10 +8,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.config.schema import commented_yaml, field_rows, json_schema
+from mmalign.config.section import SECTIONS
 from mmalign.config.validate import build, build_all
 from mmalign.config.yaml_reader import MAX_ALIASES, MAX_BYTES, read_yaml
 from mmalign.errors import UsageError
-from mmalign.train.layers import SECTIONS, load_layers, parse_set, recipe_path
+from mmalign.train.layers import load_layers, parse_set, recipe_path
 
 
 class Optimiser(BaseModel):
@@ -263,7 +264,7 @@ def test_commented_yaml_reads_back_in_both_dialects(tmp_path: Path) -> None:
 def test_json_schema_accepts_what_we_print_and_names_what_we_refuse() -> None:
     schema = json_schema({"objective": Options, "train": Optimiser})
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"objective", "train"}
+    assert set(schema["properties"]) == {"objective", "train", "streams", "trackers"}
     assert schema["properties"]["objective"]["anyOf"][0] == {"type": "string"}
     assert schema["$defs"]["Options"]["additionalProperties"] is False
     assert "name" in schema["$defs"]["Options"]["properties"]
