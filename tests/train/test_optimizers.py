@@ -138,7 +138,7 @@ def test_nested_states_lists_and_tuples_come_back(monkeypatch) -> None:
     parts = other.state[q]["inner"]["parts"]
     assert parts[0].dtype == torch.int16 and parts[0].tolist() == [6, 6] and parts[1] is None
     optimizer.state[p]["inner"]["odd"] = object()
-    with pytest.raises(CheckpointError, match=r"inner/odd of policy\.a is object, which no checkpoint can hold"):
+    with pytest.raises(CheckpointError, match=r"inner/odd of policy\.a is object, which a checkpoint cannot hold"):
         state.capture()
 
 
