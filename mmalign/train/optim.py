@@ -52,7 +52,8 @@ def build_optimizer(
     factors = {id(parameter): group.factor for group in groups for _, parameter in group.parameters}
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     if sorted(held) != sorted(factors):
-        raise PluginError(f"{builder.__name__} holds {len(held)} parameters, not exactly the {len(factors)} that train")
+        wanted = f"exactly the {len(factors)} parameters that train"
+        raise PluginError(f"{builder.__name__} must hold {wanted}; it holds {len(held)}")
     for group in optimizer.param_groups:
         own = {factors[id(parameter)] for parameter in group["params"]}
         if len(own) > 1:

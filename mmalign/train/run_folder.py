@@ -138,7 +138,7 @@ class Run:
         if saved < 0:
             return "This state is not saved, and there is no checkpoint: start again (with --set train.save_every=1)."
         return (
-            f"This state is not saved; the last checkpoint is of step {saved}. To continue it with other options:\n"
+            f"This state is not saved; the last checkpoint is of step {saved}. To continue there with other options:\n"
             f"mmalign train --resume {self.folder} --allow-change --set KEY=VALUE"
         )
 

@@ -58,7 +58,7 @@ def test_answers_that_all_score_the_same_make_no_update(lab, tmp_path) -> None:
     assert outcome.summary["skipped_updates"] == 3
     counts = outcome.summary["counts"]
     assert (counts["prompts"], counts["answers"], counts["prompts_unlearnt"]) == (12, 36, 12)
-    assert "12 of 12 prompts not learnt from, as all their answers scored the same" in worth_telling(counts)
+    assert "12 of 12 prompts skipped because all their answers scored the same" in worth_telling(counts)
     assert sum("nothing to learn from: all answers to a prompt score the same" in line for line in lines) == 3
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["no_difference"] for record in records if "no_difference" in record] == [1.0, 1.0, 1.0]

@@ -101,7 +101,9 @@ class _Odd:
         return torch.optim.SGD([p for group in groups for _, p in group.parameters], lr=1.0)
 
 
-@pytest.mark.parametrize(("build", "words"), [("leaves_out", "1 of 2 parameters"), ("mixes", "several learning rates")])
+@pytest.mark.parametrize(
+    ("build", "words"), [("leaves_out", "exactly the 2 parameters"), ("mixes", "several learning rates")]
+)
 def test_a_builder_that_breaks_the_contract_is_named(build, words) -> None:
     named = [(name, torch.nn.Parameter(torch.ones(2))) for name in ("policy.a", "critic.b")]
     builder = type("Builder", (), {"build": staticmethod(getattr(_Odd, build))})
