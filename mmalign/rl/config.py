@@ -78,7 +78,7 @@ class RolloutConfig(BaseModel):
 
 
 def reward_list(value: Any) -> list[dict[str, Any]]:
-    """The value of a config's field as a list of options; accepts one reward without a list, and NAME or NAME=WEIGHT.
+    """A list of options for each reward; a reward may also be NAME or NAME=WEIGHT, and one needs no list.
 
     Raises ValueError.
     """

@@ -27,7 +27,7 @@ from mmalign.rl.environment import Environment, Turn
 
 
 class _WrongReply(Exception):
-    """The environment returned something other than it must."""
+    """The environment returned a value of the wrong type or form."""
 
 
 class Worker:

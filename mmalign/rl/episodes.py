@@ -81,7 +81,7 @@ def play(
     chats: Sequence[bool] = (),
 ) -> list[Episode]:
     """Play an episode for each of M prompts [T] of ids, in order. environments: M, each reset, or none. chats: M,
-    whether the chat template rendered the prompt; empty: no prompt.
+    whether the chat template rendered the prompt; empty: it rendered none.
 
     All turns of an episode together, observations included, have at most `sampling.max_tokens` tokens, and fit the
     context with the prompt. Raises what `step` raises.
@@ -116,10 +116,8 @@ def tally(episodes: Iterable[Episode]) -> dict[str, int]:
 
 @dataclass
 class _Answer:
-    """ids: [T]; logps: [T]."""
-
-    ids: Tensor
-    logps: Tensor
+    ids: Tensor  # [T]
+    logps: Tensor  # [T]
     ended: bool
 
 

@@ -51,7 +51,7 @@ class PolicyTrunk(Protocol):
     processor: AnswersProcessor
 
     def add_scorer(self, folder: Path, name: str) -> ScoresSequences:
-        """Load a reward model as a frozen adapter of that name; raises CheckpointError if it cannot share them."""
+        """Load a reward model as a frozen adapter of that name; raises CheckpointError, with the reason."""
         ...
 
 

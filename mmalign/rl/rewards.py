@@ -78,8 +78,7 @@ def check_rewards(
     for number, given in enumerate(options):
         where = f"{section}[{number}]"
         if not isinstance(given.get("name"), str):
-            hint = 'For example: {"name": "vader"}. ' + _some(catalog)
-            raise UsageError(f"{where}: {dict(given)} names no reward", hint=hint)
+            raise UsageError(f"{where}: {dict(given)} names no reward", hint=_some(catalog))
         entry = _find(catalog, given["name"])
         own = {key: value for key, value in given.items() if key not in ("name", "weight")}
         hint = f"All options, besides weight: mmalign show {catalog.display_name(entry)} --options"
@@ -159,14 +158,14 @@ def _opened(
         raise type(error)(f"{chosen}: {error.message}", hint=error.hint) from error
     except Exception as error:  # a plugin's code, which may raise anything
         raise RewardError(
-            f"{chosen} cannot be opened: {type(error).__name__}: {error}{_where(chosen, error)}",
+            f"{chosen} cannot be opened: {_described(error, chosen)}",
             hint=f"To test its plugin: mmalign plugins check {chosen.entry.plugin}",
         ) from error
     return reward
 
 
-def _where(chosen: Chosen, error: BaseException) -> str:
-    return raised_at(error, chosen.entry.spec.target)
+def _described(error: BaseException, chosen: Chosen) -> str:
+    return f"{type(error).__name__}: {error}{raised_at(error, chosen.entry.spec.target)}"
 
 
 def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
@@ -175,7 +174,7 @@ def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     except (Exception, SystemExit) as error:  # a plugin's code, which may raise anything
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
-        problem = error.message if known else f"{type(error).__name__}: {error}{_where(chosen, error)}"
+        problem = error.message if known else _described(error, chosen)
         hint = error.hint if known and error.hint else _advice(chosen)
         raise RewardError(f"{chosen} failed: {problem}\n{_example(answers, row)}", hint=hint) from error
 
@@ -221,7 +220,7 @@ def _find(catalog: Catalog, name: str) -> Entry:
 def _weight(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError(
-            f"{where}.weight: {value!r} is not a number", hint="1: as it is; 0: only reported; -1: a penalty."
+            f"{where}.weight: {value!r} is not a number", hint="1: the score itself; 0: only reported; -1: a penalty."
         )
     return float(value)
 

@@ -166,10 +166,8 @@ def _token_rewards(scores: "Tensor", episodes: list[Episode], sequences: Sequenc
 
 
 def checked_rollout(catalog: "Catalog", config: "RolloutConfig") -> "RolloutConfig":
-    """The options with every reward's options in full and paths absolute, so that a run can be resumed from anywhere.
-
-    Loads nothing heavy; raises UsageError for an unknown reward, environment or engine, or wrong options.
-    """
+    """The options with every reward's in full and paths absolute, so that a run can be resumed from anywhere. Loads
+    nothing heavy; raises UsageError for an unknown reward, environment or engine, or wrong options."""
     if config.environment:
         find_environment(catalog, config.environment)
     if config.engine:

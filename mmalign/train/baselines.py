@@ -1,4 +1,4 @@
-"""Evaluations of the untrained starting model, to compare the trained one with: few-shot prompting with a classifier.
+"""Evaluate the starting model, to compare the trained one with it: few-shot prompting beside a trained classifier.
 
     mmalign train --objective classify --set 'evaluation.baselines=[{"name": "few-shot", "shots": 8}]'
 

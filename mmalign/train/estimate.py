@@ -93,11 +93,10 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     with explained(plan, lambda: job.micro_batch, f"in the first {_PROBE_STEPS} steps"):
         seconds = _probe(job, notes)
     roles = tuple(role_figures(job.models, job.optimizer))
-    trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
-    own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
+    trained = sum(parameter.nbytes for _, parameter in job.parameters)
+    own_state = sum(tensor.nbytes for tensor in job.models.state().values())
     peak = peak_memory(job.device)
     kept = state_bytes(job.optimizer, [parameter for _, parameter in job.parameters])
-    one = own_state + kept
     train = job.plan.train
     checkpoints = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
     processes.close()
@@ -113,8 +112,8 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         optimizer_bytes=kept,
         activation_bytes=max(0, peak - before - trained - kept),
         peak_bytes=peak,
-        checkpoint_bytes=one,
-        disk_bytes=one * checkpoints + own_state,
+        checkpoint_bytes=own_state + kept,
+        disk_bytes=(own_state + kept) * checkpoints + own_state,
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
         seconds_per_step=seconds,
         seconds=seconds * train.steps,

@@ -32,7 +32,7 @@ DEFAULT_OPTIMIZER = "adamw"
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A second stream of examples. batch_size: examples a step, over all processes."""
+    """A second stream of examples. batch_size: examples per step, over all processes."""
 
     dataset: Entry
     dataset_class: Any

@@ -4,7 +4,7 @@ For an objective that samples, examples are prompts, and none of their tokens is
 
     for line in preview(job): say(line)
 
-Raises DataError where more tokens would be cut than `data.max_lost` allows: nothing is truncated in silence.
+Raises DataError if more tokens would be cut than `data.max_lost` allows: nothing is truncated silently.
 """
 
 import dataclasses

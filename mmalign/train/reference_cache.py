@@ -1,7 +1,7 @@
 """Cache the outputs of frozen models, such as reference log-probabilities, before the first step.
 
     cache = FrozenCache.open(folder, "key of weights, data and options")
-    cache.fill(batches, compute)                    # compute(batch) -> columns, one row an example
+    cache.fill(batches, compute)                    # compute(batch) -> columns, one row per example
     batch.with_columns(**cache.columns(batch))
 
 With fixed data, a frozen copy of the starting policy gives an example the same outputs at every step, and before the

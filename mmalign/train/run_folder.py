@@ -122,7 +122,7 @@ class Run:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(without_nan(record)) + "\n" for record in kept))
 
     def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Write skipped.jsonl: one {key, reason} a sample that could not be used."""
+        """Write skipped.jsonl: a {key, reason} for each sample that could not be used."""
         lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
         write_text(self.folder / "skipped.jsonl", "".join(lines))
 

@@ -1,6 +1,6 @@
 """Fill in options that the user left open, as far as possible before data and weights are loaded.
 
-train, reasons = settle(configs, objective.spec.rates, source, backbone_class)
+train, reasons = settle(configs, objective.spec.rates, optimizer.spec, source, backbone_class)
 reasons      # {"learning_rate": "TRL's DPO: 1e-06 for all weights at 1 billion parameters, ..."}
 """
 

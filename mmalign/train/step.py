@@ -43,7 +43,7 @@ class StepResult:
 
 
 class StepModule(nn.Module):
-    """The forward passes of an objective's phases, as a module with the trained roles that torch.compile can wrap."""
+    """The forward passes of an objective's phases as one module for torch.compile, which holds the trained roles."""
 
     def __init__(self, phases: Mapping[str, Sequence[Phase]], models: Models) -> None:
         super().__init__()

@@ -128,4 +128,4 @@ def test_a_fresh_adapter_needs_no_copy(load_lm, lm_folders) -> None:
             sequence_logps(m, sequences) for m in (models["policy"], models["reference"], plain)
         )
     assert torch.equal(reference, expected) and not torch.allclose(policy, expected, atol=1e-3)
-    assert len(list(models.modules())) == 1, "no second model is held"
+    assert len(list(models.modules())) == 1, "no second model stays in memory"
