@@ -1,11 +1,10 @@
-"""Reinforcement learning: answers that the policy samples, the rewards that score them, environments that reply.
+"""Reinforcement learning: the policy samples answers, environments reply to them, rewards score them.
 
-answers       what rewards see: N prompts with K answers each, as text and as tokens
-engines       what draws the answers: the policy itself, or a plugin's engine
-environments  where environments run: a process beside the run's, with a limit on every reply
-episodes      a policy and its environments, turn by turn
-turns         what an environment looks like
-objective     the common part of objectives that sample
-rewards       a weighted list of reward plugins, checked
-rollout       prompts in, answers with their log-probabilities and rewards out
+online_objective   the base class of objectives that learn from sampled answers
+reward, rewards    the contract of a reward; a weighted list of rewards, with checked scores
+environment        the contract of an environment; environment_host runs it in a process of its own
+engines            sampling by the policy itself, or by a plugin's engine
+episodes           the policy and its environments, turn by turn
+rollout            prompts in, answers with their log-probabilities and rewards out
+feed               the training loop's source of such batches
 """

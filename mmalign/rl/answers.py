@@ -1,9 +1,8 @@
-"""What rewards see: answers as text and as tokens, with the example that each belongs to.
+"""The answers that rewards score, as text and as tokens, each with its example.
 
-    answers = Answers.of(examples, sequences, ended, processor)
     answers.texts[0], answers.solutions[0], answers.column("difficulty")[0]
 
-N prompts, M answers in all, those of one prompt together and in the order of the batch.
+N prompts and M answers in all, grouped by prompt in the order of the batch.
 """
 
 from collections.abc import Mapping
@@ -18,11 +17,11 @@ from mmalign.language.sequences import Sequences
 
 @dataclass(frozen=True)
 class Answers:
-    """M of each. keys: of the examples; prompts: as the data set gave them; texts: what the model wrote, without the
-    end token; solutions: what the example says is right, or ""; ended: whether the end token came before the limit.
-    columns: the other columns of the example, by name; () where the examples have none.
+    """M entries of each. keys: of the examples; prompts: as the data set gave them; texts: what the policy wrote,
+    without the end token; solutions: the example's right answer, or ""; ended: whether the end token came before the
+    limit. columns: the example's other columns by name, or () if no example has any.
 
-    sequences: the N prompts with their M answers in tokens of `processor`, the policy's.
+    sequences: the N prompts with their M answers as tokens of `processor`, the policy's.
     """
 
     keys: tuple[str, ...]
@@ -35,7 +34,7 @@ class Answers:
     columns: tuple[Mapping[str, Any], ...] = ()
 
     def column_names(self) -> tuple[str, ...]:
-        """In the order of the data; those that any example has."""
+        """Names of the columns that any example has, in the order of the data."""
         return tuple(dict.fromkeys(name for row in self.columns for name in row))
 
     def column(self, name: str) -> list[Any]:

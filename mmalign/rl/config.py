@@ -18,36 +18,36 @@ class RolloutConfig(BaseModel):
 
     samples: int = Field(4, ge=1, description="answers to each prompt of a batch")
     max_tokens: int = Field(64, ge=1, description="longest answer, in tokens; of an episode, all turns together")
-    temperature: float = Field(1.0, gt=0, description="of sampling; log-probabilities are taken at it too")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature, applied to log-probabilities too")
     top_p: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="draw among the most probable tokens of this share; 1: among all. Log-probabilities stay those of "
-        "all tokens; KL and entropy are means over tokens drawn, and know nothing of what is never drawn",
+        description="sample only from the most probable tokens that make up this probability; 1: from all. "
+        "Log-probabilities are still over all tokens; KL and entropy are means over sampled tokens only",
     )
     rewards: tuple[dict[str, JsonValue], ...] = Field(
         (),
-        description="scorers of answers, added up by `weight` (1; 0 reports only), each with its options, such as "
-        '[{"name": "vader"}, {"name": "length", "weight": 0}]; or names alone, as vader, or ["vader", "length=0"]',
+        description="scorers of answers, summed by `weight` (default 1; 0: only reported), each with its options, as "
+        '[{"name": "vader"}, {"name": "length", "weight": 0}]; or only names: vader, or ["vader", "length=0"]',
     )
     engine: dict[str, JsonValue] = Field(
         {},
-        description="what draws answers in the policy's place: a name, such as continuous-batching, or options as "
-        '{"name": ..., ...}; empty: the policy itself, exactly by the seed',
+        description="engine that samples instead of the policy: a name, such as continuous-batching, or options as "
+        '{"name": ..., ...}; empty: the policy itself, reproducible by the seed',
     )
     environment: dict[str, JsonValue] = Field(
-        {}, description='what replies to answers, with its options, such as {"name": "calculator"}; empty: nothing does'
+        {}, description='environment that replies to answers, with its options, as {"name": "calculator"}; empty: none'
     )
     environment_timeout: float = Field(
-        10.0, gt=0, description="seconds that an environment may take for a reply; past them the run stops"
+        10.0, gt=0, description="seconds that an environment may take to reply before the run stops"
     )
-    max_turns: int = Field(4, ge=1, description="turns of an episode, after which it ends")
+    max_turns: int = Field(4, ge=1, description="most turns of an episode")
     keep_experience: int = Field(
         10, ge=0, description="steps between tables of answers and scores in the run folder (parquet); 0: none"
     )
     heldout_answers: int = Field(
-        128, ge=1, description="answers to held-out prompts, all together, that a measurement samples at least"
+        128, ge=1, description="fewest answers that a measurement samples, over all held-out prompts"
     )
 
     @field_validator("rewards", mode="before")
@@ -59,8 +59,8 @@ class RolloutConfig(BaseModel):
     @classmethod
     def _alone(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str | dict):
-            such = "calculator" if info.field_name == "environment" else "continuous-batching"
-            raise ValueError(f"{value!r} is no {info.field_name}: a name, or options as {{'name': '{such}'}}")
+            name = "calculator" if info.field_name == "environment" else "continuous-batching"
+            raise ValueError(f"{value!r} is no {info.field_name}; give a name, or options as {{'name': '{name}'}}")
         if isinstance(value, str):
             _require_name(value, str(info.field_name))
             return {"name": value} if value else {}
@@ -73,23 +73,26 @@ class RolloutConfig(BaseModel):
         return Sampling(self.max_tokens, self.temperature, self.top_p)
 
     def answers_heldout(self, prompts: int, fewest: int) -> int:
-        """To each of so many prompts, of which the objective needs so many at least."""
+        """Answers per held-out prompt. fewest: that the objective needs."""
         return max(fewest, -(-self.heldout_answers // max(1, prompts)))
 
 
 def reward_list(value: Any) -> list[dict[str, Any]]:
-    """Of a config's field: one reward may stand without a list, and any as NAME or NAME=WEIGHT. Raises ValueError."""
+    """A list of options for each reward; a reward may also be NAME or NAME=WEIGHT, and one needs no list.
+
+    Raises ValueError.
+    """
     rewards = value if isinstance(value, list | tuple) else [value]
     for reward in rewards:
         if not isinstance(reward, str | dict):
-            raise ValueError(f"{reward!r} is no reward: a name, or options as {{'name': 'vader', 'weight': 0.5}}")
+            raise ValueError(f"{reward!r} is no reward; give a name, or options as {{'name': 'vader', 'weight': 0.5}}")
     return [named_reward(reward) if isinstance(reward, str) else reward for reward in rewards]
 
 
 def reward_option(text: str) -> dict[str, Any]:
     """What a user types for one reward: NAME, NAME=WEIGHT, or JSON with its options. Raises ValueError."""
     if text.lstrip()[:1] == "[":
-        raise ValueError("a list, where one reward is meant; repeat the option for several")
+        raise ValueError("this option takes one reward, not a list; repeat it for several")
     return json.loads(text) if text.lstrip()[:1] == "{" else named_reward(text)
 
 
@@ -97,16 +100,16 @@ def named_reward(text: str) -> dict[str, Any]:
     """ "length=-0.1" as an entry of rollout.rewards; raises ValueError."""
     name, equals, weight = text.partition("=")
     if not name.strip():
-        raise ValueError(f"{text!r} names no reward; as vader, or vader=0.5")
+        raise ValueError(f"{text!r} names no reward; try vader, or vader=0.5")
     _require_name(text, "reward")
     with contextlib.suppress(ValueError):
         number = float(weight) if equals else 1.0
         if math.isfinite(number):
             return {"name": name.strip(), **({"weight": number} if equals else {})}
-    raise ValueError(f"{weight!r} is no weight; as {name}=0.5")
+    raise ValueError(f"{weight!r} is no weight; try {name}=0.5")
 
 
-def _require_name(text: str, what: str) -> None:
-    """Raises ValueError for options that were meant as JSON."""
+def _require_name(text: str, kind: str) -> None:
+    """Raise ValueError for broken JSON in place of a name."""
     if text.lstrip()[:1] in ("[", "{"):
-        raise ValueError(f"{text!r} names no {what}, and cannot be read as JSON")
+        raise ValueError(f"{text!r} names no {kind}, and cannot be read as JSON")

@@ -1,4 +1,4 @@
-"""What went wrong with sampled answers, counted: of each step in metrics.jsonl, of a whole run in its summary.
+"""Counts of what went wrong with sampled answers: per step in metrics.jsonl, per run in its summary.
 
 counts = answer_counts(batch)                  # {"answers": 64, "answers_empty": 1, ...}, of this process
 lines = worth_telling(counts_of_all_steps)     # ["3 of 64 answers empty", ...]: counts that are not zero
@@ -12,23 +12,23 @@ from mmalign.contract.batch import Batch
 from mmalign.rl.rollout_batch import REWARD, scored
 
 UNLEARNT = "prompts_unlearnt"
-NO_DIFFERENCE = "no_difference"  # the metric of objectives that leave such prompts out: the share of them
-WITHOUT = "answers_without_"  # before a reward's name
+NO_DIFFERENCE = "no_difference"  # metric: share of prompts that an objective skips, as their answers score the same
+WITHOUT = "answers_without_"  # followed by a reward's name
 _UNSCORED = "answers_unscored"
 _TOLD = {
-    _UNSCORED: "answers without any score: no reward had one for them",
+    _UNSCORED: "answers that no reward scored",
     "answers_empty": "answers empty",
     "answers_cut": "answers cut at rollout.max_tokens",
-    UNLEARNT: "prompts not learnt from, as all their answers scored the same",
+    UNLEARNT: "prompts skipped because all their answers scored the same",
     "prompts_cut": "prompts cut to fit the context",
     "stopped_turns": "episodes ended by rollout.max_turns",
 }
-# Beside others, with environments: they say the same again, or are not of what went wrong.
+# Not shown: totals, and counts that repeat another line when an environment is used.
 _NOT_TOLD = ("prompts", "answers", "episodes", "turns", "stopped_length")
 
 
 def answer_counts(batch: Batch) -> dict[str, int]:
-    """Of a prepared batch of N prompts, this process's share."""
+    """Counts of a prepared batch of N prompts, this process's share."""
     written = [text for texts in batch["written"] for text in texts]
     return {
         "prompts": len(batch),
@@ -41,29 +41,28 @@ def answer_counts(batch: Batch) -> dict[str, int]:
 
 
 def _without_scores(batch: Batch) -> dict[str, int]:
-    """Answers for which a reward gave None, by reward, and those for which every one did; nothing where none did."""
-    parts = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
-    found = {
+    """Answers to which each reward gave None, and those to which all did; counts of 0 are left out."""
+    counts = {
         f"{WITHOUT}{name.removeprefix(REWARD)}": int(column.isnan().sum())
-        for name, column in parts.items()
-        if isinstance(column, Tensor)
+        for name, column in batch.columns.items()
+        if name.startswith(REWARD) and isinstance(column, Tensor)
     }
-    return {name: count for name, count in {**found, _UNSCORED: int((~scored(batch)).sum())}.items() if count}
+    return {name: count for name, count in {**counts, _UNSCORED: int((~scored(batch)).sum())}.items() if count}
 
 
 def unlearnt_prompts(metrics: Mapping[str, float], prompts: int) -> dict[str, int]:
-    """Of a step's metrics, where the objective leaves prompts out. prompts: of all processes."""
+    """Prompts that the objective skipped in a step, from its metrics. prompts: of all processes."""
     return {UNLEARNT: round(metrics[NO_DIFFERENCE] * prompts)} if NO_DIFFERENCE in metrics else {}
 
 
 def worth_telling(counts: Mapping[str, int]) -> list[str]:
-    """ "3 of 64 answers empty", in the order of importance; an environment's own counts last."""
+    """Lines such as "3 of 64 answers empty", by importance; an environment's own counts last."""
     names = [*_TOLD, *(name for name in counts if name not in _TOLD and name not in _NOT_TOLD)]
-    found = []
+    lines = []
     for name in (name for name in names if counts.get(name)):
         text = _TOLD.get(name, name.replace("_", " "))
         if name.startswith(WITHOUT):
-            text = f"answers for which the reward {name.removeprefix(WITHOUT)} had no score"
-        whole = counts.get(text.partition(" ")[0]) if name in _TOLD or name.startswith(WITHOUT) else None
-        found.append(f"{counts[name]:,} {'' if whole is None else f'of {whole:,} '}{text}")
-    return found
+            text = f"answers that the reward {name.removeprefix(WITHOUT)} did not score"
+        total = counts.get(text.partition(" ")[0]) if name in _TOLD or name.startswith(WITHOUT) else None
+        lines.append(f"{counts[name]:,} {'' if total is None else f'of {total:,} '}{text}")
+    return lines

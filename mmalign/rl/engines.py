@@ -1,10 +1,10 @@
-"""What draws answers: the policy itself, or an engine that a plugin brings, whose answers are checked.
+"""Sampling engines: the policy itself, or a plugin's engine, whose answers are checked.
 
     engine = Engine.build(catalog, {"name": "continuous-batching"}, policy, say)     # None for {}: the policy itself
-    with engine.on(policy) as writer:                # it has the policy's weights as they are
-        writer.generate(prompts, Sampling(), seeds)  # as `policy.generate`: episodes are played with it
+    with engine.on(policy) as writer:                # has the policy's current weights
+        writer.generate(prompts, Sampling(), seeds)  # in place of `policy.generate`
 
-Whatever goes wrong in an engine stops the run with `EngineError`, which names it and its plugin.
+Any error in an engine stops the run with `EngineError`, which names the engine and its plugin.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog
     from mmalign.rl.episodes import Policy
 
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 
 
 class SamplingEngine(Protocol):
-    """What draws answers in place of the policy's own `generate`. Its spec says how far it can be repeated."""
+    """Samples answers instead of the policy's own `generate`. Its `EngineSpec` says how far draws can be repeated."""
 
     Config: ClassVar[type[BaseModel]]
 
     def __init__(self, config: Any) -> None: ...
 
     def open(self, policy: "Policy") -> None:
-        """Once, before anything is drawn. Raises UsageError where it cannot draw from this model, or on its device."""
+        """Called once, before sampling. Raises UsageError if it cannot sample from this model or on its device."""
         ...
 
     def refresh(self, policy: "Policy") -> None:
-        """Before each batch of prompts: the policy's weights may be others than before."""
+        """Called before each batch of prompts: the policy's weights may have changed."""
         ...
 
     def generate(
         self, policy: "Policy", prompts: "Sequence[Tensor]", sampling: "Sampling", seeds: Sequence[int]
     ) -> Generated:
-        """An answer to each prompt [T] of ids, in order, with the log-probabilities by which it was drawn, temperature
-        and top-p included. Called for every turn of a batch. seeds: one a row, of this step and place."""
+        """Sample an answer to each prompt [T] of ids, in order, with the log-probabilities it was sampled by, after
+        temperature and top-p. Called for every turn of a batch. seeds: one per prompt."""
         ...
 
     def rest(self) -> None:
-        """The batch is drawn, or has failed: give back what memory training can use."""
+        """Called after each batch, failed or not: free memory for training."""
         ...
 
 
 class OwnGeneration:
-    """The engine `policy`: what is drawn where none is named."""
+    """The engine `policy`: the policy's own `generate`."""
 
     class Config(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseMo
 
 
 class Engine:
-    """An engine, opened. exact: see `EngineSpec`."""
+    """An opened engine. exact: see `EngineSpec`."""
 
     def __init__(self, entry: Entry, engine: SamplingEngine) -> None:
         self._entry, self._engine = entry, engine
@@ -97,19 +97,19 @@ class Engine:
     def build(
         cls, catalog: "Catalog", options: Mapping[str, Any], policy: "Policy", say: Callable[[str], None]
     ) -> Self | None:
-        """None where no options are given. say: what a user is to know about it. Raises as `find` and `open`."""
+        """Open the engine; None without options. say: gets notes for the user. Raises as `find` and `open`."""
         if not options:
             return None
         entry, config = find(catalog, options)
-        found = cls(entry, catalog.load(entry)(config))
-        found._call("opening", lambda: found._engine.open(policy))
+        engine = cls(entry, catalog.load(entry)(config))
+        engine._call("opening", lambda: engine._engine.open(policy))
         if not (entry.spec.exact or entry.spec.reproducible):
             say(f"engine {entry.spec.name}: its draws cannot be repeated, so neither can this run")
-        return found
+        return engine
 
     @contextmanager
     def on(self, policy: "Policy") -> "Iterator[Writer]":
-        """Within, what the policy with its present weights would write; raises EngineError."""
+        """A writer with the policy's current weights; raises EngineError."""
         try:
             self._call("taking the policy's weights", lambda: self._engine.refresh(policy))
             yield Writer(self, policy, policy.processor)
@@ -119,14 +119,14 @@ class Engine:
     def generate(
         self, policy: "Policy", prompts: "Sequence[Tensor]", sampling: "Sampling", seeds: Sequence[int]
     ) -> Generated:
-        """Checked; raises EngineError."""
-        found = self._call("generate", lambda: self._engine.generate(policy, prompts, sampling, seeds))
-        wrong = _wrong(found, len(prompts), sampling.max_tokens, policy.processor)
-        if wrong:
-            raise self._failure(f"generate gave {wrong}")
-        return found
+        """Sample answers and check them; raises EngineError."""
+        generated = self._call("generate", lambda: self._engine.generate(policy, prompts, sampling, seeds))
+        problem = _problem(generated, len(prompts), sampling.max_tokens, policy.processor)
+        if problem:
+            raise self._failure(f"generate gave {problem}")
+        return generated
 
-    def _call(self, doing: str, work: "Callable[[], _Found]") -> "_Found":
+    def _call(self, doing: str, work: "Callable[[], _Result]") -> "_Result":
         try:
             return work()
         except MmalignError:
@@ -136,14 +136,14 @@ class Engine:
                 f"{doing} raised {type(error).__name__}: {error}{raised_at(error, self._entry.spec.target)}"
             ) from error
 
-    def _failure(self, what: str) -> EngineError:
+    def _failure(self, problem: str) -> EngineError:
         hint = f"Without it: --set rollout.engine={{}}. Try: mmalign plugins check {self._entry.plugin}"
-        return EngineError(f"engine {self._entry.spec.name} (plugin {self._entry.plugin}): {what}", hint=hint)
+        return EngineError(f"engine {self._entry.spec.name} (plugin {self._entry.plugin}): {problem}", hint=hint)
 
 
 @dataclass
 class Writer:
-    """What writes in the policy's place."""
+    """Generates with an engine instead of the policy."""
 
     engine: Engine
     policy: "Policy"
@@ -156,27 +156,27 @@ class Writer:
         seeds: Sequence[int],
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """on_token hears of the tokens when all are drawn."""
-        found = self.engine.generate(self.policy, prompts, sampling, seeds)
+        """on_token: called for every token once all are sampled."""
+        generated = self.engine.generate(self.policy, prompts, sampling, seeds)
         if on_token is not None:
-            for row, ids in enumerate(found.ids):
+            for row, ids in enumerate(generated.ids):
                 for token in ids.tolist():
                     on_token(row, token)
-        return found
+        return generated
 
 
-def _wrong(found: Any, rows: int, most: int, processor: "AnswersProcessor") -> str:
-    """What is wrong with generated answers; empty where nothing is."""
-    if not isinstance(found, Generated) or {len(part) for part in found} != {rows}:
-        return f"no `mmalign.language.sampling.Generated` of {rows} answers"
-    for row, (ids, logps, ended) in enumerate(zip(*found, strict=True)):
+def _problem(generated: Any, num_answers: int, most: int, processor: "AnswersProcessor") -> str:
+    """What is wrong with generated answers, or an empty text."""
+    if not isinstance(generated, Generated) or {len(field) for field in generated} != {num_answers}:
+        return f"no `mmalign.language.sampling.Generated` of {num_answers} answers"
+    for row, (ids, logps, ended) in enumerate(zip(*generated, strict=True)):
         if ids.ndim != 1 or ids.shape != logps.shape or not 1 <= len(ids) <= most:
             return f"ids {list(ids.shape)} and logps {list(logps.shape)} in row {row}, where {most} tokens are allowed"
         if int(ids.min()) < 0 or int(ids.max()) >= processor.num_tokens:
             return f"an id outside of the vocabulary of {processor.num_tokens:,} in row {row}"
         if not bool(logps.isfinite().all()) or float(logps.max()) > 1e-3:
             return f"numbers that are no log-probabilities in row {row}"
-        ends = [place for place, token in enumerate(ids.tolist()) if token in processor.end_ids]
+        ends = [index for index, token in enumerate(ids.tolist()) if token in processor.end_ids]
         if ends != ([len(ids) - 1] if ended else []):
-            return f"end tokens at {ends} of {len(ids)} places in row {row}, which is said to have ended: {ended}"
+            return f"end tokens at {ends} of {len(ids)} tokens in row {row}, although its `ended` is {ended}"
     return ""

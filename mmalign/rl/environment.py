@@ -1,4 +1,4 @@
-"""What an environment looks like to the rest: an episode of actions and what is said to them.
+"""The contract of environments, which play episodes of actions and replies.
 
     class Riddle:
         Config = RiddleConfig
@@ -6,7 +6,7 @@
         def reset(self, example, seed): self.solution = example.solution; return example.prompt
         def step(self, action): return Turn("", float(self.solution in action), True)
 
-Return an `EnvironmentSpec` with its place from `register_environments`; `mmalign plugins check` then tries it out.
+Return an `EnvironmentSpec` for it from `register_environments`; `mmalign plugins check` then tries it out.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Turn(NamedTuple):
-    """What an environment says to an action. observation: what the policy reads next, and never learns; in a
-    conversation it is a turn of the user, without the space around it. reward: of this action; done: the episode is
-    over, and there is no observation. counts: what happened, to be added up over a run, such as {"tool_errors": 1}."""
+    """The reply to an action. observation: text that the policy reads next but never learns; in a conversation a turn
+    of the user, stripped. reward: of this action; done: the episode is over, and the observation is not read. counts:
+    events to sum over a run, such as {"tool_errors": 1}."""
 
     observation: str
     reward: float
@@ -31,11 +31,11 @@ class Turn(NamedTuple):
 
 
 class Environment(Protocol):
-    """One episode: made for a prompt, asked for an observation, told actions until it is done.
+    """One episode: reset for an example, then given actions until it is done.
 
-    It lives in a process beside the run's (`mmalign.rl.environment_host`) and is a function of its config, the example,
-    the seed and the actions. What it raises, a reply that takes too long, or one of another type stops the run. What
-    its tools do wrong is for it to tell the policy, as an observation.
+    It runs in a process of its own (`mmalign.rl.environment_host`) and must be a function of its config, the example,
+    the seed and the actions. An exception, a slow reply or a reply of another type stops the run. Report errors of its
+    tools to the policy, as observations.
     """
 
     Config: "ClassVar[type[BaseModel]]"
@@ -43,9 +43,9 @@ class Environment(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def reset(self, example: "Prompt", seed: int) -> "Turns":
-        """The first observation: what the policy reads as its prompt. The same for all answers to one example."""
+        """The first observation, which is the policy's prompt: the same for all answers to one example."""
         ...
 
     def step(self, action: str) -> Turn:
-        """What follows the text that the policy wrote, its end token left out."""
+        """Reply to the text that the policy wrote, without its end token."""
         ...

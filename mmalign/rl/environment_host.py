@@ -1,18 +1,18 @@
-"""Where a run's environments live: a process beside it, in which each reply has a time limit that holds.
+"""Run environments in a process of their own, with an enforced time limit for each reply.
 
     with EnvironmentHost.open(catalog, {"name": "calculator", "max_calls": 2}, timeout=10) as host:
         started = host.begin(examples, seeds)          # one environment each, reset
-        started[0].prompt                              # what the policy reads
+        started[0].prompt                              # the policy's prompt
         started[0].step("<<12*34>>").observation       # "\\n408\\n"
 
-Why a process: an alarm in this one (signal.setitimer) interrupts only Python code of the main thread, not a regular
-expression, an arithmetic operation or a library that does not return, and any `except BaseException` eats it; a thread
-cannot be ended at all. A process can be killed, whatever it does, and one that crashes takes nothing with it. It is
-started once a run, as a fresh interpreter (a copy of a process with threads or a GPU is not safe), imports no torch
-unless the environment does, and a reply costs less than a millisecond. All environments of a run share it.
+Why a process: an alarm (signal.setitimer) interrupts only Python code of the main thread, not a regular expression, an
+arithmetic operation or a library that does not return, and any `except BaseException` swallows it; a thread cannot be
+ended at all. A process can be killed, and its crash does not end the run. All environments of a run share one process.
+It starts once per run, as a fresh interpreter (forking a process with threads or a GPU is not safe), and imports torch
+only if the environment does. A reply costs less than a millisecond.
 
-Whatever goes wrong in an environment stops the run with `EnvironmentFailure`, which names it, its plugin and the
-example. What a tool does wrong is for the environment to tell the policy.
+Any error in an environment stops the run with `EnvironmentFailure`, which names the environment, its plugin and the
+example.
 """
 
 import json
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmalign.registry.catalog import Catalog
 
 START_SECONDS = 60.0  # for the process to start and import the environment
-_GRACE = 5.0  # until the process, left alone, ends itself
+_GRACE = 5.0  # seconds beyond the limit after which an orphaned process ends itself
 
 
 def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseModel]":
@@ -49,7 +49,7 @@ def find(catalog: "Catalog", options: Mapping[str, Any]) -> "tuple[Entry, BaseMo
 
 
 class EnvironmentHost:
-    """Runs one environment for many examples. It starts its process when it is needed, and again after a failure."""
+    """Runs one environment for many examples. Starts its process when first needed, and again after a failure."""
 
     def __init__(self, entry: Entry, config: "BaseModel", timeout: float) -> None:
         """timeout: seconds for one reply."""
@@ -65,8 +65,8 @@ class EnvironmentHost:
         return cls(*find(catalog, options), timeout)
 
     def begin(self, examples: Sequence[Prompt], seeds: Sequence[int]) -> "list[Started]":
-        """An environment for each example, reset; those begun before are gone. Raises EnvironmentFailure, also where
-        two resets with the same example and seed differ."""
+        """Reset an environment for each example, and drop earlier ones. Raises EnvironmentFailure, also if two resets
+        with the same example and seed differ."""
         if self._connection is not None:
             self._ask("", "forgetting", {"do": "clear"})
         started, prompts = [], {}
@@ -81,12 +81,12 @@ class EnvironmentHost:
         return started
 
     def step(self, number: int, key: str, action: str) -> Turn:
-        """What environment `number`, of the example `key`, says to an action; raises EnvironmentFailure."""
+        """The reply of environment `number`, of the example `key`, to an action; raises EnvironmentFailure."""
         reply = self._ask(key, "step", {"do": "step", "number": number, "action": action})
         return Turn(*reply["turn"])
 
     def close(self) -> None:
-        """End the process; a next `begin` starts another."""
+        """End the process; a later `begin` starts another."""
         if self._stop is not None:
             self._stop()
         self._connection = self._stop = self._process = None
@@ -98,8 +98,8 @@ class EnvironmentHost:
         self.close()
 
     def _ask(self, key: str, doing: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply; the process does not outlive a failure, or an exception from a signal, after which what it sends
-        next would be the reply to something else."""
+        """The reply to a request. An exception, even a signal's, ends the process, whose next reply would otherwise be
+        taken for that to another request."""
         try:
             if self._connection is None:
                 self._start(key)
@@ -127,8 +127,8 @@ class EnvironmentHost:
         paths = os.pathsep.join(path for path in sys.path if path)
         command = [sys.executable, "-P", "-m", "mmalign.rl.environment_worker"]
         limit = max(self.timeout, START_SECONDS) + _GRACE
-        # In a session of its own: Ctrl-C is for the run alone, and what the environment starts can be ended with it.
-        # What it prints goes to stderr.
+        # In a session of its own: Ctrl-C reaches only the run, and the environment's children can be killed with it.
+        # Its output goes to stderr.
         process = subprocess.Popen(
             [*command, str(theirs.fileno()), str(limit)],
             env={**os.environ, "PYTHONPATH": paths},
@@ -147,22 +147,22 @@ class EnvironmentHost:
 
     def _fate(self) -> str:
         assert self._process is not None
-        found = _ended(self._process, _GRACE)
-        if found is None:
-            return "hung up"
-        if found.si_code == os.CLD_EXITED:
-            return f"ended with exit code {found.si_status}"
-        return f"was killed by {signal.Signals(found.si_status).name}"
+        end = _ended(self._process, _GRACE)
+        if end is None:
+            return "closed the connection"
+        if end.si_code == os.CLD_EXITED:
+            return f"ended with exit code {end.si_status}"
+        return f"was killed by {signal.Signals(end.si_status).name}"
 
-    def _failure(self, key: str, what: str, hint: str = "") -> EnvironmentFailure:
+    def _failure(self, key: str, problem: str, hint: str = "") -> EnvironmentFailure:
         where = f"environment {self.entry.spec.name} (plugin {self.entry.plugin}), example {key}"
-        hint = hint or f"The last checkpoint stands. Try: mmalign plugins check {self.entry.plugin}"
-        return EnvironmentFailure(f"{where}: {what}", hint=hint)
+        hint = hint or f"The last checkpoint is intact. Try: mmalign plugins check {self.entry.plugin}"
+        return EnvironmentFailure(f"{where}: {problem}", hint=hint)
 
 
 @dataclass(frozen=True)
 class Started:
-    """An environment that has been reset. prompt: what the policy reads first; key: of its example."""
+    """An environment that has been reset. prompt: the policy's; key: the example's."""
 
     host: EnvironmentHost
     number: int
@@ -175,18 +175,18 @@ class Started:
 
 
 def _end(process: "subprocess.Popen[bytes]", connection: Connection) -> None:
-    """Hang up, wait a moment for an orderly end, then kill it with all that it started."""
+    """Close the connection, wait a moment for the process to end, then kill it with all that it started."""
     connection.close()
     _ended(process, 0.5)
-    os.killpg(process.pid, signal.SIGKILL)  # the number is still its own, for nobody has waited for it yet
+    os.killpg(process.pid, signal.SIGKILL)  # the pid is still its own, since nobody has waited for it yet
     process.wait()
 
 
 def _ended(process: "subprocess.Popen[bytes]", seconds: float) -> "os.waitid_result | None":
-    """How the process ended, None where it does not within that time. It stays to be waited for."""
+    """How the process ended, or None if it still runs after that time. Leaves it to be waited for."""
     until = time.monotonic() + seconds
     while True:
-        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is not None or time.monotonic() > until:
-            return found
+        end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end is not None or time.monotonic() > until:
+            return end
         time.sleep(0.005)

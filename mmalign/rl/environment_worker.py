@@ -1,4 +1,4 @@
-"""The process in which a run's environments live: `python -m mmalign.rl.environment_worker FD SECONDS`.
+"""The process that runs environments: `python -m mmalign.rl.environment_worker FD SECONDS`.
 
 `mmalign.rl.environment_host` starts it and talks to it over a socket in JSON, one request and one reply at a time:
 
@@ -7,8 +7,8 @@
     {"do": "step", "number": 3, "action": "..."}                     -> {"turn": [observation, reward, done, counts]}
     {"do": "clear"}                                                  -> {"ok": true}
 
-What the plugin's code raises, or returns though it must not, comes back as {"error": ..., "hint": ...}. A request that
-takes longer than SECONDS ends the process with a traceback on stderr, so that none outlives a run that was killed.
+An exception or a wrong reply of the plugin comes back as {"error": ..., "hint": ...}. A request that takes longer than
+SECONDS ends the process with a traceback on stderr, so that none outlives a killed run.
 """
 
 import faulthandler
@@ -27,7 +27,7 @@ from mmalign.rl.environment import Environment, Turn
 
 
 class _WrongReply(Exception):
-    """What the environment returned is not what it must return."""
+    """The environment returned a value of the wrong type or form."""
 
 
 class Worker:
@@ -61,7 +61,7 @@ class Worker:
         except (MmalignError, _WrongReply) as error:
             hint = error.hint if isinstance(error, MmalignError) else ""
             return {"error": str(error).removesuffix(f"\n{hint}"), "hint": hint}
-        except Exception as error:  # a stranger's code: whatever it raises is the answer
+        except Exception as error:  # a plugin's code, which may raise anything
             return {"error": f"raised {type(error).__name__}: {error}{raised_at(error, self._target)}", "hint": ""}
         return {"ok": True}
 
@@ -72,7 +72,7 @@ def as_json(turns: Turns) -> Any:
 
 
 def turns_of(value: Any) -> Turns:
-    """The other way."""
+    """Undo `as_json`."""
     return value if isinstance(value, str) else tuple(Message(*message) for message in value)
 
 
@@ -112,7 +112,7 @@ def main() -> None:
             request = json.loads(channel.recv_bytes())
         except EOFError:
             return
-        # A watchdog thread in C: it works while Python code hangs in a loop or a library holds the interpreter's lock.
+        # A watchdog thread in C, which works even while a library holds the interpreter's lock.
         faulthandler.dump_traceback_later(seconds, exit=True)
         reply = worker.answer(request)
         faulthandler.cancel_dump_traceback_later()

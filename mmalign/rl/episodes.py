@@ -1,18 +1,18 @@
-"""A policy and its environments, turn by turn: prompts in, whole episodes out.
+"""Play episodes: the policy and its environments take turns after each prompt.
 
     with EnvironmentHost.open(catalog, {"name": "calculator"}) as host:
         started = host.begin(examples, seeds)
         prompts = [processor.prompt(environment.prompt) for environment in started]
         episodes = play(policy, prompts, started, Sampling(max_tokens=64), seeds, max_turns=4)
 
-An episode is one sequence behind its prompt: what the policy wrote, token by token as it was drawn, its end tokens
-included, and between that what the environment said. Nothing drawn is ever decoded and encoded again; observations are
-tokenised alone and are not learnt: as text behind a prompt that is text, as a turn of the user in a conversation. Token
-t of turn k of an episode is drawn with a number that depends on (its seed, k, t) alone, so company in the batch and
-those who leave it early change nothing; the first turn draws as `generate` does with the same seed.
+An episode is one token sequence after its prompt: the policy's tokens as they were sampled, end tokens included, with
+the environment's observations in between. Sampled tokens are never decoded and encoded again. Observations are
+tokenised on their own and not learnt: as plain text after a text prompt, as a turn of the user in a conversation. Token
+t of turn k is drawn with a random number that depends only on (the episode's seed, k, t), not on the rest of the batch;
+the first turn samples as `generate` does with the same seed.
 
-Without environments an episode is one answer. Rewards of the reward list score `last_text`, what the policy wrote in
-its last turn; what an environment pays stands in `turn_rewards`.
+Without environments an episode is one answer. The reward list scores `last_text`, the policy's last turn; an
+environment's rewards are in `turn_rewards`.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ Stopped = Literal["", "turns", "length"]
 
 
 class Policy(Generates, Protocol):
-    """What writes, and the processor that its tokens are of."""
+    """A model that generates, with its processor."""
 
     processor: AnswersProcessor
 
@@ -45,13 +45,13 @@ class Responder(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """ids: [T] int64, what follows the prompt, actions and observations in their order. learn: [T] bool, true for the
-    A tokens of actions, end tokens included. logps: [A], of these as they were drawn. turn_rewards: of each turn (which
-    of the A is its last, what the environment paid for it); empty without an environment.
+    """ids: [T] int64, actions and observations after the prompt. learn: [T] bool, true for the A tokens of actions, end
+    tokens included. logps: [A], as they were sampled. turn_rewards: of each turn (index among the A of its last token,
+    the environment's reward); empty without an environment.
 
-    ended: the environment said so, or the last answer has its end token. stopped: "turns", the environment would go on;
-    "length", no token more was allowed, be it in an answer or behind an observation; else "". num_turns: answers, 0
-    where the prompt leaves no room. text: all that was said; last_text: in the last answer. counts: of the environment.
+    ended: the environment is done, or the last answer has its end token. stopped: "turns", after max_turns; "length",
+    if no more tokens were allowed in an answer or after an observation; else "". num_turns: answers, 0 if the prompt
+    leaves no room. text: of all turns; last_text: of the last answer. counts: the environment's.
     """
 
     ids: Tensor
@@ -67,7 +67,7 @@ class Episode:
 
     @property
     def paid(self) -> float:
-        """By its environment, over all turns."""
+        """The environment's rewards, summed over turns."""
         return sum((reward for _, reward in self.turn_rewards), 0.0)
 
 
@@ -80,8 +80,8 @@ def play(
     max_turns: int = 1,
     chats: Sequence[bool] = (),
 ) -> list[Episode]:
-    """An episode for each of M prompts [T] of ids, in order. environments: M that were reset, or none. chats: M,
-    whether a prompt is a conversation that the chat template rendered; empty: none is.
+    """Play an episode for each of M prompts [T] of ids, in order. environments: M, each reset, or none. chats: M,
+    whether the chat template rendered the prompt; empty: it rendered none.
 
     All turns of an episode together, observations included, have at most `sampling.max_tokens` tokens, and fit the
     context with the prompt. Raises what `step` raises.
@@ -105,7 +105,7 @@ def play(
 
 
 def tally(episodes: Iterable[Episode]) -> dict[str, int]:
-    """Counts over episodes: how many, their turns, those stopped by each limit, and what their environments counted."""
+    """Sums over episodes: their number, turns, those stopped by each limit, and their environments' counts."""
     total = Counter({"episodes": 0, "turns": 0, "stopped_turns": 0, "stopped_length": 0})
     for episode in episodes:
         total.update({"episodes": 1, "turns": episode.num_turns, **episode.counts})
@@ -116,16 +116,14 @@ def tally(episodes: Iterable[Episode]) -> dict[str, int]:
 
 @dataclass
 class _Answer:
-    """ids: [T]; logps: [T]."""
-
-    ids: Tensor
-    logps: Tensor
+    ids: Tensor  # [T]
+    logps: Tensor  # [T]
     ended: bool
 
 
 @dataclass
 class _Game:
-    """An episode under way. room: tokens that it may still have."""
+    """An episode in progress. room: tokens left to it."""
 
     prompt: Tensor
     environment: Responder | None
@@ -151,7 +149,7 @@ class _Game:
         self.said.append(self.last_text)
 
     def listen(self, processor: AnswersProcessor, *, is_last: bool) -> None:
-        """Tell the environment, and read what it says where another turn follows."""
+        """Step the environment, and append its observation if another turn follows."""
         has_end = self.ended
         self.stopped = "" if has_end else "length"
         if self.environment is None:
@@ -174,8 +172,8 @@ class _Game:
         self._append(observation, is_action=False)
         self.said.append(turn.observation)
 
-    def read(self) -> Tensor:
-        """[T]: all that stands before the next token."""
+    def tokens(self) -> Tensor:
+        """[T]: all tokens so far, the prompt's included."""
         return torch.cat([self.prompt.cpu(), *self.ids])
 
     def episode(self) -> Episode:
@@ -199,26 +197,25 @@ class _Game:
 
 
 def _answers(policy: Policy, games: Sequence[_Game], sampling: Sampling, turn: int) -> list[_Answer]:
-    """The next answer of each, drawn together.
+    """The next answer of each game, sampled together.
 
-    `generate` has one limit for all rows. It is that of the row with the most room, and what others write beyond their
-    own is cut off: their tokens do not depend on it. Rows that would leave the context by it are drawn apart, those of
-    equal room together.
+    `generate` has one limit for all rows: the largest room of any row. Tokens beyond a row's own room are cut off; the
+    others do not depend on them. Rows that this limit would take beyond the context are sampled apart, by equal room.
     """
     limit = max((game.room for game in games), default=0)
     context = policy.processor.context_length
-    found: dict[int, _Answer] = {}
+    answers: dict[int, _Answer] = {}
     groups: dict[int, list[int]] = {}
-    reads = [game.read() for game in games]
+    inputs = [game.tokens() for game in games]
     for row, game in enumerate(games):
-        groups.setdefault(limit if len(reads[row]) + limit <= context else game.room, []).append(row)
+        groups.setdefault(limit if len(inputs[row]) + limit <= context else game.room, []).append(row)
     for most, rows in groups.items():
         seeds = [_turn_seed(games[row].seed, turn) for row in rows]
-        drawn = policy.generate([reads[row] for row in rows], replace(sampling, max_tokens=most), seeds)
+        drawn = policy.generate([inputs[row] for row in rows], replace(sampling, max_tokens=most), seeds)
         for row, ids, logps, ended in zip(rows, *drawn, strict=True):
             room = games[row].room
-            found[row] = _Answer(ids[:room].cpu(), logps[:room].cpu(), ended and len(ids) <= room)
-    return [found[row] for row in range(len(games))]
+            answers[row] = _Answer(ids[:room].cpu(), logps[:room].cpu(), ended and len(ids) <= room)
+    return [answers[row] for row in range(len(games))]
 
 
 def _turn_seed(seed: int, turn: int) -> int:

@@ -1,4 +1,4 @@
-"""What the policy wrote and how it was scored, for people: a table in the run folder, and a few lines while it runs.
+"""Sampled answers and their scores, for people: a table in the run folder, and a few lines while it runs.
 
 write_experience(batch, folder / "experience" / "step-00010.parquet", processor)
 for line in show_experience(batch, processor): say(line)
@@ -23,9 +23,9 @@ _SHOWN, _WIDTH, _NARROWEST = 3, 145, 40
 
 
 def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> None:
-    """One row an answer: key, prompt, answer, what is said of it (score, rewards, ..., null where a reward gave None),
-    lists of what is said of its action tokens (log-probabilities, values, advantages, ...), and the other columns of
-    its example, `columns`, as JSON. A file that is there gives way."""
+    """One row per answer: key, prompt, answer, its numbers (score, rewards, ..., null for None), lists over its action
+    tokens (log-probabilities, values, advantages, ...), and its example's other columns as JSON in `columns`. Replaces
+    an existing file."""
     sequences = batch["sequences"]
     owner, offsets = sequences.owner.tolist(), answer_offsets(sequences).tolist()
     prompts = [processor.decode(ids.cpu()) for ids in sequences.prompts.rows()]
@@ -49,15 +49,15 @@ def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> N
 
 
 def show_experience(batch: Batch, processor: AnswersProcessor, width: int = 0) -> Iterator[str]:
-    """Some answers of the batch, those to different prompts first, each with its score and the end of its prompt.
+    """Some answers of the batch, to different prompts first, each with its score and the end of its prompt.
 
-    width: characters of a line; 0: as many as a log may have.
+    width: characters per line; 0: the width of a log.
     """
     prompts, scores = batch["sequences"].prompts.rows(), batch["score"].tolist()
-    places = [(k, n) for k in range(len(scores[0])) for n in range(len(prompts))][:_SHOWN] if scores else []
+    shown = [(k, n) for k in range(len(scores[0])) for n in range(len(prompts))][:_SHOWN] if scores else []
     room = max(_NARROWEST, (width or _WIDTH) - len(f"{0:8.3f}   | "))
     yield f"{'score':>8}  prompt | answer"
-    for k, n in places:
+    for k, n in shown:
         ids = prompts[n].cpu()
         has_start = len(ids) > 0 and int(ids[0]) == processor.end_id  # the model's, not the user's
         before = " ".join(processor.decode(ids[int(has_start) :]).split())

@@ -1,4 +1,4 @@
-"""A feed of sampled answers: the policy answers each batch of prompts, and rewards score what it wrote.
+"""A feed of sampled answers: the policy answers each batch of prompts, and rewards score the answers.
 
 feed = SampledAnswers.open(catalog, rollout, spec, objective, models, share=8, columns=(), device=device, say=print)
 batch = feed.complete(policy, prompts, ctx)       # N prompts with K answers each, and their scores
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SampledAnswers:
-    """fewest: answers to a held-out prompt, at least."""
+    """fewest: answers per held-out prompt, at least."""
 
     def __init__(self, sampler: Sampler, objective: OnlineObjective, fewest: int, processor: Any) -> None:
         self.unit, self.stage = "prompts", "rollout"
@@ -45,7 +45,7 @@ class SampledAnswers:
     def check(cls, catalog: "Catalog", rollout: "RolloutConfig", spec: ObjectiveSpec) -> "RolloutConfig":
         if rollout.samples < spec.fewest_answers:
             raise UsageError(
-                f"{spec.name} compares answers to a prompt: rollout.samples={rollout.samples}",
+                f"{spec.name} compares answers to a prompt, and rollout.samples={rollout.samples} is too few",
                 hint=f"Try: --set rollout.samples={max(4, spec.fewest_answers)}",
             )
         return checked_rollout(catalog, rollout)
@@ -53,7 +53,7 @@ class SampledAnswers:
     @classmethod
     def places(cls, catalog: "Catalog", rollout: "RolloutConfig") -> list[Path]:
         options = [chosen.config for chosen in check_rewards(catalog, rollout.rewards, required=False)]
-        return [place for each in options if isinstance(each, NamesPlaces) for place in each.places()]
+        return [path for config in options if isinstance(config, NamesPlaces) for path in config.places()]
 
     @classmethod
     def open(
@@ -69,13 +69,13 @@ class SampledAnswers:
         device: "torch.device",
         say: Say,
     ) -> "SampledAnswers":
-        """columns: of the prompts, for rewards that read some.
+        """columns: names of the prompts' columns, which rewards may need.
 
-        Raises UsageError for answers that leave no room for a prompt, for fewer prompts than updates, and for a column
-        that a reward needs and the data lack; PluginError for an objective that is no OnlineObjective.
+        Raises UsageError if answers leave no room for a prompt, if there are fewer prompts than updates, or if a reward
+        needs a missing column; PluginError for an objective that is not an OnlineObjective.
         """
         if not isinstance(objective, OnlineObjective):
-            raise PluginError(f"{spec.name} learns from sampled answers, and its class is no OnlineObjective")
+            raise PluginError(f"{spec.name} learns from sampled answers, but its class is not an OnlineObjective")
         policy = models["policy"]
         context = policy.processor.context_length
         if rollout.max_tokens >= context:
@@ -85,8 +85,8 @@ class SampledAnswers:
             )
         if objective.passes[1] > share:
             raise UsageError(
-                f"objective.minibatches={objective.passes[1]}, and a step has {share} prompts on each process: some "
-                "would be empty",
+                f"objective.minibatches={objective.passes[1]} with {share} prompts per step and process: some would be "
+                "empty",
                 hint="Raise train.batch_size, or lower objective.minibatches.",
             )
         environment = None
@@ -100,21 +100,22 @@ class SampledAnswers:
         weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
         if weighs and engine is not None and not engine.exact and rollout.top_p < 1:
             say(
-                f"rollout.top_p={rollout.top_p:g} weakens learning: importance weights count what it leaves out, too; "
-                "they are below 1, and of whole answers (rloo) near 0. Set rollout.top_p=1, or objective.sampler_clip=0"
+                f"rollout.top_p={rollout.top_p:g} weakens learning: importance weights also cover the tokens it leaves "
+                "out, so they are below 1, and near 0 for whole answers (rloo). Set rollout.top_p=1, or "
+                "objective.sampler_clip=0"
             )
         sampler = Sampler(rollout, policy.processor, rewards, environment, engine)
         return cls(sampler, objective, spec.fewest_answers, policy.processor)
 
     def complete(self, policy: Any, batch: Batch, ctx: Context) -> Batch:
-        self.sampler.take_seconds()  # of measurements since the last step
+        self.sampler.take_seconds()  # drop those of measurements since the last step
         return self.sampler.answered(policy, batch, ctx, self._config.samples)
 
     def complete_heldout(self, policy: Any, batch: Batch, ctx: Context, total: int) -> Batch:
         return self.sampler.answered(policy, batch, ctx, self._config.answers_heldout(total, self._fewest))
 
     def heldout_chunk(self, micro_batch_size: int, batch_size: int) -> int:
-        """Each prompt has many answers, and training knows how many fit."""
+        """The size used in training, if set: each prompt has many answers."""
         return micro_batch_size or batch_size
 
     def sizes(self, batch: Batch) -> dict[str, int]:
@@ -125,7 +126,7 @@ class SampledAnswers:
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = answer_counts(batch)
-        if self._config.environment:  # whose limit of turns leaves answers without an end, too
+        if self._config.environment:  # answers without an end may also come from max_turns
             counts |= self.sampler.counts | {"answers_cut": self.sampler.counts["stopped_length"]}
         return counts
 
@@ -133,7 +134,7 @@ class SampledAnswers:
         return dict(counts) | unlearnt_prompts(metrics, counts["prompts"])
 
     def keep(self, batch: Batch, step: int, folder: Path, rank: str) -> list[str]:
-        """The answers of the first step and of every `rollout.keep_experience`th, as a table."""
+        """Write a table of answers at the first step and every `rollout.keep_experience`th."""
         every = self._config.keep_experience
         if not every or (step % every and step != 1):
             return []
@@ -145,9 +146,9 @@ class SampledAnswers:
 
     def why_empty(self, metrics: Mapping[str, Any]) -> str:
         same = NO_DIFFERENCE in metrics
-        return "all answers to a prompt score the same" if same else "no term counts anything"
+        return "all answers to a prompt score the same" if same else "every term of the loss has count 0"
 
     def opening(self, key: str) -> str:
         environment = self._config.environment.get("name")
-        before = f", before {environment} puts it" if environment else ""  # which may write more around it
-        return f"the first prompt, {key}{before}; what is learnt are answers that the policy samples to it:"
+        before = f", before {environment} adds its text" if environment else ""
+        return f"the first prompt, {key}{before}; training learns from the answers that the policy samples to it:"

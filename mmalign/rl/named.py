@@ -1,4 +1,4 @@
-"""A part of the section `rollout` that is named with its options: an engine, an environment.
+"""Find the engine or environment that the section `rollout` names, with its options.
 
 entry, config = find_named(catalog, "engine", {"name": "policy"}, such="rollout.engine.name=policy")
 """
@@ -23,7 +23,7 @@ def find_named(catalog: "Catalog", kind: str, options: Mapping[str, Any], such: 
     """
     section, name = f"rollout.{kind}", options.get("name")
     if not isinstance(name, str):
-        raise UsageError(f"{section} names no {kind}", hint=f"Such as --set {such}; all: mmalign list {kind}s")
+        raise UsageError(f"{section} names no {kind}", hint=f"Try: --set {such}; all: mmalign list {kind}s")
     entry = catalog.find(f"{kind}s", name)
     own = {key: value for key, value in options.items() if key != "name"}
     hint = f"Its options: mmalign show {name} --options"

@@ -1,10 +1,10 @@
-"""The common part of objectives that sample answers and learn from them: how often, and until where.
+"""The base class of objectives that learn from sampled answers, with their passes and limits.
 
     class Mine(OnlineObjective):
         class Config(OnlineConfig): beta: float = Field(0.1, description="...")
 
-`prepare` gets the batch with its answers sampled and scored. The columns: `mmalign.rl.rollout.Sampler.sample`; how to
-read them: `mmalign.rl.rollout_batch`.
+`prepare` gets the batch with sampled and scored answers. `mmalign.rl.rollout.Sampler.sample` lists its columns;
+`mmalign.rl.rollout_batch` reads them.
 """
 
 from collections.abc import Mapping
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 
 
 class OnlineConfig(ObjectiveConfig):
-    """Of every one."""
+    """Options of every online objective."""
 
-    epochs: int = Field(1, ge=1, description="times that a batch of answers is learnt from")
-    minibatches: int = Field(1, ge=1, description="updates in each of these times")
+    epochs: int = Field(1, ge=1, description="passes over each batch of answers")
+    minibatches: int = Field(1, ge=1, description="updates per pass")
     max_kl: float = Field(
-        100.0, gt=0, description="nats an answer from the reference, where there is one, at which the run stops"
+        100.0, gt=0, description="KL from the reference, if there is one, in nats per answer, at which the run stops"
     )
 
 
 class PolicyGradientConfig(OnlineConfig):
-    """Of those whose gradient is right for answers of the policy's own distribution only."""
+    """Options of objectives whose gradient is right only for answers from the policy's own distribution."""
 
     sampler_clip: float = Field(
         2.0,
         ge=0,
-        description="C: where an engine drew that is not exact (`rollout.engine`), the policy loss is weighted by "
-        "min(pi_old / pi_sampler, C); 0: it is not",
+        description="C: with an engine that is not exact (`rollout.engine`), the policy loss is weighted by "
+        "min(pi_old / pi_sampler, C); 0: no weighting",
     )
 
 
 class OnlineObjective(Objective):
-    """Its Config is an `OnlineConfig`; its metric `kl` is the distance from the reference, in nats an answer."""
+    """Its Config is an `OnlineConfig`; its metric `kl` is the KL from the reference, in nats per answer."""
 
     sampling: "Sampling"
-    """How answers are sampled; the feed sets it."""
+    """How answers are sampled, set by the feed."""
 
     @property
     def passes(self) -> tuple[int, int]:
-        """(epochs, minibatches): how often a prepared batch is gone through, and in how many updates each time."""
+        """(epochs, minibatches): passes over a prepared batch, and updates per pass."""
         return (self.config.epochs, self.config.minibatches)
 
     @property
     def limits(self) -> Mapping[str, float]:
-        """Metrics of an update and what they must not exceed: the run stops before it, as for a loss that is NaN."""
+        """Metric -> its upper limit: the run stops before an update that exceeds it, as for a NaN loss."""
         return {"kl": self.config.max_kl}
 
     def forward(self, models: "Models", batch: "Batch") -> Outputs:

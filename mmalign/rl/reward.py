@@ -1,11 +1,11 @@
-"""What a reward looks like to the rest: a scorer of answers, and what it may need before it scores.
+"""The contract of rewards, which score answers, and what a reward may need before it scores.
 
     class Short:
         Config = ShortConfig
         def __init__(self, config): ...
         def score(self, answers): return [-len(text) for text in answers.texts]
 
-Return a `RewardSpec` with its place from `register_rewards`; `mmalign plugins check` then tries it out.
+Return a `RewardSpec` for it from `register_rewards`; `mmalign plugins check` then tries it out.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,27 +31,27 @@ class Reward(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def score(self, answers: "Answers") -> "Tensor | Sequence[float | None]":
-        """[M], finite; None in a list: no score for that answer. What it raises stops the run, with its name."""
+        """[M], finite; None in a list: no score for that answer. An exception stops the run."""
         ...
 
 
 @runtime_checkable
 class OpensModels(Protocol):
-    """A reward that works with models of its own."""
+    """A reward that loads models of its own."""
 
     def open(self, catalog: "Catalog", device: "torch.device", say: Callable[[str], None]) -> None:
-        """Load them, once, before the first call of `score`."""
+        """Load the models; called once, before the first `score`."""
         ...
 
 
 class PolicyTrunk(Protocol):
-    """The policy's weights, where a reward model may lie on them as an adapter. lends: whether they are frozen."""
+    """The policy's weights, on which a reward model may run as an adapter. lends: whether they are frozen."""
 
     lends: bool
     processor: AnswersProcessor
 
     def add_scorer(self, folder: Path, name: str) -> ScoresSequences:
-        """A saved reward model as a frozen adapter of that name; raises CheckpointError, which says why not."""
+        """Load a reward model as a frozen adapter of that name; raises CheckpointError, with the reason."""
         ...
 
 
@@ -60,7 +60,7 @@ class SharesTrunk(Protocol):
     """A reward that can run as an adapter on the policy's weights instead of loading its own model."""
 
     def share(self, trunk: PolicyTrunk, name: str, say: Callable[[str], None]) -> None:
-        """Before `open`. name: for its adapter."""
+        """Called before `open`. name: for its adapter."""
         ...
 
 
@@ -69,6 +69,5 @@ class ReadsColumns(Protocol):
     """A reward that reads columns of the data by their names (`answers.column(name)`)."""
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """columns: of every prompt of the data. Raise UsageError where one that it needs is missing: before training
-        starts."""
+        """Called before training with the data's columns; raise UsageError if one that the reward needs is missing."""
         ...

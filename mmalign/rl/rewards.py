@@ -1,12 +1,11 @@
-"""A weighted list of rewards, whose options and scores are checked.
+"""A weighted list of rewards, with checked options and scores.
 
     check_rewards(catalog, options)              # imports nothing heavy; raises UsageError
     rewards = RewardList.build(catalog, options, device, say)
-    rewards.score(answers).total                 # [M]: what the policy is to make large
+    rewards.score(answers).total                 # [M]: what the policy learns to maximise
 
-options: one mapping a reward, such as {"name": "regex", "weight": 0.5, "pattern": "Answer: .+"}. The weight is 1 where
-none is given; 0 only reports. The total is the weighted sum of the scores that there are: an answer for which a reward
-gives None gets nothing of it, as in TRL.
+options: one mapping per reward, such as {"name": "regex", "weight": 0.5, "pattern": "Answer: .+"}. The default weight
+is 1; 0 only reports. The total is the weighted sum of scores; None adds nothing to it, as in TRL.
 """
 
 import contextlib
@@ -39,8 +38,8 @@ _SEARCH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Scores:
-    """total: [M] float32 on the CPU, the weighted sum; parts: the same of each reward by itself, unweighted, NaN where
-    it gave None. unscored: [M] bool, answers for which every reward that weighs gave None; their total is 0."""
+    """total: [M] float32 on the CPU, the weighted sum; parts: reward name -> its unweighted scores, NaN for None.
+    unscored: [M] bool, answers to which every reward with a weight gave None; their total is 0."""
 
     total: "Tensor"
     parts: "dict[str, Tensor]"
@@ -49,7 +48,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A reward that was asked for. name: of its part of the scores; `regex-2` where it is the second regex."""
+    """A reward of the list. name: its key in `Scores.parts`, such as `regex-2` for the second regex."""
 
     name: str
     weight: float
@@ -57,11 +56,11 @@ class Chosen:
     config: Any
 
     def options(self) -> dict[str, Any]:
-        """All of them, with paths made absolute: what a run keeps, to be resumed from anywhere."""
+        """All options, with absolute paths: a run keeps them to be resumed from anywhere."""
         return {"name": lasting_name(self.entry), "weight": self.weight, **self.config.model_dump(mode="json")}
 
     def __str__(self) -> str:
-        """With the options that are not the default ones: of two functions, which."""
+        """With its non-default options, which tell two rewards of one name apart."""
         given = self.config.model_dump(mode="json", exclude_defaults=True)
         options = "".join(f", {key}={_short(str(value))}" for key, value in given.items())
         return f"reward {self.name} (of {self.entry.plugin}{options})"
@@ -72,28 +71,28 @@ def check_rewards(
 ) -> tuple[Chosen, ...]:
     """Find each reward and validate its options; raises UsageError.
 
-    required: an empty list, or one in which every weight is 0, is an error too. An environment has a reward of its own.
-    section: what errors call the list.
+    required: also refuse an empty list and one whose weights are all 0; an environment has a reward of its own.
+    section: the list's name in errors.
     """
-    found: list[Chosen] = []
+    rewards: list[Chosen] = []
     for number, given in enumerate(options):
         where = f"{section}[{number}]"
         if not isinstance(given.get("name"), str):
-            raise UsageError(f"{where}: {dict(given)} names no reward", hint='As {"name": "vader"}. ' + _some(catalog))
-        entry = _found(catalog, given["name"])
+            raise UsageError(f"{where}: {dict(given)} names no reward", hint=_some(catalog))
+        entry = _find(catalog, given["name"])
         own = {key: value for key, value in given.items() if key not in ("name", "weight")}
         hint = f"All options, besides weight: mmalign show {catalog.display_name(entry)} --options"
         config = build_config(catalog.load_config(entry), own, where, hint=hint)
-        name = _unused(catalog.display_name(entry), {chosen.name for chosen in found})
-        found.append(Chosen(name, _weight(given.get("weight", 1.0), where), entry, config))
-    if required and not any(chosen.weight for chosen in found):
-        wrong = "every reward has weight 0" if found else "there is no reward to learn from"
-        raise UsageError(f"{section}: {wrong}", hint=_some(catalog))
-    return tuple(found)
+        name = _unused(catalog.display_name(entry), {chosen.name for chosen in rewards})
+        rewards.append(Chosen(name, _weight(given.get("weight", 1.0), where), entry, config))
+    if required and not any(chosen.weight for chosen in rewards):
+        problem = "every reward has weight 0" if rewards else "there is no reward to learn from"
+        raise UsageError(f"{section}: {problem}", hint=_some(catalog))
+    return tuple(rewards)
 
 
 class RewardList:
-    """Rewards with their weights, opened. `names`: of the parts of their scores, in the order of the options."""
+    """Opened rewards with their weights. names: keys of `Scores.parts`, in the order of the options."""
 
     def __init__(self, rewards: "Iterable[tuple[Chosen, Reward]]") -> None:
         self._rewards = list(rewards)
@@ -111,16 +110,16 @@ class RewardList:
         section: str = SECTION,
         trunk: "PolicyTrunk | None" = None,
     ) -> "RewardList":
-        """Make each, and let it load its models. say: what a user is to know about them; trunk: the
-        policy's, which a reward may lie on.
+        """Make each reward, and let it load its models. say: gets notes for the user; trunk: the policy's weights,
+        which a reward may share.
 
-        Raises UsageError for wrong options, and what they raise where they can't be had, as MmalignError.
+        Raises UsageError for wrong options, another MmalignError for a reward that cannot be opened.
         """
         chosen = check_rewards(catalog, options, required=required, section=section)
         return cls((each, _opened(each, catalog, device, say, trunk)) for each in chosen)
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """columns: of the data's prompts. Raises UsageError that names the reward which needs another."""
+        """Raise UsageError, with the reward's name, if a reward needs a column that the prompts lack."""
         for chosen, reward in self._rewards:
             if isinstance(reward, ReadsColumns):
                 try:
@@ -129,7 +128,7 @@ class RewardList:
                     raise UsageError(f"{chosen}: {error.message}", hint=error.hint) from error
 
     def score(self, answers: "Answers") -> Scores:
-        """Raises RewardError that names the reward and the example where one fails, or gives what is no score."""
+        """Score answers; raises RewardError, with the reward and the example, for an exception or a wrong score."""
         import torch
 
         parts: dict[str, Tensor] = {}
@@ -137,11 +136,11 @@ class RewardList:
         unscored = torch.full((len(answers),), any(chosen.weight for chosen, _ in self._rewards))
         with torch.no_grad():
             for chosen, reward in self._rewards:
-                part = _checked(_call(chosen, reward, answers), chosen, answers)
-                total += chosen.weight * part.double().nan_to_num(0.0)
-                if chosen.weight:  # one that only reports says nothing of what is learnt
-                    unscored &= part.isnan()
-                parts[chosen.name] = part
+                scores = _checked(_call(chosen, reward, answers), chosen, answers)
+                total += chosen.weight * scores.double().nan_to_num(0.0)
+                if chosen.weight:
+                    unscored &= scores.isnan()
+                parts[chosen.name] = scores
         return Scores(total.float(), parts, unscored)
 
 
@@ -149,7 +148,7 @@ def _opened(
     chosen: Chosen, catalog: Catalog, device: "torch.device", say: Callable[[str], None], trunk: "PolicyTrunk | None"
 ) -> "Reward":
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a user's file may print as it is imported
+        with contextlib.redirect_stdout(sys.stderr):  # a user's file may print when it is imported
             reward = catalog.load(chosen.entry)(chosen.config)
         if trunk is not None and isinstance(reward, SharesTrunk):
             reward.share(trunk, chosen.name, lambda line: say(f"{chosen.name}: {line}"))
@@ -158,41 +157,40 @@ def _opened(
     except MmalignError as error:
         raise type(error)(f"{chosen}: {error.message}", hint=error.hint) from error
     except Exception as error:  # a plugin's code, which may raise anything
-        hint = f"Is it its plugin's fault? Try: mmalign plugins check {chosen.entry.plugin}"
         raise RewardError(
-            f"{chosen} cannot be opened: {type(error).__name__}: {error}{_where(chosen, error)}",
-            hint=hint,
+            f"{chosen} cannot be opened: {_described(error, chosen)}",
+            hint=f"To test its plugin: mmalign plugins check {chosen.entry.plugin}",
         ) from error
     return reward
 
 
-def _where(chosen: Chosen, error: BaseException) -> str:
-    return raised_at(error, chosen.entry.spec.target)
+def _described(error: BaseException, chosen: Chosen) -> str:
+    return f"{type(error).__name__}: {error}{raised_at(error, chosen.entry.spec.target)}"
 
 
 def _call(chosen: Chosen, reward: "Reward", answers: "Answers") -> Any:
     try:
         return _score(reward, answers)
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises is its failure
+    except (Exception, SystemExit) as error:  # a plugin's code, which may raise anything
         row = _culprit(reward, answers)
         known = isinstance(error, MmalignError)
-        what = error.message if known else f"{type(error).__name__}: {error}{_where(chosen, error)}"
+        problem = error.message if known else _described(error, chosen)
         hint = error.hint if known and error.hint else _advice(chosen)
-        raise RewardError(f"{chosen} failed: {what}\n{_example(answers, row)}", hint=hint) from error
+        raise RewardError(f"{chosen} failed: {problem}\n{_example(answers, row)}", hint=hint) from error
 
 
 def _score(reward: "Reward", answers: "Answers") -> Any:
-    """What it prints goes where talk goes: stdout is for data, and may be one JSON document."""
+    """Call the reward with its prints sent to stderr, since stdout may be one JSON document."""
     with contextlib.redirect_stdout(sys.stderr):
         return reward.score(answers)
 
 
 def _culprit(reward: "Reward", answers: "Answers") -> int:
-    """The first answer with which the reward fails, by halves; 0 where it fails with no half alone, or is slow."""
+    """Row of an answer that makes the reward fail, by bisection; stops early if no half fails alone, or it is slow."""
     rows, until = range(len(answers)), time.monotonic() + _SEARCH_SECONDS
     while len(rows) > 1 and time.monotonic() < until:
         half = len(rows) // 2
-        failing = next((part for part in (rows[:half], rows[half:]) if _fails(reward, answers.select(part))), None)
+        failing = next((side for side in (rows[:half], rows[half:]) if _fails(reward, answers.select(side))), None)
         if failing is None:
             break
         rows = failing
@@ -207,32 +205,32 @@ def _fails(reward: "Reward", answers: "Answers") -> bool:
     return False
 
 
-def _found(catalog: Catalog, name: str) -> Entry:
-    """Raises UsageError; where the name looks like a place, with how places are given."""
+def _find(catalog: Catalog, name: str) -> Entry:
+    """Raises UsageError; if the name looks like a path, its hint says how to give one."""
     try:
         return catalog.find("rewards", name)
     except UsageError as error:
         if not set(name) & set(":/."):
             raise
-        place = json.dumps([{"name": "function", "function": name}])
-        hint = f"A function of yours: --set '{SECTION}={place}'; a model: with the name reward-model, and its path."
+        options = json.dumps([{"name": "function", "function": name}])
+        hint = f"For your function: --set '{SECTION}={options}'; for a model: the name reward-model, with its path."
         raise UsageError(error.message, hint=f"{error.hint}\n{hint}") from error
 
 
 def _weight(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError(
-            f"{where}.weight: {value!r} is no number", hint="1: as it is; 0: only reported; -1: a penalty."
+            f"{where}.weight: {value!r} is not a number", hint="1: the score itself; 0: only reported; -1: a penalty."
         )
     return float(value)
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    number, found = 1, name
-    while found in taken:
+    number, unused = 1, name
+    while unused in taken:
         number += 1
-        found = f"{name}-{number}"
-    return found
+        unused = f"{name}-{number}"
+    return unused
 
 
 def _some(catalog: Catalog) -> str:
@@ -241,14 +239,14 @@ def _some(catalog: Catalog) -> str:
 
 
 def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
-    """[M] float32 on the CPU, NaN where the reward gave None; raises RewardError for another shape or type,
-    NonFiniteRewardError for NaN or infinity of the reward's own."""
+    """[M] float32 on the CPU, NaN for None; raises RewardError for another shape or type, NonFiniteRewardError for NaN
+    or infinity from the reward."""
     import numpy as np
     import torch
 
     missing: list[int] = []
     if isinstance(value, np.ndarray):
-        is_real = value.dtype.kind in "biuf"  # other orders of bytes or axes, and longer floats, torch does not take
+        is_real = value.dtype.kind in "biuf"  # torch rejects other byte orders, negative strides and longer floats
         value = torch.from_numpy(np.array(value, dtype=np.float64, order="C")) if is_real else value.tolist()
     if not isinstance(value, torch.Tensor):
         value, missing = _from_list(value, chosen, answers)
@@ -260,20 +258,20 @@ def _checked(value: Any, chosen: Chosen, answers: "Answers") -> "Tensor":
         )
     if value.is_complex():
         raise RewardError(f"{chosen} gave complex numbers\n{_example(answers, 0)}", hint=_advice(chosen))
-    part = value.detach().to("cpu", torch.float32)
-    wrong = (~part.isfinite()).nonzero()[:, 0].tolist()
+    scores = value.detach().to("cpu", torch.float32)
+    wrong = (~scores.isfinite()).nonzero()[:, 0].tolist()
     if wrong:
         raise NonFiniteRewardError(
             f"{chosen} gave {float(value[wrong[0]])} ({len(wrong)} of {len(answers)} scores are not finite)\n"
             + _example(answers, wrong[0]),
             hint=_advice(chosen),
         )
-    part[missing] = math.nan
-    return part
+    scores[missing] = math.nan
+    return scores
 
 
 def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "tuple[Tensor, list[int]]":
-    """The numbers, 0 in place of None, and where None was."""
+    """(the numbers, with 0 for None; the rows with None)."""
     import torch
 
     if not isinstance(value, list | tuple):
@@ -284,13 +282,13 @@ def _from_list(value: Any, chosen: Chosen, answers: "Answers") -> "tuple[Tensor,
     numbers = []
     for row, item in enumerate(value):
         try:
-            if isinstance(item, str | bytes):  # float("1") is a number, but a reward that writes text is broken
+            if isinstance(item, str | bytes):  # float("1") would pass, but a reward that returns text is broken
                 raise TypeError("a text")
             numbers.append(0.0 if item is None else float(item))
         except (TypeError, ValueError, RuntimeError) as error:
-            what = f"the text {item!r}" if isinstance(item, str | bytes) else repr(item)
+            shown = _short(f"the text {item!r}" if isinstance(item, str | bytes) else repr(item))
             raise RewardError(
-                f"{chosen} gave {_short(what)}, which is no number\n{_example(answers, min(row, len(answers) - 1))}",
+                f"{chosen} gave {shown}, which is not a number\n{_example(answers, min(row, len(answers) - 1))}",
                 hint=f"It must give a number for every answer, or None where it has no score. {_advice(chosen)}",
             ) from error
     missing = [row for row, item in enumerate(value) if item is None]
@@ -309,4 +307,4 @@ def _short(text: str) -> str:
 
 def _advice(chosen: Chosen) -> str:
     check = "" if chosen.entry.plugin in BUILTINS else f" Try: mmalign plugins check {chosen.entry.plugin}"
-    return f"Mend the reward, or leave it out.{check}"
+    return f"Fix the reward, or leave it out.{check}"

@@ -1,11 +1,11 @@
-"""The policy answers prompts, and rewards score the answers: what an online objective's `prepare` then learns from.
+"""Sample answers to prompts from the policy and score them, for an online objective's `prepare`.
 
     sampler = Sampler(config, processor, rewards)
     batch = sampler.answered(policy, prompts, ctx, answers=4)
     batch["sequences"], batch["score"]           # N prompts with K answers each; [N, K]
 
-Answer k to prompt n is drawn with numbers that depend on (seed, step, n, k) and the token's place alone: neither on
-what else is in the batch, nor on processes, nor on when other answers end.
+The random numbers for answer k to prompt n depend only on (seed, step, n, k) and the token's position: not on the rest
+of the batch, the number of processes, or when other answers end.
 """
 
 import time
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """rewards score what the policy writes, in the last turn where an environment replies to it; what the environment
-    pays is added. engine: what draws in the policy's place. counts: of the last batch's episodes, such as those that an
-    environment never ended."""
+    """Rewards score the policy's last turn; the environment's rewards are added. engine: samples instead of the policy.
+    counts: of the last batch's episodes, such as those stopped by a limit."""
 
     def __init__(
         self,
@@ -55,20 +54,20 @@ class Sampler:
         self.counts: dict[str, int] = {}
 
     def answered(self, policy: Policy, batch: Batch, ctx: "Context", answers: int) -> Batch:
-        """What an online objective's `prepare` gets: `batch` with so many answers to each prompt, sampled with seeds of
-        the context, and their scores (`sample`). Batches of other streams stay as they are."""
+        """`batch` with this many answers per prompt and their scores (`sample`), seeded by the context. Batches of
+        other streams are returned unchanged."""
         if batch.stream != "main":
             return batch
         return ctx.guard(lambda: self.sample(policy, batch, lambda n: ctx.seed(*divmod(n, answers)), answers))
 
     def sample(self, policy: Policy, batch: Batch, seed: Callable[[int], int], answers: int) -> Batch:
-        """batch: of kind `prompt`. Adds, for K = `answers`:
+        """Sample and score K = `answers` answers to each example of a batch of kind `prompt`. Adds the columns
 
-        sequences: the prompts with K answers each; score: [N, K], what an answer earns in all; token_rewards: ragged,
-        the same at the action tokens that it is for; ended: [N, K] bool, the end token came; sampler_logps: ragged, of
-        each token as it was drawn; written: N tuples of K texts; and "reward NAME": [N, K] for each reward, NaN where
-        it gave None. Where an engine drew that is not exact, "other sampler": [N] bool too; where every reward
-        that weighs gave None for an answer and no environment paid, "unscored": [N, K] bool.
+        sequences: the prompts with K answers each; score: [N, K], an answer's total reward; token_rewards: ragged, that
+        reward by action token; ended: [N, K] bool, the end token came; sampler_logps: ragged, of each token as it was
+        sampled; written: N tuples of K texts; "reward NAME": [N, K] for each reward, NaN for None. With an engine that
+        is not exact also "other sampler": [N] bool. Without an environment, if every reward with a weight gave None to
+        some answer, also "unscored": [N, K] bool.
         """
         device, seeds, self.counts = batch.device, [seed(row) for row in range(len(batch) * answers)], {}
         engine = self._engine
@@ -85,10 +84,10 @@ class Sampler:
             [[episode.ids for episode in group] for group in groups],
             [[episode.learn for episode in group] for group in groups],
         )
-        # In the rewards' own precision, whatever the policy's passes are in.
+        # In the rewards' own precision, not that of the policy's passes.
         with self._clock("scoring"), torch.autocast(device.type, enabled=False):
             scores = self._rewards.score(self._answers(batch, sequences, episodes, answers))
-        placed = _place(scores.total, episodes, sequences)
+        token_rewards = _token_rewards(scores.total, episodes, sequences)
         shape = (len(batch), answers)
         exact = engine is None or engine.exact
         flag = {} if exact else {OTHER_SAMPLER: torch.ones(len(batch), dtype=torch.bool, device=device)}
@@ -98,24 +97,24 @@ class Sampler:
             sequences=sequences.to(device),
             score=(scores.total + torch.tensor([episode.paid for episode in episodes])).view(shape).to(device),
             ended=torch.tensor([_ended(episode) for episode in episodes], dtype=torch.bool).view(shape).to(device),
-            token_rewards=per_prompt(placed, sequences).to(device),
+            token_rewards=per_prompt(token_rewards, sequences).to(device),
             sampler_logps=per_prompt(torch.cat([torch.zeros(0), *(e.logps for e in episodes)]), sequences).to(device),
             written=tuple(tuple(episode.text for episode in group) for group in groups),
             **flag,
-            **{f"{REWARD}{name}": part.view(shape).to(device) for name, part in scores.parts.items()},
+            **{f"{REWARD}{name}": values.view(shape).to(device) for name, values in scores.parts.items()},
         )
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds in rollout and scoring since the last call."""
-        found, self._seconds = self._seconds, {}
-        return found
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
     def _prompts(self, batch: Batch, seeds: list[int], answers: int) -> "tuple[list[Tensor], list[Started]]":
-        """The ids that the policy reads first, of each prompt, and the environments of each answer, reset."""
+        """(token ids of each prompt, a reset environment for each answer)."""
         if self._environment is None:
             return batch["sequences"].prompts.rows(), []
-        rows = zip(batch["key"], batch["prompt"], batch["solution"], batch["columns"], strict=True)
-        examples = [Prompt(*row) for row in rows]
+        fields = zip(batch["key"], batch["prompt"], batch["solution"], batch["columns"], strict=True)
+        examples = [Prompt(*values) for values in fields]
         # All answers to a prompt are episodes of the same task.
         started = self._environment.begin(
             [example for example in examples for _ in range(answers)],
@@ -151,24 +150,24 @@ class Sampler:
 
 
 def _ended(episode: Episode) -> bool:
-    """By itself, and not because no more was allowed."""
+    """Whether the episode ended by itself, not by a limit."""
     return episode.ended and not episode.stopped
 
 
-def _place(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "Tensor":
-    """[P]: the reward list's score at an answer's last action token, and what its environment paid at each turn's."""
+def _token_rewards(scores: "Tensor", episodes: list[Episode], sequences: Sequences) -> "Tensor":
+    """[P]: the reward list's score on an answer's last action token, and the environment's reward on each turn's."""
     offsets = answer_offsets(sequences)
-    some = offsets.diff() > 0  # an answer without a token has no place for it
-    placed = torch.zeros(int(offsets[-1])).index_add(0, offsets[1:][some] - 1, scores[some])
+    has_tokens = offsets.diff() > 0
+    rewards = torch.zeros(int(offsets[-1])).index_add(0, offsets[1:][has_tokens] - 1, scores[has_tokens])
     for first, episode in zip(offsets.tolist(), episodes, strict=False):
-        for place, reward in episode.turn_rewards:
-            placed[first + place] += reward
-    return placed
+        for index, reward in episode.turn_rewards:
+            rewards[first + index] += reward
+    return rewards
 
 
 def checked_rollout(catalog: "Catalog", config: "RolloutConfig") -> "RolloutConfig":
-    """The options with those of every reward in full, paths absolute: a run is resumed from anywhere. Loads nothing
-    heavy; raises UsageError for a reward, an environment or an engine that cannot be had."""
+    """The options with every reward's in full and paths absolute, so that a run can be resumed from anywhere. Loads
+    nothing heavy; raises UsageError for an unknown reward, environment or engine, or wrong options."""
     if config.environment:
         find_environment(catalog, config.environment)
     if config.engine:

@@ -1,6 +1,6 @@
-"""Columns of sampled batches, as online objectives read and write them.
+"""Columns of sampled batches, for online objectives.
 
-    spread(advantage.flatten(), sequences)       # [M], one an answer -> [P], one an action token
+    spread(advantage.flatten(), sequences)       # [M], one per answer -> [P], one per action token
     rollout_metrics(batch)                       # score, each reward, length, share that ended
 
 N prompts with K answers each, M = N K; P action tokens, in the order of the answers.
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mmalign.contract.objective import Context
     from mmalign.language.protocols import CausalLM
 
-REWARD = "reward "  # before a reward's name, in a column's
+REWARD = "reward "  # prefix of the column of a reward's scores
 OTHER_SAMPLER = "other sampler"  # [N] bool: answers are an engine's, whose log-probabilities are not the policy's
-UNSCORED = "unscored"  # [N, K] bool: no reward had a score for the answer; there where any has none
+UNSCORED = "unscored"  # [N, K] bool: no reward scored the answer; absent if all have a score
 _Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
 
 
 def per_prompt(values: Tensor, sequences: Sequences) -> Ragged:
-    """values: [P] -> N rows, each of all answers to one prompt: a column of a batch."""
+    """values: [P] -> a column of N rows, each with all answers to one prompt."""
     lengths = torch.zeros(len(sequences), dtype=torch.int64).index_add(0, sequences.owner, sequences.num_labels())
     return Ragged.of_lengths(values, lengths)
 
@@ -38,7 +38,7 @@ def answer_offsets(sequences: Sequences) -> Tensor:
 
 
 def spread(values: Tensor, sequences: Sequences) -> Tensor:
-    """values: [M] -> [P]: what is said of an answer, at each of its action tokens."""
+    """values: [M] -> [P]: repeat an answer's value for each of its action tokens."""
     lengths = sequences.num_labels()
     return values.repeat_interleave(lengths.to(values.device), output_size=int(lengths.sum()))
 
@@ -46,16 +46,16 @@ def spread(values: Tensor, sequences: Sequences) -> Tensor:
 def action_logps(backbone: "CausalLM", batch: Batch, ctx: "Context", temperature: float) -> Ragged:
     """Log-probabilities of the sampled tokens, without gradient, as a column."""
 
-    def ask(part: Batch) -> Tensor:
-        hidden = backbone.hidden_states(part["sequences"])
+    def logps(chunk: Batch) -> Tensor:
+        hidden = backbone.hidden_states(chunk["sequences"])
         return backbone.token_logps(hidden, temperature=temperature).logps
 
-    return per_prompt(ctx.map(ask, batch), batch["sequences"])
+    return per_prompt(ctx.map(logps, batch), batch["sequences"])
 
 
 def old_logps(batch: Batch, logps: Tensor) -> Tensor:
-    """[P]: of the policy that sampled. Until its first update that is the policy as it is: then `logps` themselves,
-    detached, so that ratios are exactly 1; afterwards the column `old`."""
+    """[P]: log-probabilities of the policy that sampled. In a step's first update these are `logps`, detached, so that
+    ratios are exactly 1; then they are the column `old`."""
     new = logps.detach()
     if "update" not in batch:
         return new
@@ -65,13 +65,14 @@ def old_logps(batch: Batch, logps: Tensor) -> Tensor:
 
 
 def sampler_weights(batch: Batch, old: Tensor, limit: float, *, whole: bool = False) -> tuple[Tensor | float, _Metrics]:
-    """What to multiply a policy loss by, because answers came from another distribution than the policy's: truncated
-    importance weights min(pi_old / pi_sampler, limit), [P] or, where a `whole` answer is one action, [M], without
-    gradient (Yao 2025, "Your efficient RL framework secretly brings you off-policy RL training"). 1.0 where the policy
-    itself drew, and with limit 0. old: [P], the policy's log-probabilities when it sampled.
+    """(factor of the policy loss, metrics), for answers from another distribution than the policy's.
 
-    Metrics, (sum, count): sampler_gap, nats between the two at a token, in size; where answers are another sampler's
-    sampler_weight, and sampler_truncated, the share of weights above the limit.
+    The factor is a truncated importance weight min(pi_old / pi_sampler, limit) without gradient, [P] or, if a `whole`
+    answer is one action, [M] (Yao 2025, "Your efficient RL framework secretly brings you off-policy RL training"). It
+    is 1.0 if the policy itself sampled or limit is 0. old: [P], the policy's log-probabilities when it sampled.
+
+    Metrics, (sum, count): sampler_gap, the absolute difference of log-probabilities per token, in nats; for another
+    sampler also sampler_weight, and sampler_truncated, the share of weights above the limit.
     """
     gap = old - batch["sampler_logps"].values.to(old)
     metrics: _Metrics = {"sampler_gap": (gap.abs().sum(), len(gap))}
@@ -88,20 +89,20 @@ def scored(batch: Batch) -> Tensor:
 
 
 def rollout_metrics(batch: Batch) -> _Metrics:
-    """(sum, count) each. score: the weighted sum of rewards, of the answers that have one; length: in action tokens;
-    ended: the share of answers that ended by themselves; empty: of those that say nothing."""
+    """(sum, count) each. score: the weighted sum of rewards, over answers that have one; length: in action tokens;
+    ended: share of answers that ended by themselves; empty: share of answers without text."""
     sequences, score = batch["sequences"], batch["score"]
     answers = score.numel()
     lengths = sequences.num_labels()
-    found: _Metrics = {"score": (score.sum(), scored(batch).sum())}
-    parts = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
-    if len(parts) > 1:
-        found |= {
+    metrics: _Metrics = {"score": (score.sum(), scored(batch).sum())}
+    rewards = {name: column for name, column in batch.columns.items() if name.startswith(REWARD)}
+    if len(rewards) > 1:
+        metrics |= {
             name: (column.nansum(), (~column.isnan()).sum())
-            for name, column in parts.items()
+            for name, column in rewards.items()
             if isinstance(column, Tensor)
         }
-    return found | {
+    return metrics | {
         "length": (float(lengths.sum()), answers),
         "ended": (batch["ended"].sum(), answers),
         "empty": (float(sum(not text.strip() for texts in batch["written"] for text in texts)), answers),

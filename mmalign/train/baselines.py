@@ -1,11 +1,11 @@
-"""What the starting model does without training, to stand beside the trained one: prompting beside a classifier.
+"""Evaluate the starting model, to compare the trained one with it: few-shot prompting beside a trained classifier.
 
     mmalign train --objective classify --set 'evaluation.baselines=[{"name": "few-shot", "shots": 8}]'
 
-A recipe names them, as an evaluation's options may be right for one data set alone.
+    baselines = measure_baselines(job, catalog, say)              # before the first step
+    rows = compare(baselines, after, "classify", frozenset())     # metric, its 95% interval, number of examples
 
-    found = measure_baselines(job, catalog, say)  # before the first step
-    rows = compare(found, after, "classify")     # one table: accuracy, its 95% interval, how many examples
+Users or recipes name them; there is no default, because an evaluation's options may suit only one data set.
 """
 
 import time
@@ -23,9 +23,11 @@ HEADER = ("held-out", "figure", "95% interval", "examples")
 
 
 def measure_baselines(job: Job, catalog: Catalog, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """[{"evaluation", "what", "metric", "results"}, ...] of `evaluation.baselines`, on the run's held-out data where
-    they fit."""
-    config, found, began = job.plan.evaluation, [], time.perf_counter()
+    """Run `evaluation.baselines`, on the run's held-out data if they fit.
+
+    Returns [{"evaluation", "what", "metric", "results"}, ...].
+    """
+    config, baselines, began = job.plan.evaluation, [], time.perf_counter()
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
     with undisturbed(job):
         job.models.eval()
@@ -36,22 +38,22 @@ def measure_baselines(job: Job, catalog: Catalog, say: Callable[[str], None]) ->
             wanted = {"max_examples": config.max_examples, **options}
             results = run_evaluation(catalog, entry, job.models["policy"], part, runtime, wanted)
             shown = ", ".join(f"{name} {value}" for name, value in options.items() if name != "max_examples")
-            what = f"{entry.spec.name}{f' ({shown})' if shown else ''}"
-            found.append(
-                {"evaluation": entry.spec.name, "what": what, "metric": entry.spec.primary, "results": results}
+            label = f"{entry.spec.name}{f' ({shown})' if shown else ''}"
+            baselines.append(
+                {"evaluation": entry.spec.name, "what": label, "metric": entry.spec.primary, "results": results}
             )
-    if found:
-        what = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in found)
-        say(f"the starting model, to compare with: {what} ({time.perf_counter() - began:.1f} s)")
-    return found
+    if baselines:
+        values = ", ".join(f"{b['what']} {b['metric']} {b['results'][b['metric']]:.3f}" for b in baselines)
+        say(f"the starting model, for comparison: {values} ({time.perf_counter() - began:.1f} s)")
+    return baselines
 
 
 def compare(
     baselines: Sequence[Mapping[str, Any]], after: Mapping[str, float], objective: str, comparable: frozenset[str]
 ) -> list[dict[str, Any]]:
-    """The trained model's held-out metric of the same name first, then each baseline, then their majority class.
+    """For each metric: rows for the trained model (if comparable), each baseline, and the majority class.
 
-    comparable: evaluations whose spec says so; beside another the trained model has no row.
+    comparable: evaluations whose metric can be compared with the objective's held-out metric of the same name.
     """
     rows: list[dict[str, Any]] = []
     for metric in dict.fromkeys(baseline["metric"] for baseline in baselines):
@@ -65,7 +67,7 @@ def compare(
             low, high = (results.get(f"{metric}_{end}") for end in ("low", "high"))
             interval = (low, high) if low is not None and high is not None else None
             rows.append(_row(f"starting model, {baseline['what']}", results[metric], interval, results.get("examples")))
-        results = max((baseline["results"] for baseline in same), key=lambda found: found.get("examples", 0))
+        results = max((baseline["results"] for baseline in same), key=lambda results: results.get("examples", 0))
         if "majority" in results:
             rows.append(_row("always the commonest class", results["majority"], None, results.get("examples")))
     return rows
@@ -84,5 +86,5 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _row(what: str, value: float, interval: tuple[float, float] | None, examples: float | None) -> dict[str, Any]:
-    return {"what": what, "value": value, "interval": interval, "examples": examples}
+def _row(label: str, value: float, interval: tuple[float, float] | None, examples: float | None) -> dict[str, Any]:
+    return {"what": label, "value": value, "interval": interval, "examples": examples}

@@ -1,4 +1,4 @@
-"""Build what a plan names: models, data, optimiser, engine. Here weights are loaded and data is opened.
+"""Build what a plan names: load weights, open data, make the optimiser and the engine.
 
 job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
@@ -42,7 +42,7 @@ Guard = Callable[[Callable[[], Any]], Any]
 
 @dataclass
 class Job:
-    """Everything that a training loop works with. plan: with the steps that its epochs come to."""
+    """Everything that a training loop works with. plan: with epochs converted to steps."""
 
     plan: Plan
     processes: Processes
@@ -53,14 +53,14 @@ class Job:
     optimizer_state: OptimizerState
     engine: Engine
     data: Any
-    heldout: Any  # None where the data set has no validation part
+    heldout: Any  # None: the data set has no validation examples
     encoder: Encoder
     feed: Feed
     others: Mapping[str, tuple[Any, Encoder]]  # data of streams besides the main one
     average: MovingAverage | None = None  # of the policy's weights
-    frozen: FrozenCache | None = None  # of what frozen roles say; None: they are asked at every step
-    micro_batch_size: int = 0  # examples a forward pass and process; 0: this process's share of the batch
-    measures_memory: bool = False  # the first update finds the micro-batch that fits
+    frozen: FrozenCache | None = None  # outputs of frozen roles; None: they run at every step
+    micro_batch_size: int = 0  # examples per forward pass and process; 0: this process's share of the batch
+    measures_memory: bool = False  # the first update finds the micro-batch size that fits
 
     @property
     def train(self) -> TrainConfig:
@@ -80,25 +80,25 @@ class Job:
 
     @property
     def freezes_batchnorm(self) -> bool:
-        """Whether the batch is split in any way, so that live statistics would depend on the split."""
+        """Whether the batch is split, so that running statistics would depend on the split."""
         return self.processes.world_size > 1 or self.micro_batch < self.local_batch_size
 
     @property
     def micro_batch(self) -> int:
-        """Examples a forward pass, as a number."""
+        """Examples per forward pass and process, never 0."""
         return self.micro_batch_size or -(-self.local_batch_size // self.engine.passes)
 
     def stream(self, start_step: int, bad: Mapping[str, str] | None = None) -> Stream:
-        """Batches from `start_step` on, this process's share of each. `bad`: unreadable samples met before that."""
+        """This process's share of each batch from `start_step` on. bad: samples found unreadable before."""
         return self._stream(self.data, self.encoder, self.train.seed, self.train.batch_size, start_step, bad)
 
     def other_streams(self, start_step: int, bad: Mapping[str, str] | None = None) -> dict[str, Stream]:
-        """The same of every other stream; each has an order of its own."""
-        found = {}
+        """`stream` for every other stream, each with its own order."""
+        streams = {}
         for name, (data, encoder) in self.others.items():
             seed, size = stable_hash("stream", name, self.train.seed) >> 1, self.plan.streams[name].batch_size
-            found[name] = self._stream(data, encoder, seed, size, start_step, bad)
-        return found
+            streams[name] = self._stream(data, encoder, seed, size, start_step, bad)
+        return streams
 
     def _stream(
         self, data: Any, encoder: Encoder, seed: int, size: int, start_step: int, bad: Mapping[str, str] | None
@@ -117,7 +117,7 @@ class Job:
         )
 
     def fingerprint(self) -> Any:
-        """Of all data: what a resumed run compares."""
+        """Fingerprint of all data; a resumed run compares it with the checkpoint's."""
         if not self.others:
             return self.data.fingerprint()
         return {"main": self.data.fingerprint()} | {name: data.fingerprint() for name, (data, _) in self.others.items()}
@@ -129,9 +129,10 @@ class Job:
         guard: Guard = lambda work: work(),
         stage: Callable[[str], None] = lambda name: None,
     ) -> Batch:
-        """The objective's frozen passes for one step: no gradient, dropout off, running statistics untouched.
+        """Add what updates need: outputs of frozen roles, the feed's columns, then those of `Objective.prepare`.
 
-        guard: of its passes; see `Context`. stage: told what is done, where that takes long.
+        Without gradient or dropout; running statistics do not change. guard: see `Context`. stage: called with the name
+        of a long stage.
         """
         train, objective = self.train, self.objective
         batch = batch.to(self.device)
@@ -153,7 +154,7 @@ class Job:
                     first_row=self.processes.rank * self.local_batch_size,
                     guard=guard,
                 )
-                with self.engine.autocast():  # as `forward` will: what it is compared with has the same rounding
+                with self.engine.autocast():  # rounded as in `forward`, whose results are compared with these
                     batch = self.feed.complete(self.models["policy"], batch, ctx)
                     batch = objective.prepare(self.models, batch, ctx)
                 stage("training")
@@ -163,11 +164,11 @@ class Job:
             self.engine.release()
 
     def updates(self, index: int, batch: Batch, others: Mapping[str, Batch]) -> Iterator[list[Batch]]:
-        """What each optimiser update of a step learns from, of every stream; see `mmalign.train.step`."""
+        """The batches of each optimiser update of a step, one per stream; see `mmalign.train.step`."""
         return updates(self.feed.passes, self.train.seed, index, batch, others)
 
     def with_frozen(self, batch: Batch) -> Batch:
-        """A batch on the device with what frozen roles say of it; in evaluation mode, without gradient."""
+        """Add the outputs of frozen roles to a batch on the device. Call it in evaluation mode, without gradient."""
         if self.frozen is not None:
             return batch.with_columns(**self.frozen.columns(batch))
         with self.engine.autocast():
@@ -175,12 +176,12 @@ class Job:
 
 
 def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> Job:
-    """Load and wire a plan; raises the errors of the parts. say: what is to be known about them."""
+    """Load and wire a plan; raises the errors of its parts. say: gets their notes for the user."""
     train = plan.train
     if train.batch_size % processes.world_size:
         nearest = max(1, train.batch_size // processes.world_size) * processes.world_size
         raise UsageError(
-            f"train.batch_size={train.batch_size} does not divide over {processes.world_size} processes",
+            f"train.batch_size={train.batch_size} cannot be divided evenly over {processes.world_size} processes",
             hint=f"Try: --set train.batch_size={nearest}",
         )
     check_compile(train, processes.device.type)
@@ -190,7 +191,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         keep_freed_memory()
     data = _training_data(plan)
     if data is None or not len(data):
-        raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Look at its path and its columns.")
+        raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Check its path and its columns.")
     plan = replace(plan, configs={**plan.configs, "train": (train := with_examples(train, len(data)))})
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
     policy = load_model(plan.catalog, plan.source, plan.configs["backbone"])
@@ -221,8 +222,8 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
     )
     builder = plan.catalog.load(plan.optimizer)
     optimizer = build_optimizer(builder, plan.configs["optimizer"], parameters, train.learning_rate, models.peaks)
-    policys = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
-    engine.release()  # what building took
+    averaged = [(name, parameter) for name, parameter in parameters if name.startswith(("policy.", "policy_head."))]
+    engine.release()  # memory that building used
     rng.seed_everything(train.seed, processes.rank)  # dropout differs between processes
     return Job(
         plan,
@@ -238,7 +239,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         Encoder(policy.processor, plan.example_class, train.seed, answer_tokens=feed.answer_tokens),
         feed,
         _others(plan, policy.processor, math.prod(feed.passes), processes),
-        MovingAverage(policys, train.ema_decay) if train.ema_decay else None,
+        MovingAverage(averaged, train.ema_decay) if train.ema_decay else None,
         micro_batch_size=train.micro_batch_size,
         measures_memory=not train.micro_batch_size and not (train.compile and objective.coupled),
     )
@@ -255,12 +256,11 @@ def wire(
     copies: bool = True,
     loaded: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Models, Engine]:
-    """The roles of an objective as models on the processes' device, and the engine that trains them: what a run and the
-    conformance kit have in common.
+    """Build an objective's roles as models on the processes' device, and the engine that trains them.
 
-    classes: names of the data set's, where a head has a row for each. copies: frozen roles are models of their own;
-    else the trained one stands in for them. loaded: models of roles that have a source of their own. Raises
-    IncompatibleError where nothing trains.
+    classes: the data set's class names, for heads with a row per class. copies: give each frozen role a model of its
+    own; else the trained role stands in for it. loaded: role -> model, for roles with a source of their own. Raises
+    IncompatibleError if nothing trains.
     """
     roles = tuple(role for role in spec.roles if role.used(objective.config))
     critic = objective.config.critic if "critic" in type(objective.config).model_fields else None
@@ -290,7 +290,7 @@ def wire(
 
 
 def _training_data(plan: Plan) -> Any:
-    """Raises DataError; where the data are of another kind, with the objectives that learn from them."""
+    """Raises DataError; for data of another kind, its hint names the objectives that learn from them."""
     try:
         return plan.dataset_class.build(plan.configs["dataset"], "train")
     except WrongKindError as error:
@@ -299,22 +299,22 @@ def _training_data(plan: Plan) -> Any:
         if not names:
             raise
         name = names[0] if len(names) == 1 else "NAME"
-        hint = f"What learns from {error.looks_like} data: {', '.join(names)}. Try: --objective {name}"
+        hint = f"Objectives for {error.looks_like} data: {', '.join(names)}. Try: --objective {name}"
         raise DataError(error.message, hint=f"{hint}\n{error.hint}") from error
 
 
 def _others(plan: Plan, processor: Any, updates: int, processes: Processes) -> dict[str, tuple[Any, Encoder]]:
-    """updates: of a step, each of which gets a share of every stream."""
-    found = {}
+    """(data, encoder) of every stream besides main. updates: number in a step; each gets a share of every stream."""
+    others = {}
     for name, stream in plan.streams.items():
         if stream.batch_size % processes.world_size or stream.batch_size // processes.world_size < updates:
             raise UsageError(
-                f"stream {name}: {stream.batch_size} examples a step do not give {updates} updates on "
-                f"{processes.world_size} processes one each, or do not divide",
+                f"stream {name}: {stream.batch_size} examples per step cannot be divided evenly over "
+                f"{processes.world_size} processes with at least one for each of {updates} updates",
                 hint=f"Try {updates * processes.world_size} or a multiple.",
             )
         data = stream.dataset_class.build(stream.config, "train")
         if data is None or not len(data):
             raise DataError(f"{stream.dataset.spec.name} has no training examples for the stream {name}")
-        found[name] = (data, Encoder(processor, stream.example_class, plan.train.seed))
-    return found
+        others[name] = (data, Encoder(processor, stream.example_class, plan.train.seed))
+    return others

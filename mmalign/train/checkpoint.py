@@ -3,8 +3,8 @@
     checkpoints/step-000050/{model,optimizer,rng}.safetensors  state.json  manifest.json
 
 A checkpoint is written into a hidden folder, every file is fsynced, the manifest (sizes and sha256) last, and the
-folder is renamed; only then are old ones deleted. There is no pointer file: `newest` scans, verifies, and falls back to
-the one before where a file is missing, truncated or altered, and says so. Nothing is ever unpickled.
+folder is renamed; only then are old ones deleted. There is no pointer file: `newest` scans and verifies, and if a file
+is missing, truncated or altered, it warns and uses the checkpoint before. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from mmalign.errors import CheckpointError
 from mmalign.files import fsync
 from mmalign.reading import open_file, read_json
 
-FORMAT = 2  # 1 held of the optimiser tensors alone, which is all that AdamW keeps
+FORMAT = 2  # format 1 held only the optimiser's tensors, which is all that AdamW keeps
 _READABLE = (1, FORMAT)
 _PREFIX = "step-"
 _FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
@@ -34,7 +34,7 @@ _MAX_MANIFEST = 2**16
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything of a training state. `rng` holds one set of tensors a process, named "<rank>/<generator>"."""
+    """A complete training state. rng: the generator states of every process, named "<rank>/<generator>"."""
 
     step: int
     model: Mapping[str, Tensor]
@@ -67,11 +67,9 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
         fsync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        needed = sum(
-            t.numel() * t.element_size() for part in ("model", "optimizer") for t in getattr(checkpoint, part).values()
-        )
+        needed = sum(tensor.nbytes for tensor in (*checkpoint.model.values(), *checkpoint.optimizer.values()))
         raise CheckpointError(
-            f"cannot save {final}: {error}; it needs {needed / 1e6:.0f} MB, {_free_megabytes(root)} MB are free",
+            f"cannot save {final}: {error}; it needs {needed / 1e6:.0f} MB, and {_free_megabytes(root)} MB are free",
             hint="Free space or choose another --out; earlier checkpoints are intact.",
         ) from error
     return final
@@ -98,12 +96,12 @@ def verify(folder: Path) -> None:
                 f"{folder}: format {manifest['format']}, this version reads {' and '.join(map(str, _READABLE))}",
                 hint="A newer version wrote it: pip install --upgrade mmalign",
             )
-        if set(files) != set(_FILES):  # and so none that lies elsewhere
+        if set(files) != set(_FILES):  # so that no name leads out of the folder
             odd = ", ".join(sorted(set(files) ^ set(_FILES))[:4])
-            raise CheckpointError(f"{folder}: the manifest is not of {', '.join(_FILES)}: {odd}")
+            raise CheckpointError(f"{folder}: the manifest must list {', '.join(_FILES)}; it differs in {odd}")
         for name, expected in files.items():
             if _digest(folder / name) != expected:
-                raise CheckpointError(f"{folder}: {name} is not what was saved")
+                raise CheckpointError(f"{folder}: {name} differs from its size or digest in the manifest")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
@@ -129,7 +127,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 def rotate(root: Path, keep: int, best: int | None, newest: int) -> list[Path]:
     """After the commit of step `newest`, delete all but the newest `keep` and the `best`. Returns what was deleted.
 
-    Folders of later steps are of a past that this run left behind (damaged, or overtaken): they go too.
+    Folders of later steps are deleted too: they are damaged, or from before the run went back to an earlier step.
     """
     folders = committed(root)
     current = [folder for folder in folders if _step(folder) <= newest]
@@ -143,7 +141,7 @@ def rotate(root: Path, keep: int, best: int | None, newest: int) -> list[Path]:
 
 
 def _bury(folder: Path) -> None:
-    """To be deleted by `rotate`; renamed first, since a deletion cut short must leave nothing that looks committed."""
+    """Rename a folder for `rotate` to delete: a deletion cut short must leave nothing that looks committed."""
     grave = folder.with_name(f".{folder.name}.deleted")
     shutil.rmtree(grave, ignore_errors=True)
     os.rename(folder, grave)
@@ -169,11 +167,11 @@ def _free_megabytes(path: Path) -> int:
 
 
 def require_same(state: Mapping[str, Any], fingerprint: Any, num_processes: int) -> None:
-    """Raises CheckpointError where a checkpoint's state is of other data, or of another number of processes."""
+    """Raises CheckpointError if a checkpoint's state is from other data or another number of processes."""
     if state["data"] != fingerprint:
         raise CheckpointError("the training data changed since the checkpoint", hint="Restore it, or start a new run.")
     if len(state["host_rng"]) != num_processes:
         raise CheckpointError(
-            f"the checkpoint is of {len(state['host_rng'])} processes, this run has {num_processes}",
-            hint="Resume with as many processes.",
+            f"{len(state['host_rng'])} processes saved the checkpoint, this run has {num_processes}",
+            hint="Resume with the same number of processes.",
         )

@@ -1,4 +1,4 @@
-"""Where `train.compile` cannot be: refused with the reason, the first before anything is loaded.
+"""Refuse `train.compile` where it fails or gives wrong losses. `check_compile` runs before anything is loaded.
 
 check_compile(train, "cuda")
 check_passes(train, coupled=True, world_size=1)
@@ -9,7 +9,7 @@ from mmalign.train.config import TrainConfig
 
 
 def check_compile(train: TrainConfig, device: str) -> None:
-    """Raise UsageError for a precision in which a compiled forward is not the plain one. device: as "cuda".
+    """Raise UsageError for a precision in which the compiled forward differs from the plain one. device: its type.
 
     Under bf16 on CUDA the first loss of DPO was 0.83 where ln 2 = 0.69 is right, and rewards ended in NaN; in fp32 the
     losses are equal (measured on an H200).
@@ -17,7 +17,7 @@ def check_compile(train: TrainConfig, device: str) -> None:
     if train.compile and train.precision == "bf16" and device == "cuda":
         raise UsageError(
             "train.compile=true with train.precision=bf16 gives wrong losses on a CUDA GPU",
-            hint="Leave one of them out: --set train.compile=false, or --set train.precision=fp32",
+            hint="Change one of them: --set train.compile=false, or --set train.precision=fp32",
         )
 
 

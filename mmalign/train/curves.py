@@ -1,7 +1,7 @@
-"""Pictures of a run's lines of metrics.jsonl, for reports of runs and of pipelines.
+"""Plots of metrics.jsonl, for the reports of runs and pipelines.
 
 figure = draw_curves(records)
-figure = reward_against_kl(records)          # None where the records have no KL
+figure = reward_against_kl(records)          # None if the records have no KL
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from mmalign.contract.feed import LOGGED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRONTIER = "Reward against KL from where it began"
+FRONTIER = "Reward against KL from the reference"
 _NOT_CURVES = ("step", "peak_memory_mb")
-_FIRST = ("score", "kl", "entropy", "length")  # of an online objective: what one looks at
+_FIRST = ("score", "kl", "entropy", "length")  # the first panels of an online objective
 _EXACT = ("learning_rate", "scale", "beta")  # no noise to average away
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
-    """One small panel a metric: the raw values, thin, and a smooth line through them.
+    """One panel per metric: the raw values, thin, and a smoothed line.
 
-    Where answers are sampled the loss is left out, a direction to go and no figure, and counts, which are shares, too.
+    Online objectives have no panel for the loss, whose value means nothing, and none for counts, shown as shares.
     """
     from matplotlib.figure import Figure
 
@@ -36,8 +36,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
         left=0.72 / width, right=1 - 0.2 / width, top=1 - 0.35 / height, bottom=0.4 / height, wspace=0.78 / panel,
         hspace=0.42,
     )  # fmt: skip
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(lines, columns, place + 1)
+    for number, name in enumerate(names, 1):
+        axes = figure.add_subplot(lines, columns, number)
         steps = [record["step"] for record in records if name in record and record[name] is not None]
         values = [record[name] for record in records if name in record and record[name] is not None]
         noisy = name not in _EXACT
@@ -54,7 +54,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def reward_against_kl(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
-    """A point a step, coloured by it; None where the records have not both."""
+    """One point per step, coloured by the step; None if no record has both."""
     from matplotlib.figure import Figure
 
     both = [r for r in records if r.get("kl") is not None and r.get("score") is not None]
@@ -74,10 +74,9 @@ def reward_against_kl(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
 
 
 def smooth(values: Sequence[float], memory: float = 0.9) -> list[float]:
-    """At each place the value of the straight line through its neighbours on both sides, weighted by memory^distance.
+    """Local linear regression on both sides of each point, weighted by memory^distance (Fan & Gijbels 1996).
 
-    Local linear regression (Fan & Gijbels 1996): unlike a mean of what came before, it does not lag a trend, at the
-    ends no more than in the middle.
+    Unlike a running mean, it does not lag behind a trend, even at the ends.
     """
     import numpy as np
 
@@ -98,8 +97,8 @@ def smooth(values: Sequence[float], memory: float = 0.9) -> list[float]:
 
 
 def _names(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [name for name in dict.fromkeys(name for record in records for name in record) if name not in _NOT_CURVES]
-    if f"{LOGGED}answers" not in found:
-        return found
-    shown = [name for name in found if name not in ("loss", *_FIRST) and not name.startswith(LOGGED)]
-    return [*(name for name in _FIRST if name in found), *shown]
+    names = [name for name in dict.fromkeys(name for record in records for name in record) if name not in _NOT_CURVES]
+    if f"{LOGGED}answers" not in names:
+        return names
+    shown = [name for name in names if name not in ("loss", *_FIRST) and not name.startswith(LOGGED)]
+    return [*(name for name in _FIRST if name in names), *shown]

@@ -2,10 +2,9 @@
 
     torchrun --nproc-per-node 2 -m mmalign train ...        (or: accelerate launch -m mmalign train ...)
 
-accelerate starts the processes' group. Gradients are summed once a step, after the last micro-batch, by
-`sum_gradients` and not by DDP: a parameter that some step leaves without a gradient (a decoder that is not used, a bias
-under InfoNCE) is then an ordinary case. Sharded launches (FSDP, DeepSpeed) are refused until their checkpoints resume
-exactly.
+accelerate starts the process group. `sum_gradients`, not DDP, sums gradients once per step, after the last micro-batch:
+it allows parameters without a gradient in some steps (an unused decoder, a bias under InfoNCE). Sharded launches (FSDP,
+DeepSpeed) are refused until their checkpoints resume exactly.
 """
 
 import os
@@ -34,12 +33,12 @@ class Processes:
         for engine in ("FSDP", "DEEPSPEED"):
             if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true"):
                 raise UsageError(f"{engine} launches are not supported yet", hint="Launch with plain torchrun.")
-        # Its functions hold the group of the moment they are defined as a default: defined later, by whoever imports
-        # open_clip or torch.compile, they would keep this one's threads beyond `close`, to abort the interpreter's end.
+        # The functions of this module keep the current group as a default argument. If open_clip or torch.compile
+        # imported it later, they would keep the group's threads alive beyond `close` and abort the interpreter at exit.
         import torch.distributed.nn.functional
         from accelerate import PartialState
 
-        # The others wait while the main process evaluates and saves: longer than the default ten minutes, maybe.
+        # The others wait while the main process evaluates and saves, maybe longer than the default ten minutes.
         cpu = device == "cpu" or not torch.cuda.is_available()
         self.device = torch.device(PartialState(cpu=cpu, timeout=timedelta(hours=6)).device or "cpu")
 
@@ -61,8 +60,8 @@ class Processes:
             for bucket in _buckets([p.grad for p in wanted if p.dtype == dtype and p.grad is not None]):
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
                 torch.distributed.all_reduce(flat)
-                for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                    gradient.copy_(part.view_as(gradient))
+                for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                    gradient.copy_(summed.view_as(gradient))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over processes, the same on all."""

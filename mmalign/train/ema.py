@@ -1,4 +1,4 @@
-"""An average of the trained weights over updates, which forgets exponentially: steadier than the last ones.
+"""An exponential moving average of the trained weights over updates: steadier than the last weights.
 
     average = MovingAverage(parameters, decay=0.992)
     average.update()                       # after each optimiser update: a <- d a + (1 - d) w
@@ -16,7 +16,7 @@ _PREFIX = "average/"
 
 
 class MovingAverage:
-    """Of named parameters, in their own precision; starts as they are."""
+    """The average of named parameters, in their precision; it starts at their current values."""
 
     def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], decay: float) -> None:
         self._parameters, self._decay = list(parameters), decay
@@ -33,11 +33,11 @@ class MovingAverage:
             parameter.copy_(average)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint, beside the model's own tensors."""
+        """Tensors that a checkpoint keeps beside the model's own."""
         names = [name for name, _ in self._parameters]
         return {_PREFIX + name: average for name, average in zip(names, self._averages, strict=True)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Of a checkpoint made without an average, none: it then starts from the weights as they are now."""
+        """Restore the average; if the checkpoint has none, start at the current weights."""
         for (name, average), (_, parameter) in zip(self.state().items(), self._parameters, strict=True):
             average.copy_(state.get(name, parameter.detach()))

@@ -1,9 +1,9 @@
-"""What a run will need, before it runs: roles, memory by term, disk, time. Models are built and two steps are probed.
+"""Estimate a run's memory, disk and time before it starts. Builds the models and probes two steps.
 
     figures = estimate(plan, "cpu", say=print)
     figures.lines()
 
-Weights, gradients and optimiser state are counted; activations and the rest are what two real steps added to the peak.
+Weights, gradients and optimiser state are counted; activations are the rest of what the two steps add to the peak.
 """
 
 import shutil
@@ -34,9 +34,9 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds. `length`: steps and passes over the data; `micro_batch`: examples a forward pass; in words.
-    `activation_bytes`: growth of the peak over the probe, less gradients and moments. `roles`: what is each one's own;
-    their bytes add up to those of all. `first_example`: lines, as training sees it."""
+    """Bytes and seconds. length: steps and passes over the data, micro_batch: examples per forward pass, both in words.
+    activation_bytes: growth of the peak during the probe, minus gradients and optimiser state. roles: each with its own
+    memory, so that bytes add up to the total. first_example: its lines as training sees it."""
 
     parameters: int
     trainable: int
@@ -89,15 +89,14 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     shown = tuple(preview(job)) or tuple(first_example(job.data))
     say(f"probing {_PROBE_STEPS} steps")
     before = peak_memory(job.device)
-    found: list[str] = []
+    notes: list[str] = []
     with explained(plan, lambda: job.micro_batch, f"in the first {_PROBE_STEPS} steps"):
-        seconds = _probe(job, found)
+        seconds = _probe(job, notes)
     roles = tuple(role_figures(job.models, job.optimizer))
-    trained = sum(p.numel() * p.element_size() for _, p in job.parameters)
-    own_state = sum(t.numel() * t.element_size() for t in job.models.state().values())
+    trained = sum(parameter.nbytes for _, parameter in job.parameters)
+    own_state = sum(tensor.nbytes for tensor in job.models.state().values())
     peak = peak_memory(job.device)
     kept = state_bytes(job.optimizer, [parameter for _, parameter in job.parameters])
-    one = own_state + kept
     train = job.plan.train
     checkpoints = train.keep + 2 if train.save_every else 1  # the newest, the best, and the one being written
     processes.close()
@@ -106,15 +105,15 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
         trainable=sum(p.numel() for _, p in job.parameters),
         examples=len(job.data),
         heldout_examples=job.num_heldout,
-        micro_batch="; ".join(found) or f"micro-batches of {job.micro_batch}, as train.micro_batch_size says",
+        micro_batch="; ".join(notes) or f"micro-batches of {job.micro_batch}, as train.micro_batch_size says",
         length=passes(train, len(job.data), job.feed.unit),
         weights_bytes=sum(figures.weights_bytes for figures in roles),
         gradient_bytes=trained,
         optimizer_bytes=kept,
         activation_bytes=max(0, peak - before - trained - kept),
         peak_bytes=peak,
-        checkpoint_bytes=one,
-        disk_bytes=one * checkpoints + own_state,
+        checkpoint_bytes=own_state + kept,
+        disk_bytes=(own_state + kept) * checkpoints + own_state,
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
         seconds_per_step=seconds,
         seconds=seconds * train.steps,
@@ -123,9 +122,8 @@ def estimate(plan: Plan, device: str, say: Say) -> Estimate:
     )
 
 
-def _probe(job: Job, found: list[str]) -> float:
-    """Seconds of the second of two steps; the weights are thrown away afterwards. found: gets what is said of the
-    micro-batch."""
+def _probe(job: Job, notes: list[str]) -> float:
+    """Seconds of the second of two steps, which change the weights. notes: collects lines about the micro-batch."""
     job.models.train(freeze_batchnorm=job.freezes_batchnorm)
     stream, others = job.stream(start_step=0), job.other_streams(start_step=0)
     times = []
@@ -133,15 +131,15 @@ def _probe(job: Job, found: list[str]) -> float:
         began = time.perf_counter()
         for index, batch in stream:
             beside = {name: other.next_batch(name).to(job.device) for name, other in others.items()}
-            for parts in job.updates(index, job.prepare(index, batch), beside):
+            for batches in job.updates(index, job.prepare(index, batch), beside):
                 job.optimizer.zero_grad(set_to_none=True)
-                settle_micro_batch(job, parts, found.append)
-                accumulate(job.engine, parts, job.micro_batch_size)
+                settle_micro_batch(job, batches, notes.append)
+                accumulate(job.engine, batches, job.micro_batch_size)
                 job.optimizer.step()
             if job.device.type == "cuda":
                 torch.cuda.synchronize()
             now = time.perf_counter()
-            times.append(now - began)  # from step to step: waiting for data included
+            times.append(now - began)  # includes the wait for data
             began = now
             if len(times) == _PROBE_STEPS:
                 return times[-1]

@@ -1,4 +1,4 @@
-"""The end of a run: interpolate, measure, save the model whole or not at all, sum up.
+"""The end of a run: interpolate, measure, save the model atomically, write the summary.
 
 outcome = finish(job, loop, counts, run, catalog, say)
 """
@@ -36,12 +36,12 @@ from mmalign.train.run_folder import Run
 from mmalign.train.samples import side_by_side, write_samples
 from mmalign.train.summary import total_counts
 
-FINISH_TOKENS = 50_000  # read for an objective's last pass: seconds
+FINISH_TOKENS = 50_000  # read in an objective's last pass, which takes seconds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves. before, after: held-out measurements; model: the saved model's folder."""
+    """The results of a run. before, after: held-out measurements; model: the saved model's folder."""
 
     folder: Path
     model: Path
@@ -51,8 +51,8 @@ class Outcome:
 
 
 def finished(run: Run) -> Outcome:
-    """What a run that is over left."""
-    recorded: dict[str, Any] = dict(run.info["summary"])  # earlier versions counted nothing, and had one time
+    """Read the outcome of a finished run."""
+    recorded: dict[str, Any] = dict(run.info["summary"])  # earlier versions lack the keys of `missing`
     recorded |= {name: with_nan(recorded[name]) for name in ("before", "after")}
     judged = judge(recorded["before"], recorded["after"], {}, {}, {})
     missing: dict[str, Any] = {"counts": {}, "told": [], "training_seconds": recorded["seconds"], "advice": []}
@@ -64,7 +64,10 @@ def finished(run: Run) -> Outcome:
 def finish(
     job: Job, loop: Loop, counts: list[tuple[int, int]], run: Run, catalog: Catalog, say: Display
 ) -> Outcome | None:
-    """Interpolate, measure, save the model, sum up, on the main process. counts: of cut texts and tokens."""
+    """Interpolate, measure, save the model and write the summary, all on the main process.
+
+    counts: (cut texts, tokens) of each process.
+    """
     model = run.folder / "model"
     truncated, tokens = (sum(column) for column in zip(*counts, strict=True))
     if not job.processes.is_main:
@@ -118,14 +121,14 @@ def finish(
 
 
 def _is_dealt(job: Job) -> bool:
-    """Whether what is held out comes from where the training data come from, and not from a part of its own."""
+    """Whether the held-out examples were split off the training data."""
     if job.heldout is None or job.plan.configs["dataset"].model_dump().get("validation"):
         return False
     return job.data.report().get("source") == job.heldout.report().get("source")
 
 
 def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
-    """seconds: of the steps alone; 0 of a run without any."""
+    """seconds: of the steps only; 0 if there were none."""
 
     def rate(number: int) -> float:
         return round(number / seconds, 1) if seconds else 0.0
@@ -136,7 +139,7 @@ def _rates(examples: int, tokens: int, seconds: float) -> dict[str, Any]:
 
 @torch.no_grad()
 def _save(job: Job, folder: Path) -> None:
-    """The model, and beside it what it was trained on and how the run measured it."""
+    """Save the model with a record of its training data and measurements."""
     job.models.eval()
     sweep = Sweep(job.data, job.encoder, job.plan.evaluation.batch_size, limit=SURVEYED, max_bad=job.plan.data.max_bad)
     batches = (batch.to(job.device) for batch in _at_most(FINISH_TOKENS, sweep))
@@ -159,23 +162,23 @@ def _save(job: Job, folder: Path) -> None:
 
 @torch.no_grad()
 def interpolate(job: Job) -> None:
-    """Weights become a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
+    """Set weights to a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
 
-    The starting weights are read again from the source; under an adapter they are still there, and its part shrinks.
+    Read the starting weights from the source again. With an adapter they are still there, so scale the adapter instead.
     """
     if scale_adapter(job.models["policy"].module, job.plan.train.wise_ft):
         return
     share, seen = job.plan.train.wise_ft, set()
-    rng.seed_everything(job.plan.train.seed, rank=0)  # parts that no file holds start as they did
+    rng.seed_everything(job.plan.train.seed, rank=0)  # weights that no file holds are drawn as at the start
     starting = load_model(job.plan.catalog, job.plan.source, job.plan.configs["backbone"]).module.state_dict()
     for name, tensor in job.models["policy"].module.state_dict().items():
-        if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied ones once
+        if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied tensors once
             seen.add(tensor.data_ptr())
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)
 
 
 def _at_most(tokens: int, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches until they hold so many tokens: a ranking of many answers costs as much as many examples."""
+    """Yield batches until they hold this many tokens: a ranking of many answers costs as much as many examples."""
     for batch in batches:
         yield batch
         tokens -= batch.cost()
@@ -184,7 +187,7 @@ def _at_most(tokens: int, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def save_model(save: Callable[[Path], None], folder: Path) -> None:
-    """`save` into a folder, whole or not at all; an older model there gives way to it."""
+    """Call `save` and move its result to `folder` atomically, replacing an older model."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -198,5 +201,5 @@ def save_model(save: Callable[[Path], None], folder: Path) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"cannot save the model to {folder}: {error}", hint="Free space, then go on with --resume."
+            f"cannot save the model to {folder}: {error}", hint="Free space, then continue with --resume."
         ) from error

@@ -1,12 +1,12 @@
-"""How many examples a forward pass takes, where `train.micro_batch_size` leaves it to the program: found by memory.
+"""If `train.micro_batch_size` is 0, find the number of examples per forward pass that fits the memory.
 
-    fit = measure(job, batches)           # before the first update, on what it would learn from
-    fit.size, fit.why                     # 16, "a step's examples at once would take about 13.8 GB, ..."; 0: all
+    fit = measure(job, batches)           # before the first update, on its batches
+    fit.size, fit.why                     # 16, "a step's examples at once may take up to 13.8 GB, ..."; 0: all
 
-Counted are the tensors that live at one time in a forward and backward pass of the longest examples: one of them, and
-then four times as many, until that is enough to tell. The count (`mmalign.train.live_bytes`) is the same at every try;
-resident memory is not, and depends on what ran before. Random state, running statistics and gradients stay as they
-were. A run keeps the size in run.json, and a resume takes it from there.
+It counts the bytes of tensors alive at one time in a forward and backward pass over the longest examples: first over
+one example, then over four times as many, until the estimate is good enough. This count (`mmalign.train.live_bytes`) is
+the same every time; resident memory depends on what ran before. Random state, running statistics and gradients do not
+change. The run keeps the size in run.json, where a resume finds it.
 """
 
 import os
@@ -28,37 +28,35 @@ from mmalign.train.live_bytes import LiveBytes
 from mmalign.train.run_folder import Run
 from mmalign.train.shortage import is_shortage
 
-KEY = "micro_batch_size"  # in run.json: null until it is found
-_SHARE = 0.5  # of a device's memory that a run takes by default
-_CPU_LIMIT = 3_000_000_000  # bytes, at most, on a CPU, where weights and moments leave a pass its room
-_ROOM = 1_000_000_000  # bytes for a pass on a CPU, within the share: single examples would take many times as long
+KEY = "micro_batch_size"  # in run.json; null until the size is known
+_SHARE = 0.5  # of a device's memory that a run uses by default
+_CPU_LIMIT = 3_000_000_000  # bytes on a CPU, unless weights and optimiser state leave a pass less than _ROOM
+_ROOM = 1_000_000_000  # bytes for a pass on a CPU: passes over single examples would be many times slower
 _PROGRAM = 1_000_000_000  # resident on a CPU before the first step: Python, torch, transformers, data
-# Resident memory grew by 0.8 (language models) to 1.3 times (convolutions) the count, and what evaluations leave is not
-# all of use: kernels take some for themselves, and blocks of other sizes do not fit.
+# Resident memory grew by 0.8 (language models) to 1.3 times (convolutions) the count: kernels use memory of their own,
+# and the allocator cannot reuse all freed blocks.
 _SLACK = 1.5
-_GROWTH, _ENOUGH = 4, 8  # probes grow by the first, until one takes an eighth of what there is
+_GROWTH, _ENOUGH = 4, 8  # each probe has 4 times as many examples, until one takes 1/8 of the budget
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """size: examples a forward pass and process; 0: a step's whole share at once."""
+    """size: examples per forward pass and process; 0: a step's whole share at once."""
 
     size: int
     why: str
 
 
 def take_up(job: Job, info: Mapping[str, Any]) -> None:
-    """What run.json says of an earlier sitting: the size that it found, or none yet. Runs of versions that looked for
-    none took a step's examples at once, and go on so."""
+    """Take the size that an earlier session left in run.json; runs of versions without this search keep size 0."""
     if not job.measures_memory or info.get(KEY, {"size": 0}) is None:
         return
     job.micro_batch_size, job.measures_memory = info.get(KEY, {"size": 0})["size"], False
 
 
 def settle_micro_batch(job: Job, batches: list[Batch], say: Say, run: Run | None = None) -> None:
-    """Where the micro-batch is yet to be found: find it, say it, keep it in the job and the run. On all processes
-    together."""
+    """Unless the size is known: find it, print it, keep it in the job and the run. All processes must call it."""
     if not job.measures_memory:
         return
     fit = measure(job, batches)
@@ -72,7 +70,7 @@ def settle_micro_batch(job: Job, batches: list[Batch], say: Say, run: Run | None
 
 
 def measure(job: Job, batches: list[Batch]) -> Fit:
-    """The same on all processes, which must all call it. batches: prepared, of each stream, this process's share."""
+    """Find the size, the same on all processes; all must call it. batches: this process's prepared share per stream."""
     limit = _limit(job)
     budget = limit - _standing(job)
     with _unchanged(job):
@@ -81,18 +79,18 @@ def measure(job: Job, batches: list[Batch]) -> Fit:
     sizes = [probe.size for probe in everyone if probe.size]
     unknown = next((probe.error for probe in everyone if probe.error), "")
     needed = (max((probe.whole for probe in everyone), default=0.0) + limit - budget) / 1e9
-    most = f"the {limit / 1e9:.1f} GB of {job.device.type} memory that a run takes where train.micro_batch_size is 0"
+    most = f"the {limit / 1e9:.1f} GB of {job.device.type} memory that a run may use if train.micro_batch_size is 0"
     if sizes:
         return Fit(min(sizes), f"a step's examples at once may take up to {needed:.1f} GB, more than {most}")
     if unknown:
-        return Fit(0, f"the memory of a pass cannot be counted ({unknown}); --set train.micro_batch_size=N takes less")
+        return Fit(0, f"the memory of a pass cannot be counted ({unknown}); --set train.micro_batch_size=N uses less")
     return Fit(0, f"a step's examples at once take no more than {needed:.1f} GB, within {most}")
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """size: examples a pass, 0 where all fit at once. whole: bytes that all at once take, with slack. error: why
-    neither is known."""
+    """size: examples per pass, 0 if all fit at once. whole: bytes of a pass over all, with slack. error: why both are
+    unknown."""
 
     size: int = 0
     whole: float = 0.0
@@ -109,11 +107,11 @@ def _probe(job: Job, batch: Batch, budget: float) -> _Probe:
         number = min(number, whole)
         try:
             peak = _SLACK * _peak(job, batch.select(longest[:number]))
-        except Exception as error:  # the pass itself comes next, and raises whatever is not of counting
+        except Exception as error:  # if counting is not the cause, the real pass raises it next
             if is_shortage(error):
                 return _Probe(max(1, number // _GROWTH), max(each * whole, budget))
             return _Probe(error=f"{type(error).__name__}: {error}")
-        each = peak / number  # what does not grow with the examples is in it, so it is too much rather than too little
+        each = peak / number  # an overestimate: some memory does not grow with the examples
         if each * whole <= budget:
             return _Probe(0, each * whole)
         if number == whole or peak * _ENOUGH >= budget:
@@ -123,7 +121,7 @@ def _probe(job: Job, batch: Batch, budget: float) -> _Probe:
 
 
 def _costs(batch: Batch) -> list[int]:
-    """Of each example. By halves: to select a row walks over all of them."""
+    """Cost of each example. Splits by halves, since selecting a row walks over all rows."""
     if len(batch) <= 1:
         return [batch.cost()] * len(batch)
     middle = len(batch) // 2
@@ -132,7 +130,7 @@ def _costs(batch: Batch) -> list[int]:
 
 
 def _peak(job: Job, batch: Batch) -> int:
-    """Bytes of a forward and backward pass, as of a second micro-batch: gradients are there, and added to."""
+    """Bytes of a forward and backward pass that adds to existing gradients, as a second micro-batch does."""
     known: list[Tensor] = [tensor for module in job.models.modules() for tensor in _tensors(module)]
     for _, parameter in job.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -150,7 +148,7 @@ def _peak(job: Job, batch: Batch) -> int:
 
 
 def _forward_and_backward(job: Job, phase: Phase, batch: Batch) -> None:
-    """Of a coupled objective the outputs alone: its loss is of all examples, whatever a pass takes."""
+    """For a coupled objective only the outputs: its loss covers all examples, whatever the size of a pass."""
     with job.engine.autocast():
         outputs = phase.forward(job.models, batch)
     terms = outputs if job.objective.coupled else phase.loss(outputs, batch)[0]
@@ -182,10 +180,10 @@ def _limit(job: Job) -> float:
 
 
 def _standing(job: Job) -> float:
-    """Bytes that are there whatever a pass takes: the program, weights, gradients, two moments, an average."""
+    """Bytes besides a pass's own: the program, weights, gradients, optimiser state, the moving average."""
     weights = {t.untyped_storage()._cdata: t.nbytes for module in job.models.modules() for t in _tensors(module)}
     trained = sum(parameter.nbytes for _, parameter in job.parameters)
-    # The optimiser's state is made by its first step, which is still to come.
+    # The optimiser makes its state in its first step, which is still to come.
     copies = 1 + job.plan.optimizer.spec.state_bytes + (job.average is not None)
     return (_PROGRAM if job.device.type == "cpu" else 0) + sum(weights.values()) + copies * trained
 

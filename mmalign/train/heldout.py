@@ -32,10 +32,10 @@ _TERM, _PARTS = "term of the loss: ", 16
 
 
 def measure(job: Job, catalog: Catalog, parts: dict[str, list[float]] | None = None) -> dict[str, float]:
-    """Run everything once in evaluation mode; the job is as before afterwards.
+    """Run every measurement in evaluation mode; leaves the job unchanged.
 
-    parts: filled with the objective's own figures as they would be without one part of the examples each, which is
-    what a paired comparison of two measurements needs (`mmalign.train.judge`).
+    parts: filled with leave-one-part-out values of the objective's own metrics, for a paired comparison of two
+    measurements (`mmalign.train.judge`).
     """
     config = job.plan.evaluation
     runtime = Runtime(job.device, config.batch_size, job.engine.bf16 and job.device.type == "cuda")
@@ -55,7 +55,7 @@ def measure(job: Job, catalog: Catalog, parts: dict[str, list[float]] | None = N
 
 
 def main_figures(job: Job, results: Mapping[str, float]) -> dict[str, float]:
-    """What the best checkpoint is chosen by, and each evaluation's primary metric; the report has the rest."""
+    """The metric that picks the best checkpoint, and each evaluation's primary metric."""
     primary = [f"{entry.spec.name}/{entry.spec.primary}" for entry in job.plan.evaluations]
     return {name: results[name] for name in (OWN + job.plan.objective.spec.best_by[0], *primary) if name in results}
 
@@ -63,7 +63,7 @@ def main_figures(job: Job, results: Mapping[str, float]) -> dict[str, float]:
 def best(
     spec: ObjectiveSpec, so_far: dict[str, Any] | None, step: int, results: Mapping[str, float]
 ) -> dict[str, Any] | None:
-    """{"step", "value"}: that of these results, where they are better than the best `so_far`, else that."""
+    """{"step", "value"} of these results if they beat `so_far`, else `so_far`."""
     name, better = spec.best_by
     value = results.get(OWN + name)
     if value is None or not math.isfinite(value):
@@ -75,9 +75,11 @@ def best(
 
 @contextlib.contextmanager
 def undisturbed(job: Job) -> Iterator[None]:
-    """Put random state, module modes and the objective's own state back afterwards, even where a signal cuts it short:
-    an evaluation that is made up for later must not count twice. Blocks of a measurement seldom fit those of training:
-    on a CPU, free memory goes back to the system before and behind it."""
+    """Restore random state, module modes and the objective's own state afterwards, even after a signal.
+
+    An interrupted evaluation is repeated later, and must not count twice. On a CPU, freed memory is returned to the
+    system before and after, since measurements and training rarely reuse each other's blocks.
+    """
     give_back = release_freed_memory if job.device.type == "cpu" else lambda: None
     give_back()
     before = Moment(job)
@@ -85,7 +87,7 @@ def undisturbed(job: Job) -> Iterator[None]:
     try:
         yield
     finally:
-        with held_back():  # a state put back by half would be saved by the very signal that came here
+        with held_back():  # a second signal would save a state that is half restored
             for module, mode in modes:
                 module.training = mode
             before.restore()
@@ -93,22 +95,22 @@ def undisturbed(job: Job) -> Iterator[None]:
 
 
 def part_for(job: Job, catalog: Catalog, evaluation: EvaluationSpec) -> Part | None:
-    """The run's own held-out data where they can be of one of its kinds, else a kind's default data, else None."""
+    """The run's held-out data if the evaluation takes their kind, else default data of one of its kinds, else None."""
     plan = job.plan
     for kind in sorted(evaluation.kinds, key=lambda kind: kind != plan.kind):
         if kind in plan.dataset.spec.kinds:
             config = plan.configs["dataset"].model_copy(update=plan.dataset.spec.options(kind))
             data = job.heldout if kind == plan.kind else plan.dataset_class.build(config, "validation")
             return None if data is None else Part(plan.dataset, plan.dataset_class, config, kind, "validation", data)
-    # This run does not train on it, so all of it is held out where it has no part set aside.
+    # The run does not train on default data, so all of them count as held out if none are set aside.
     return next(filter(None, (default_part(catalog, kind) for kind in evaluation.kinds)), None)
 
 
 @torch.no_grad()
 def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]:
-    """Mean loss and metrics, and how many examples they are of.
+    """Mean loss and metrics, and the number of examples.
 
-    A coupled loss depends on the batch's size: it leaves out a short batch, unless there is no other.
+    A coupled loss depends on the batch size, so a short batch is left out unless it is the only one.
     """
     objective, sums, counts, estimates = job.objective, {}, {}, Estimates()
     metrics: dict[str, list[float]] = {}
@@ -120,27 +122,22 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
         if objective.coupled and number and len(batch) < size:
             left_out += len(batch)
             continue
-        ctx = Context(
-            job.plan.train.seed,
-            -1 - number,
-            lambda tensor: tensor,
-            _chunk(job),
-        )
+        ctx = Context(job.plan.train.seed, -1 - number, lambda tensor: tensor, _chunk(job))
         batch = job.with_frozen(batch.to(job.device))
         with job.engine.autocast():
             batch = job.feed.complete_heldout(job.models["policy"], batch, ctx, measured)
             batch = objective.prepare(job.models, batch, ctx)  # evaluation mode
         used.update(job.feed.sizes(batch))
-        for part_sums, part_metrics, part in _losses(job, batch):
+        for part_sums, part_metrics, part_counts in _losses(job, batch):
             for name, value in part_sums.items():
                 sums[name] = sums.get(name, 0.0) + value
-            for name, value in part.items():
+            for name, value in part_counts.items():
                 counts[name] = counts.get(name, 0.0) + float(value)
             for name, (total, count) in part_metrics.items():
                 entry = metrics.setdefault(name, [0.0, 0.0])
                 entry[0] += float(total)
                 entry[1] += float(count)
-            terms = {f"{_TERM}{name}": (float(value), float(part[name])) for name, value in part_sums.items()}
+            terms = {f"{_TERM}{name}": (float(value), float(part_counts[name])) for name, value in part_sums.items()}
             estimates.add(terms | {name: (float(total), float(count)) for name, (total, count) in part_metrics.items()})
     if not sums:
         return {}
@@ -148,10 +145,10 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
     for rest in estimates.without():
         terms = {name.removeprefix(_TERM): pair for name, pair in rest.items() if name.startswith(_TERM)}
         left = {name: list(pair) for name, pair in rest.items() if not name.startswith(_TERM)}
-        sums_left, counts_left = ({name: pair[place] for name, pair in terms.items()} for place in (0, 1))
+        sums_left, counts_left = ({name: pair[index] for name, pair in terms.items()} for index in (0, 1))
         for name, value in _figures(job, sums_left, counts_left, left).items():
             without.setdefault(name, []).append(value)
-    if not job.feed.comparable_loss:  # a direction to go, of no meaning as a number
+    if not job.feed.comparable_loss:  # its value means nothing
         figures.pop(HELDOUT_LOSS)
         without.pop(HELDOUT_LOSS, None)
     told = {**used, "left_out": left_out, "unreadable": len(sweep.bad)}
@@ -161,15 +158,15 @@ def _heldout_loss(job: Job, without: dict[str, list[float]]) -> dict[str, float]
 def _figures(
     job: Job, sums: Mapping[str, Any], counts: Mapping[str, float], metrics: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """The loss from its terms' sums and counts, then the means of the metrics that held-out data show."""
+    """The loss from its terms' sums and counts, then the means of the metrics that apply to held-out data."""
     loss, _ = total_loss(sums, counts, job.engine.weights)
     told = {name: pair for name, pair in metrics.items() if name not in job.plan.objective.spec.of_updates}
     return {HELDOUT_LOSS: float(loss)} | {f"{OWN}{name}": total / n for name, (total, n) in told.items() if n}
 
 
 def directions(job: Job) -> dict[str, Direction]:
-    """Held-out figures of which it is known whether more is better: the loss and accuracies by what the words mean, the
-    figure that the objective's best checkpoint is chosen by, and each evaluation's primary metric."""
+    """The held-out metrics whose better direction is known: the loss, the accuracy, the metric that picks the best
+    checkpoint, and each evaluation's primary metric."""
     name, better = job.plan.objective.spec.best_by
     known: dict[str, Direction] = {HELDOUT_LOSS: "low", f"{OWN}accuracy": "high", OWN + name: better}
     for entry in job.plan.evaluations:
@@ -178,12 +175,12 @@ def directions(job: Job) -> dict[str, Direction]:
 
 
 def _chunk(job: Job) -> int:
-    """Examples a forward pass."""
+    """Examples per forward pass."""
     return job.feed.heldout_chunk(job.plan.train.micro_batch_size, job.plan.evaluation.batch_size)
 
 
 def _share(job: Job) -> int:
-    """Examples of a part: enough parts for an interval, where examples do not depend on each other."""
+    """Examples per part: few enough to give parts for an interval, unless the objective is coupled."""
     number = min(job.num_heldout, job.plan.evaluation.max_examples)
     return _chunk(job) if job.objective.coupled else max(1, min(_chunk(job), -(-number // _PARTS)))
 
@@ -196,7 +193,7 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
             return checked_outputs(objective, phase.forward(job.models, micro), micro)
 
     passes = -(-len(batch) // _share(job))
-    micros = batch.split(-(-len(batch) // passes))  # alike: a last one of a single example would cost a pass
+    micros = batch.split(-(-len(batch) // passes))  # equal sizes: a last one of a single example would cost a pass
     if not objective.coupled:
         for micro in micros:
             sums, metrics, counts = {}, {}, {}
@@ -207,7 +204,7 @@ def _losses(job: Job, batch: Batch) -> Iterator[tuple[Any, Any, Any]]:
                 counts |= checked_counts(objective, phase.count(micro))
             yield sums, metrics, counts
         return
-    parts = [forward(objective, micro) for micro in micros]
-    outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    cached = [forward(objective, micro) for micro in micros]
+    outputs = {name: torch.cat([values[name] for values in cached]) for name in cached[0]}
     loss = checked_loss(objective, objective.loss(outputs, Batch({}, size=len(batch))))
     yield *loss, checked_counts(objective, objective.count(batch))

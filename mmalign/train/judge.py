@@ -1,17 +1,16 @@
-"""Held-out figures before and after training: which are better, which worse, and what cannot be told.
+"""Compare held-out metrics before and after training: which are better, which worse, which too uncertain to tell.
 
     rows = judge(before, after, parts_before, parts_after, directions)
     for line in advice(rows, main, plan, best_step, dealt=True): say(line)
 
-The interval is of the difference, after less before, at 95%:
+The 95% interval of the difference, after minus before, is
 
-- "paired" where the same examples were measured both times in the same parts (`Estimates`): the jackknife over parts
-  (Tukey 1958; Efron & Tibshirani 1993, ch. 11), which takes out what is hard for both models, with Student's t for as
-  many parts as there are;
-- else "intervals", from those that both figures come with (`x_low`, `x_high`), as for independent figures (Zou & Donner
-  2008): wider than it need be where the same examples were measured.
+- "paired" if the same examples were measured both times in the same parts (`Estimates`): the jackknife over parts
+  (Tukey 1958; Efron & Tibshirani 1993, ch. 11) with Student's t, which cancels out examples hard for both models;
+- else "intervals", from both metrics' own intervals (`x_low`, `x_high`) as if they were independent (Zou & Donner
+  2008): too wide if the same examples were measured.
 
-A figure with neither, or of which nobody knows whether more is better, is not judged.
+A metric with neither, or whose better direction is unknown, is not judged.
 """
 
 import math
@@ -20,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmalign.evaluate.intervals import is_bound
 
-FEW_HELDOUT = 20  # examples: an interval of fewer says little of others
+FEW_HELDOUT = 20  # examples: with fewer, an interval says little
 FEWEST_PARTS, MOST_PARTS = 5, 32
 Direction = Literal["low", "high"]
 Verdict = Literal["better", "worse", "no clear difference", "too few", ""]
@@ -29,8 +28,8 @@ _Sums = Mapping[str, tuple[float, float]]  # name -> (sum, count)
 
 
 class Judged(NamedTuple):
-    """One figure. low, high: ends of the interval of its difference, None where there is none; by: "paired",
-    "intervals" or ""; examples: how many it was measured on, 0 where nobody says."""
+    """One metric. low, high: ends of the interval of its difference, or None; by: "paired", "intervals" or "";
+    examples: number measured, 0 if unknown."""
 
     name: str
     before: float | None
@@ -50,7 +49,7 @@ class Judged(NamedTuple):
 
 
 class Estimates:
-    """Of one measurement: sums and counts as they would be without one part of the examples, for every part.
+    """Leave-one-part-out sums and counts of one measurement.
 
     estimates.add({"accuracy": (6, 8)})             # a part's sums and counts, by name
     estimates.without()                             # [{"accuracy": (sum, count) of all other parts}, ...]
@@ -63,7 +62,7 @@ class Estimates:
         self._parts.append(dict(part))
 
     def without(self) -> list[dict[str, tuple[float, float]]]:
-        """Sums and counts of all parts but one, one entry a part; neighbours are joined where there are many."""
+        """Sums and counts of all parts but one, an entry per part; more than MOST_PARTS are joined with neighbours."""
         size = -(-len(self._parts) // MOST_PARTS) or 1
         joined = [_add(self._parts[start : start + size]) for start in range(0, len(self._parts), size)]
         whole = _add(joined)
@@ -79,12 +78,12 @@ def _subtract(whole: _Sums, part: _Sums) -> dict[str, tuple[float, float]]:
 
 
 def _add(parts: Sequence[_Sums]) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+    totals: dict[str, tuple[float, float]] = {}
     for part in parts:
         for name, (total, count) in part.items():
-            before = found.get(name, (0.0, 0.0))
-            found[name] = (before[0] + total, before[1] + count)
-    return found
+            so_far = totals.get(name, (0.0, 0.0))
+            totals[name] = (so_far[0] + total, so_far[1] + count)
+    return totals
 
 
 def judge(
@@ -94,12 +93,11 @@ def judge(
     parts_after: Mapping[str, Sequence[float]],
     directions: Mapping[str, Direction],
 ) -> list[Judged]:
-    """All figures that are no end of an interval, in their order. parts_*: name -> the figure without each part."""
+    """Judge all metrics, in order, but the ends of intervals. parts_*: name -> leave-one-part-out values."""
     names = {**before, **after}
     rows = []
     for name in (name for name in names if not is_bound(name, names)):
-        examples = _examples(name, after)
-        row = Judged(name, before.get(name), after.get(name), examples=examples)
+        row = Judged(name, before.get(name), after.get(name), examples=_examples(name, after))
         if name in directions and row.before is not None and row.after is not None:
             row = _judged(row, _interval(name, before, after, parts_before, parts_after), directions[name])
         rows.append(row)
@@ -143,7 +141,7 @@ def _interval(
 
 
 def jackknife(estimates: Sequence[float]) -> float:
-    """Half of the 95% interval of an estimate, from its values without one part each."""
+    """Half the width of the 95% interval of an estimate, from its leave-one-part-out values."""
     number = len(estimates)
     mean = sum(estimates) / number
     variance = (number - 1) / number * sum((value - mean) ** 2 for value in estimates)
@@ -165,15 +163,14 @@ def student(freedom: int) -> float:
 
 def _examples(name: str, values: Mapping[str, float]) -> int:
     group = name.partition("/")[0]
-    # Many answers are sampled to a prompt: a few prompts may tell enough, which the jackknife over them says.
-    names = (f"{group}/{what}" for what in ("answers", "examples"))
+    # Prefer answers: a few prompts with many answers each may be enough, and the jackknife accounts for prompts.
+    names = (f"{group}/{unit}" for unit in ("answers", "examples"))
     return int(next((values[name] for name in names if name in values), 0))
 
 
 def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None, *, dealt: bool) -> list[str]:
-    """What to try next, of the held-out figure that the best checkpoint is chosen by. main: its name; best_step: at
-    which it was best. dealt: what is held out was dealt out of the data by `dataset.holdout`, and has no source of its
-    own."""
+    """What to try next, judged by `main`, the metric that picks the best checkpoint. best_step: where it was best.
+    dealt: `dataset.holdout` split the held-out examples off the training data."""
     row = next((row for row in rows if row.name == main), None)
     train = plan.train
     if row is None or not row.verdict:
@@ -183,10 +180,10 @@ def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None, 
     if row.verdict in ("too few", "no clear difference") and dealt and "holdout" in options:
         share = min(0.5, max(0.1, 2 * float(options["holdout"])))
         if share > options["holdout"]:
-            more = [f"more held-out data, to tell: --set dataset.holdout={share:g}"]
+            more = [f"more held-out data, for a clear verdict: --set dataset.holdout={share:g}"]
     elif row.verdict == "too few":
-        more = ["more held-out data, to tell: a data set with a larger validation part"]
-    slower = f"a smaller rate: --set train.learning_rate={train.learning_rate / 3:.2g}"
+        more = ["more held-out data, for a clear verdict: a data set with a larger validation split"]
+    slower = f"a smaller learning rate: --set train.learning_rate={train.learning_rate / 3:.2g}"
     if row.verdict == "worse":
         steps = best_step or max(1, train.steps // 2)
         return [f"fewer passes over the data: {_length(train, min(steps, max(1, train.steps - 1)))}", slower]
@@ -196,7 +193,7 @@ def advice(rows: Sequence[Judged], main: str, plan: Any, best_step: int | None, 
 
 
 def _length(train: Any, steps: int) -> str:
-    """The option for so many steps, in the unit that the run was given."""
+    """The option for this many steps, in the unit that the user chose."""
     if train.epochs:
         return f"--set train.epochs={train.epochs * steps / train.steps:.2g}"
     return f"--set train.steps={steps}"

@@ -4,7 +4,7 @@
     layers["train"]                    # a Section: a dict that knows where each value came from
     layers["train"].origins["lr"]      # "command line", or "x.yaml:3"
 
-Sections stay plain dicts here; `mmalign.config.validate.build` checks each against the model of what its name finds.
+Sections stay plain dicts here; `mmalign.config.validate.build` checks each against its config class later.
 """
 
 import re
@@ -16,7 +16,7 @@ from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, SECTIONS, Sec
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.reading import parse_json
 
-# Two ways to say one thing: a layer that uses the first takes the second of the layers below away.
+# Alternatives (first, second): a layer that sets the first removes the second of the layers below.
 _IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def load_layers(
 ) -> dict[str, Section]:
     """Return every section, the later layer winning; raises UsageError.
 
-    `names` are the flags --objective, --backbone and --dataset, as {"backbone": "clip-lite"}, of the --set layer.
+    names: the flags --objective, --backbone and --dataset, such as {"backbone": "clip-lite"}, part of the --set layer.
     """
     layers = {name: Section() for name in SECTIONS}
     for path in [*([recipe] if recipe else []), *files]:
@@ -45,7 +45,7 @@ def load_layers(
 
 
 def read_file(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
-    """One file's sections with the origin of each key; raises UsageError for what is no section."""
+    """One file's sections with the origin of each key; raises UsageError for an unknown section."""
     from mmalign.config.yaml_reader import read_yaml
 
     data, lines = read_yaml(path)
@@ -57,7 +57,7 @@ def read_file(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
     if unknown:
         hint = f"Sections: {', '.join(SECTIONS)}."
         if "stages" in data:
-            hint = f"It holds the stages of a pipeline: mmalign pipeline {path}"
+            hint = f"This file defines a pipeline: mmalign pipeline {path}"
         raise UsageError("\n".join(unknown), hint=hint)
     sections = {}
     for name, value in data.items():
@@ -90,10 +90,10 @@ def recipe_path(name: str) -> Path | None:
 
 
 def _displace(name: str, section: Section, values: Mapping[str, Any]) -> None:
-    for key, other in _IN_PLACE_OF.get(name, ()):
-        if values.get(key) and other not in values:
-            section.pop(other, None)
-            section.origins.pop(other, None)
+    for key, displaced in _IN_PLACE_OF.get(name, ()):
+        if values.get(key) and displaced not in values:
+            section.pop(displaced, None)
+            section.origins.pop(displaced, None)
 
 
 def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -107,7 +107,7 @@ def _read_sets(sets: Iterable[str], names: Mapping[str, str]) -> dict[str, dict[
         for part in path[1:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                hint = f"Either that value or keys below it, its name as --set {'.'.join(path[:-1])}.name=..."
+                hint = f"Set either a value or keys below it; a name: --set {'.'.join(path[:-1])}.name=..."
                 raise UsageError(f"--set {text}: {part} is already set to a value", hint=hint)
         target[path[-1]] = value
     for section, name in names.items():

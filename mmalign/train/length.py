@@ -1,6 +1,6 @@
-"""How long a run is: its steps and its warm-up, from `train.steps` or `train.epochs` and the number of examples.
+"""The steps and warm-up of a run, from `train.steps` or `train.epochs` and the number of examples.
 
-train, reasons = with_steps(config)               # before data is opened: all but what epochs say
+train, reasons = with_steps(config)               # before data is opened; `epochs` have to wait for it
 train = with_examples(train, 1_000)               # steps and warm-up as numbers
 passes(train, 1_000)                              # "200 steps of 64 are 12.8 passes over 1,000 examples"
 """
@@ -11,7 +11,7 @@ from mmalign.train.config import DEFAULT_STEPS, TrainConfig
 
 
 def with_steps(config: TrainConfig) -> tuple[TrainConfig, dict[str, str]]:
-    """(the config with steps and warm-up where they don't depend on data, option -> why it has that value)."""
+    """(the config with steps and warm-up, unless they depend on data; option -> why it has its value)."""
     if config.epochs:
         return config, {}
     reasons = {} if config.steps else {"steps": "neither train.steps nor train.epochs is given"}
@@ -27,25 +27,25 @@ def with_examples(config: TrainConfig, examples: int) -> TrainConfig:
     return _settled(config, steps)
 
 
-def passes(config: TrainConfig, examples: int, what: str = "examples") -> str:
-    """How often the run goes through its data. config: with its steps."""
+def passes(config: TrainConfig, examples: int, unit: str = "examples") -> str:
+    """The number of passes over the data, in words. config: with its steps."""
     number = config.steps * config.batch_size / examples
-    return f"{config.steps:,} steps of {config.batch_size:,} are {_number(number)} over {examples:,} {what}"
+    return f"{config.steps:,} steps of {config.batch_size:,} are {_number(number)} over {examples:,} {unit}"
 
 
 def never_warm(config: TrainConfig) -> str:
-    """A warning where the warm-up is no shorter than the run, else an empty text. config: with its steps."""
+    """A warning if the run ends within its warm-up, else an empty text. config: with its steps."""
     if config.warmup_steps < config.steps or config.warmup_steps < 2:
         return ""
     return (
         f"train.warmup_steps={config.warmup_steps} of {config.steps} steps: the run ends within its warm-up. "
-        f"A share of any length: --set train.warmup_share={config.warmup_share:g} --set train.warmup_steps=-1"
+        f"To use a share of the run: --set train.warmup_share={config.warmup_share:g} --set train.warmup_steps=-1"
     )
 
 
 def _settled(config: TrainConfig, steps: int) -> TrainConfig:
     warmup = config.warmup_steps if config.warmup_steps >= 0 else _ceil(config.warmup_share * steps)
-    # Of the steps that epochs come to, both stand; only what a user writes must be one of them.
+    # `steps` may stand beside the `epochs` that they come from; only users must choose one of them.
     return config.model_copy(update={"steps": steps, "warmup_steps": warmup})
 
 

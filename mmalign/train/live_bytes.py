@@ -1,10 +1,10 @@
-"""Count the bytes of tensors that operators made and that still live, on any device.
+"""Count the bytes of the live tensors that operators made, on any device.
 
     with LiveBytes(known=[weights, inputs]) as count:
         loss(model(inputs)).backward()
-    count.peak                                         # most at one time, without what was known before
+    count.peak                                         # most at one time, without the known tensors
 
-The same at every try, unlike what an allocator or the kernel says. What a kernel takes and frees within is not seen.
+The count is the same every time, unlike an allocator's or the system's. It misses memory used within a kernel.
 """
 
 import functools
@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """known: tensors whose storage is not counted, whatever is written into it."""
+    """known: tensors whose storage is not counted."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._counted: dict[int, Any] = {}  # a weak reference goes with the storage, and tells of it
+        self._counted: dict[int, Any] = {}  # weak references, whose callback reports a freed storage
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

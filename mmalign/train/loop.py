@@ -4,7 +4,7 @@
     loop.go(stop)              # from the newest good checkpoint, or from the start
 
 A step: draw the batch (a function of seed and step), prepare it, accumulate gradients over micro-batches, check that
-all is finite, clip, update, constrain. Checkpoints stand between steps and hold all that the next step depends on.
+all is finite, clip, update, constrain. A checkpoint is made between steps and holds all that the next step depends on.
 """
 
 import functools
@@ -40,10 +40,10 @@ class Loop:
 
     def __init__(self, job: Job, run: Run, catalog: Catalog, say: Say) -> None:
         self.job, self.run, self.catalog, self.say = job, run, catalog, display_of(say)
-        self.step, self._saved = 0, -1  # the second: of the newest checkpoint
-        self._mid_step, self.skipped_updates = False, 0  # the first: the step under way has changed weights
+        self.step, self._saved = 0, -1  # _saved: step of the newest checkpoint
+        self._mid_step, self.skipped_updates = False, 0  # _mid_step: the current step has changed weights
         self.bad_samples: dict[str, str] = {}
-        self.truncated_texts = self.tokens = 0  # of what this process drew: texts cut to the context; tokens read
+        self.truncated_texts = self.tokens = 0  # of this process: texts cut to the context; tokens read
         self._counts_tokens = Capability.TOKEN_LOGPS in job.plan.source.family.provides
         self.best: dict[str, Any] | None = None
         self._seconds_before, self._trained_before, self._started = 0.0, 0.0, time.perf_counter()
@@ -52,17 +52,17 @@ class Loop:
     # The run ----------------------------------------------------------------------------------------------------------
 
     def go(self, stop: StopRequest, resumed: Callable[[], None] = lambda: None) -> None:
-        """Train to the last step; raises Interrupted after saving where a signal asks to stop. resumed: called once the
-        newest checkpoint, if there is one, is taken up."""
+        """Train to the last step; a signal saves the state and raises Interrupted. resumed: called once the newest
+        checkpoint is loaded, or if there is none."""
         train = self.job.train
         self.resume()
         resumed()
         if self._evaluation_is_due():
             signum = self.evaluate(stop)
             if signum is not None:
-                raise Interrupted(signum)  # no step was made since the checkpoint: a resume comes back here
+                raise Interrupted(signum)  # no step was made since the checkpoint, so a resume evaluates again
             if self._improved():
-                self.save()  # the checkpoint of this step does not know yet that it is the best
+                self.save()  # again: this step's checkpoint does not yet say that it is the best
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
             self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
@@ -90,24 +90,24 @@ class Loop:
     def update(
         self, index: int, batch: Batch, others: Mapping[str, Batch] | None = None, guard: Guard = lambda work: work()
     ) -> None:
-        """One step: prepare the batch, then learn from it, in one optimiser update or several. others: streams beside.
+        """One step: prepare the batch, then make its optimiser updates. others: batches of other streams.
 
-        Raises NonFiniteError before an update where the loss or a gradient is not finite.
+        Raises NonFiniteError before an update whose loss or gradient is not finite.
         """
         began = time.perf_counter()
         prepared = self.job.prepare(index, batch, guard, self.say.stage)
         before = time.perf_counter()
         beside = {name: other.to(self.job.device) for name, other in (others or {}).items()}
-        made = (self._learn(index, part, guard) for part in self.job.updates(index, prepared, beside))
-        results, norms = zip(*made, strict=True)
+        updates = (self._learn(index, batches, guard) for batches in self.job.updates(index, prepared, beside))
+        results, norms = zip(*updates, strict=True)
         seconds = {"preparing": before - began, "learning": time.perf_counter() - before}
-        for part in (prepared, *beside.values()):
-            self.truncated_texts += int((part["num_lost"] > 0).sum()) if "num_lost" in part else 0
-            self.tokens += part.cost() if self._counts_tokens else 0
+        for drawn in (prepared, *beside.values()):
+            self.truncated_texts += int((drawn["num_lost"] > 0).sum()) if "num_lost" in drawn else 0
+            self.tokens += drawn.cost() if self._counts_tokens else 0
         self.progress.step(index, results, norms, prepared, seconds)
 
     def _update_or_save(self, stream: Stream, others: Mapping[str, Stream], stop: StopRequest) -> None:
-        """Draw and `update`; before its first update a signal or an error discards the step, and what was is saved."""
+        """Draw a batch and `update`. A signal or error before the first update saves the state before the step."""
         job, before, skipped = self.job, Moment(self.job), self.skipped_updates
         self._mid_step = False
         try:
@@ -119,12 +119,13 @@ class Loop:
             with explained(job.plan, lambda: job.micro_batch, f"in step {index + 1}"):
                 self.update(index, batch, beside, functools.partial(interruptible, stop, job.processes.gather_objects))
         except (Interrupted, MmalignError) as error:
-            if isinstance(error, NonFiniteError | ShortageError):  # what was saved before is to be kept
+            if isinstance(error, NonFiniteError | ShortageError):  # keep only earlier checkpoints
                 error.hint = f"{error.hint}\n{self.run.way_back(self._saved)}"
                 raise
             failed = isinstance(error, MmalignError)
-            alone = job.processes.world_size > 1 and not stop.failed_together  # others know nothing of the error
-            if self._mid_step or (failed and (alone or not job.feed.long_steps)):  # the last: statistics may have run
+            only_this_process_failed = job.processes.world_size > 1 and not stop.failed_together
+            statistics_may_have_changed = not job.feed.long_steps
+            if self._mid_step or (failed and (only_this_process_failed or statistics_may_have_changed)):
                 raise
             before.restore()
             self.skipped_updates = skipped
@@ -143,15 +144,15 @@ class Loop:
             settle_micro_batch(job, batches, self.say, self.run)
         before = [b.clone() for b in job.models.buffers()] if train.on_nonfinite == "skip" else ()
         work = functools.partial(accumulate, job.engine, batches, job.micro_batch_size)
-        # A signal may end passes where nothing has changed yet, no process waits in them and no statistics run.
-        ends = not self._mid_step and job.processes.world_size == 1 and job.feed.long_steps
-        result = guard(work) if ends else work()
+        # A signal may end these passes if no weight has changed, no other process waits and no statistics change.
+        may_be_cut = not self._mid_step and job.processes.world_size == 1 and job.feed.long_steps
+        result = guard(work) if may_be_cut else work()
         norm = float(torch.nn.utils.clip_grad_norm_([p for _, p in job.parameters], train.clip_norm or math.inf))
         loss = float(result.loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._non_finite(index, batches[0], loss, norm)
             for buffer, value in zip(job.models.buffers(), before, strict=True):
-                buffer.copy_(value)  # a batch that is not learnt from leaves no running statistics either
+                buffer.copy_(value)  # a skipped batch must not change running statistics either
         elif result.empty:
             self.skipped_updates += 1
             self.say(f"step {index + 1} has nothing to learn from: {job.feed.why_empty(result.metrics)}")
@@ -183,15 +184,15 @@ class Loop:
                     self.best = heldout.best(self.job.plan.objective.spec, self.best, self.step, results)
             except Interrupted as interruption:
                 signum = interruption.signum
-        found = self.job.processes.gather_objects((signum, self.best))
-        self.best = found[0][1]  # all processes save the best one together
+        outcomes = self.job.processes.gather_objects((signum, self.best))
+        self.best = outcomes[0][1]  # all processes must agree whether to save
         self.progress.restart()
-        return next((s for s, _ in found if s is not None), None)
+        return next((s for s, _ in outcomes if s is not None), None)
 
     # Saving and resuming ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Commit a checkpoint of this moment, then delete those no longer kept."""
+        """Commit a checkpoint, then delete those no longer kept."""
         job = self.job
         self.say.stage("saving")
         own = (rng.capture(job.device), rng.capture_host(), self.bad_samples, self.truncated_texts, self.tokens)
@@ -243,7 +244,7 @@ class Loop:
             job.models.load_state(saved.model)
         except KeyError as error:
             raise CheckpointError(
-                f"the checkpoint of step {saved.step} holds no {error.args[0]}: the run's models were others",
+                f"the checkpoint of step {saved.step} lacks {error.args[0]}: the run had other models",
                 hint="Resume without these changes, or start a new run.",
             ) from error
         if job.average is not None:
@@ -259,12 +260,12 @@ class Loop:
         self.bad_samples = dict(state["bad_samples"][job.processes.rank])
         self.truncated_texts, self.tokens = (state[n][job.processes.rank] for n in ("truncated_texts", "tokens"))
         self._seconds_before = state["seconds"]
-        self._trained_before = state.get("training_seconds", state["seconds"])  # earlier versions kept the latter alone
+        self._trained_before = state.get("training_seconds", state["seconds"])  # earlier versions kept only `seconds`
         self.say(f"resuming at step {self.step} of {job.train.steps}")
 
     @property
     def seconds(self) -> float:
-        """Of the run so far, measurements and earlier sittings included."""
+        """Duration of the run so far, measurements and earlier sessions included."""
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
@@ -290,12 +291,12 @@ class Loop:
 
     def _non_finite(self, index: int, batch: Batch, loss: float, norm: float) -> None:
         keys = ", ".join(map(str, batch["key"][:8])) if "key" in batch else "?"
-        what = f"loss {loss:g}, gradient norm {norm:g} at step {index + 1}; the batch holds {keys}, …"
+        values = f"loss {loss:g}, gradient norm {norm:g} at step {index + 1}; the batch holds {keys}, …"
         if self.job.train.on_nonfinite == "stop":
             hint = "The weights were not updated. Try a lower --set train.learning_rate, or train.on_nonfinite=skip."
-            raise NonFiniteError(f"not finite: {what}", hint=hint)
+            raise NonFiniteError(f"not finite: {values}", hint=hint)
         self.skipped_updates += 1
-        self.say(f"update skipped: {what}")
+        self.say(f"update skipped: {values}")
 
     def _improved(self) -> bool:
         return self.best is not None and self.best["step"] == self.step

@@ -1,4 +1,4 @@
-"""Commands to try with the model that a run saved, made of the run's own data.
+"""Commands to try with a run's saved model, with examples of its own data.
 
 commands = next_commands(Path("runs/x/model"), plan, job.heldout or job.data)
 """
@@ -26,12 +26,12 @@ from mmalign.printable import printable
 from mmalign.train.plan import Plan
 
 _LOOKED_AT = 50  # examples
-_LONGEST = 80  # characters that still make a command to type
-_WORDS = 6  # of a document, that begin it
+_LONGEST = 80  # characters of a text in a command
+_WORDS = 6  # first words of a document, as a prompt
 
 
 def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
-    """What to try, the nearest use first. data: whose examples may stand in a command."""
+    """Commands, the most likely first. data: its examples may stand in them."""
     heads = {role.head for role in plan.objective.spec.roles}
     examples = list(itertools.islice(readable(data), _LOOKED_AT))
     if "scalar" in heads:
@@ -42,14 +42,14 @@ def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
         code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"
         return [f"python -c {shlex.quote(code)}"]  # a classifier of transformers
     provides = plan.source.family.provides
-    found = [_zero_shot(model, examples)] if Capability.ENCODE_IMAGE in provides else []
+    commands = [_zero_shot(model, examples)] if Capability.ENCODE_IMAGE in provides else []
     if Capability.GENERATE in provides:
-        found.append(_generate(model, plan, examples))
-    return [*found, f"mmalign train --objective {plan.objective.spec.name} --backbone {_quoted(model)}"]
+        commands.append(_generate(model, plan, examples))
+    return [*commands, f"mmalign train --objective {plan.objective.spec.name} --backbone {_quoted(model)}"]
 
 
 def _generate(model: Path, plan: Plan, examples: list[Any]) -> str:
-    """With a prompt of the data: as a user's message where the data are conversations."""
+    """With a prompt of the data, as a user's message if the data are conversations."""
     command = f"mmalign generate --backbone {_quoted(model)}"
     chat = any(not isinstance(prompt, str) for prompt in map(_prompt, examples))
     for prompt in map(_prompt, examples):
@@ -70,15 +70,15 @@ def _score(model: Path, plan: Plan, examples: list[Any]) -> str:
         if not isinstance(example, Preference | Ranking):
             continue
         prompt, answers = example.prompt, [text for text in example.answers() if isinstance(text, str)]
-        whole = len(answers) == len(example.answers()) and all(map(_typed, answers))
-        if whole and isinstance(prompt, str) and (not prompt or _typed(prompt)):
+        can_type = len(answers) == len(example.answers()) and all(map(_typed, answers))
+        if can_type and isinstance(prompt, str) and (not prompt or _typed(prompt)):
             asked = f" --prompt {_quoted(prompt)}" if prompt else ""
             return " ".join([f"{command}{asked}", *map(_quoted, answers[:3])])
     return f"{command} --dataset {_quoted(data_name(plan))}"
 
 
 def _zero_shot(model: Path, examples: list[Any]) -> str:
-    """With a picture of the data where it is a file, and captions of the data as labels."""
+    """With a picture of the data, if it is a file, and captions as labels."""
     command = f"mmalign zero-shot --backbone {_quoted(model)}"
     captioned = [example for example in examples if isinstance(example, ImageText) and _typed(example.text)]
     labels = list(dict.fromkeys(example.text for example in captioned))[:3]
@@ -92,14 +92,14 @@ def _zero_shot(model: Path, examples: list[Any]) -> str:
 
 
 def _prompt(example: Any) -> Turns:
-    """What an example asks; of a document its first words."""
+    """The prompt of an example; for a document its first words."""
     if isinstance(example, Prompt | Completion | Preference | LabelledCompletion | Ranking):
         return example.prompt
     return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
 
 
 def readable(data: Any) -> Iterator[Any]:
-    """The examples in order; those that cannot be read are left out."""
+    """The readable examples, in order."""
     for index in range(len(data)):
         try:
             yield data[index]
@@ -108,7 +108,7 @@ def readable(data: Any) -> Iterator[Any]:
 
 
 def _typed(text: str) -> bool:
-    """Whether a person would type it into a shell, where it is neither an option nor a file to read."""
+    """Whether a person could type the text as an argument, and it is neither an option nor a file to read."""
     if text.startswith(("-", "@")):
         return False
     return 0 < len(text) <= _LONGEST and bool(text.strip()) and text.isprintable() and text == printable(text)

@@ -16,7 +16,7 @@ from mmalign.errors import CheckpointError, PluginError
 from mmalign.train.config import TrainConfig
 
 Named = Sequence[tuple[str, nn.Parameter]]
-_SET_HERE = ("params", "lr", "factor")  # of a param group, by the loop or when it is built
+_SET_HERE = ("params", "lr", "factor")  # options of a param group that the run sets, not the optimiser
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -38,10 +38,10 @@ def build_optimizer(
     rate: float,
     peaks: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimiser of these parameters; raises PluginError where it leaves some out or mixes rates.
+    """Build the optimiser; raises PluginError if it leaves parameters out or mixes learning rates in a group.
 
-    rate: the run's peak learning rate. peaks: role -> the peak of its parameters and its head's, where it is another.
-    Each param group's "factor" is its share of the rate that `set_learning_rate` is given.
+    rate: the run's peak learning rate. peaks: role -> its own peak, for its parameters and its head. Each param group's
+    "factor" is its share of the rate given to `set_learning_rate`.
     """
     grouped: dict[float, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters:
@@ -52,7 +52,8 @@ def build_optimizer(
     factors = {id(parameter): group.factor for group in groups for _, parameter in group.parameters}
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     if sorted(held) != sorted(factors):
-        raise PluginError(f"{builder.__name__} holds {len(held)} of {len(factors)} parameters, or others")
+        wanted = f"exactly the {len(factors)} parameters that train"
+        raise PluginError(f"{builder.__name__} must hold {wanted}; it holds {len(held)}")
     for group in optimizer.param_groups:
         own = {factors[id(parameter)] for parameter in group["params"]}
         if len(own) > 1:
@@ -74,9 +75,9 @@ def state_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) 
 
 
 class OptimizerState:
-    """What an optimiser keeps between steps, as a checkpoint holds it.
+    """An optimiser's state between steps, as a checkpoint holds it.
 
-    Made before the first step: options that the optimiser changes itself are those that differ from then on.
+    Make it before the first step: options that differ later were changed by the optimiser, and are saved.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Named) -> None:
@@ -92,13 +93,13 @@ class OptimizerState:
         state = self._optimizer.state_dict()["state"]
         for index, (name, parameter) in enumerate(self._in_order()):
             for key, leaf in _leaves(state.get(index, {})):
-                place = f"{name}/{key}"
+                path = f"{name}/{key}"
                 if isinstance(leaf, Tensor):
-                    tensors[place] = leaf
+                    tensors[path] = leaf
                     if leaf.device.type == "cpu" != parameter.device.type:
-                        on_host.append(place)
+                        on_host.append(path)
                 else:
-                    values[place] = _as_json(leaf, f"the optimiser's {key} of {name}")
+                    values[path] = _as_json(leaf, f"the optimiser's {key} of {name}")
         changed = [
             {key: value for key, value in _options(group).items() if value != first.get(key)}
             for group, first in zip(self._optimizer.param_groups, self._at_first, strict=True)
@@ -106,12 +107,11 @@ class OptimizerState:
         return tensors, {"values": values, "on_host": on_host, "groups": changed}
 
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        """Put back what `capture` returned; raises CheckpointError for names that do not match. rest: empty of a
-        checkpoint before format 2, which held tensors alone."""
+        """Restore what `capture` returned; raises CheckpointError for unknown parameters. rest: empty in format 1."""
         names = {name for name, _ in self._named.values()}
         by_name: dict[str, dict[str, Any]] = {}
-        for place, leaf in [*tensors.items(), *rest.get("values", {}).items()]:
-            name, _, key = place.partition("/")
+        for path, leaf in [*tensors.items(), *rest.get("values", {}).items()]:
+            name, _, key = path.partition("/")
             by_name.setdefault(name, {})[key] = leaf
         unknown = sorted(set(by_name) - names)
         if unknown:
@@ -127,7 +127,7 @@ class OptimizerState:
     def _exactly(
         self, ordered: list[tuple[str, nn.Parameter]], saved: Mapping[str, Mapping[str, Any]], on_host: frozenset[str]
     ) -> None:
-        """torch casts the state of a parameter to its dtype: 8-bit moments would be lost."""
+        """Restore dtypes: torch casts a parameter's state to its dtype, which would lose 8-bit moments."""
         for name, parameter in ordered:
             state = self._optimizer.state.get(parameter)
             if not isinstance(state, dict) or name not in saved:
@@ -149,7 +149,7 @@ class OptimizerState:
 
 
 def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("exp_avg", tensor), ("inner/scale", tensor): of mappings and lists within a state, too."""
+    """Flatten mappings and lists: ("exp_avg", tensor), ("inner/scale", tensor), ("list/[0]", tensor)."""
     if isinstance(state, Mapping) and (state or not prefix):
         for key, value in state.items():
             yield from _leaves(value, f"{prefix}/{key}" if prefix else str(key))
@@ -161,10 +161,10 @@ def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_leaves` flattened."""
+    """Undo `_leaves`."""
     state: dict[str, Any] = {}
-    for place, leaf in flat.items():
-        *path, last = place.split("/")
+    for key, leaf in flat.items():
+        *path, last = key.split("/")
         holder = state
         for step in path:
             holder = holder.setdefault(step, {})
@@ -184,22 +184,22 @@ def _key(holder: Any, step: str) -> Any:
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A param group's options as JSON values, but for those that are set here."""
+    """A param group's options as JSON values, without _SET_HERE."""
     return {key: _as_json(value, f"the option {key}") for key, value in group.items() if key not in _SET_HERE}
 
 
-def _as_json(value: Any, what: str) -> Any:
+def _as_json(value: Any, name: str) -> Any:
     try:
         return json.loads(json.dumps(value.tolist() if isinstance(value, Tensor) else value))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{what} is {type(value).__name__}, which no checkpoint can hold",
-            hint="An optimiser's state is made of tensors, numbers, texts, lists and mappings.",
+            f"{name} is {type(value).__name__}, which a checkpoint cannot hold",
+            hint="An optimiser's state may hold tensors, numbers, texts, lists and mappings.",
         ) from error
 
 
 def _as_before(value: Any, current: Any) -> Any:
-    """A JSON value in the type of the one that it replaces."""
+    """Convert a JSON value to the type of the value that it replaces."""
     if isinstance(current, tuple):
         return tuple(value)
     return torch.tensor(value, dtype=current.dtype, device=current.device) if isinstance(current, Tensor) else value

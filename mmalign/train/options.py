@@ -1,10 +1,9 @@
-"""The options that a run starts from: the packaged recipe where it fits, then files, then --set and the name flags.
+"""The options of a new run: the packaged recipe if it fits, then files, then --set and the name flags.
 
     layers, notes = run_layers(catalog, {"objective": "dpo", "dataset": "pairs.jsonl"}, files=(), sets=())
     plan = make_plan(catalog, layers)                 # what `mmalign train` does, and `mmalign config show` prints
 
-A recipe is tuned to one model and one data set. With another its numbers mean nothing, so it is left out as a whole,
-and a note says so.
+A recipe is tuned to one model and one data set. With others it is left out as a whole, and a note says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ def run_layers(
     layers = load_layers(files=files, sets=sets, names=names)
     objective, notes = layers["objective"].get("name"), []
     if objective:
-        catalog.find("objectives", objective)  # first: among the packaged files there are pipelines, too
+        catalog.find("objectives", objective)  # before recipe_of, which finds the files of pipelines too
     recipe = recipe_of(objective) if objective else None
     if recipe is not None:
         note = _left_out(layers, recipe)
@@ -35,7 +34,7 @@ def run_layers(
     for name, section in layers.items():
         if section.dropped:
             options = ", ".join(f"{name}.{key} ({origin})" for key, origin in section.dropped.items())
-            notes.append(f"not used, they were for another {name}: {options}; set them again with --set")
+            notes.append(f"not used, because they were set for another {name}: {options}; set them again with --set")
     return layers, notes
 
 
@@ -45,7 +44,7 @@ def recipe_of(objective: str) -> Path | None:
 
 
 def _left_out(layers: Mapping[str, Section], recipe: Path) -> str:
-    """Why the recipe does not fit; empty where it does."""
+    """Why the recipe does not fit, or an empty text."""
     tuned = load_layers(files=[recipe])
     asked = {section: str(layers[section].get("name") or "") for section in _TUNED}
     others = {section: name for section, name in asked.items() if name and name != tuned[section].get("name")}

@@ -1,7 +1,7 @@
-"""Resolve what a run will do, from names and options alone: no weight is loaded and no data read.
+"""Resolve what a run will do from names and options, without loading weights or reading data.
 
-plan = make_plan(catalog, sections)      # sections as `config.load.load_layers` returns them
-plan.to_yaml()                         # everything, defaults included; a run resumes from it
+plan = make_plan(catalog, sections)      # sections as `mmalign.train.layers.load_layers` returns them
+plan.to_yaml()                           # every option, defaults included; a run resumes from it
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ DEFAULT_OPTIMIZER = "adamw"
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A second stream of examples. batch_size: examples a step, over all processes."""
+    """A second stream of examples. batch_size: examples per step, over all processes."""
 
     dataset: Entry
     dataset_class: Any
@@ -54,8 +54,8 @@ class Plan:
     backbone_class: Any
     dataset: Entry
     dataset_class: Any
-    kind: str  # of the examples, as the objective calls it
-    example: Entry  # the same in the catalog
+    kind: str  # of example
+    example: Entry  # that kind in the catalog
     example_class: type
     streams: Mapping[str, StreamPlan]  # besides the main one
     evaluations: tuple[Entry, ...]
@@ -63,10 +63,10 @@ class Plan:
     verdict: Verdict
     configs: Mapping[str, Any]  # section -> validated model
     catalog: Catalog
-    role_sources: Mapping[str, Source]  # of roles whose model an option of the objective names
+    role_sources: Mapping[str, Source]  # for roles whose model an option of the objective names
     optimizer: Entry
     trackers: tuple[tuple[Entry, Any], ...]  # with their options
-    reasons: Mapping[str, str]  # option of `train` that was left to the program -> why it has that value
+    reasons: Mapping[str, str]  # option of `train` that the user left open -> why it has its value
 
     @property
     def train(self) -> TrainConfig:
@@ -82,19 +82,19 @@ class Plan:
 
     @property
     def rollout(self) -> Any:
-        """The options of the feed; None where the examples are learnt from as they are."""
+        """The options of the feed; None if the objective does not sample."""
         return self.configs.get("rollout")
 
     @property
     def caches_frozen(self) -> bool:
-        """Whether what frozen roles say is worked out before the first step (`train.frozen_roles`)."""
+        """Whether the outputs of frozen roles are computed before the first step (`train.frozen_roles`)."""
         return self.train.frozen_roles != "copy" and self._can_cache_frozen
 
     @property
     def _can_cache_frozen(self) -> bool:
-        """Texts are read as they are; pictures are augmented anew each time."""
-        asks = self.objective_class.frozen is not Objective.frozen
-        return asks and self.example.spec.modalities == {"text"}
+        """Only for texts: pictures are augmented differently each time."""
+        uses_frozen = self.objective_class.frozen is not Objective.frozen
+        return uses_frozen and self.example.spec.modalities == {"text"}
 
     def names(self) -> dict[str, str]:
         return {
@@ -123,7 +123,7 @@ class Plan:
         return sections | {name: section for name, section in more.items() if section}
 
     def explanations(self) -> list[str]:
-        """ "train.learning_rate 2e-05: TRL's SFT, ..." of every option that was left to the program."""
+        """ "train.learning_rate 2e-05: TRL's SFT, ..." for every option that the user left open."""
         values = self.train.model_dump()
         return [f"train.{key} {values[key]:g}: {why}" for key, why in self.reasons.items()]
 
@@ -151,7 +151,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     if sections.get("rollout") and not feeds:
         raise UsageError(
             f"{objective.spec.name} samples nothing: the section rollout is for objectives that do",
-            hint="Those are: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
+            hint="These do: " + ", ".join(e.spec.name for e in catalog.entries("objectives") if e.spec.online),
         )
     for section in OPEN_SECTIONS:
         values.pop(section, None)
@@ -192,8 +192,9 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     )
     if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
         raise UsageError(
-            f"train.frozen_roles=cache: {objective.spec.name} asks no frozen model about fixed {kind} examples",
-            hint="Leave it at auto.",
+            f"train.frozen_roles=cache: {objective.spec.name} needs no frozen model for {kind} examples that can be "
+            "cached",
+            hint="Try: --set train.frozen_roles=auto",
         )
     return plan
 
@@ -222,13 +223,13 @@ def find_data(
 def _streams(
     catalog: Catalog, objective: Entry, wanted: Mapping[str, int], sections: Mapping[str, Any]
 ) -> dict[str, StreamPlan]:
-    """Each with the data that `streams.NAME` names, or the default of its kind; raises as `find_data`."""
-    found, given = {}, sections.get("streams", {})
+    """Plan each wanted stream with the data of `streams.NAME`, or its kind's default data; raises as `find_data`."""
+    streams, given = {}, sections.get("streams", {})
     unused = sorted(set(given) - set(wanted))
     if unused:
         raise UsageError(
             f"streams.{unused[0]}: {objective.spec.name} with these options reads no such stream",
-            hint=f"Its streams: {', '.join(sorted(set(objective.spec.examples) - {'main'})) or 'main alone'}.",
+            hint=f"Its streams: {', '.join(sorted(set(objective.spec.examples) - {'main'})) or 'only main'}.",
         )
     for name, batch_size in wanted.items():
         section = given.get(name, {})
@@ -239,14 +240,14 @@ def _streams(
         options = {key: value for key, value in values.items() if key != "name"}
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
         example = catalog.find("examples", kind)
-        found[name] = StreamPlan(
+        streams[name] = StreamPlan(
             dataset, catalog.load(dataset), kind, example, catalog.load(example), config, batch_size
         )
-    return found
+    return streams
 
 
 def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, Source]:
-    """Of roles whose model an option names; raises UsageError for one that is not there, IncompatibleError for one that
+    """Sources of roles whose model an option names. Raises UsageError for a missing one, IncompatibleError for one that
     lacks what the role needs."""
     sources = {}
     for role in objective.spec.roles:
@@ -265,7 +266,7 @@ def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, 
 
 
 def _trackers(catalog: Catalog, section: Mapping[str, Any]) -> tuple[tuple[Entry, Any], ...]:
-    """Those that are named and those of every run, each with its options, which are checked here; raises UsageError."""
+    """The named trackers and those of every run, each with its checked options; raises UsageError."""
     named = {lasting_name(catalog.find("trackers", name)): name for name in section}
     defaults = [lasting_name(entry) for entry in catalog.entries("trackers") if entry.spec.default]
     chosen = []
@@ -280,24 +281,24 @@ def _trackers(catalog: Catalog, section: Mapping[str, Any]) -> tuple[tuple[Entry
 
 
 def _require_places(configs: Mapping[str, Any]) -> None:
-    """Raises UsageError before anything is loaded."""
+    """Raise UsageError for an option with a missing path, before anything is loaded."""
     for section, config in configs.items():
-        for place in config.places() if isinstance(config, NamesPlaces) else ():
-            if not place.exists():
-                option = _option_of(config.model_dump(mode="json"), str(place))
+        for path in config.places() if isinstance(config, NamesPlaces) else ():
+            if not path.exists():
+                option = _option_of(config.model_dump(mode="json"), str(path))
                 raise UsageError(
-                    f"{'.'.join((section, *option))} names {place}, and there is no such file or folder",
-                    hint="It takes a path, such as runs/NAME/model, and no name of mmalign list backbones or of the "
-                    "hub. Give one, or leave the option out.",
+                    f"{'.'.join((section, *option))} names {path}, and there is no such file or folder",
+                    hint="It takes a path, such as runs/NAME/model, not a name from mmalign list backbones or the hub. "
+                    "Give a path, or leave the option out.",
                 )
 
 
 def _option_of(options: Mapping[str, Any], value: str) -> tuple[str, ...]:
-    """The keys that lead to it; none where it stands nowhere as it is."""
-    for key, found in options.items():
-        if found == value:
+    """The keys that lead to a value, or () if no option holds it."""
+    for key, option in options.items():
+        if option == value:
             return (key,)
-        inner = _option_of(found, value) if isinstance(found, Mapping) else ()
+        inner = _option_of(option, value) if isinstance(option, Mapping) else ()
         if inner:
             return (key, *inner)
     return ()
@@ -316,8 +317,8 @@ def _default_backbone(catalog: Catalog, objective: Entry) -> str:
 
 
 def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: EvaluationConfig) -> tuple[Entry, ...]:
-    """The evaluations asked for, or those that the backbone can run and that want to be run by themselves; raises
-    IncompatibleError for one that it can't."""
+    """The named evaluations; without names, those of every run that the backbone can run. Raises IncompatibleError for
+    a named one that it cannot run."""
     if not config.names:
 
         def wanted(spec: Any) -> bool:
@@ -334,17 +335,17 @@ def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: Evalu
 def _baselines(
     catalog: Catalog, source: Source, config: EvaluationConfig
 ) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
-    """Each with its options, which are checked here; raises UsageError, or IncompatibleError for one that the backbone
-    can't run."""
-    found = []
+    """Each baseline with its checked options; raises UsageError, or IncompatibleError for one that the backbone cannot
+    run."""
+    baselines = []
     for number, baseline in enumerate(config.baselines):
         options = {key: value for key, value in baseline.items() if key != "name"}
         if "name" not in baseline:
             raise UsageError(
-                f"evaluation.baselines: {baseline} names no evaluation", hint="As {name: few-shot, shots: 8}."
+                f"evaluation.baselines: {baseline} names no evaluation", hint="For example: {name: few-shot, shots: 8}"
             )
         entry = catalog.find("evaluations", str(baseline["name"]))
         require_needs(f"baseline {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
         evaluation_config(catalog, entry, options, f"evaluation.baselines[{number}]")
-        found.append((entry, options))
-    return tuple(found)
+        baselines.append((entry, options))
+    return tuple(baselines)

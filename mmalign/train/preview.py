@@ -1,10 +1,10 @@
-"""Before the first step: what a language model will be shown, how much of it is cut, and one example with its labels.
+"""Before the first step: count the tokens a language model will see and those cut, and show one labelled example.
 
-Of an objective that samples, examples are prompts, and nothing of them is learnt.
+For an objective that samples, examples are prompts, and none of their tokens is learnt.
 
     for line in preview(job): say(line)
 
-Raises DataError where more tokens would be cut than `data.max_lost` allows: nothing is truncated in silence.
+Raises DataError if more tokens would be cut than `data.max_lost` allows: nothing is truncated silently.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from mmalign.train.build import Job
 from mmalign.train.config import DataConfig
 from mmalign.train.next_steps import readable
 
-SURVEYED = 1000  # examples looked at, or as many answers of them: a second or two
+SURVEYED = 1000  # examples or answers to look at, which takes a second or two
 _SHOWN = 600  # characters
 
 
 def preview(job: Job) -> Iterator[str]:
-    """Lines to print: counts, and the first example with what is learnt of it between « and »."""
+    """Lines to print: counts, and the first example with its labels between « and »."""
     if Capability.TOKEN_LOGPS not in job.plan.source.family.provides or not _reads(job.plan.example, job.encoder):
         return
     yield survey(job.data, job.encoder, job.plan.data)
@@ -48,12 +48,12 @@ def preview(job: Job) -> Iterator[str]:
 
 
 def _reads(example: Entry, encoder: Encoder) -> bool:
-    """Whether a language model reads examples of that kind as prompts and answers, or as documents."""
+    """Whether a language model reads this kind of example, as prompts and answers or as documents."""
     return example.spec.modalities == {"text"} and not encoder.columns.keys().isdisjoint({"sequences", "text"})
 
 
 def first_example(data: Any) -> Iterator[str]:
-    """Lines on the first example that can be read, whatever its kind: its fields, pictures by their size."""
+    """Lines on the first readable example of any kind: its fields, and the size of pictures."""
     example = next(iter(readable(data)), None)
     if example is None:
         return
@@ -75,10 +75,10 @@ def _picture(ref: ImageRef) -> str:
 
 
 def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> str:
-    """One line of counts; raises DataError past `data.max_lost`. of: behind "examples", whose they are."""
+    """One line of counts; raises DataError past `data.max_lost`. of: follows "examples", as " of the stream ptx"."""
     sweep = Sweep(data, encoder, 8, limit=SURVEYED, max_bad=config.max_bad)
     prompts = encoder.answer_tokens > 0
-    what = "prompts" if prompts else f"examples{of}"
+    unit = "prompts" if prompts else f"examples{of}"
     examples = answers = tokens = labels = lost = cut = left_out = 0
     for batch in sweep:
         sequences = sequences_of(batch)
@@ -97,15 +97,15 @@ def survey(data: Any, encoder: Encoder, config: DataConfig, *, of: str = "") -> 
         room += f", less {encoder.answer_tokens} for an answer (rollout.max_tokens)" if prompts else ""
         shorter = "lower rollout.max_tokens, " if prompts else ""
         raise DataError(
-            f"{cut:,} of {examples:,} {what} are longer than {room}: {share:.1%} of all tokens would be cut, "
+            f"{cut:,} of {examples:,} {unit} are longer than {room}: {share:.1%} of all tokens would be cut, "
             f"data.max_lost={config.max_lost:g} allows {config.max_lost:.1%}",
             hint=f"Shorten them, {shorter}raise backbone.context_length if the model can, or --set data.max_lost=1",
         )
     learnt = "" if prompts else f", {labels:,} of them to be learnt"
     template = f"; the chat template leaves out the thinking of {left_out:,} turns" if left_out else ""
     return (
-        f"{examples:,} of {len(data):,} {what} looked at: {tokens:,} tokens{learnt}; "
-        f"{lost:,} tokens cut from {cut:,} {what}; {len(sweep.bad):,} {what} unusable{template}"
+        f"{examples:,} of {len(data):,} {unit} looked at: {tokens:,} tokens{learnt}; "
+        f"{lost:,} tokens cut from {cut:,} {unit}; {len(sweep.bad):,} {unit} unusable{template}"
     )
 
 

@@ -1,12 +1,10 @@
-"""What a run says of each step: a line of metrics.jsonl, plugins told, and the figures for whoever watches.
+"""Report each step: log it to metrics.jsonl and the trackers, and display its metrics.
 
     progress = Progress(job, run, catalog, display)
     progress.step(index, results, norms, batch, {"learning": 1.2})
 
-Long steps are rows of a table. Others are shown in the line that a terminal redraws, or in a log in a
-line of `name value` pairs every `train.log_every` steps.
-
-Rates and the time left are of steps alone: measurements, samples for people and checkpoints are no part of them.
+Long steps are rows of a table. Short ones update one line of a terminal; a log has a line of `name value` pairs every
+`train.log_every` steps. Rates and the time left leave out measurements, shown samples and checkpoints.
 """
 
 import functools
@@ -35,8 +33,7 @@ _UNTABLED = ("loss", "empty", "beta", "sampler_gap")
 
 
 class Progress:
-    """Of one sitting; the clock runs from when it is made, or `restart`ed, to the first step. `seconds`: of its
-    steps."""
+    """Progress of one session. The clock starts when it is made or restarted. seconds: the sum over its steps."""
 
     def __init__(self, job: Job, run: Run, catalog: Catalog, display: Display) -> None:
         self._job, self._run, self._catalog, self._display = job, run, catalog, display
@@ -47,8 +44,7 @@ class Progress:
         self._table = StepTable(job.plan.train.steps, job.plan.objective.spec.watched, display)
 
     def restart(self) -> None:
-        """Forget the time since the last step, and what was sampled in it: neither a measurement nor a checkpoint is
-        part of a step."""
+        """Forget the time since the last step, sampling included: measurements and checkpoints belong to no step."""
         self._job.feed.take_seconds()
         self._display.stage("training")
         self._clock = time.perf_counter()
@@ -61,11 +57,11 @@ class Progress:
         batch: Batch,
         seconds: Mapping[str, float],
     ) -> None:
-        """results, norms: of each update of the step; batch: as prepared; seconds: what went into what, of which
-        "preparing" holds the feed's."""
+        """Report a step. results, norms: of each update; batch: as prepared; seconds: by activity, where "preparing"
+        includes the feed's."""
         job, step = self._job, index + 1
         now = time.perf_counter()
-        whole, self._clock = now - self._clock, now  # from step to step: waiting for data included
+        whole, self._clock = now - self._clock, now  # includes the wait for data
         self.seconds += whole
         self._recent.append(whole)
         result = functools.reduce(merge, results)
@@ -79,7 +75,7 @@ class Progress:
         counts = self._counts(batch, metrics)
         tokens = sum(job.processes.gather_objects(batch.cost())) if self._counts_tokens else 0
         rank = f"-{job.processes.rank}" if job.processes.world_size > 1 else ""
-        shown = job.feed.keep(batch, step, self._run.folder, rank)
+        sample_lines = job.feed.keep(batch, step, self._run.folder, rank)
         if not job.processes.is_main:
             return
         size = len(batch) * job.processes.world_size
@@ -87,28 +83,28 @@ class Progress:
         if tokens:
             speed["tokens_per_second"] = tokens / whole
         parts = job.feed.take_seconds()
-        if parts:  # what the critic and frozen roles say is neither rollout nor scoring
+        if parts:  # the rest of preparing: the critic and frozen roles
             parts |= {**seconds, "preparing": seconds["preparing"] - sum(parts.values())}
         times = {f"seconds_{name}": value for name, value in parts.items()}
-        happened = {f"{LOGGED}{name}": number for name, number in counts.items()}
-        self._run.log({"step": step, **record, **speed, **times, **happened})
+        counted = {f"{LOGGED}{name}": number for name, number in counts.items()}
+        self._run.log({"step": step, **record, **speed, **times, **counted})
         self._tell(step, {name: record[name] for name in ("loss", *metrics)}, parts, size)
-        for line in shown:
+        for line in sample_lines:
             self._display(f"  {line}")
-        if shown:
+        if sample_lines:
             self.restart()
 
     def _tell(self, step: int, metrics: Mapping[str, float], parts: Mapping[str, float], size: int) -> None:
-        """Show the step. parts: seconds of each of its parts; size: examples of all processes."""
+        """Display the step. parts: seconds by activity; size: examples of all processes."""
         train, whole = self._job.plan.train, self._recent[-1]
         mean = sum(self._recent) / len(self._recent)
-        rows = self._job.feed.long_steps
+        in_table = self._job.feed.long_steps
         left = duration((train.steps - step) * mean)
-        pace = f"{duration(mean)} a step" if rows else f"{_rate(size / mean)} examples/s"
+        pace = f"{duration(mean)} a step" if in_table else f"{_rate(size / mean)} examples/s"
         figures = {name: f"{metrics[name]:.3g}" for name in self._watched(metrics)[:_FIGURES]}
         self._display.training(step, train.steps, figures, pace, f"{left} left")
         told = step % train.log_every == 0 or step in (1, train.steps)
-        if rows and told:
+        if in_table and told:
             columns = {name: value for name, value in metrics.items() if name not in _UNTABLED}
             shares = {name: value / whole for name, value in parts.items()}
             self._table.row(step, columns, shares, whole, left, terminal_width())
@@ -117,8 +113,8 @@ class Progress:
             self._display(f"step {step}/{train.steps}  {describe(metrics)}  {pace}{still}")
 
     def _watched(self, metrics: Mapping[str, float]) -> list[str]:
-        """Names of a step's metrics, the most important first: the loss, unless it is but a direction to go, what the
-        objective watches, what its best checkpoint is chosen by, the others, and those of updates alone."""
+        """Names of a step's metrics by importance: the loss if its value means something, those that the objective
+        watches, the one that picks its best checkpoint, the others, and those of updates only."""
         spec = self._job.plan.objective.spec
         loss = ("loss",) if self._job.feed.comparable_loss else ()
         names = dict.fromkeys((*loss, *spec.watched, spec.best_by[0], *metrics))
@@ -126,7 +122,7 @@ class Progress:
         return [name for name in order if name in metrics and (name != "loss" or loss)]
 
     def _counts(self, batch: Batch, metrics: Mapping[str, float]) -> dict[str, int]:
-        """Of all processes."""
+        """Counts over all processes."""
         counts: Counter[str] = Counter()
         for own in self._job.processes.gather_objects(self._job.feed.counts(batch)):
             counts.update(own)
@@ -144,7 +140,7 @@ def _rate(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "95 s", "12 min", "3.4 h": roughly, for what is still to come."""
+    """ "95 s", "12 min", "3.4 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,12 +1,12 @@
-"""What frozen models say of examples, worked out once: reference log-probabilities, before the first step.
+"""Cache the outputs of frozen models, such as reference log-probabilities, before the first step.
 
     cache = FrozenCache.open(folder, "key of weights, data and options")
-    cache.fill(batches, compute)                    # compute(batch) -> columns, one row an example
+    cache.fill(batches, compute)                    # compute(batch) -> columns, one row per example
     batch.with_columns(**cache.columns(batch))
 
-Where data is fixed, what a frozen copy of the starting policy says of an example never changes, and before the first
-step the policy itself can say it: no second model is held, and no example is asked about twice. Rows are known by a
-hash of what the model reads, and kept on disk for a resume.
+With fixed data, a frozen copy of the starting policy gives an example the same outputs at every step, and before the
+first step the policy itself gives them, so no second model is needed. Rows are keyed by a hash of the model's input,
+and kept on disk for a resume.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class FrozenCache:
 
     @classmethod
     def open(cls, folder: Path, key: str) -> "FrozenCache":
-        """What an earlier sitting of the run left there under that key, or an empty cache."""
+        """The cache that an earlier session of the run saved under that key, or an empty one."""
         cache = cls(folder / _NAME, key)
         try:
             with safe_open(folder / _NAME, "pt") as file:
@@ -45,7 +45,7 @@ class FrozenCache:
                     for name in filter(None, metadata["columns"].split(",")):
                         cache._rows[name] = _unpack(tensors, name)
         except (OSError, SafetensorError, KeyError):
-            return cls(folder / _NAME, key)  # absent or damaged: worked out again
+            return cls(folder / _NAME, key)  # absent or damaged: computed again
         return cache
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class FrozenCache:
         return any(digest in rows for rows in self._rows.values())
 
     def fill(self, batches: Iterable[Batch], compute: Callable[[Batch], Mapping[str, Column]]) -> int:
-        """Work out what is missing, and keep it on disk; returns how many examples that were."""
+        """Compute missing rows and save the cache; returns the number of new examples."""
         before = len(self)
         for batch in batches:
             digests = row_digests(batch)
@@ -69,14 +69,14 @@ class FrozenCache:
         return len(self) - before
 
     def columns(self, batch: Batch) -> dict[str, Column]:
-        """Of a batch, on its device; raises KeyError for an example that was not filled in."""
+        """The columns of a batch, on its device; raises KeyError for an example that is not cached."""
         digests = row_digests(batch)
-        found: dict[str, Column] = {}
+        columns: dict[str, Column] = {}
         for name, known in self._rows.items():
             rows = [known[digest] for digest in digests]
             column = Ragged.from_list(rows) if name in self._ragged else torch.stack(rows)
-            found[name] = column.to(batch.device)
-        return found
+            columns[name] = column.to(batch.device)
+        return columns
 
     def _add(self, name: str, digests: list[bytes], column: Column) -> None:
         if isinstance(column, Ragged):
@@ -105,14 +105,14 @@ class FrozenCache:
 
 
 def row_digests(batch: Batch) -> list[bytes]:
-    """16 bytes an example: a hash of what a model reads of it, its ragged columns and sequences."""
+    """A 16-byte hash per example of what a model reads: its ragged columns and sequences."""
     columns: list[Any] = [c for c in batch.columns.values() if not isinstance(c, Tensor | tuple)]
     rows = [column.row_bytes() for column in columns]
     return [hashlib.blake2b(b"\x00".join(parts), digest_size=16).digest() for parts in zip(*rows, strict=True)]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """safetensors keeps no checksum, and a byte that changed on the disk would be a wrong reference."""
+    """A checksum, which safetensors lacks: a byte that changed on disk would give wrong references."""
     digest = hashlib.blake2b(digest_size=16)
     for _, tensor in sorted(tensors.items()):
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Random state of this process: captured, restored, replayed. torch's as tensors, Python's and numpy's as JSON."""
+"""Capture and restore this process's random state: torch's as tensors, Python's and numpy's as JSON."""
 
 import os
 import random
@@ -19,14 +19,14 @@ def seed_everything(seed: int, rank: int) -> None:
 
 
 def make_deterministic() -> None:
-    """Deterministic kernels only, from here on in this process."""
+    """Allow only deterministic kernels in this process from now on."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def capture(device: torch.device) -> dict[str, Tensor]:
-    """Generator states: {"cpu": uint8 [...], "cuda": uint8 [...] where the device is one}."""
+    """Generator states: {"cpu": uint8 [...]}, and "cuda" or "mps" for such a device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -36,7 +36,7 @@ def capture(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put back what `capture` returned."""
+    """Restore what `capture` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -47,13 +47,13 @@ def restore(state: Mapping[str, Tensor], device: torch.device) -> None:
 def capture_host() -> dict[str, list[Any]]:
     """The global generators of Python and numpy, which a plugin may draw from, as JSON."""
     version, internal, gauss = random.getstate()
-    name, keys, *place = np.random.get_state(legacy=True)
-    return {"python": [version, list(internal), gauss], "numpy": [name, np.asarray(keys).tolist(), *place]}
+    name, keys, *position = np.random.get_state(legacy=True)
+    return {"python": [version, list(internal), gauss], "numpy": [name, np.asarray(keys).tolist(), *position]}
 
 
 def restore_host(state: Mapping[str, list[Any]]) -> None:
-    """Put back what `capture_host` returned."""
+    """Restore what `capture_host` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *place = state["numpy"]
-    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *place))
+    name, keys, *position = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *position))

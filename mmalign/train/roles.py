@@ -30,13 +30,13 @@ _BATCHNORM = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Models:
-    """Backbones by role, as attributes. Frozen roles have no gradients and stay in evaluation mode.
+    """Backbones by role. Frozen roles have no gradients and stay in evaluation mode.
 
-    heads: role -> a linear head on its hidden states, trained and saved with it. same: frozen role -> the trained role
-    that answers for it: with its adapter off, where that is fresh, else until `part` is called. classes: names of the
-    data set's, where a head has a row for each. shared: role -> what works on another role's weights, with an adapter
-    of its own or with none. peaks: role -> its own peak learning rate. notes: sentences on how roles came to be.
-    loaded: roles with a model from elsewhere.
+    heads: role -> a linear head on its hidden states, trained and saved with it. stand_ins: frozen role -> the trained
+    role used in its place. A fresh adapter is switched off for it; otherwise the stand-in is valid only until
+    `end_stand_ins()`. classes: the data set's class names, for heads with a row per class. shared: role -> a model on
+    another role's weights, with its own adapter or none. peaks: role -> its own peak learning rate. notes: sentences
+    for the user on how roles were built. loaded: roles with a source of their own.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Models:
         roles: Mapping[str, Any],
         trains: Set[str],
         heads: Mapping[str, nn.Linear] | None = None,
-        same: Mapping[str, str] | None = None,
+        stand_ins: Mapping[str, str] | None = None,
         classes: tuple[str, ...] = (),
         shared: Mapping[str, Any] | None = None,
         peaks: Mapping[str, float] | None = None,
@@ -53,7 +53,7 @@ class Models:
     ) -> None:
         self._roles = dict(roles)
         self._trains = frozenset(trains)
-        self._same = dict(same or {})
+        self._stand_ins = dict(stand_ins or {})
         self.heads = dict(heads or {})
         self.classes = classes
         self.shared = dict(shared or {})
@@ -67,8 +67,8 @@ class Models:
         """The model of a role; raises KeyError."""
         if name in self.shared:
             return self.shared[name]
-        if name in self._same:
-            trained = self._roles[self._same[name]]
+        if name in self._stand_ins:
+            trained = self._roles[self._stand_ins[name]]
             return WithAdapter(trained, None) if has_fresh_adapter(trained) else trained
         if name not in self._roles:
             raise KeyError(f"no role {name!r} in {sorted(self._roles)}")
@@ -80,15 +80,15 @@ class Models:
     def head(self, name: str) -> nn.Linear:
         return self.heads[name]
 
-    def part(self) -> None:
-        """From here on frozen roles are not asked: no trained one answers for them, and loaded ones are let go."""
-        self._same.clear()
+    def end_stand_ins(self) -> None:
+        """Stop using trained roles as stand-ins, and drop the models of frozen roles."""
+        self._stand_ins.clear()
         self._roles = {name: backbone for name, backbone in self._roles.items() if name in self._trains}
 
     def add_scorer(self, folder: Path, name: str = "reward") -> TrunkScorer:
-        """A saved reward model as a frozen adapter on the policy's weights; raises CheckpointError, which says why not.
+        """Load a reward model as a frozen adapter on the policy's weights, under the role `name`.
 
-        It is then the role of that name, and scores what `score_sequences` gets.
+        Raises CheckpointError, with the reason, if it cannot share them.
         """
         scorer = reward_on_trunk(self["policy"], folder, name)
         self.shared[name], self.heads[name] = scorer, scorer.head
@@ -96,24 +96,24 @@ class Models:
 
     @property
     def trunk(self) -> "PolicyWeights":
-        """The policy's, for rewards that may lie on it."""
+        """The policy's trunk, for rewards that can share it."""
         return PolicyWeights(self)
 
     def trains(self, role: str) -> bool:
         return role in self._trains
 
     def answers_for(self) -> Mapping[str, str]:
-        """Frozen role -> the trained role that answers for it."""
-        return self._same
+        """Frozen role -> the trained role used in its place."""
+        return self._stand_ins
 
     def owners(self) -> dict[int, str]:
-        """Id of a parameter -> the role whose adapter it is of, for adapters on another role's weights."""
-        found = {}
+        """Id of a parameter -> the role whose adapter it belongs to, for adapters on another role's weights."""
+        owners = {}
         for role, view in self.shared.items():
             view = view.backbone if isinstance(view, TrunkScorer) else view
             if isinstance(view, WithAdapter) and view.adapter:
-                found |= {id(parameter): role for parameter in adapter_parameters(view.module, view.adapter)}
-        return found
+                owners |= {id(parameter): role for parameter in adapter_parameters(view.module, view.adapter)}
+        return owners
 
     def items(self) -> Iterable[tuple[str, Any]]:
         return self._roles.items()
@@ -128,11 +128,11 @@ class Models:
 
     @property
     def passes(self) -> int:
-        """Through a trunk, of a batch that every trained role reads; a head on another role's trunk makes none."""
+        """Trunk passes when every trained role reads a batch; a head on another role's trunk adds none."""
         return len({id(self[role]) for role in self._trains})
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        """Parameters to optimise, with names that start with their role, wherever they lie."""
+        """Parameters to optimise; a name starts with the role that owns the parameter."""
         owners = self.owners()
         return [
             (f"{owners.get(id(parameter), role)}.{name}", parameter)
@@ -144,8 +144,8 @@ class Models:
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers of the trained roles, by name; tied tensors once.
 
-        Under an adapter the frozen weights are left out: a resumed run reads them from the source again. An adapter of
-        another role goes by the name of the module that it lies in, and a frozen one is left out.
+        With an adapter, frozen weights are left out: a resumed run reads them from the source again. Another role's
+        adapter is named after the module that holds it; frozen adapters are left out.
         """
         state, seen = {}, {}
         for role, module in self.trained_modules().items():
@@ -167,7 +167,7 @@ class Models:
             tensor.copy_(state[name])
 
     def buffers(self) -> list[Tensor]:
-        """What a forward pass in training mode may change without a gradient: running statistics, mostly."""
+        """Buffers that a forward pass in training mode may change, mostly running statistics."""
         return [buffer for module in self.trained_modules().values() for buffer in module.buffers()]
 
     def train(self, *, freeze_batchnorm: bool) -> int:
@@ -194,7 +194,7 @@ class Models:
 
 
 class PolicyWeights:
-    """A `mmalign.rl.reward.PolicyTrunk` of these models."""
+    """The `mmalign.rl.reward.PolicyTrunk` of these models."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -214,11 +214,11 @@ def build_models(
     critic: CriticOptions | None = None,
     loaded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Models:
-    """Give the loaded backbone to the first trained role, and a frozen copy of it to every role that does not train.
+    """Give `policy` to the first trained role, and a copy of it to every other role.
 
-    The first trained role answers for frozen ones where its adapter is fresh, and without `copies`, until `Models.part`
-    is called. classes: names of the data set's, where a role's head has a row for each. critic: how a role with a value
-    head is built. loaded: role -> the model that it has in place of the policy's.
+    The first trained role stands in for frozen ones if its adapter is fresh, or without `copies`. classes: the data
+    set's class names, for heads with a row per class. critic: how to build a role with a value head. loaded: role -> a
+    model from its own source instead of a copy.
     """
     trained, copies = [role for role in roles if role.trains], copies and not has_fresh_adapter(policy)
     views = {role.name: role.source for role in roles if role.source in {r.name for r in roles} and not role.head}
@@ -228,7 +228,7 @@ def build_models(
         for role in plain
         if role.trains or copies or role.name in loaded
     }
-    same = {role.name: trained[0].name for role in plain if role.name not in built}
+    stand_ins = {role.name: trained[0].name for role in plain if role.name not in built}
     rows = {"scalar": 1, "classes": len(classes)}
     heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in plain if role.head}
     shared: dict[str, Any] = {name: built[source] for name, source in views.items()}
@@ -240,9 +240,9 @@ def build_models(
             (built if made.kind == "copy" else shared)[role.name] = made.backbone
             heads[role.name] = made.head
             peaks |= {role.name: options.learning_rate} if options.learning_rate else {}
-            notes += [f"{role.name}: a model of its own, since {made.note}"] if made.note else []
+            notes += [f"{role.name}: a model of its own, because {made.note}"] if made.note else []
     return Models(
-        built, {role.name for role in trained}, heads, same, classes, shared, peaks, tuple(notes), set(loaded)
+        built, {role.name for role in trained}, heads, stand_ins, classes, shared, peaks, tuple(notes), set(loaded)
     )
 
 

@@ -1,4 +1,4 @@
-"""Start and resume a run: what `mmalign train` calls.
+"""Start and resume a run, for `mmalign train`.
 
 outcome = start(plan, catalog, folder=Path("runs/x"), device="auto", say=print)
 outcome = resume(Path("runs/x"), catalog, sets=[], allow_change=False, device="auto", say=print)
@@ -39,12 +39,11 @@ from mmalign.train.shortage import explained
 from mmalign.train.tracking import Trackers
 
 _OF_LEARNING = ("train", "data", "evaluation")
-_EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round otherwise
+_EXACT = ("torch", "transformers", "open_clip_torch")  # another version may round differently
 
 
 def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say: Say) -> Outcome | None:
-    """Begin a new run in `folder` (None: runs/<objective>-<time>); raises UsageError if something is there
-    that a step made.
+    """Begin a new run in `folder` (None: runs/<objective>-<time>); raises UsageError if a run there made a step.
 
     Returns None on every process but the main one, as `resume` does.
     """
@@ -65,7 +64,7 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     processes.barrier()
     if processes.is_main:
         if run is not None and run.took_over:
-            say(f"{chosen} held a run that made no step; this run takes its place")
+            say(f"{chosen} held a run that made no step; this run replaces it")
         say(f"{headline(plan)}; run folder {chosen}")
         if plan.source.note:
             say(plan.source.note)
@@ -74,7 +73,7 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
     try:
         return _execute(plan, catalog, processes, run or Run.observe(chosen), say)
     except MmalignError:
-        # What was asked for could not begin: asked for rightly, it may have the name.
+        # Free the folder's name for a corrected command.
         if run is not None and run.is_bare():
             run.remove()
         raise
@@ -83,7 +82,7 @@ def start(plan: Plan, catalog: Catalog, *, folder: Path | None, device: str, say
 def resume(
     folder: Path, catalog: Catalog, *, sets: Sequence[str], allow_change: bool, device: str, say: Say
 ) -> Outcome | None:
-    """Go on with an interrupted run, exactly; raises UsageError for changed options unless `allow_change`."""
+    """Continue an interrupted run exactly; raises UsageError for changed options unless `allow_change`."""
     config = folder / "config.yaml"
     if not config.is_file():
         raise UsageError(f"{folder} holds no run", hint="Give a folder that mmalign train made.")
@@ -92,20 +91,20 @@ def resume(
     drift = _differences(plan.to_dict(), changed.to_dict())
     if drift and not allow_change:
         raise UsageError(
-            "these options differ from the run's:\n" + "\n".join(drift), hint="Add --allow-change to go on with them."
+            "these options differ from the run's:\n" + "\n".join(drift), hint="Add --allow-change to use them."
         )
     before = Run.observe(folder)
     before.close()
     recorded = before.info["device"].partition(":")[0]
     if device not in ("auto", recorded) and not allow_change:
         raise UsageError(
-            f"the run is on {recorded}; on {device} it would not go on exactly",
+            f"the run used {recorded}; on {device} it would not continue exactly",
             hint="Add --allow-change to accept that.",
         )
     if _starting_weights(plan) != before.info["starting_weights"] and not allow_change:
         raise CheckpointError(
             f"{' or '.join(map(str, plan.source.places))} changed since the run started from it",
-            hint="Restore it; or add --allow-change, and what is compared with it is compared with the new weights.",
+            hint="Restore it, or add --allow-change to use the new weights as the run's starting weights.",
         )
     processes = Processes(recorded if device == "auto" else device)
     run = Run.reopen(folder) if processes.is_main else Run.observe(folder)
@@ -116,24 +115,24 @@ def resume(
             say("for more steps: --set train.steps=N --allow-change")
         processes.close()
         return outcome
-    # Sums of floats depend on how many threads share them, so an exact continuation needs as many.
+    # Rounding of sums depends on the number of threads, so an exact continuation needs the same number.
     torch.set_num_threads(run.info["num_threads"])
     if processes.is_main:
         for line in _other_versions(run.info["versions"]):
             say(line)
         run.write_info(status="running", device=str(processes.device))
     main = processes.is_main and bool(drift)
-    # Only once the checkpoint is taken up: options that do not fit it leave the run as it was.
+    # Written only after the checkpoint is loaded: options that do not fit it leave the run unchanged.
     accept = (lambda: write_text(config, changed.to_yaml())) if main else lambda: None
     return _execute(changed, catalog, processes, run, say, accept, fits_anew=_takes_other_memory(plan, changed))
 
 
 def _as_now(sections: dict[str, Section]) -> dict[str, Section]:
-    """Options of a run of an earlier version, where they are now."""
+    """Move the options of an earlier version's run to their new sections."""
     for old, new in MOVED_OPTIONS.items():
-        (section, key), (other, renamed) = old.split("."), new.split(".")
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
         if key in sections[section]:
-            sections[other].setdefault(renamed, sections[section].pop(key))
+            sections[new_section].setdefault(new_key, sections[section].pop(key))
     return sections
 
 
@@ -153,11 +152,10 @@ def _execute(
         with StopRequest() as stop:
             talk.heed(lambda: stop.signal is not None)
             talk.begin("loading")
-            in_assembly = explained(plan, lambda: plan.train.micro_batch_size, "for the models")
             with (
-                in_assembly,
-                stop.interrupts_alone(processes.world_size),
-            ):  # nothing is lost while models and data are read
+                explained(plan, lambda: plan.train.micro_batch_size, "for the models"),
+                stop.interrupts_alone(processes.world_size),  # nothing is lost while models and data are loaded
+            ):
                 job = assemble(plan, processes, talk)
             take_up(job, {KEY: None} if fits_anew else run.info)
             if processes.is_main:
@@ -179,13 +177,13 @@ def _execute(
             talk(passes(job.plan.train, len(job.data), job.feed.unit))
             if cold := never_warm(job.plan.train):
                 talk(cold)
-            if 0 < job.num_heldout < FEW_HELDOUT and job.feed.comparable_loss:  # to a prompt many answers are sampled
+            if 0 < job.num_heldout < FEW_HELDOUT and job.feed.comparable_loss:  # few prompts can have many answers
                 talk(f"only {job.num_heldout} held-out examples: held-out figures will say little")
             talk.stage("looking at the data")
             if processes.is_main:
                 for line in preview(job):
                     talk(line)
-            # Neither leaves a state that a resume would miss, so a signal ends them at once, and on all processes.
+            # `prefill` and `finish` leave no state that a resume needs, so a signal ends them at once on all processes.
             together = functools.partial(interruptible, stop, processes.gather_objects)
             together(lambda: prefill(job, run.folder, run.info["starting_weights"], talk))
             loop = Loop(job, run, catalog, talk)
@@ -215,7 +213,7 @@ def _execute(
 
 
 def _taken_up(run: Run, trackers: Trackers | None, resumed: Callable[[], None]) -> None:
-    """The newest checkpoint is, and metrics.jsonl goes as far as it does."""
+    """Called when the newest checkpoint is loaded and metrics.jsonl ends at its step."""
     resumed()
     if trackers is not None:
         trackers.catch_up()
@@ -223,36 +221,35 @@ def _taken_up(run: Run, trackers: Trackers | None, resumed: Callable[[], None]) 
 
 
 def headline(plan: Plan) -> str:
-    """What is trained how on what, in a line."""
+    """The objective, the backbone and the data in a line."""
     names = plan.names()
     how = f" ({plan.verdict.explain()})" if plan.verdict.derived else ""
     return f"{names['objective']} on {names['backbone']}{how} with {data_name(plan)}"
 
 
 def _has_starting_weights(plan: Plan) -> bool:
-    """A source without a folder and without a tag is an architecture alone."""
+    """A source with neither folder nor tag is only an architecture."""
     return plan.source.folder is not None or "/" in plan.source.name
 
 
 def _other_versions(recorded: Mapping[str, str]) -> list[str]:
-    """A line where a library that computes is not the one that the run began with."""
+    """A line if a numerical library has another version than when the run began."""
     now = package_versions()
     changed = [f"{n} {recorded.get(n, '?')} -> {now.get(n, '?')}" for n in _EXACT if recorded.get(n) != now.get(n)]
-    return [f"{', '.join(changed)}: the run goes on, but not to the same last digits"] if changed else []
+    return [f"{', '.join(changed)}: the run continues, but its last digits may differ"] if changed else []
 
 
 def _starting_weights(plan: Plan) -> str | None:
-    """A hash of the backbone's folder or file, where it has one, and of those that its options name: interpolation and
-    reference copies read them again."""
+    """A hash of the files of the backbone, of roles and of those that options name, which a resume reads again."""
     options = [plan.configs[section] for section in ("backbone", "objective")]
-    named = [place for config in options if isinstance(config, NamesPlaces) for place in config.places()]
+    named = [path for config in options if isinstance(config, NamesPlaces) for path in config.places()]
     named += plan.feed_class.places(plan.catalog, plan.rollout)
-    of_roles = [place for source in plan.role_sources.values() for place in source.places]
+    of_roles = [path for source in plan.role_sources.values() for path in source.places]
     return "+".join(map(folder_digest, (*plan.source.places, *of_roles, *named))) or None
 
 
 def _takes_other_memory(old: Plan, new: Plan) -> bool:
-    """Whether options changed that what a pass takes depends on; not those of how long and how fast to learn."""
+    """Whether an option changed that affects the memory of a pass."""
     keys = {"batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "compile", "ema_decay"}
     others = [section for section in old.configs if section not in _OF_LEARNING]
     return (

@@ -1,4 +1,4 @@
-"""A run's folder: what was asked, what happened, what came out. Never overwritten; one process writes it at a time.
+"""A run's folder: its options, metrics, checkpoints and model. Never overwritten; one process writes it at a time.
 
 run.json  config.yaml  metrics.jsonl  skipped.jsonl  checkpoints/  model/  curve.png  report.html  README.md
 """
@@ -23,7 +23,7 @@ from mmalign.version import __version__
 
 SCHEMA = 1
 _BEFORE_A_STEP = {"run.json", "config.yaml", "metrics.jsonl", "checkpoints", "skipped.jsonl"}  # and caches
-_FIGURES = ("evaluation", "parts", "baselines")  # of a record: what was measured on held-out data
+_FIGURES = ("evaluation", "parts", "baselines")  # keys of a record's held-out measurements
 
 
 class Run:
@@ -56,12 +56,12 @@ class Run:
             if not (resumable and _without_step(folder)):
                 hint = f"Go on with it: mmalign train --resume {folder}. Or choose another --out."
                 raise UsageError(f"{folder} is not empty", hint=hint if resumable else "Choose another --out.")
-            cls.reopen(folder).remove()  # raises UsageError where another process is in it
+            cls.reopen(folder).remove()  # raises UsageError if another process uses it
             took_over = True
         partial = folder.with_name(f".{folder.name}.partial")
         content = {"schema": SCHEMA, **_provenance(), **info, "status": "running"}
         try:
-            # Made beside and renamed: a folder of that name always holds a run that can be resumed.
+            # Written under another name, then renamed: a folder of the final name always holds a resumable run.
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             (partial / "config.yaml").write_text(config_yaml, encoding="utf-8")
@@ -86,7 +86,7 @@ class Run:
 
     @classmethod
     def observe(cls, folder: Path) -> "Run":
-        """The same run for the processes that do not write it."""
+        """Open a run for the processes that do not write it."""
         try:
             return cls(folder, _read_info(folder / "run.json"), lock=False)
         except (OSError, ValueError) as error:
@@ -113,42 +113,41 @@ class Run:
             observer(record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; a line cut short by a kill is left out. A figure of an evaluation that was
-        written as null is NaN again."""
+        """All whole lines of metrics.jsonl, without one cut short by a kill. A null in a measurement is NaN again."""
         return _records(self.folder / "metrics.jsonl")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl after `step`, and final ones: they are about to be made again."""
+        """Drop the lines of metrics.jsonl after `step`, and final ones: they will be written again."""
         kept = [record for record in self.metrics() if record["step"] <= step and not record.get("final")]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(without_nan(record)) + "\n" for record in kept))
 
     def write_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Write skipped.jsonl: one {key, reason} a sample that could not be used."""
+        """Write skipped.jsonl: a {key, reason} for each sample that could not be used."""
         lines = (json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skipped)
         write_text(self.folder / "skipped.jsonl", "".join(lines))
 
     def way_on(self, step: int) -> str:
-        """How a user goes on from the state before a step that failed."""
+        """How to continue from the state before a failed step."""
         return (
-            f"The state before step {step} is saved; mended, go on: mmalign train --resume {self.folder}\n"
-            "with --allow-change where a file that the run names, such as a reward's, is another now."
+            f"The state before step {step} is saved. Fix the cause, then: mmalign train --resume {self.folder}\n"
+            "Add --allow-change if you changed a file that the run names, such as a reward's."
         )
 
     def way_back(self, saved: int) -> str:
-        """How a user goes on where the weights themselves led astray. saved: step of the last checkpoint, or -1."""
+        """How to continue when the weights themselves are the cause. saved: step of the last checkpoint, or -1."""
         if saved < 0:
-            return "This state is not saved, and no checkpoint is before it: start anew (--set train.save_every=1)."
+            return "This state is not saved, and there is no checkpoint: start again (with --set train.save_every=1)."
         return (
-            f"This state is not saved; what stands is the checkpoint of step {saved}. From it, with other options:\n"
+            f"This state is not saved; the last checkpoint is of step {saved}. To continue there with other options:\n"
             f"mmalign train --resume {self.folder} --allow-change --set KEY=VALUE"
         )
 
     def is_bare(self) -> bool:
-        """Nothing was measured, sampled or trained: the folder holds what `create` put there."""
+        """Whether the folder holds only what `create` wrote."""
         return {path.name for path in self.folder.iterdir()} <= {"run.json", "config.yaml", ".lock"}
 
     def remove(self) -> None:
-        """The folder and what is in it; the lock with it."""
+        """Delete the folder and release its lock."""
         shutil.rmtree(self.folder)
         self.close()
 
@@ -157,7 +156,7 @@ class Run:
 
 
 def _without_step(folder: Path) -> bool:
-    """Whether a run's folder holds nothing that a step made: no checkpoint, no step in its records, no foreign file."""
+    """Whether a run made no step: its folder has no checkpoint, no step in its records and no foreign file."""
     names = {path.name for path in folder.iterdir()}
     foreign = {name for name in names - _BEFORE_A_STEP if not name.startswith(("frozen-", "."))}
     made = {path.name for path in (folder / "checkpoints").glob("*") if not path.name.startswith(".")}
@@ -171,7 +170,7 @@ def _no_run(folder: Path, error: Exception) -> UsageError:
 
 
 def _read_info(path: Path) -> dict[str, Any]:
-    """run.json with what a run always has; raises OSError, ValueError."""
+    """run.json, checked for the keys of every run; raises OSError, ValueError."""
     info = read_json(path)
     if not isinstance(info, dict):
         raise ValueError(f"{path.name} is {type(info).__name__}, not an object")
@@ -183,7 +182,6 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; one cut short by a kill is left out."""
     records = []
     for line in read_text(path).splitlines() if path.is_file() else ():
         try:
@@ -195,7 +193,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def default_folder(objective: str, root: Path = Path("runs")) -> Path:
-    """runs/<objective>-<date>-<time>, with a number behind it where that exists."""
+    """runs/<objective>-<date>-<time>, with a number appended if that exists."""
     base = root / f"{objective}-{time.strftime('%Y%m%d-%H%M%S')}"
     return next(path for n in range(1, 10_000) if not (path := base if n == 1 else Path(f"{base}-{n}")).exists())
 
@@ -210,11 +208,11 @@ def _provenance() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of this program, of Python and of the libraries whose results may differ between versions."""
-    found = {"mmalign": __version__, "python": platform.python_version()}
+    """Versions of mmalign, Python and the libraries whose results may differ between versions."""
+    versions = {"mmalign": __version__, "python": platform.python_version()}
     for package in ("torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "numpy", "pillow"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

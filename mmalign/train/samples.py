@@ -1,8 +1,8 @@
-"""What a language model writes before and after training: the same prompts, the same random numbers.
+"""Answers of a language model before and after training, with the same prompts and random numbers.
 
     written = write_samples(job)           # [Sample(prompt, text), ...]
 
-Prompts are those of held-out examples, or the first words of held-out documents.
+Prompts come from held-out examples, or are the first words of held-out documents.
 """
 
 from typing import Any, NamedTuple, cast
@@ -18,7 +18,7 @@ from mmalign.train.build import Job
 from mmalign.train.heldout import undisturbed
 
 TEMPERATURE = 0.7
-_WORDS = 6  # tokens of a document that stand as its prompt
+_WORDS = 6  # tokens of a document, as its prompt
 
 
 class Sample(NamedTuple):
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 
 def write_samples(job: Job) -> list[Sample]:
-    """Up to `evaluation.samples`, in evaluation mode; none for a model or an objective that does not write."""
+    """Sample up to `evaluation.samples` answers; none if the model cannot generate or its policy has a head."""
     config, policy = job.plan.evaluation, job.models["policy"]
     scores = any(role.name == "policy" and role.head for role in job.plan.objective.spec.roles)
     if scores or not config.samples or Capability.GENERATE not in job.plan.source.family.provides:
@@ -35,7 +35,7 @@ def write_samples(job: Job) -> list[Sample]:
     processor = cast(AnswersProcessor, job.encoder.processor)
     length = min(config.sample_tokens, processor.context_length // 2)
     prompts = [prompt.cpu() for prompt in _prompts(job) if 0 < len(prompt) <= processor.context_length - length]
-    seeds = [stable_hash("sample", job.plan.train.seed, place) for place in range(len(prompts))]
+    seeds = [stable_hash("sample", job.plan.train.seed, number) for number in range(len(prompts))]
     with undisturbed(job):
         job.models.eval()
         generated = policy.generate(

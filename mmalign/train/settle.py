@@ -1,6 +1,6 @@
-"""What a plan makes of what a user leaves open, as far as it is known before data and weights are there.
+"""Fill in options that the user left open, as far as possible before data and weights are loaded.
 
-train, reasons = settle(configs, objective.spec.rates, source, backbone_class)
+train, reasons = settle(configs, objective.spec.rates, optimizer.spec, source, backbone_class)
 reasons      # {"learning_rate": "TRL's DPO: 1e-06 for all weights at 1 billion parameters, ..."}
 """
 
@@ -20,7 +20,7 @@ from mmalign.train.rates import default_rate
 def settle(
     configs: Mapping[str, Any], rates: Rates, optimizer: OptimizerSpec, source: Source, backbone: Any
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """(`train` with steps, warm-up and learning rate; option -> why it has its value, of those that were not given).
+    """(`train` with steps, warm-up and learning rate; option that was left open -> why it has its value).
 
     backbone: its class.
     """
@@ -38,7 +38,7 @@ def settle(
 
 
 def lasting_reference(source: Source) -> str:
-    """The reference, with a local path made absolute: a run is resumed from anywhere."""
+    """The reference, with a local path made absolute, so that a run can be resumed from anywhere."""
     if source.path is None or source.entry.spec.bundled:
         return source.reference
     prefix = source.reference.partition(":")[0]

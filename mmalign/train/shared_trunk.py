@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class WithAdapter:
-    """A backbone as the model that it is with one of its adapters, or with none (None): methods run with it alone."""
+    """A backbone whose methods run with only one of its adapters, or with none (None)."""
 
     def __init__(self, backbone: Any, adapter: str | None) -> None:
         self.backbone, self.adapter = backbone, adapter
@@ -50,8 +50,8 @@ class WithAdapter:
 
 @dataclass(frozen=True)
 class Critic:
-    """backbone: the policy itself (head), a `WithAdapter` of it (adapter), or another (copy). note: why it is not what
-    was looked for first."""
+    """backbone: the policy itself (head), a `WithAdapter` of it (adapter), or another model (copy). note: why the first
+    choice was impossible."""
 
     kind: str
     backbone: Any
@@ -68,7 +68,7 @@ class TrunkScorer:
     mean: float
 
     def score_sequences(self, sequences: "Sequences") -> "Tensor":
-        """[M], less the mean, as the reward model alone."""
+        """[M], minus the mean; the same as the reward model alone gives."""
         from mmalign.language.derive import last_token_scores
 
         return last_token_scores(self.head, self.backbone.hidden_states(sequences))[:, 0] - self.mean
@@ -79,14 +79,14 @@ def has_fresh_adapter(backbone: Any) -> bool:
 
 
 def build_critic(name: str, policy: Any, options: CriticOptions) -> Critic:
-    """The critic of that role; an adapter is put into the policy's module. Raises UsageError or CheckpointError."""
+    """Build a role's critic; an adapter is added to the policy's module. Raises UsageError or CheckpointError."""
     kind, note = options.kind, ""
     if kind == "auto":
         kind = "adapter" if has_fresh_adapter(policy) else "copy" if options.source else "head"
         if kind == "adapter" and options.source:
             try:
                 return _adapter(name, policy, options)
-            except CheckpointError as error:  # the same values from a model of its own
+            except CheckpointError as error:  # a model of its own gives the same values
                 kind, note = "copy", error.message
     if kind == "adapter":
         return _adapter(name, policy, options)
@@ -104,12 +104,12 @@ def build_critic(name: str, policy: Any, options: CriticOptions) -> Critic:
 def _adapter(name: str, policy: Any, options: CriticOptions) -> Critic:
     if not has_fresh_adapter(policy):
         raise UsageError(
-            "a critic that is an adapter needs frozen weights to lie on, and all weights of the policy train",
-            hint="Add --set backbone.lora.rank=16, or take --set objective.critic.kind=copy.",
+            "a critic that is an adapter needs frozen weights, but all weights of the policy train",
+            hint="Add --set backbone.lora.rank=16, or use --set objective.critic.kind=copy.",
         )
     if options.source:
-        read = _reader(policy).scorer_adapter(Path(options.source), name, trains=True)
-        return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width, read))
+        scorer = _reader(policy).scorer_adapter(Path(options.source), name, trains=True)
+        return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width, scorer))
     add_adapter(policy.module, name)
     return Critic("adapter", WithAdapter(policy, name), value_head(policy.hidden_width))
 
@@ -117,20 +117,20 @@ def _adapter(name: str, policy: Any, options: CriticOptions) -> Critic:
 def _copy(policy: Any, options: CriticOptions, note: str) -> Critic:
     if not options.source:
         return Critic("copy", copy.deepcopy(policy), value_head(policy.hidden_width))
-    read = _reader(policy).scorer_copy(Path(options.source))
-    return Critic("copy", read.backbone, value_head(read.backbone.hidden_width, read), note)
+    scorer = _reader(policy).scorer_copy(Path(options.source))
+    return Critic("copy", scorer.backbone, value_head(scorer.backbone.hidden_width, scorer), note)
 
 
 def _reader(policy: Any) -> ReadsScorers:
     if not isinstance(policy, ReadsScorers):
         raise UsageError(
-            f"{type(policy).__name__} reads no reward model to start a critic from", hint="Leave critic.source empty."
+            f"{type(policy).__name__} cannot start a critic from a reward model", hint="Leave critic.source empty."
         )
     return policy
 
 
 def value_head(width: int, scorer: ReadScorer | None = None) -> "nn.Linear":
-    """[.., width] -> [.., 1], zero; or the scores of a reward model, less their mean."""
+    """[.., width] -> [.., 1], zero at first; or with the scores of a reward model, minus their mean."""
     import torch
     from torch import nn
 
@@ -142,24 +142,24 @@ def value_head(width: int, scorer: ReadScorer | None = None) -> "nn.Linear":
 
 
 def reward_on_trunk(policy: Any, folder: Path, name: str) -> TrunkScorer:
-    """Put a saved reward model's adapter on the policy's trunk, frozen; raises CheckpointError that says why it can't.
+    """Add a saved reward model to the policy's trunk as a frozen adapter; raises CheckpointError if it cannot share it.
 
-    Register what it returns with `Models.add_scorer`, which calls this.
+    Call `Models.add_scorer`, which also registers the result.
     """
     if not has_fresh_adapter(policy) or not isinstance(policy, ReadsScorers):
         raise CheckpointError(
-            f"{folder} is not put on the policy's weights: all of them train, or it reads no reward models",
-            hint="With --set backbone.lora.rank=16 a reward model trained with an adapter shares them.",
+            f"{folder} cannot share the policy's weights: all of them train, or the policy cannot load reward models",
+            hint="With --set backbone.lora.rank=16, a reward model trained with an adapter shares them.",
         )
-    read = policy.scorer_adapter(folder, name, trains=False)
-    device = next(read.backbone.module.parameters()).device
-    return TrunkScorer(WithAdapter(policy, name), read.head.to(device).requires_grad_(False), read.mean)
+    scorer = policy.scorer_adapter(folder, name, trains=False)
+    device = next(scorer.backbone.module.parameters()).device
+    return TrunkScorer(WithAdapter(policy, name), scorer.head.to(device).requires_grad_(False), scorer.mean)
 
 
 def checkpoint_activations(modules: "Mapping[str, nn.Module]") -> None:
-    """Layers keep their inputs alone, and compute the rest again in the backward pass, with the adapter they had.
+    """Make layers keep only their inputs and recompute the rest in the backward pass, with the same adapter.
 
-    modules: by role, heads included, which have nothing to keep. Raises UsageError for one that cannot.
+    modules: by role; heads are skipped. Raises UsageError for a module that does not support it.
     """
     from torch import nn
     from transformers import PreTrainedModel
@@ -169,10 +169,10 @@ def checkpoint_activations(modules: "Mapping[str, nn.Module]") -> None:
             continue
         if not (isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing):
             raise UsageError(
-                f"train.gradient_checkpointing: {type(module).__name__} ({role}) does not know it",
+                f"train.gradient_checkpointing: {type(module).__name__} ({role}) does not support it",
                 hint="It is for models of transformers. A smaller train.micro_batch_size saves memory too.",
             )
-        with warnings.catch_warnings():  # renamed in transformers 5.23; earlier ones know this name alone
+        with warnings.catch_warnings():  # renamed in transformers 5.23; earlier versions know only this name
             warnings.simplefilter("ignore", FutureWarning)
             module.gradient_checkpointing_enable({"use_reentrant": False})
         follow_checkpointing(module)

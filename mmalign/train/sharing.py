@@ -1,9 +1,9 @@
-"""The roles of a run: which model each is, whose weights it works on, and what of the memory is its own.
+"""The roles of a run: each one's model, the role whose weights it uses, and its own memory.
 
     for figures in role_figures(models):
         print(figures.line())       # "critic: an adapter on the weights of policy, 9,216 parameters, all train; ..."
 
-Weights that roles share are counted once, with the role that the others work on.
+Shared weights are counted once, with the role that owns them.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from mmalign.train.shared_trunk import TrunkScorer, WithAdapter, has_fresh_adapt
 
 @dataclass(frozen=True)
 class RoleFigures:
-    """parameters, bytes: of what is the role's own, its head included. shares: the role whose weights it works on, or
-    ""; how: that in words."""
+    """parameters, bytes: the role's own, its head included. shares: the role whose weights it uses, or ""; how: the
+    kind of model in words."""
 
     role: str
     trains: bool
@@ -44,10 +44,7 @@ class RoleFigures:
 
 
 def role_figures(models: Models, optimizer: Optimizer | None = None) -> list[RoleFigures]:
-    """Of each role, the one with the shared weights first.
-
-    optimizer: after a step, when it has its state; None: its memory is not counted.
-    """
+    """Figures of each role, owners of weights first. optimizer: after a step, when it has state; None: not counted."""
     owned: dict[str, dict[int, Tensor]] = {}
     owners = models.owners()
     for role, module in [(role, backbone.module) for role, backbone in models.items()] + list(models.heads.items()):
@@ -76,7 +73,7 @@ def _figures(models: Models, role: str, tensors: list[Tensor], optimizer: Optimi
 
 
 def _relation(models: Models, role: str) -> tuple[str, str]:
-    """(how it is made, the role whose weights it works on)."""
+    """(the kind of model in words, the role whose weights it uses)."""
     roles = dict(models.items())
     if role in roles:
         if next(iter(roles)) == role:
@@ -84,15 +81,15 @@ def _relation(models: Models, role: str) -> tuple[str, str]:
         frozen = "a frozen model of its own" if role in models.loaded else "a frozen copy"
         return ("a model of its own" if models.trains(role) else frozen), ""
     if role in models.answers_for():
-        other = models.answers_for()[role]
-        if has_fresh_adapter(roles[other]):
-            return f"{other} with its adapter off", other
-        return f"{other}, asked before the first step", other
+        owner = models.answers_for()[role]
+        if has_fresh_adapter(roles[owner]):
+            return f"{owner} with its adapter off", owner
+        return f"{owner}, used only before the first step", owner
     view = models.shared[role]
     view = view.backbone if isinstance(view, TrunkScorer) else view
     trunk = view.backbone if isinstance(view, WithAdapter) else view
-    other = next(name for name, backbone in roles.items() if backbone is trunk)
-    return ("a head on the pass of " if trunk is view else "an adapter on the weights of ") + other, other
+    owner = next(name for name, backbone in roles.items() if backbone is trunk)
+    return ("a head on the pass of " if trunk is view else "an adapter on the weights of ") + owner, owner
 
 
 def in_megabytes(count: int) -> str:

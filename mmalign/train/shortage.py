@@ -1,4 +1,4 @@
-"""Too little memory: tell it from other errors, and say which options would fit.
+"""Recognise out-of-memory errors, and suggest options that need less memory.
 
 with explained(plan, lambda: 16, "in step 3"):
     ...                                                # ShortageError, with options that take less
@@ -16,7 +16,7 @@ _NUM_OPTIONS = 3
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error is of memory that there is not: Python's, torch's on a CPU or a GPU."""
+    """Whether an error, Python's or torch's, says that memory ran out on the CPU or a GPU."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -26,8 +26,8 @@ def is_shortage(error: BaseException) -> bool:
 
 @contextmanager
 def explained(plan: Plan, micro_batch: Callable[[], int], where: str) -> Iterator[None]:
-    """Within, too little memory is a ShortageError. micro_batch: examples that a forward pass takes, asked when it
-    happens. where: what is being done."""
+    """Turn out-of-memory errors into ShortageError. micro_batch: returns the examples per forward pass. where: ends the
+    message."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -39,7 +39,7 @@ def explained(plan: Plan, micro_batch: Callable[[], int], where: str) -> Iterato
 
 
 def ways_out(plan: Plan, micro_batch: int) -> list[str]:
-    """Lines on options that take less, those that change nothing of what is learnt first."""
+    """Lines on options that need less memory; those that do not change the losses come first."""
     train, backbone = plan.train, plan.configs["backbone"]
     ways = []
     if micro_batch > 1:
@@ -47,11 +47,11 @@ def ways_out(plan: Plan, micro_batch: int) -> list[str]:
     if not train.gradient_checkpointing and plan.source.family.modalities == {"text"}:
         ways.append("--set train.gradient_checkpointing=true (the same losses, a third slower)")
     if Capability.ADAPTER_SWITCH in plan.source.family.provides and not backbone.lora.rank:
-        ways.append("--set backbone.lora.rank=16 in a new run (gradients and moments of an adapter alone)")
+        ways.append("--set backbone.lora.rank=16 in a new run (gradients and moments of an adapter only)")
     if "context_length" in type(backbone).model_fields:
         ways.append("--set backbone.context_length=N in a new run (shorter examples; what is cut off is counted)")
     if train.precision == "fp32":
         ways.append("--set train.precision=bf16 (activations of half the size, on a GPU)")
     if train.batch_size > 1:
         ways.append(f"--set train.batch_size={train.batch_size // 2} in a new run")
-    return ["These take less:", *(f"  {way}" for way in ways[:_NUM_OPTIONS])]
+    return ["These need less memory:", *(f"  {way}" for way in ways[:_NUM_OPTIONS])]

@@ -1,4 +1,4 @@
-"""What a step or a measurement changes besides weights, to be put back where it does not count.
+"""Save what a step or a measurement changes besides weights, and restore it if the step does not count.
 
 before = Moment(job)
 ...                        # drawing, dropout, an objective that steers its own coefficients
@@ -12,7 +12,7 @@ from mmalign.train.build import Job
 
 
 class Moment:
-    """The random state of this process and the objective's own state, as they are now."""
+    """The random state of this process and the objective's own state, at construction."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

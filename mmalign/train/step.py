@@ -1,12 +1,12 @@
-"""One optimiser step: the updates that a prepared batch is cut into, and their gradients, exact whatever the split.
+"""One optimiser step: split a prepared batch into updates, and compute gradients that do not depend on micro-batches.
 
 for batches in updates((4, 2), seed, index, prepared, {"ptx": texts}):     # epochs, minibatches
     result = accumulate(engine, batches, micro_batch_size)
 
 Objectives that do not couple examples accumulate micro-batch by micro-batch. Coupled ones (InfoNCE) use gradient
-caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, the global loss is evaluated
-once on all processes, and a second pass replays each micro-batch, with the random state of the first, to push its slice
-of the gradient down. Terms are sums divided by global counts: 1 x 8, 4 x 2 and two processes give the same gradients.
+caching (Gao 2021): a first pass without graph collects every micro-batch's outputs, all processes compute the global
+loss on them, and a second pass replays each micro-batch, with the random state of the first, to backpropagate its slice
+of the gradient. Terms are sums divided by global counts: 1 x 8, 4 x 2 and two processes give the same gradients.
 """
 
 import contextlib
@@ -43,20 +43,19 @@ class StepResult:
 
 
 class StepModule(nn.Module):
-    """The forward of an objective's phases as a module, so that torch.compile can wrap it. Registers the trained
-    roles."""
+    """The forward passes of an objective's phases as one module for torch.compile, which holds the trained roles."""
 
     def __init__(self, phases: Mapping[str, Sequence[Phase]], models: Models) -> None:
         super().__init__()
         self.phases = [phase for learning in phases.values() for phase in learning]
         self.roles = nn.ModuleDict(models.trained_modules())
-        self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda place, batch: self.phases[place].forward(
+        self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda index, batch: self.phases[index].forward(
             models, batch
         )
 
-    def forward(self, place: int, batch: Batch) -> Mapping[str, Tensor]:
-        """Of the phase at that place."""
-        return self._forward(place, batch)
+    def forward(self, index: int, batch: Batch) -> Mapping[str, Tensor]:
+        """Run the phase at that index."""
+        return self._forward(index, batch)
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Engine:
     device: torch.device
     weights: Mapping[str, float]  # of the terms of the loss
     bf16: bool = False
-    passes: int = 1  # through a trunk, of the roles that learn
+    passes: int = 1  # trunk passes of all trained roles
     mixed: bool = False  # sampling and learning take turns
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -85,7 +84,7 @@ class Engine:
             return checked_outputs(self.objective, self.forward(self.forward.phases.index(phase), batch), batch)
 
     def release(self) -> None:
-        """Where sampling and learning take turns, each with blocks of its own sizes: free memory to the system."""
+        """If sampling and learning take turns, return freed memory to the system: their block sizes differ."""
         if self.mixed and self.device.type == "cpu":
             release_freed_memory()
 
@@ -93,30 +92,28 @@ class Engine:
 def updates(
     passes: tuple[int, int], seed: int, index: int, batch: Batch, others: Mapping[str, Batch]
 ) -> Iterator[list[Batch]]:
-    """The prepared batch of step `index` or its minibatches, epoch by epoch, and with each a part of every other
-    stream's. passes: epochs, and minibatches of each.
+    """Yield the batches of each update: the prepared batch or a minibatch of it, and a share of every other stream.
 
-    Where there are several updates, batches have the column `update`: [N], which it is. Rows of minibatches are dealt
-    by (seed, step, epoch).
-    With several processes each deals its own share, so what a minibatch holds depends on how many there are; what a
-    whole epoch holds does not.
+    passes: (epochs, minibatches per epoch). With several updates, batches have a column `update`: [N], the update's
+    number. Minibatches are shuffled by (seed, step, epoch). Each process shuffles its own share, so the examples of a
+    minibatch, unlike those of an epoch, depend on the number of processes.
     """
     epochs, number = passes
     total = epochs * number
     for update in range(total):
-        epoch, place = divmod(update, number)
-        part = batch
+        epoch, minibatch = divmod(update, number)
+        main = batch
         if number > 1:
             rows = list(range(len(batch)))
             random.Random(stable_hash("minibatches", seed, index, epoch)).shuffle(rows)
-            part = batch.select(_share(rows, place, number))
+            main = batch.select(_share(rows, minibatch, number))
         if total > 1:
-            part = part.with_columns(update=torch.full((len(part),), update, device=batch.device))
-        yield [part, *(other.select(_share(range(len(other)), update, total)) for other in others.values())]
+            main = main.with_columns(update=torch.full((len(main),), update, device=batch.device))
+        yield [main, *(other.select(_share(range(len(other)), update, total)) for other in others.values())]
 
 
-def _share(rows: Sequence[int], place: int, number: int) -> Sequence[int]:
-    return rows[len(rows) * place // number : len(rows) * (place + 1) // number]
+def _share(rows: Sequence[int], index: int, number: int) -> Sequence[int]:
+    return rows[len(rows) * index // number : len(rows) * (index + 1) // number]
 
 
 def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) -> StepResult:
@@ -146,20 +143,20 @@ def total_loss(
             hint="Both must name the same terms.",
         )
     means = {name: total / counts[name] for name, total in sums.items() if counts.get(name)}
-    parts = [weights.get(name, 1.0) * mean for name, mean in means.items()]
-    if parts:
-        return functools.reduce(operator.add, parts), means
+    weighted = [weights.get(name, 1.0) * mean for name, mean in means.items()]
+    if weighted:
+        return functools.reduce(operator.add, weighted), means
     return functools.reduce(operator.add, sums.values()) * 0.0, means
 
 
 def check_limits(limits: Mapping[str, float], result: StepResult, where: str) -> None:
-    """Raise NonFiniteError for a metric past its limit."""
+    """Raise NonFiniteError for a metric above its limit."""
     for name, limit in limits.items():
         total, count = result.metrics[name]
         if float(total) > limit * float(count):
             raise NonFiniteError(
-                f"{name} {float(total / count):.4g} at {where} is past its limit of {limit:g}",
-                hint="That update was not made. Try a lower --set train.learning_rate, or a higher limit: "
+                f"{name} {float(total / count):.4g} at {where} is above its limit of {limit:g}",
+                hint="The update was not made. Try a lower --set train.learning_rate, or a higher limit: "
                 f"--set objective.max_{name}=...",
             )
 
@@ -183,9 +180,9 @@ def _separate(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts)
         loss, terms = total_loss(sums, counts, engine.weights, name_of(engine.objective))
         loss.backward()
         if len(micros) > 1:
-            engine.release()  # its activations, which another's seldom fit
-        part = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
-        result = part if result is None else merge(result, part)
+            engine.release()  # memory of its activations, which the next micro-batch can rarely reuse
+        own = StepResult(loss.detach(), _detach(terms), _as_tensors(metrics, loss), not any(counts.values()))
+        result = own if result is None else merge(result, own)
     assert result is not None
     result.loss = engine.processes.sum(result.loss)
     result.terms = {name: engine.processes.sum(value) for name, value in result.terms.items()}
@@ -213,13 +210,13 @@ def _two_pass(engine: Engine, phase: Phase, micros: list[Batch], counts: Counts)
             states.append(rng.capture(engine.device))
             cached.append({name: value.detach() for name, value in engine.run(phase, micro).items()})
     # 2. The global loss, once, on leaves: the gradient with respect to every output of every process.
-    joined = {name: torch.cat([part[name] for part in cached]) for name in cached[0]}
+    joined = {name: torch.cat([outputs[name] for outputs in cached]) for name in cached[0]}
     leaves = {name: engine.processes.gather(value) for name, value in joined.items()}
     for leaf in leaves.values():
         leaf.requires_grad_(leaf.is_floating_point())
     result, loss = _global_loss(engine, phase, leaves, counts)
     loss.backward()
-    # 3. Replay, and push this process's slice down.
+    # 3. Replay each micro-batch, and backpropagate its slice of this process's gradient.
     start = engine.processes.rank * sum(len(micro) for micro in micros)
     for micro, state in zip(micros, states, strict=True):
         rng.restore(state, engine.device)
@@ -268,7 +265,7 @@ def merge(a: StepResult, b: StepResult) -> StepResult:
 
 
 # What an objective returned -------------------------------------------------------------------------------------------
-# Shapes and types alone are looked at, so nothing waits for a GPU. Each raises PluginError.
+# Only shapes and types are checked, so nothing waits for a GPU. Each raises PluginError.
 
 _CONTRACT = "See docs/plugins.md; mmalign plugins check PACKAGE tries the whole contract."
 
@@ -315,12 +312,12 @@ def checked_counts(objective: Objective, value: Any) -> Mapping[str, float]:
 
 
 def name_of(objective: Objective) -> str:
-    """The plugin's class, as its spec's `target` has it."""
+    """The plugin's class, written as in its spec's `target`."""
     return f"{type(objective).__module__}:{type(objective).__qualname__}"
 
 
 def _labels(value: Mapping[str, Tensor], examples: int, sequences: Any) -> set[int]:
-    """The number of labels, where a length is neither that of the examples nor that of the answers: it is counted."""
+    """The number of labels, counted only if a tensor has another length than examples and answers."""
     known = {examples, int(sequences.counts.sum())}
     unknown = any(tensor.ndim and len(tensor) not in known for tensor in value.values())
     return {int(sequences.num_labels().sum())} if unknown else set()

@@ -1,9 +1,9 @@
-"""The table of an online objective's steps: a row a step, in as many columns as fit a terminal.
+"""The table of an online objective's steps: a row per step, with as many columns as fit the terminal.
 
     table = StepTable(60, watched=("score", "kl"), say=print)
     table.row(1, {"score": 0.2, "kl": 0.01, "entropy": 4.1}, {"rollout": 0.8, "learning": 0.2}, 12.5, "12 min")
 
-Where not all fit, the least important are left out first; the table says how many, and that metrics.jsonl has them.
+It leaves out the least important columns that do not fit, and says how many are only in metrics.jsonl.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ class StepTable:
         left: str,
         width: int = 0,
     ) -> None:
-        """Say one row; the header again every so many, and where a column comes or goes. width: of the terminal, 0: any
-        length will do."""
+        """Print a row, after the header every HEADER_EVERY rows or if columns change. width: of the terminal; 0: no
+        limit."""
         cells = {name: _number(value) for name, value in metrics.items()}
         cells |= {name: f"{value:.0%}" for name, value in shares.items()}
         cells |= {"s": f"{seconds:.1f}", "left": left}
@@ -46,7 +46,7 @@ class StepTable:
             self._line(self._total, {name: _title(name) for name in names})
             if len(cells) - len(names) != self._left_out:
                 self._left_out = len(cells) - len(names)
-                self._say(f"({self._left_out} more figures of each step: metrics.jsonl, or a wider terminal)")
+                self._say(f"({self._left_out} more columns: see metrics.jsonl, or use a wider terminal)")
         self._line(str(step), {name: cells[name] for name in names})
         self._rows += 1
 
@@ -65,7 +65,7 @@ class StepTable:
 
 
 def _number(value: float) -> str:
-    """Three digits, two where they would not fit: 0.203, -0.00028, -2.8e-05."""
+    """Three digits, or two if three do not fit: 0.203, -0.00028, -2.8e-05."""
     text = f"{value:.3g}"
     return text if len(text) <= _NARROWEST else f"{value:.1e}" if abs(value) < 1e-4 else f"{value:.2g}"
 

@@ -17,7 +17,7 @@ _NOT_USED = ("heldout/left_out", "heldout/unreadable")
 
 
 def what_was_read(summary: Mapping[str, Any]) -> str:
-    """ "32 examples", or how many prompts with how many answers."""
+    """ "32 examples", or "96 prompts with 384 answers"."""
     counts, number = summary["counts"], f"{summary['examples']:,}"
     return f"{number} prompts with {counts['answers']:,} answers" if "answers" in counts else f"{number} examples"
 
@@ -29,10 +29,9 @@ def metric_header(uninterpolated: Mapping[str, float] | None = None) -> list[str
 def metric_rows(
     rows: Sequence[Mapping[str, Any]], uninterpolated: Mapping[str, float] | None = None
 ) -> list[tuple[str, ...]]:
-    """rows: of `judge`, as JSON. (name, before, [trained,] after, interval of the change, verdict) as text.
+    """(name, before, [trained,] after, interval of the change, verdict) as text. rows: of `judge`, as JSON.
 
-    The ends of the figures' own intervals, and counts of examples that were not used where there are none, are in
-    metrics.jsonl alone.
+    Counts of unused examples are left out if they are 0.
     """
 
     def cells(row: Judged) -> tuple[str, ...]:
@@ -45,15 +44,15 @@ def metric_rows(
 
 
 def verdict_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How the intervals came about, in a sentence; empty where there are none."""
+    """How the intervals were computed, in a sentence; empty if there are none."""
     ways = {row["by"] for row in rows} - {""}
-    told = {
+    texts = {
         "paired": "on the same examples both times (jackknife over parts of the held-out data)",
-        "intervals": "from the two figures' own intervals",
+        "intervals": "from the two metrics' own intervals",
     }
-    note = [f"The change with its 95% interval: {'; or '.join(told[way] for way in sorted(ways))}."] if ways else []
+    note = [f"95% interval of the change: {'; or '.join(texts[way] for way in sorted(ways))}."] if ways else []
     few = any(row["verdict"] == "too few" for row in rows)
-    return " ".join([*note, *(["So few held-out examples do not tell better from worse."] if few else [])])
+    return " ".join([*note, *(["There are too few held-out examples to tell better from worse."] if few else [])])
 
 
 def _number(value: float | None) -> str:

@@ -1,12 +1,11 @@
 """The trackers of a run: each record of metrics.jsonl and each checkpoint reaches each tracker once.
 
     trackers = Trackers(plan.trackers, catalog, run, say)
-    trackers.catch_up()                    # what was written before: of a run that is resumed, or of one just measured
+    trackers.catch_up()                    # send the records that an earlier session left in metrics.jsonl
     run.observers.append(trackers.record)
 
-A run that is killed makes the steps behind its last checkpoint again. trackers.json says how far each tracker has
-heard, by kind of record, so that it does not hear them twice. A kill between the two lines of `_tell` that hand over a
-record and note it repeats that one record.
+A killed run repeats the steps after its last checkpoint. trackers.json keeps the last step that each tracker got, by
+kind of record, so that it gets none twice, unless the kill came between sending a record and noting it.
 """
 
 import json
@@ -25,7 +24,7 @@ _FILE = "trackers.json"
 
 
 class Trackers:
-    """On the main process. A tracker that fails is told no more, and the run says so; nothing of it ends the run."""
+    """For the main process. A tracker that fails gets no more records; the run says so and continues."""
 
     def __init__(self, chosen: Sequence[tuple[Entry, Any]], catalog: Catalog, run: Run, say: Say) -> None:
         self._run, self._say = run, say
@@ -42,7 +41,7 @@ class Trackers:
                 self._failed(name, error)
 
     def catch_up(self) -> None:
-        """Tell what stands in metrics.jsonl and was not told yet."""
+        """Send the records of metrics.jsonl that were not sent yet."""
         if self._trackers:
             for record in self._run.metrics():
                 self.record(record)
@@ -53,7 +52,7 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             if kind not in tracker.kinds:
                 continue
-            if kind == "summary":  # is announced when it is made, and stands in no file that a resume reads again
+            if kind == "summary":  # announced once; no resume reads it again
                 self._tell(name, tracker, record)
                 continue
             heard = self._heard.setdefault(name, {})
@@ -83,7 +82,7 @@ class Trackers:
         self._run.write_info(tracker_failures=failures)
 
     def _note(self) -> None:
-        """Whole or as before, whenever the process is killed; a machine that loses power may repeat records."""
+        """Write atomically, but without fsync: after a loss of power, records may repeat."""
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self._heard), encoding="utf-8")
         os.replace(partial, self._path)

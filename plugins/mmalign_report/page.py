@@ -67,15 +67,15 @@ def write_page(run: "Run", summary: Mapping[str, Any]) -> None:
 
 
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of an online objective an example is a prompt, to which many answers are sampled."""
+    """Names and values. An example of an online objective is a prompt, to which many answers are sampled."""
     counts = summary["counts"]
-    read = "prompts" if "answers" in counts else "examples"
+    unit = "prompts" if "answers" in counts else "examples"
     names = {
         "steps": "steps",
-        "examples": read,
+        "examples": unit,
         "seconds": "seconds",
         "training_seconds": "seconds of steps",
-        "examples_per_second": f"{read} a second",
+        "examples_per_second": f"{unit} a second",
         "peak_memory_mb": "peak memory, MB",
         "tokens": "tokens",
         "tokens_per_second": "tokens a second",
@@ -83,8 +83,8 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "truncated_texts": "truncated texts",
         "skipped_updates": "skipped updates",
     }
-    found = {shown: f"{summary[name]:,}" for name, shown in names.items() if name in summary}
-    return [*found.items(), *([("answers", f"{counts['answers']:,}")] if "answers" in counts else [])]
+    figures = [(shown, f"{summary[name]:,}") for name, shown in names.items() if name in summary]
+    return [*figures, *([("answers", f"{counts['answers']:,}")] if "answers" in counts else [])]
 
 
 def _counts_table(lines: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,13 +93,13 @@ def _counts_table(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _frontier(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(caption, picture) where the records have both."""
+    """(caption, picture) of reward against KL, if the records have both."""
     figure = reward_against_kl(records)
     return [(f"{FRONTIER}, every step", png_data_uri(png_bytes(figure)))] if figure else []
 
 
 def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    title = "Beside the starting model, which was not trained"
+    title = "Compared with the starting model"
     return [{"title": title, "header": list(HEADER), "rows": table(rows)}] if rows else []
 
 

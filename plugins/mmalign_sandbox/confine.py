@@ -28,7 +28,7 @@ _NO_NEW_PRIVILEGES, _SET_SECCOMP, _SECCOMP_FILTER = 38, 22, 2
 
 
 def limit(cpu_seconds: int, memory: int, file_bytes: int) -> None:
-    for what, value in (
+    for kind, value in (
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, file_bytes),
@@ -36,7 +36,7 @@ def limit(cpu_seconds: int, memory: int, file_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 64),
     ):
-        resource.setrlimit(what, (value, value))
+        resource.setrlimit(kind, (value, value))
 
 
 def confine_files(libc: ctypes.CDLL, folder: str) -> None:

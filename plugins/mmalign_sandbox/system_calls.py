@@ -69,13 +69,13 @@ def filter_program(machine: str, pid: int) -> bytes | None:
     program += [_at_least(0x40000000, 0, 1), _give(_ERRNO | _ENOSYS)]  # x86's second table
     for number in (*(number for group in groups.values() for number in group), *_EVERYWHERE):
         program += [_equal(number, 0, 1), _give(_ALLOW)]
-    for numbers, place, values in (
+    for numbers, index, values in (
         (_IOCTL, 1, _IOCTLS),
         (_FCNTL, 1, _FCNTLS),
         (_TGKILL, 0, (pid,)),  # abort()
         (_PRLIMIT, 0, (0, pid)),
     ):
-        program += _where(numbers[machine], [_argument(place)], [_equal(value, 0, 1) for value in values])
+        program += _where(numbers[machine], [_argument(index)], [_equal(value, 0, 1) for value in values])
     program += _where(_CLONE[machine], [_argument(0)], [_any_bit(_CLONE_THREAD, 0, 1)])
     # Stream sockets only: a pair of datagram sockets could send to any address.
     program += _where(_SOCKETPAIR[machine], [_argument(1), _and(0xF)], [_equal(_SOCK_STREAM, 0, 1)])
@@ -83,9 +83,9 @@ def filter_program(machine: str, pid: int) -> bytes | None:
     return b"".join(program)
 
 
-def _where(number: int, read: list[bytes], tests: list[bytes]) -> list[bytes]:
+def _where(number: int, load: list[bytes], tests: list[bytes]) -> list[bytes]:
     """Allow the call if one of the tests holds; a test that fails skips one instruction."""
-    body = [*read, *(line for test in tests for line in (test, _give(_ALLOW))), _give(_ERRNO | _EPERM)]
+    body = [*load, *(line for test in tests for line in (test, _give(_ALLOW))), _give(_ERRNO | _EPERM)]
     return [_equal(number, 0, len(body)), *body]
 
 
@@ -93,9 +93,9 @@ def _load(offset: int) -> bytes:
     return struct.pack("HBBI", 0x20, 0, 0, offset)
 
 
-def _argument(place: int) -> bytes:
+def _argument(index: int) -> bytes:
     """Loads the argument's lower half, all that the kernel reads of an int. Machines here are little-endian."""
-    return _load(16 + 8 * place)
+    return _load(16 + 8 * index)
 
 
 def _and(value: int) -> bytes:

@@ -72,7 +72,7 @@ FAULTS = {
     "where 6 tokens are allowed": lambda found: wrong_first(found, ids=found.ids[0].repeat(7)[:7]),
     "an id outside of the vocabulary": lambda found: wrong_first(found, ids=found.ids[0] + 10_000),
     "numbers that are no log-probabilities": lambda found: wrong_first(found, logps=found.logps[0] * float("nan")),
-    "which is said to have ended": lambda found: found._replace(ended=[not one for one in found.ended]),
+    "although its `ended` is": lambda found: found._replace(ended=[not one for one in found.ended]),
 }
 
 

@@ -77,7 +77,7 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--environment", "calculator", "--set", "rollout.environment=reflection"), "are both given"),
         (("--seed", "1", "--set", "train.seed=2"), "--seed and --set train.seed are both given"),
         (("--reward", '{"name": "length"'), "delimiter: line 1"),
-        (("--reward", '["vader"]'), "repeat the option for several"),
+        (("--reward", '["vader"]'), "repeat it for several"),
         (("--reward", '{"name": "regex"}'), "pattern: is required and missing"),
         (("--set", 'rollout.rewards=[{"name": "length"]'), "cannot be read as JSON"),
         (("--reward", "vader", "--set", 'rollout.engine={"name": "policy"'), "cannot be read as JSON"),
@@ -88,13 +88,13 @@ def test_rewards_by_name_and_weight(train, curves, tmp_path: Path) -> None:
         (("--reward", "calculator"), "no reward 'calculator': it is one of the environments"),
         (("--reward", "mine.py:score"), '"function": "mine.py:score"'),
         (("--set", "rollout.rewards=vade"), "Did you mean vader?"),
-        (("--set", "rollout.rewards=[3]"), "3 is no reward: a name, or options"),
+        (("--set", "rollout.rewards=[3]"), "3 is no reward; give a name, or options"),
         (("--environment", "calculater"), "Did you mean calculator?"),
-        (("--set", "rollout.environment=3"), "3 is no environment: a name, or options"),
-        (("--set", "rollout.engine=3"), "3 is no engine: a name, or options"),
+        (("--set", "rollout.environment=3"), "3 is no environment; give a name, or options"),
+        (("--set", "rollout.engine=3"), "3 is no engine; give a name, or options"),
         (("--reward", "vader", "--set", "rollout.engine=continuous-batch"), "Did you mean continuous-batching"),
         (("--reward", "vader", "--set", "rollout.max_tokens=4000"), "leaves no room for a prompt"),
-        (("--reward", "vader", "--set", "objective.minibatches=9"), "a step has 4 prompts"),
+        (("--reward", "vader", "--set", "objective.minibatches=9"), "with 4 prompts per step"),
         (("--reward", "vader", "--set", "streams.ptx=movie-reviews"), "reads no such stream"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_reward_that_fails_leaves_the_state_before_its_step(train, tmp_path: P
     reward = json.dumps([{"name": "function", "function": f"{mine}:score"}])
     code, _, err = train("grpo", "--set", f"rollout.rewards={reward}", "--set", "train.save_every=0", "--out", str(out))
     assert code == 1 and "the service is down (mine.py:5)" in err, err
-    assert err.index("the service is down") < err.index(f"go on: mmalign train --resume {out}"), "error first"
+    assert err.index("the service is down") < err.index(f"then: mmalign train --resume {out}"), "error first"
     assert "--allow-change" in err
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"]
     mine.write_text("calls = []\n" + body.format(fail="pass"), encoding="utf-8")

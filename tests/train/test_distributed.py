@@ -64,7 +64,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(tiny_folder: Path, tmp_path: P
     info = json.loads((tmp_path / "two" / "run.json").read_text())
     (tmp_path / "two" / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
     assert run(["train", "--resume", str(tmp_path / "two")]) == 1
-    assert "of 2 processes, this run has 1" in capsys.readouterr().err
+    assert "2 processes saved the checkpoint, this run has 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_a_step_without_memory_ends_the_run_with_ways_out(lab, error, monkeypatc
     assert caught.value.exit_code == 1 and "in step 4" in told
     assert "train.micro_batch_size=2 (now 4" in told
     assert "train.gradient_checkpointing=true" in told and "backbone.lora.rank=16" in told
-    assert "the checkpoint of step 3" in told and "--allow-change" in told
+    assert "the last checkpoint is of step 3" in told and "--allow-change" in told
     monkeypatch.setattr(loop, "accumulate", accumulate)
     lab.resume(tmp_path / "run", lambda line: None, "train.micro_batch_size=2")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"

@@ -61,7 +61,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_cached_reference_trains_as_a_copy_does(begin) -> None:
     lines: list[str] = []
     cached, copied = begin("cached", lines=lines), begin("copied", "train.frozen_roles=copy")
-    assert any("reference: the starting policy, asked about" in line for line in lines)
+    assert any("reference: the starting policy; outputs cached for" in line for line in lines)
     for name, tensor in weights(cached).items():
         torch.testing.assert_close(tensor, weights(copied)[name], rtol=0, atol=1e-5)
 
@@ -86,8 +86,8 @@ def test_an_interrupted_run_goes_on_exactly(begin, catalog, tmp_path, monkeypatc
 def test_only_what_is_read_is_asked_about_and_once(begin, plan) -> None:
     lines: list[str] = []
     run = begin("short", "train.steps=2", "evaluation.max_examples=1", lines=lines)
-    assert any("asked about 9 examples (9 of them now" in line for line in lines), lines  # 2 x 4 and one held out
-    with pytest.raises(UsageError, match="asks no frozen model"):
+    assert any("cached for 9 examples (9 of them now" in line for line in lines), lines  # 2 x 4 and one held out
+    with pytest.raises(UsageError, match="needs no frozen model"):
         plan("train.frozen_roles=cache", objective="reward")
     assert (run / "frozen-0").is_dir()
 
@@ -128,4 +128,4 @@ def test_a_fresh_adapter_needs_no_copy(load_lm, lm_folders) -> None:
             sequence_logps(m, sequences) for m in (models["policy"], models["reference"], plain)
         )
     assert torch.equal(reference, expected) and not torch.allclose(policy, expected, atol=1e-3)
-    assert len(list(models.modules())) == 1, "no second model is held"
+    assert len(list(models.modules())) == 1, "no second model stays in memory"

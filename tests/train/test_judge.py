@@ -135,7 +135,7 @@ def test_a_run_that_got_worse_is_marked_everywhere(train, tmp_path) -> None:
     (line,) = [line for line in out.splitlines() if line.startswith("heldout/loss")]
     assert line.endswith("✗ worse"), out
     assert "try fewer passes over the data: --set train.steps=" in err
-    assert "try a smaller rate: --set train.learning_rate=0.017" in err
+    assert "try a smaller learning rate: --set train.learning_rate=0.017" in err
     page = (folder / "report.html").read_text()
     assert '<td class="bad">✗ worse</td>' in page and "fewer passes over the data" in page
     assert "✗ worse" in (folder / "README.md").read_text()
@@ -149,8 +149,8 @@ def test_few_held_out_examples_are_not_judged(train) -> None:
     rows = [{"prompt": f"q {n}", "completion": " the cat"} for n in range(40)]
     out, err, _ = train(rows, "dataset.holdout=0.1")
     (line,) = [line for line in out.splitlines() if line.startswith("heldout/loss")]
-    assert re.search(r"only \d held-out examples$", line) and "So few held-out examples" in err
-    assert "try more held-out data, to tell: --set dataset.holdout=0.2" in err
+    assert re.search(r"only \d held-out examples$", line) and "too few held-out examples" in err
+    assert "try more held-out data, for a clear verdict: --set dataset.holdout=0.2" in err
     assert "mmalign generate --backbone" in err and "'q " in err and "--chat" not in err
 
 
@@ -163,13 +163,13 @@ def test_no_share_to_hold_out_is_advised_where_it_changes_nothing(train, tmp_pat
     else:
         (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
         _, err, _ = train(rows, f"dataset.validation={tmp_path / 'other.jsonl'}")
-    assert "dataset.holdout" not in err and "try more held-out data, to tell: a data set with a larger" in err
+    assert "dataset.holdout" not in err and "try more held-out data, for a clear verdict: a data set" in err
 
 
 def test_half_is_the_most_that_is_advised_to_be_held_out(train) -> None:
     rows = [{"prompt": f"q {n}", "completion": " the cat"} for n in range(24)]
     _, err, _ = train(rows, "dataset.holdout=0.5")
-    assert "So few held-out examples" in err and "try more held-out data" not in err
+    assert "too few held-out examples" in err and "try more held-out data" not in err
 
 
 def test_the_smooth_line_does_not_lag() -> None:

@@ -64,7 +64,7 @@ def test_they_arrive_are_kept_and_go_on_after_a_stop(lab, rows: Path) -> None:
     unscored = sum(record.get("num_answers_unscored", 0) for record in records)
     counts = {"answers": 12 * STEPS, "answers_unscored": unscored, "answers_without_function": unscored}
     assert unscored > 0 and worth_telling(counts)[1] == (
-        f"{unscored} of {12 * STEPS} answers for which the reward function had no score"
+        f"{unscored} of {12 * STEPS} answers that the reward function did not score"
     )
 
 

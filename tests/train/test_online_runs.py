@@ -32,7 +32,7 @@ def begin(lab: Lab, folder: Path, objective: str, *options: str, say=quiet, data
 def test_past_the_limit_of_kl_nothing_is_updated_and_the_checkpoint_before_stands(lab, tmp_path, monkeypatch) -> None:
     updates, update = [], torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (updates.append(1), update(self, *a))[1])
-    with pytest.raises(NonFiniteError, match=r"past its limit of 0\.001") as error:
+    with pytest.raises(NonFiniteError, match=r"above its limit of 0\.001") as error:
         begin(
             lab,
             tmp_path / "run",
@@ -46,7 +46,7 @@ def test_past_the_limit_of_kl_nothing_is_updated_and_the_checkpoint_before_stand
     done = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert 1 <= done < 3 and len(updates) == 4 * done, "four updates a step, none in the last"
     saved = checkpoint.load(newest(tmp_path / "run"))
-    assert f"not saved; what stands is the checkpoint of step {done}." in error.value.hint
+    assert f"not saved; the last checkpoint is of step {done}." in error.value.hint
     assert saved.step == done and all(bool(t.isfinite().all()) for t in saved.model.values())
 
 
@@ -58,7 +58,7 @@ def test_answers_that_all_score_the_same_make_no_update(lab, tmp_path) -> None:
     assert outcome.summary["skipped_updates"] == 3
     counts = outcome.summary["counts"]
     assert (counts["prompts"], counts["answers"], counts["prompts_unlearnt"]) == (12, 36, 12)
-    assert "12 of 12 prompts not learnt from, as all their answers scored the same" in worth_telling(counts)
+    assert "12 of 12 prompts skipped because all their answers scored the same" in worth_telling(counts)
     assert sum("nothing to learn from: all answers to a prompt score the same" in line for line in lines) == 3
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["no_difference"] for record in records if "no_difference" in record] == [1.0, 1.0, 1.0]
@@ -155,7 +155,7 @@ def test_each_update_is_adamws_at_its_steps_rate_clipped_and_averaged(lab, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("objective.ptx_batch_size=3",), "do not give 4 updates"),
+        (("objective.ptx_batch_size=3",), "at least one for each of 4 updates"),
         (("streams.ptx.no_such=1",), "no_such"),
         (("streams.other.name=x",), "reads no such stream"),
         (("streams.ptx=1",), "takes a data set's name or options"),

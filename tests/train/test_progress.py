@@ -118,7 +118,7 @@ def test_columns_fit_the_terminal_and_those_left_out_are_counted(width: int) -> 
         return
     assert max(map(len, lines)) <= width
     left_out = 12 - len(shown)
-    counted = [line for line in others if "more figures of each step: metrics.jsonl" in line]
+    counted = [line for line in others if "more columns: see metrics.jsonl" in line]
     assert (counted[0].startswith(f"({left_out} more") if left_out else not counted) and (width > 110 or left_out)
     assert "scoring" not in shown or "entropy" in shown, "shares of time are the first to go"
 

@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_is_needed(begin, 
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"needs \d+ MB, \d+ MB are free"):
+        with pytest.raises(CheckpointError, match=r"needs \d+ MB, and \d+ MB are free"):
             go_on(tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

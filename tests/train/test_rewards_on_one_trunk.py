@@ -107,7 +107,7 @@ def test_a_critic_starts_from_the_reward_model(load_lm, folders, rewards, kind, 
     models = build(load_lm, folders[family], kind, source=str(source))
     sequences, alone = some_sequences(), load_lm(source)
     assert (models["critic"].module is models["policy"].module) == (kind == "adapter")
-    assert ("critic: a model of its own, since" in "".join(models.notes)) == (kind == "auto")
+    assert ("critic: a model of its own, because" in "".join(models.notes)) == (kind == "auto")
     with torch.no_grad():
         hidden = models["critic"].hidden_states(sequences)
         found = models.head("critic")(hidden.states[hidden.layout.last])[:, 0]
@@ -250,7 +250,7 @@ def test_shared_weights_are_counted_once(load_lm, lm_folders, rewards) -> None:
     ("sets", "how"),
     [
         (["backbone.lora.rank=4"], "policy with its adapter off"),
-        ([], "policy, asked before the first step"),
+        ([], "policy, used only before the first step"),
         (["train.frozen_roles=copy"], "a frozen copy"),
     ],
 )

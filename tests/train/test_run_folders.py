@@ -86,7 +86,7 @@ def test_a_run_that_made_no_step_gives_way(train, tmp_path) -> None:
     assert code == 1 and "down" in err, err
     assert (out / "metrics.jsonl").is_file() and (out / "checkpoints" / "step-000000").is_dir(), "it had begun"
     code, _, err = train("--out", str(out))
-    assert code == 0 and f"{out} held a run that made no step; this run takes its place" in err, err
+    assert code == 0 and f"{out} held a run that made no step; this run replaces it" in err, err
     assert json.loads((out / "run.json").read_text())["plan"]["objective"] == "sft"
     code, _, err = train("--out", str(out))
     assert code == 2 and "is not empty" in err and "--resume" in err, "this one has made steps"

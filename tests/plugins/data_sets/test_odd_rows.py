@@ -73,7 +73,7 @@ def test_the_index_that_pandas_writes_is_never_a_guess(tmp_path: Path, index: st
 @pytest.mark.parametrize(
     ("objective", "name", "content", "expected"),
     [
-        ("dpo", "c.jsonl", json.dumps(GOOD), "What learns from completion data: sft. Try: --objective sft"),
+        ("dpo", "c.jsonl", json.dumps(GOOD), "Objectives for completion data: sft. Try: --objective sft"),
         ("sft", "p.jsonl", json.dumps({"prompt": "Q", "chosen": "A", "rejected": "B"}), "preference data: cpo, dpo"),
         ("sft", "c.csv", "prompt;completion\nQ;A", "--set dataset.separator=';'"),
         ("dpo", "c.csv", "prompt|chosen|rejected\nQ|A|B", "--set dataset.separator='|'"),

@@ -100,7 +100,9 @@ class _Odd:
         return torch.optim.SGD([p for group in groups for _, p in group.parameters], lr=1.0)
 
 
-@pytest.mark.parametrize(("build", "words"), [("leaves_out", "1 of 2 parameters"), ("mixes", "several learning rates")])
+@pytest.mark.parametrize(
+    ("build", "words"), [("leaves_out", "exactly the 2 parameters"), ("mixes", "several learning rates")]
+)
 def test_a_builder_that_breaks_the_contract_is_named(build, words) -> None:
     named = [(name, torch.nn.Parameter(torch.ones(2))) for name in ("policy.a", "critic.b")]
     builder = type("Builder", (), {"build": staticmethod(getattr(_Odd, build))})
@@ -137,7 +139,7 @@ def test_nested_states_lists_and_tuples_come_back(monkeypatch) -> None:
     parts = other.state[q]["inner"]["parts"]
     assert parts[0].dtype == torch.int16 and parts[0].tolist() == [6, 6] and parts[1] is None
     optimizer.state[p]["inner"]["odd"] = object()
-    with pytest.raises(CheckpointError, match=r"inner/odd of policy\.a is object, which no checkpoint can hold"):
+    with pytest.raises(CheckpointError, match=r"inner/odd of policy\.a is object, which a checkpoint cannot hold"):
         state.capture()
 
 

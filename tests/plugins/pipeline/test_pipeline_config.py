@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     ),
     "unknown judge": (_set("stages", "rankings", "judge", value={"name": "vdaer"}), ["stage rankings", "'vdaer'"]),
     "unknown judge by name": (_set("stages", "rankings", "judge", value="vdaer"), ["stage rankings", "'vdaer'"]),
-    "no judge": (_set("stages", "rankings", "judge", value=3), ["3 is no reward: a name, or options"]),
+    "no judge": (_set("stages", "rankings", "judge", value=3), ["3 is no reward; give a name, or options"]),
     "unknown judge of the report": (_set("report", "judges", value="vdaer"), ["stage report", "'vdaer'"]),
     "judge and people": (_set("stages", "rankings", "sheet", value="x.csv"), ["give either a judge or a sheet"]),
     "one answer each": (_set("stages", "samples", "k", value=1), ["rankings: ${samples.answers}: no prompt has two"]),
