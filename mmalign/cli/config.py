@@ -131,6 +131,7 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
 
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:
     """The objective, and the backbone and data set that it takes when a run names none."""
+    from mmalign.data.find import find_dataset
     from mmalign.models.references import find_source
     from mmalign.train.plan import DEFAULT_OPTIMIZER
 
@@ -140,7 +141,7 @@ def find_entries(app: App, objective: str, backbone: str | None, dataset: str | 
     return {
         "objective": chosen,
         "backbone": find_source(backbone, catalog).entry if backbone else catalog.default("backbones", kind),
-        "dataset": catalog.find("datasets", dataset) if dataset else catalog.default("datasets", kind),
+        "dataset": find_dataset(catalog, dataset, chosen.spec.examples["main"], {})[0],
         "optimizer": catalog.find("optimizers", DEFAULT_OPTIMIZER),
     }
 

@@ -13,7 +13,8 @@ from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass
 def command(app: App, objective: str | None, as_json: bool) -> None:
     """Show every backbone family against every objective, or against OBJECTIVE with the reasons.
 
-    yes: it runs. derived: it runs on values that mmalign computes from the backbone's methods. no: it does not run.
+    yes: it runs. derived: it runs on values that mmalign computes from the backbone's methods, as on a CLIP through a
+    list of candidate texts. no: it does not run.
     """
     from mmalign.cli.table import table
     from mmalign.registry.compat import matrix, suggest
@@ -31,6 +32,8 @@ def command(app: App, objective: str | None, as_json: bool) -> None:
                 "derived": verdict.derived,
                 "missing": sorted(verdict.missing),
                 "unread_modalities": sorted(verdict.modalities),
+                "unread_kinds": list(verdict.unread),
+                "view": verdict.view.name if verdict.view else "",
             }
             for backbone, family, entry, verdict in cells
         ]

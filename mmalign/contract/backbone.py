@@ -117,5 +117,19 @@ class ChecksTraining(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesWork(Protocol):
+    """A model that computes something once for all micro-batches of an update, and collects its gradient."""
+
+    def begin_shared(self) -> None:
+        """Compute it now, if it is not there; else the first pass does."""
+        ...
+
+    def finish_gradients(self) -> None:
+        """Pass the collected gradient on to the parameters: after the last backward pass of an update, on every
+        process."""
+        ...
+
+
 class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
     """The backbone of zero-shot classification and contrastive training."""

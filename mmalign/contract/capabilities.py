@@ -5,6 +5,7 @@ whether a need is met, directly or by derivation, without importing a model.
 """
 
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -34,7 +35,6 @@ class Capability(StrEnum):
 class Derived(StrEnum):
     """Needs that the core computes from capabilities, for every backbone that has these."""
 
-    PAIR_SCORE = "pair_score"
     SEQUENCE_LOGP = "sequence_logp"
     SCALAR_REWARD = "scalar_reward"
     VALUE = "value"
@@ -43,14 +43,72 @@ class Derived(StrEnum):
 Need = Capability | Derived
 
 _DUAL_ENCODER = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
+_TRUNK = frozenset({Capability.HIDDEN_STATES})
 
-# Derivation -> sets of capabilities, each of which suffices; the preferred one first.
+# Derivation -> sets of capabilities, each of which suffices; the preferred one first. The functions that compute them
+# are in `mmalign.language.derive`.
 DERIVATIONS: dict[Derived, tuple[frozenset[Capability], ...]] = {
-    Derived.PAIR_SCORE: (_DUAL_ENCODER,),
-    Derived.SEQUENCE_LOGP: (frozenset({Capability.TOKEN_LOGPS}), _DUAL_ENCODER),
-    Derived.SCALAR_REWARD: (frozenset({Capability.HIDDEN_STATES}), _DUAL_ENCODER),
-    Derived.VALUE: (frozenset({Capability.HIDDEN_STATES}), _DUAL_ENCODER),
+    Derived.SEQUENCE_LOGP: (_TRUNK | {Capability.TOKEN_LOGPS},),
+    Derived.SCALAR_REWARD: (_TRUNK,),
+    Derived.VALUE: (_TRUNK,),
 }
+
+Pair = tuple[str, str]
+"""The contents of a prompt and of its answers: "text", "image", or "" for none, as the prompt of a document."""
+
+
+def in_words(pair: Pair) -> str:
+    """("image", "text") as "pictures with texts"."""
+    names = {"text": "texts", "image": "pictures"}
+    prompts, answers = pair
+    if not prompts:
+        return "documents"
+    return f"{names[prompts]} with {names[answers]} as answers" if answers else f"{names[prompts]} without answers"
+
+
+_OF_SEQUENCES = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS, Capability.SCORE_SEQUENCES})
+
+
+TEXT_PAIRS: frozenset[Pair] = frozenset({("text", "text"), ("text", ""), ("", "text")})
+"""Of a language model: answers to prompts, prompts to answer, and documents."""
+
+
+def usual_pairs(provides: AbstractSet[Capability]) -> frozenset[Pair]:
+    """TEXT_PAIRS for a language model; none for others."""
+    return TEXT_PAIRS if provides & _OF_SEQUENCES else frozenset()
+
+
+def reads_sequences(need: Need) -> bool:
+    """Whether what is needed is a function of prompts and answers, or of documents, and not of a text or a picture."""
+    return need in _OF_SEQUENCES or need is Capability.GENERATE or isinstance(need, Derived)
+
+
+@dataclass(frozen=True)
+class View:
+    """A second interface to models with the capabilities `source`: a class of the core wraps such a model, and thereby
+    provides further capabilities. target: the class. pairs: the contents of prompts and answers that it reads;
+    relative_pairs: those that it reads for an objective that is `relative`."""
+
+    name: str
+    summary: str
+    source: frozenset[Capability]
+    provides: frozenset[Capability]
+    pairs: frozenset[Pair]
+    relative_pairs: frozenset[Pair]
+    target: str
+
+
+VIEWS = (
+    View(
+        name="candidates",
+        summary="a language model of one token, whose vocabulary is a list of texts",
+        source=_DUAL_ENCODER,
+        provides=frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS, Capability.GENERATE}),
+        pairs=frozenset({("image", "text"), ("image", "")}),
+        relative_pairs=frozenset({("text", "image")}),
+        target="mmalign.pairs.candidates:CandidateModel",
+    ),
+)
 
 
 def parse_need(name: str) -> Need:

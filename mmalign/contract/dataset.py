@@ -1,7 +1,7 @@
 """The interface of data sets."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,6 +29,15 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """A hash that changes when the data does; a resumed run compares it."""
+        ...
+
+
+@runtime_checkable
+class ListsAnswers(Protocol):
+    """A data set that gives its answers without its pictures, which may take long to read."""
+
+    def text_answers(self) -> Iterable[str]:
+        """Every answer that is a text, in order; of prompts, the solutions."""
         ...
 
 

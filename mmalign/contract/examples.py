@@ -8,7 +8,9 @@ of a batch, by their types. Every example has a `key`, which names it in errors 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+
+from mmalign.contract.capabilities import Pair
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,28 @@ class Message(NamedTuple):
 Turns = str | tuple[Message, ...]
 """Plain text, or messages that a chat template renders."""
 
+Content = Turns | ImageRef
+"""A prompt or an answer: text or a picture."""
+
+
+@runtime_checkable
+class HasAnswers(Protocol):
+    """An example with a prompt."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def prompt(self) -> Content: ...
+
+    def answers(self) -> tuple[Content, ...]: ...
+
+
+def pair_of(example: HasAnswers) -> Pair:
+    """The contents of an example with a prompt and answers; ("text", "") for a prompt without answers."""
+    contents = ["image" if isinstance(turns, ImageRef) else "text" for turns in (example.prompt, *example.answers())]
+    return contents[0], contents[1] if len(contents) > 1 else ""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -125,11 +149,11 @@ class Prompt:
     """
 
     key: Kept
-    prompt: Annotated[Turns, Keep()]
+    prompt: Annotated[Content, Keep()]
     solution: Kept = ""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def answers(self) -> tuple[Turns, ...]:
+    def answers(self) -> tuple[Content, ...]:
         return ()
 
 
@@ -138,10 +162,10 @@ class Completion:
     """An answer to a prompt. As messages, `completion` may hold several turns; the assistant's turns are trained on."""
 
     key: Kept
-    prompt: Turns
-    completion: Turns
+    prompt: Content
+    completion: Content
 
-    def answers(self) -> tuple[Turns, ...]:
+    def answers(self) -> tuple[Content, ...]:
         return (self.completion,)
 
 
@@ -150,11 +174,11 @@ class Preference:
     """Two answers to one prompt, the better one first."""
 
     key: Kept
-    prompt: Turns
-    chosen: Turns
-    rejected: Turns
+    prompt: Content
+    chosen: Content
+    rejected: Content
 
-    def answers(self) -> tuple[Turns, ...]:
+    def answers(self) -> tuple[Content, ...]:
         return (self.chosen, self.rejected)
 
 
@@ -163,11 +187,11 @@ class LabelledCompletion:
     """An answer to a prompt, and whether it is wanted."""
 
     key: Kept
-    prompt: Turns
-    completion: Turns
+    prompt: Content
+    completion: Content
     label: bool
 
-    def answers(self) -> tuple[Turns, ...]:
+    def answers(self) -> tuple[Content, ...]:
         return (self.completion,)
 
 
@@ -179,9 +203,9 @@ class Ranking:
     """
 
     key: Kept
-    prompt: Turns
-    completions: tuple[Turns, ...]
+    prompt: Content
+    completions: tuple[Content, ...]
     ranks: tuple[float, ...]
 
-    def answers(self) -> tuple[Turns, ...]:
+    def answers(self) -> tuple[Content, ...]:
         return self.completions

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from mmalign.contract.capabilities import Capability, Need, parse_need
+from mmalign.contract.capabilities import Capability, Need, Pair, parse_need, usual_pairs
 from mmalign.contract.rates import Rates
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
@@ -63,18 +63,21 @@ class Family:
 
     `matches` takes the parsed config: transformers' config.json, {"model_cfg": ..., "preprocess_cfg": ...} of
     open_clip, or {"gguf_architecture": ...} of a GGUF file. `use`: a sentence with the command that such a model is
-    for, shown when a command cannot use the model.
+    for, shown when a command cannot use the model. `pairs`: the contents of prompts and answers that it reads; those of
+    a family with the capabilities of a language model are texts, unless it says otherwise.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
     provides: frozenset[Capability]
     modalities: frozenset[str]
+    pairs: frozenset[Pair] = frozenset()
     use: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provides", frozenset(Capability(name) for name in self.provides))
         object.__setattr__(self, "modalities", frozenset(self.modalities))
+        object.__setattr__(self, "pairs", frozenset(self.pairs) or usual_pairs(self.provides))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +192,10 @@ class ObjectiveSpec(Spec):
     `examples`: stream -> the example kinds it takes; `side_streams`: options of streams besides "main". `feed`: the
     class that makes the rows of the stream "main" in each step, a `mmalign.contract.feed.Feed` named "module:Class".
     Empty: the examples themselves; SAMPLED_ANSWERS: answers that the policy samples, at least `fewest_answers` to a
-    prompt. `rates`: its default learning rates. `best_by`: the held-out metric by which the best checkpoint is chosen.
-    `watched`: metrics to look at while it trains, the most important first. `of_updates`: metrics of an update alone,
-    such as a share of clipped ratios, which held-out data do not show.
+    prompt. `relative`: its loss depends only on differences between the log-probabilities of answers to one prompt, so
+    they need not sum to one. `rates`: its default learning rates. `best_by`: the held-out metric by which the best
+    checkpoint is chosen. `watched`: metrics to look at while it trains, the most important first. `of_updates`: metrics
+    of an update alone, such as a share of clipped ratios, which held-out data do not show.
     """
 
     roles: tuple[Role, ...]
@@ -199,6 +203,7 @@ class ObjectiveSpec(Spec):
     side_streams: Mapping[str, SideStream] = field(default_factory=dict)
     feed: str = ""
     fewest_answers: int = 1
+    relative: bool = False
     rates: Rates = field(default_factory=Rates)
     best_by: tuple[str, Literal["low", "high"]] = ("loss", "low")
     watched: tuple[str, ...] = ()
@@ -260,7 +265,8 @@ class DatasetSpec(Spec):
     references, as its `path`. `recognises`: "package.module:name" of a function that takes a path or such a reference
     and the given options, and returns the kind of the examples in it, or ""; it is called if several readers could read
     the path.
-    `default_for`: example kinds for which it is the default data set. `splits`: the splits that `build` can return.
+    `default_for`: example kinds for which it is the default data set. `pairs`: the contents of its prompts and answers
+    (see `ExampleSpec.pairs`), if they are always the same. `splits`: the splits that `build` can return.
     """
 
     kind: str
@@ -269,9 +275,14 @@ class DatasetSpec(Spec):
     prefixes: tuple[str, ...] = ()
     recognises: str = ""
     default_for: tuple[str, ...] = ()
+    pairs: frozenset[Pair] = frozenset()
     splits: tuple[str, ...] = ("train", "validation")
     noun: ClassVar[str] = "dataset"
     members: ClassVar[tuple[str, ...]] = ("Config", "build", "__len__", "__getitem__", "report", "fingerprint")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "pairs", frozenset(self.pairs))
 
     def headline(self) -> str:
         return f"{', '.join(self.kinds)}{' files' if self.reads_files else ''}"
@@ -294,13 +305,15 @@ class ExampleSpec(Spec):
     """A kind of example. `name`: as objectives and data sets refer to it. `target`: its frozen dataclass, see
     `mmalign.contract.examples`.
 
-    `modalities`: the inputs that a model must read to learn from it: "image", "text". `samples`: "package.module:name"
-    of a function for the conformance kit; samples(n) returns n different examples, the same at every call. Without it,
-    the kit takes the first examples of the default data set. An integer field `label` indexes the data set's `classes`;
-    in samples it is 0, 1 or 2.
+    `modalities`: the inputs that a model must read to learn from it: "image", "text". `pairs`: the contents that
+    prompts and answers of its examples may have; none for a kind without prompts. `samples`: "package.module:name" of a
+    function for the conformance kit; samples(n) returns n different examples, the same at every call. Without it, the
+    kit takes the first examples of the default data set. An integer field `label` indexes the data set's `classes`; in
+    samples it is 0, 1 or 2.
     """
 
     modalities: frozenset[str]
+    pairs: frozenset[Pair] = frozenset()
     samples: str = ""
     noun: ClassVar[str] = "example kind"
     configurable: ClassVar[bool] = False
@@ -309,6 +322,7 @@ class ExampleSpec(Spec):
         super().__post_init__()
         self._check_place(self.samples or self.target)
         object.__setattr__(self, "modalities", frozenset(self.modalities))
+        object.__setattr__(self, "pairs", frozenset(self.pairs))
 
     def headline(self) -> str:
         return ", ".join(sorted(self.modalities))

@@ -14,14 +14,14 @@ and conversations `num_left_out` [N], the turns whose thinking the chat template
 import random
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, cast, get_args, get_origin
 
 import torch
 
 from mmalign.contract.backbone import Processor
 from mmalign.contract.batch import Batch, Column, Ragged
-from mmalign.contract.examples import ImageRef, Keep, Turns
+from mmalign.contract.examples import Content, ImageRef, Keep, Turns
 from mmalign.data.images import open_image
 from mmalign.errors import BadSample, DataError, PluginError
 from mmalign.hashing import stable_hash
@@ -53,7 +53,7 @@ class Encoder:
             if read_as == "image":
                 row[name] = self.processor.image(open_image(value), rng)
             elif read_as == "turns":
-                row[name] = tokens = self._answers(example)
+                row[name] = tokens = self._answers(example, rng)
                 row["num_left_out"] = torch.tensor(tokens.num_left_out)
                 lost = (lost or 0) + tokens.num_lost
             elif read_as == "text":
@@ -66,8 +66,14 @@ class Encoder:
             row["num_lost"] = torch.tensor(lost)
         return row
 
-    def _answers(self, example: Any) -> TokenizedAnswers:
-        tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, example.answers())
+    def _answers(self, example: Any, rng: random.Random | None) -> TokenizedAnswers:
+        answers = example.answers()
+        tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, answers)
+        if isinstance(example.prompt, ImageRef):
+            tokens = tokens._replace(picture=self.processor.image(open_image(example.prompt), rng))
+        if answers and isinstance(answers[0], ImageRef):
+            pictures = tuple(self.processor.image(open_image(answer), rng) for answer in answers)
+            tokens = tokens._replace(answer_pictures=pictures)
         if not self.answer_tokens:
             return tokens
         if not len(tokens.prompt):
@@ -125,7 +131,7 @@ class _Tokens(typing.NamedTuple):
 
 
 def _read_as(hint: Any) -> str:
-    if hint in (Turns, tuple[Turns, ...]):
+    if hint in (Content, Turns, tuple[Content, ...], tuple[Turns, ...]):
         return "turns"
     return {ImageRef: "image", str: "text", int: "number", float: "number", bool: "number"}.get(hint, "object")
 
@@ -134,8 +140,18 @@ def _join(name: str, values: list[Any]) -> Column:
     if isinstance(values[0], _Tokens):
         return Ragged.from_list([value.ids for value in values])
     if isinstance(values[0], TokenizedAnswers):
-        prompts, answers, learn, *_ = zip(*values, strict=True)
-        return Sequences.from_lists(prompts, answers, learn)
+        sequences = Sequences.from_lists(
+            [row.prompt for row in values], [row.answers for row in values], [row.learn for row in values]
+        )
+        pictures = [row.picture for row in values if row.picture is not None]
+        if 0 < len(pictures) < len(values):
+            raise DataError("a batch holds pictures and texts as prompts; give data with one of the two")
+        of_answers = [picture for row in values for picture in row.answer_pictures]
+        return replace(
+            sequences,
+            pictures=torch.stack(pictures) if pictures else None,
+            answer_pictures=torch.stack(of_answers) if of_answers else None,
+        )
     if not isinstance(values[0], torch.Tensor):
         return tuple(values)
     shapes = {tuple(value.shape) for value in values}

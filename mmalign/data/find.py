@@ -4,31 +4,40 @@ entry, path = find_dataset(catalog, "pairs.jsonl", ("preference", "ranking"))   
 entry, path = find_dataset(catalog, "hf:org/pairs", ("preference", "ranking"))    # path: "hf:org/pairs"
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmalign.contract.capabilities import TEXT_PAIRS, Pair, in_words
 from mmalign.contract.specs import Entry
 from mmalign.errors import UsageError, did_you_mean
 from mmalign.registry.catalog import Catalog
 
 
 def find_dataset(
-    catalog: Catalog, name: str | None, kinds: tuple[str, ...], options: Mapping[str, Any]
+    catalog: Catalog,
+    name: str | None,
+    kinds: tuple[str, ...],
+    options: Mapping[str, Any],
+    pairs: Set[Pair] = TEXT_PAIRS,
 ) -> tuple[Entry, str | None]:
     """A data set by name, or the reader for a path, or the default of the first kind that has one.
 
-    Of several possible readers, the one that recognises the data is used. options: the data set's, as given. A local
-    path is returned absolute. Raises UsageError.
+    Of several possible readers, the one that recognises the data is used. options: the data set's, as given. pairs: the
+    contents of prompts and answers that a default data set must have. A local path is returned absolute. Raises
+    UsageError.
     """
     if name is None:
-        for kind in kinds:
-            for entry in catalog.entries("datasets"):
-                if kind in entry.spec.default_for:
-                    return entry, None
+        default = catalog.default_data(kinds, pairs)
+        if default is not None:
+            return default, None
+        contents = (
+            f" that hold {' or '.join(map(in_words, sorted(pairs)))}" if pairs and ("text", "text") not in pairs else ""
+        )
         raise UsageError(
-            f"no default data for {' or '.join(kinds)} examples", hint="Name a data set or a path: --dataset"
+            f"no default data for {' or '.join(kinds)} examples{contents}",
+            hint="Name a data set or a path: --dataset",
         )
     if any(entry.is_called(name) for entry in catalog.entries("datasets")):
         return catalog.find("datasets", name), None

@@ -51,9 +51,10 @@ def open_named(
     """The part of the data that a user named, as the first of `kinds` that it can yield; raises UsageError and
     DataError."""
     entry, path = find_dataset(catalog, name, kinds, values)
-    kind = values.get("kind") or next((kind for kind in kinds if kind in entry.spec.kinds), "")
+    yields = catalog.kinds_of(entry)
+    kind = values.get("kind") or next((kind for kind in kinds if kind in yields), "")
     if kind not in kinds:
-        has = kind or ", ".join(entry.spec.kinds)
+        has = kind or ", ".join(yields)
         raise IncompatibleError(
             f"{command} takes {', '.join(kinds)} examples; {entry.spec.name} yields {has}",
             hint="Try: mmalign list datasets",
@@ -94,7 +95,7 @@ def held_out(catalog: Catalog, entry: Entry, config: Any, kind: str) -> Part:
 
 def default_part(catalog: Catalog, kind: str) -> Part | None:
     """The held-out part of the default data of a kind; None where no data set is its default."""
-    for entry in catalog.entries("datasets"):
-        if kind in entry.spec.default_for:
-            return held_out(catalog, entry, catalog.load_config(entry)(**entry.spec.options(kind)), kind)
-    return None
+    entry = catalog.default_data([kind])
+    if entry is None:
+        return None
+    return held_out(catalog, entry, catalog.load_config(entry)(**entry.spec.options(kind)), kind)

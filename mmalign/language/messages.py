@@ -13,7 +13,8 @@ Null keys inside tools and tool calls are dropped, as in TRL: tables with one sc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmalign.contract.examples import Message, Turns
+from mmalign.contract.examples import Content, ImageRef, Message, Turns
+from mmalign.errors import BadSample
 from mmalign.reading import parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -65,6 +66,13 @@ def as_rows(turns: Turns) -> Any:
         | ({} if message.learn else {"weight": 0})
         for message in turns
     ]
+
+
+def require_text(content: Content) -> Turns:
+    """The content, if it is text; raises BadSample for a picture."""
+    if isinstance(content, ImageRef):
+        raise BadSample("a picture, where only texts are read")
+    return content
 
 
 def tools_of(turns: "Sequence[Message] | str") -> list[Any]:

@@ -5,14 +5,14 @@ T is the number of tokens, H the width of hidden states, L the positions of a la
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from mmalign.contract.backbone import Backbone, Processor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mmalign.contract.examples import Turns
+    from mmalign.contract.examples import Content
     from mmalign.language.layout import Layout
     from mmalign.language.sampling import Generated, Sampling
     from mmalign.language.sequences import Sequences
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 class TokenizedAnswers(NamedTuple):
     """prompt: ids [T]. answers: ids [T_k] of each of K answers, with their end token. learn: bool [T_k] for each
     answer, the tokens to learn. num_lost: tokens cut off to fit. num_left_out: turns whose thinking the chat template
-    leaves out."""
+    leaves out. picture, answer_pictures: the prompt and the answers as the processor encodes pictures, if they are
+    pictures; their ids are then one placeholder."""
 
     prompt: "Tensor"
     answers: "list[Tensor]"
     learn: "list[Tensor]"
     num_lost: int
     num_left_out: int = 0
+    picture: "Tensor | None" = None
+    answer_pictures: "tuple[Tensor, ...]" = ()
 
 
 class AnswersProcessor(Processor, Protocol):
@@ -44,7 +47,7 @@ class AnswersProcessor(Processor, Protocol):
     def num_tokens(self) -> int:
         """Size of the vocabulary: every id is below it."""
 
-    def prompt(self, prompt: "Turns") -> "Tensor":
+    def prompt(self, prompt: "Content") -> "Tensor":
         """[T] ids of a prompt alone, uncut. Raises BadSample."""
 
     def observation(self, text: str, *, in_chat: bool = False) -> "Tensor":
@@ -55,7 +58,7 @@ class AnswersProcessor(Processor, Protocol):
     def decode(self, ids: "Tensor") -> str:
         """ids: [T] -> their text, special tokens included."""
 
-    def answers(self, prompt: "Turns", answers: "Sequence[Turns]") -> TokenizedAnswers:
+    def answers(self, prompt: "Content", answers: "Sequence[Content]") -> TokenizedAnswers:
         """Cut to the context, and the cut counted; without answers, the prompt alone. Raises BadSample, with the
         reason."""
 
@@ -92,6 +95,15 @@ class Generates(Protocol):
         on_token: "Callable[[int, int], None] | None" = None,
     ) -> "Generated":
         """An answer to each prompt [T] of ids, in order; a row depends only on its prompt and its seed."""
+        ...
+
+
+@runtime_checkable
+class ScoresPairs(Protocol):
+    """A model whose own score of a prompt and an answer is what a reward model learns: it needs no linear head."""
+
+    def pair_scores(self, hidden: Hidden) -> "Tensor":
+        """[M]: the score of each answer."""
         ...
 
 

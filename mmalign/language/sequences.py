@@ -9,7 +9,7 @@ siblings.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,12 +24,15 @@ _MOST_COPIED = 0.1
 class Sequences:
     """prompts: N rows of ids, which may be empty. answers: M rows of ids. counts: [N] int64 on the CPU, the answers of
     each prompt. learn: bool, one for each answer token: whether it is a label (multi-turn answers contain turns that
-    are not)."""
+    are not). pictures: [N, ...], the prompts as the family's processor encodes pictures, if they are pictures;
+    answer_pictures: [M, ...], the same of answers. The ids of a picture are one placeholder."""
 
     prompts: Ragged
     answers: Ragged
     counts: Tensor
     learn: Tensor
+    pictures: Tensor | None = None
+    answer_pictures: Tensor | None = None
 
     @classmethod
     def from_lists(
@@ -54,6 +57,36 @@ class Sequences:
         empty = Ragged(texts.values[:0], offsets)
         learn = torch.ones(len(texts.values), dtype=torch.bool, device=texts.values.device)
         return cls(empty, texts, torch.ones(len(texts), dtype=torch.int64), learn)
+
+    @classmethod
+    def of_pictures(cls, pictures: Tensor) -> "Sequences":
+        """pictures: [N, ...]. Each is a prompt with one empty answer, so that heads may read it."""
+        size, device = len(pictures), pictures.device
+        ids = torch.zeros(size, dtype=torch.int64, device=device)
+        nothing = Ragged(ids[:0], torch.zeros(size + 1, dtype=torch.int64))
+        ones = torch.ones(size, dtype=torch.int64)
+        return cls(
+            Ragged.of_lengths(ids, ones), nothing, ones, torch.ones(0, dtype=torch.bool, device=device), pictures
+        )
+
+    def with_answers(
+        self, answers: Sequence[Sequence[Tensor]], learn: Sequence[Sequence[Tensor]] | None = None
+    ) -> "Sequences":
+        """The same prompts with other answers: for each prompt a list of ids [T]; learn as in `from_lists`."""
+        made = Sequences.from_lists(self.prompts.rows(), answers, learn)
+        return replace(made, prompts=self.prompts, pictures=self.pictures)
+
+    def inputs(self) -> list[Tensor]:
+        """N prompts as `generate` takes them: ids [T], or a picture [...]."""
+        return self.prompts.rows() if self.pictures is None else list(self.pictures)
+
+    def one_by_one(self, answers: Sequence[int]) -> "Sequences":
+        """The answers with these numbers, in that order, each with a copy of its prompt."""
+        owners = self.owner[torch.as_tensor(answers, dtype=torch.int64)].tolist()
+        learn = Ragged(self.learn, self.answers.offsets).select(answers).values.to(torch.bool)
+        ones = torch.ones(len(owners), dtype=torch.int64)
+        pictures = _rows_of(self.pictures, owners), _rows_of(self.answer_pictures, answers)
+        return Sequences(self.prompts.select(owners), self.answers.select(answers), ones, learn, *pictures)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -81,7 +114,7 @@ class Sequences:
 
     def learning_all(self) -> "Sequences":
         """The same, with every token of the answers as a label."""
-        return Sequences(self.prompts, self.answers, self.counts, torch.ones_like(self.learn))
+        return replace(self, learn=torch.ones_like(self.learn))
 
     def dealt(self, capacity: int) -> "Sequences":
         """The same answers in the same order, with copies of prompts. A prompt that would fill more than `capacity`
@@ -102,10 +135,14 @@ class Sequences:
             counts += parts
         if len(chosen) == len(self):
             return self
-        return Sequences(self.prompts.select(chosen), self.answers, torch.tensor(counts), self.learn)
+        pictures = _rows_of(self.pictures, chosen), self.answer_pictures
+        return Sequences(self.prompts.select(chosen), self.answers, torch.tensor(counts), self.learn, *pictures)
 
     def whole(self) -> "Sequences":
-        """Each answer joined to a copy of its prompt, as one document with every token but the first a label."""
+        """Each answer joined to a copy of its prompt, as one document with every token but the first a label. Raises
+        ValueError for pictures, and for several answers to a prompt."""
+        if self.pictures is not None or self.answer_pictures is not None:
+            raise ValueError("a picture has no tokens to learn")
         prompts, answers = self.prompts.rows(), self.answers.rows()
         texts = [torch.cat([prompts[n], row]) for n, row in zip(self.owner.tolist(), answers, strict=True)]
         documents = Sequences.documents(Ragged.from_list(texts))
@@ -127,6 +164,11 @@ class Sequences:
         learn = self.learn.split(self.answers.lengths.tolist())
         for owner, answer, labels in zip(self.owner.tolist(), self.answers.rows(), learn, strict=True):
             rows[owner] += [answer, labels]
+        if self.pictures is not None:
+            rows = [[picture.flatten(), *row] for picture, row in zip(self.pictures, rows, strict=True)]
+        if self.answer_pictures is not None:
+            for owner, picture in zip(self.owner.tolist(), self.answer_pictures, strict=True):
+                rows[owner].append(picture.flatten())
         return [b"".join(len(t).to_bytes(4, "little") + t.cpu().numpy().tobytes() for t in row) for row in rows]
 
     def select(self, indices: Sequence[int]) -> "Sequences":
@@ -136,10 +178,23 @@ class Sequences:
         rows = [row for i in indices for row in range(starts[i], ends[i])]
         learn = Ragged(self.learn, self.answers.offsets).select(rows).values.to(torch.bool)
         counts = self.counts[torch.as_tensor(indices, dtype=torch.int64)]
-        return Sequences(self.prompts.select(indices), self.answers.select(rows), counts, learn)
+        pictures = _rows_of(self.pictures, indices), _rows_of(self.answer_pictures, rows)
+        return Sequences(self.prompts.select(indices), self.answers.select(rows), counts, learn, *pictures)
 
     def to(self, device: "torch.device | str") -> "Sequences":
-        return Sequences(self.prompts.to(device), self.answers.to(device), self.counts, self.learn.to(device))
+        pictures = (
+            None if column is None else column.to(device, non_blocking=True)
+            for column in (self.pictures, self.answer_pictures)
+        )
+        return Sequences(
+            self.prompts.to(device), self.answers.to(device), self.counts, self.learn.to(device), *pictures
+        )
+
+
+def _rows_of(pictures: Tensor | None, indices: Sequence[int]) -> Tensor | None:
+    if pictures is None:
+        return None
+    return pictures[torch.as_tensor(indices, dtype=torch.int64, device=pictures.device)]
 
 
 def _deal(lengths: Sequence[int], room: int) -> list[int]:
@@ -163,8 +218,10 @@ def _fill(lengths: Sequence[int], room: int) -> list[int]:
 
 
 def sequences_of(batch: Batch) -> Sequences:
-    """The prompts and answers of a batch, or its texts as documents."""
-    return batch["sequences"] if "sequences" in batch else Sequences.documents(batch["text"])
+    """The prompts and answers of a batch, or its texts as documents, or its pictures as prompts."""
+    if "sequences" in batch:
+        return batch["sequences"]
+    return Sequences.documents(batch["text"]) if "text" in batch else Sequences.of_pictures(batch["image"])
 
 
 # Ranks of answers, whatever kind of example has them ------------------------------------------------------------------

@@ -11,8 +11,10 @@ both.
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable, Set
 from typing import Any
 
+from mmalign.contract.capabilities import TEXT_PAIRS, Pair
 from mmalign.contract.specs import KINDS, Entry
 from mmalign.errors import PluginError, UsageError, did_you_mean
 from mmalign.registry.moved import old_members, where_now
@@ -69,6 +71,25 @@ class Catalog:
                 return entry
         noun = KINDS[kind].noun
         raise UsageError(f"no default {noun} for {example_kind} examples", hint=f"Name one: mmalign list {kind}")
+
+    def default_data(self, kinds: Iterable[str], pairs: Set[Pair] = TEXT_PAIRS) -> Entry | None:
+        """The default data set of the first kind that has one. pairs: what prompts and answers may hold, if examples
+        of that kind have them."""
+        for kind in kinds:
+            for entry in self.entries("datasets"):
+                if kind in entry.spec.default_for and self.may_hold(entry, kind, pairs):
+                    return entry
+        return None
+
+    def kinds_of(self, dataset: Entry, pairs: Set[Pair] = TEXT_PAIRS) -> tuple[str, ...]:
+        """The kinds of examples that a data set yields, but those whose prompts and answers hold none of `pairs`."""
+        return tuple(kind for kind in dataset.spec.kinds if self.may_hold(dataset, kind, pairs))
+
+    def may_hold(self, dataset: Entry, kind: str, pairs: Set[Pair]) -> bool:
+        """Whether prompts and answers of a data set may hold one of `pairs`, or its examples of that kind have none."""
+        example = self.lookup("examples", kind)
+        unknown = example is None or not example.spec.pairs or not dataset.spec.pairs
+        return unknown or not dataset.spec.pairs.isdisjoint(pairs)
 
     def load(self, entry: Entry) -> Any:
         """Import an entry's target; raises PluginError, with the command that installs or checks it, if that fails or

@@ -6,9 +6,9 @@ verdict.missing       # {"token_logps"}
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mmalign.contract.capabilities import Capability, satisfy
+from mmalign.contract.capabilities import VIEWS, Capability, Pair, View, parse_need, reads_sequences, satisfy
 from mmalign.contract.specs import Entry, Family, ObjectiveSpec
 from mmalign.errors import IncompatibleError
 from mmalign.registry.catalog import Catalog
@@ -17,15 +17,21 @@ from mmalign.registry.catalog import Catalog
 @dataclass(frozen=True)
 class Verdict:
     """derived: need -> the capabilities that it is derived from. missing: capabilities that the family lacks.
-    modalities: those of the examples that the family cannot read."""
+    modalities: those of the examples that the family cannot read. unread: example kinds of the main stream, if all of
+    them have prompts or answers that the family does not read. view: the objective runs on this view of the family.
+    kinds: the example kinds of the main stream that it reads. pairs: the contents of their prompts and answers."""
 
     derived: dict[str, tuple[str, ...]]
     missing: frozenset[str]
     modalities: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    view: View | None = None
+    kinds: tuple[str, ...] = ()
+    pairs: frozenset[Pair] = frozenset()
 
     @property
     def ok(self) -> bool:
-        return not self.missing and not self.modalities
+        return not self.missing and not self.modalities and not self.unread
 
     @property
     def word(self) -> str:
@@ -36,16 +42,22 @@ class Verdict:
             return f"missing {', '.join(sorted(self.missing))}"
         if self.modalities:
             return f"cannot read {', '.join(sorted(self.modalities))}"
+        if self.unread:
+            return f"cannot read {' or '.join(self.unread)} examples"
+        if self.view is not None:
+            return f"as {self.view.summary}"
         return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
 def check_needs(needs: Iterable[str], family: Family) -> Verdict:
     """Check a list of needs (of a role, an evaluation, a command) against a family."""
-    from mmalign.contract.capabilities import parse_need
+    return _needs(needs, family.provides)
 
+
+def _needs(needs: Iterable[str], provides: frozenset[Capability]) -> Verdict:
     derived, missing = {}, frozenset()
     for name in needs:
-        met, capabilities = satisfy(parse_need(name), family.provides)
+        met, capabilities = satisfy(parse_need(name), provides)
         if not met:
             missing |= capabilities
         elif capabilities:
@@ -54,15 +66,42 @@ def check_needs(needs: Iterable[str], family: Family) -> Verdict:
 
 
 def check(objective: ObjectiveSpec, family: Family, catalog: Catalog) -> Verdict:
-    """Check the needs of every role, and the modalities of the examples; kinds that no plugin registers are skipped."""
-    verdict = check_needs((need for role in objective.roles for need in role.needs), family)
-    unread = frozenset[str]()
-    for kinds in objective.examples.values():
-        entries = [entry for kind in kinds if (entry := catalog.lookup("examples", kind))]
-        gaps: list[frozenset[str]] = [entry.spec.modalities - family.modalities for entry in entries]
-        if gaps:
-            unread |= sorted(gaps, key=len)[0]
-    return Verdict(verdict.derived, verdict.missing, unread if verdict.ok else frozenset())
+    """Check the needs of every role and the main stream's examples, on the family itself and then through each view of
+    it; kinds that no plugin registers are skipped."""
+    direct = _check(objective, family.provides, family.modalities, family.pairs, catalog)
+    if direct.ok:
+        return direct
+    for view in VIEWS:
+        if view.source <= family.provides:
+            pairs = view.pairs | (view.relative_pairs if objective.relative else frozenset())
+            verdict = _check(objective, family.provides | view.provides, family.modalities, pairs, catalog)
+            if verdict.ok:
+                needs = {need for role in objective.roles for need in role.needs}
+                through = tuple(sorted(map(str, view.source)))
+                derived = {need: through for need in sorted(needs - family.provides) if need not in verdict.derived}
+                return replace(verdict, derived=derived | dict.fromkeys(verdict.derived, through), view=view)
+    return direct
+
+
+def _check(
+    objective: ObjectiveSpec,
+    provides: frozenset[Capability],
+    modalities: frozenset[str],
+    pairs: frozenset[Pair],
+    catalog: Catalog,
+) -> Verdict:
+    needs = [need for role in objective.roles for need in role.needs]
+    verdict, kinds = _needs(needs, provides), objective.examples["main"]
+    as_sequences = any(reads_sequences(parse_need(need)) for need in needs)
+    specs = {kind: entry.spec for kind in kinds if (entry := catalog.lookup("examples", kind))}
+    seen = {kind: spec for kind, spec in specs.items() if spec.modalities <= modalities}
+    fits = {kind for kind, spec in seen.items() if not as_sequences or not spec.pairs or spec.pairs & pairs}
+    read = tuple(kind for kind in kinds if kind not in specs or kind in fits)
+    gaps: list[frozenset[str]] = [spec.modalities - modalities for spec in specs.values()]
+    unseen = sorted(gaps, key=len)[0] if gaps and not seen and len(specs) == len(kinds) else frozenset[str]()
+    if not verdict.ok:
+        return verdict
+    return replace(verdict, modalities=unseen, unread=() if read or unseen else kinds, kinds=read, pairs=pairs)
 
 
 def require(objective: Entry, family: Family, reference: str, catalog: Catalog) -> Verdict:

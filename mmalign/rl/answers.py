@@ -10,7 +10,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Any
 
-from mmalign.contract.examples import Turns
+from mmalign.contract.examples import Content
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.language.sequences import Sequences
 
@@ -25,7 +25,7 @@ class Answers:
     """
 
     keys: tuple[str, ...]
-    prompts: tuple[Turns, ...]
+    prompts: tuple[Content, ...]
     texts: tuple[str, ...]
     solutions: tuple[str, ...]
     ended: tuple[bool, ...]
@@ -46,19 +46,13 @@ class Answers:
 
     def select(self, rows: Rows[int]) -> "Answers":
         """The answers at `rows`, in that order, each with a copy of its prompt."""
-        every = self.sequences
-        prompts, answers = every.prompts.rows(), every.answers.rows()
-        learn = every.learn.split(every.answers.lengths.tolist())
-        owner = every.owner.tolist()
         return Answers(
             keys=tuple(self.keys[row] for row in rows),
             prompts=tuple(self.prompts[row] for row in rows),
             texts=tuple(self.texts[row] for row in rows),
             solutions=tuple(self.solutions[row] for row in rows),
             ended=tuple(self.ended[row] for row in rows),
-            sequences=Sequences.from_lists(
-                [prompts[owner[row]] for row in rows], [[answers[row]] for row in rows], [[learn[row]] for row in rows]
-            ),
+            sequences=self.sequences.one_by_one(rows),
             processor=self.processor,
             columns=tuple(self.columns[row] for row in rows) if self.columns else (),
         )

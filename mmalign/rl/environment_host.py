@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mmalign.contract.examples import Prompt, Turns
 from mmalign.contract.specs import Entry
 from mmalign.errors import EnvironmentFailure
+from mmalign.language.messages import require_text
 from mmalign.rl.environment import Turn
 from mmalign.rl.environment_worker import as_json, turns_of
 from mmalign.rl.named import find_named
@@ -37,7 +38,8 @@ from mmalign.rl.named import find_named
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from mmalign.registry.catalog import Catalog
+    from mmalign.language.messages import require_text
+from mmalign.registry.catalog import Catalog
 
 START_SECONDS = 60.0  # for the process to start and import the environment
 _GRACE = 5.0  # seconds beyond the limit after which an orphaned process ends itself
@@ -72,7 +74,7 @@ class EnvironmentHost:
         started, prompts = [], {}
         for example, seed in zip(examples, seeds, strict=True):
             number, self._num_started = self._num_started, self._num_started + 1
-            content = [example.key, as_json(example.prompt), example.solution, dict(example.columns)]
+            content = [example.key, as_json(require_text(example.prompt)), example.solution, dict(example.columns)]
             request = {"do": "reset", "number": number, "example": content, "seed": seed}
             prompt = turns_of(self._ask(example.key, "reset", request)["prompt"])
             if prompts.setdefault(json.dumps([content, seed]), prompt) != prompt:

@@ -145,7 +145,7 @@ class _Game:
         self.answers.append(answer)
         self._append(answer.ids, is_action=True)
         self.ended = answer.ended
-        self.last_text = processor.decode(answer.ids[:-1] if answer.ended else answer.ids)
+        self.last_text = processor.decode(_without_end(answer.ids, processor))
         self.said.append(self.last_text)
 
     def listen(self, processor: AnswersProcessor, *, is_last: bool) -> None:
@@ -194,6 +194,11 @@ class _Game:
         self.ids.append(ids)
         self.learn.append(torch.full((len(ids),), is_action))
         self.room -= len(ids)
+
+
+def _without_end(ids: Tensor, processor: AnswersProcessor) -> Tensor:
+    """The ids before the end token; all of them if there is none: an answer may be cut, or end without a token."""
+    return ids[:-1] if len(ids) and int(ids[-1]) in processor.end_ids else ids
 
 
 def _answers(policy: Policy, games: Sequence[_Game], sampling: Sampling, turn: int) -> list[_Answer]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from mmalign.contract.batch import Batch, Ragged
+from mmalign.data.images import describe
 from mmalign.files import write_atomically
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.rl.rollout_batch import answer_offsets
@@ -28,7 +29,7 @@ def write_experience(batch: Batch, path: Path, processor: AnswersProcessor) -> N
     an existing file."""
     sequences = batch["sequences"]
     owner, offsets = sequences.owner.tolist(), answer_offsets(sequences).tolist()
-    prompts = [processor.decode(ids.cpu()) for ids in sequences.prompts.rows()]
+    prompts = _prompts(batch, processor)
     written = [text for texts in batch["written"] for text in texts]
     columns: dict[str, list[Any]] = {
         "key": [batch["key"][n] for n in owner],
@@ -53,14 +54,24 @@ def show_experience(batch: Batch, processor: AnswersProcessor, width: int = 0) -
 
     width: characters per line; 0: the width of a log.
     """
-    prompts, scores = batch["sequences"].prompts.rows(), batch["score"].tolist()
+    prompts, scores = _prompts(batch, processor, without_start=True), batch["score"].tolist()
     shown = [(k, n) for k in range(len(scores[0])) for n in range(len(prompts))][:_SHOWN] if scores else []
     room = max(_NARROWEST, (width or _WIDTH) - len(f"{0:8.3f}   | "))
     yield f"{'score':>8}  prompt | answer"
     for k, n in shown:
-        ids = prompts[n].cpu()
-        has_start = len(ids) > 0 and int(ids[0]) == processor.end_id  # the model's, not the user's
-        before = " ".join(processor.decode(ids[int(has_start) :]).split())
+        before = " ".join(prompts[n].split())
         before = before if len(before) <= room // 4 else "…" + before[1 - room // 4 :]
         after, left = " ".join(batch["written"][n][k].split()) or "(empty)", room - len(before)
         yield f"{scores[n][k]:8.3f}  {before} | {after if len(after) <= left else after[: left - 1] + '…'}"
+
+
+def _prompts(batch: Batch, processor: AnswersProcessor, *, without_start: bool = False) -> list[str]:
+    """The prompts as the policy read them; of pictures, their names. without_start: leave out the model's own start
+    token."""
+    if batch["sequences"].pictures is not None:
+        return [describe(prompt) for prompt in batch["prompt"]]
+    texts = []
+    for ids in batch["sequences"].prompts.rows():
+        has_start = without_start and len(ids) > 0 and int(ids[0]) == processor.end_id
+        texts.append(processor.decode(ids[int(has_start) :].cpu()))
+    return texts

@@ -79,11 +79,12 @@ class Sampler:
             episodes = play(writer, repeated, environments, self.config.sampling, seeds, turns, chats)
         self.counts |= tally(episodes)
         groups = [episodes[row : row + answers] for row in range(0, len(episodes), answers)]
-        sequences = Sequences.from_lists(
-            [prompt.cpu() for prompt in prompts],
-            [[episode.ids for episode in group] for group in groups],
-            [[episode.learn for episode in group] for group in groups],
-        )
+        ids = [[episode.ids for episode in group] for group in groups]
+        learn = [[episode.learn for episode in group] for group in groups]
+        if environments:
+            sequences = Sequences.from_lists([prompt.cpu() for prompt in prompts], ids, learn)
+        else:
+            sequences = batch["sequences"].to("cpu").with_answers(ids, learn)
         # In the rewards' own precision, not that of the policy's passes.
         with self._clock("scoring"), torch.autocast(device.type, enabled=False):
             scores = self._rewards.score(self._answers(batch, sequences, episodes, answers))
@@ -112,7 +113,7 @@ class Sampler:
     def _prompts(self, batch: Batch, seeds: list[int], answers: int) -> "tuple[list[Tensor], list[Started]]":
         """(token ids of each prompt, a reset environment for each answer)."""
         if self._environment is None:
-            return batch["sequences"].prompts.rows(), []
+            return batch["sequences"].inputs(), []
         fields = zip(batch["key"], batch["prompt"], batch["solution"], batch["columns"], strict=True)
         examples = [Prompt(*values) for values in fields]
         # All answers to a prompt are episodes of the same task.

@@ -131,7 +131,7 @@ def _default_part(kind: str, bench: Workbench) -> "Part | None":
     from mmalign.evaluate.parts import held_out
     from mmalign.testing.subjects import dataset_config
 
-    dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
+    dataset = bench.catalog.default_data([kind])
     if dataset is None:
         return None
     return held_out(bench.catalog, dataset, dataset_config(dataset, bench, kind), kind)

@@ -21,7 +21,7 @@ OVERFIT_STEPS = 50
 
 def checks(entry: Entry, bench: Workbench) -> list[Check]:
     """Each check on each tiny model that the objective may run on; if there is none, one check that says so."""
-    name, fitting = entry.spec.name, [reference for reference in bench.model_names if _may_run(entry, reference, bench)]
+    name, fitting = entry.spec.name, _fitting(entry, bench)
     if not fitting:
         return [Check(f"objective {name}: runs on a tiny model", partial(_runs_nowhere, entry))]
     return [
@@ -31,9 +31,20 @@ def checks(entry: Entry, bench: Workbench) -> list[Check]:
     ]
 
 
-def _may_run(entry: Entry, reference: str, bench: Workbench) -> bool:
-    known = bench.family(reference)
-    return known is None or check(entry.spec, known[1], bench.catalog).ok
+def _fitting(entry: Entry, bench: Workbench) -> list[str]:
+    """The tiny models that the objective may run on; of those that it runs on through a view, one of each family, since
+    the view hides the rest of their differences."""
+    fitting, viewed = [], set[str]()
+    for reference in bench.model_names:
+        known = bench.family(reference)
+        if known is not None:
+            family = known[1]
+            verdict = check(entry.spec, family, bench.catalog)
+            if not verdict.ok or (verdict.view is not None and family.name in viewed):
+                continue
+            viewed |= {family.name} if verdict.view is not None else set()
+        fitting.append(reference)
+    return fitting
 
 
 def _runs_nowhere(entry: Entry) -> None:

@@ -3,13 +3,9 @@
 image_text(8)          # eight examples, the same at every call; used as `ExampleSpec.samples`
 """
 
-import io
-import random
-
 from mmalign.contract.examples import (
     Completion,
     ImageLabel,
-    ImageRef,
     ImageText,
     LabelledCompletion,
     Preference,
@@ -19,15 +15,15 @@ from mmalign.contract.examples import (
     TextLabel,
     TextPair,
 )
-from mmalign.testing.subjects import CLASSES, TEXTS
+from mmalign.testing.subjects import CLASSES, TEXTS, picture
 
 
 def image_text(size: int) -> list[ImageText]:
-    return [ImageText(key, _picture(i), text) for i, (key, text, _, _) in enumerate(_texts(size))]
+    return [ImageText(key, picture(i), text) for i, (key, text, _, _) in enumerate(_texts(size))]
 
 
 def image_label(size: int) -> list[ImageLabel]:
-    return [ImageLabel(key, _picture(i), i % len(CLASSES)) for i, (key, _, _, _) in enumerate(_texts(size))]
+    return [ImageLabel(key, picture(i), i % len(CLASSES)) for i, (key, _, _, _) in enumerate(_texts(size))]
 
 
 def text(size: int) -> list[Text]:
@@ -68,12 +64,3 @@ def _texts(size: int) -> list[tuple[str, str, str, str]]:
     """(key, text, the text with its words reversed, another text) for each example."""
     texts = [TEXTS[i % len(TEXTS)] + " and a cat" * (i // len(TEXTS)) for i in range(size)]
     return [(f"example:{i}", text, " ".join(reversed(text.split())), texts[-1 - i]) for i, text in enumerate(texts)]
-
-
-def _picture(index: int) -> ImageRef:
-    """A different picture for each index: blocks of random colours."""
-    from PIL import Image
-
-    pixels, file = random.Random(index).randbytes(4 * 4 * 3), io.BytesIO()
-    Image.frombytes("RGB", (4, 4), pixels).resize((40, 32), Image.Resampling.NEAREST).save(file, "PNG")
-    return ImageRef(f"{index}.png", data=file.getvalue())

@@ -1,20 +1,27 @@
 """The subjects of checks: loaded tiny models, and batches of examples of any kind."""
 
 import contextlib
+import dataclasses
 import importlib.util
-from collections.abc import Iterator
+import io
+import math
+import random
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
+from mmalign.contract.capabilities import Pair
+from mmalign.contract.examples import ImageRef
 from mmalign.contract.source import Source
 from mmalign.contract.specs import Entry, ObjectiveSpec
 from mmalign.models.load import load_model
 from mmalign.models.references import find_source, read_config
-from mmalign.registry.compat import check
+from mmalign.registry.compat import Verdict, check
 from mmalign.testing.bench import Skip, Workbench
 
 if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
 
+_SCALE = 20.0  # of the logits of a dual encoder
 CLASSES = ("red", "green", "blue")  # classes of the kit's labelled examples
 TEXTS = (
     "a red car",
@@ -55,11 +62,25 @@ def load(source: Source, bench: Workbench, seed: int = 0, **options: Any) -> Any
         return load_model(bench.catalog, source, options)
 
 
-def require_compatible(objective: ObjectiveSpec, source: Source, bench: Workbench) -> None:
-    """Skip where the objective cannot run on that family."""
+def require_compatible(objective: ObjectiveSpec, source: Source, bench: Workbench) -> Verdict:
+    """How the objective runs on that family; skips where it cannot."""
     verdict = check(objective, source.family, bench.catalog)
     if not verdict.ok:
         raise Skip(f"{source.family.name}: {verdict.explain()}")
+    return verdict
+
+
+def through_view(model: Any, verdict: Verdict) -> Any:
+    """The model as an objective with that verdict sees it; its candidates are all answers of the kit's samples."""
+    import torch
+
+    from mmalign.pairs.candidates import CandidateModel
+
+    if verdict.view is None:
+        return model
+    with torch.no_grad():  # as of a trained model; at 1 no answer could become much likelier than another
+        model.contrastive_head().log_scale.fill_(math.log(_SCALE))
+    return CandidateModel(model, dict.fromkeys([*TEXTS, *(" ".join(reversed(text.split())) for text in TEXTS)]))
 
 
 def resolve_or_skip(reference: str, bench: Workbench) -> Source:
@@ -77,17 +98,43 @@ def resolve_or_skip(reference: str, bench: Workbench) -> Source:
     return source_of(reference, bench)
 
 
-def make_batch(kind: str, processor: Any, size: int, bench: Workbench, *, answer_tokens: int = 0) -> "Batch":
+def make_batch(
+    kind: str,
+    processor: Any,
+    size: int,
+    bench: Workbench,
+    *,
+    answer_tokens: int = 0,
+    pairs: Set[Pair] = frozenset(),
+) -> "Batch":
     """`size` different examples of a kind, through the processor and the collator that training uses.
 
-    answer_tokens: the room that prompts leave for sampled answers.
+    answer_tokens: the room that prompts leave for sampled answers. pairs: the contents of prompts and answers that the
+    model reads; without texts as prompts, prompts are pictures.
     """
     from mmalign.data.collate import Encoder, collate
 
     example_class = bench.catalog.load(bench.catalog.find("examples", kind))
     encoder = Encoder(processor, example_class, seed=0, answer_tokens=answer_tokens)
     examples = make_examples(kind, size, bench)
+    if pairs and not any(prompt == "text" for prompt, answer in pairs if answer != "image"):
+        examples = [_with_picture(example, index) for index, example in enumerate(examples)]
     return collate([encoder.encode(example, 0, index, train=False) for index, example in enumerate(examples)])
+
+
+def _with_picture(example: Any, index: int) -> Any:
+    """The example with a picture as its prompt, if it has one."""
+    has_prompt = "prompt" in {field.name for field in dataclasses.fields(example)}
+    return dataclasses.replace(example, prompt=picture(index)) if has_prompt else example
+
+
+def picture(index: int) -> ImageRef:
+    """A different picture for each index: blocks of random colours."""
+    from PIL import Image
+
+    pixels, file = random.Random(index).randbytes(4 * 4 * 3), io.BytesIO()
+    Image.frombytes("RGB", (4, 4), pixels).resize((40, 32), Image.Resampling.NEAREST).save(file, "PNG")
+    return ImageRef(f"{index}.png", data=file.getvalue())
 
 
 def make_examples(kind: str, size: int, bench: Workbench) -> list[Any]:
@@ -95,7 +142,7 @@ def make_examples(kind: str, size: int, bench: Workbench) -> list[Any]:
     entry = bench.catalog.find("examples", kind)
     if entry.spec.samples:
         return bench.catalog.load_place(entry, entry.spec.samples)(size)
-    dataset = next((e for e in bench.catalog.entries("datasets") if kind in e.spec.default_for), None)
+    dataset = bench.catalog.default_data([kind])
     if dataset is None:
         raise Skip(f"{entry.qualified} has no samples, and no data set is the default for {kind} examples")
     return default_examples(dataset, bench, size, kind)

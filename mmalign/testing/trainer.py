@@ -5,7 +5,7 @@ result, gradients = trainer.gradients(trainer.batches)
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmalign.contract.batch import Batch
     from mmalign.contract.feed import Feed
     from mmalign.contract.objective import Context
+    from mmalign.registry.compat import Verdict
     from mmalign.rl.rollout import Sampler
 
 EXACT = 1e-10  # float64, different summation order
@@ -158,14 +159,14 @@ def build_trainer(
 
     options, backbone: options of the objective and of the model that differ from the defaults.
     """
-    from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip
+    from mmalign.testing.subjects import CLASSES, load, require_compatible, resolve_or_skip, through_view
     from mmalign.train.build import wire
     from mmalign.train.config import TrainConfig
     from mmalign.train.distributed import Processes
 
     source = resolve_or_skip(reference, bench)
-    require_compatible(entry.spec, source, bench)
-    policy = load(source, bench, **backbone)
+    verdict = require_compatible(entry.spec, source, bench)
+    policy = through_view(load(source, bench, **backbone), verdict)
     target = bench.catalog.load(entry)
     objective = target(target.Config(**options))
     models, engine = wire(entry.spec, objective, policy, TrainConfig(), Processes("cpu"), classes=CLASSES)
@@ -173,18 +174,21 @@ def build_trainer(
         for module in models.modules():
             module.double()
     models.eval()
-    batches = _batches(entry, objective, policy.processor, size, exact, bench)
+    batches = _batches(entry, objective, policy.processor, size, exact, bench, verdict)
     feed = _feed(entry, objective, policy.processor)
     return Trainer(entry, objective, models, engine, batches, bench.catalog, feed)
 
 
-def _batches(entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench) -> "list[Batch]":
+def _batches(
+    entry: Entry, objective: Any, processor: Any, size: int, exact: bool, bench: Workbench, verdict: "Verdict"
+) -> "list[Batch]":
     from mmalign.testing.subjects import make_batch
 
     batches = []
     for stream in ("main", *entry.spec.streams(objective.config)):
-        kind, room = entry.spec.examples[stream][0], ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
-        batch = make_batch(kind, processor, size, bench, answer_tokens=room)
+        kind = (verdict.kinds if stream == "main" else entry.spec.examples[stream])[0]
+        room = ANSWER_TOKENS if entry.spec.online and stream == "main" else 0
+        batch = make_batch(kind, processor, size, bench, answer_tokens=room, pairs=verdict.pairs)
         columns = {name: _cast(column) if exact else column for name, column in batch.columns.items()}
         batches.append(type(batch)(columns, stream=stream, size=len(batch)))
     return batches
@@ -215,4 +219,8 @@ def _sampler(config: Any, processor: Any) -> "Sampler":
 def _cast(column: Any) -> Any:
     import torch
 
+    from mmalign.language.sequences import Sequences
+
+    if isinstance(column, Sequences) and column.pictures is not None:
+        return replace(column, pictures=column.pictures.double())
     return column.double() if isinstance(column, torch.Tensor) and column.is_floating_point() else column

@@ -4,6 +4,7 @@ job = assemble(plan, Processes("cpu"))
 job.stream(start_step=0)       # iterates (step, Batch)
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import in_words
+from mmalign.contract.examples import HasAnswers, pair_of
 from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
@@ -24,12 +27,15 @@ from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign.models.load import load_model
+from mmalign.pairs.candidates import CandidateModel
+from mmalign.pairs.options import candidates_of
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
+from mmalign.train.next_steps import data_name, readable
 from mmalign.train.optim import OptimizerState, build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
@@ -194,7 +200,10 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         raise DataError(f"{plan.dataset.spec.name} has no training examples", hint="Check its path and its columns.")
     plan = replace(plan, configs={**plan.configs, "train": (train := with_examples(train, len(data)))})
     rng.seed_everything(train.seed, rank=0)  # the same starting weights in every process
-    policy = load_model(plan.catalog, plan.source, plan.configs["backbone"])
+    heldout = plan.dataset_class.build(plan.configs["dataset"], "validation")
+    _require_pairs(plan, data)
+    view = functools.partial(_through_view, plan, (data, heldout), say)
+    policy = view(load_model(plan.catalog, plan.source, plan.configs["backbone"]))
     objective = plan.objective_class(plan.configs["objective"])
     needs_classes = any(role.head == "classes" for role in plan.objective.spec.roles)
     models, engine = wire(
@@ -205,7 +214,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         processes,
         classes=tuple(data.classes) if needs_classes else (),
         copies=not plan.caches_frozen,
-        loaded={role: load_model(plan.catalog, source, say=say) for role, source in plan.role_sources.items()},
+        loaded={role: view(load_model(plan.catalog, source, say=say)) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
     columns = tuple(data[0].columns) if "columns" in {field.name for field in fields(plan.example_class)} else ()
@@ -235,7 +244,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         OptimizerState(optimizer, parameters),
         engine,
         data,
-        plan.dataset_class.build(plan.configs["dataset"], "validation"),
+        heldout,
         Encoder(policy.processor, plan.example_class, train.seed, answer_tokens=feed.answer_tokens),
         feed,
         _others(plan, policy.processor, math.prod(feed.passes), processes),
@@ -287,6 +296,31 @@ def wire(
         mixed=spec.online,
     )
     return models, engine
+
+
+def _require_pairs(plan: Plan, data: Any) -> None:
+    """Before weights are loaded: raises IncompatibleError for data whose prompts or answers the model does not read."""
+    example = next(iter(readable(data)), None)
+    if example is None or not plan.example.spec.pairs or not isinstance(example, HasAnswers):
+        return
+    pair, pairs = pair_of(example), plan.verdict.pairs
+    if pair not in pairs:
+        wanted = " or ".join(in_words(each) for each in sorted(pairs) if all(each) == all(pair))
+        raise IncompatibleError(
+            f"{data_name(plan)} holds {in_words(pair)} ({example.key}); {plan.objective.spec.name} on "
+            f"{plan.source.reference} learns from {wanted or 'none such'}",
+            hint=f"Try other data, or another backbone: mmalign matrix {plan.objective.spec.name}",
+        )
+
+
+def _through_view(plan: Plan, parts: tuple[Any, ...], say: Say, model: Any) -> Any:
+    """The model as the plan's view of it, where the objective runs through one."""
+    if plan.verdict.view is None:
+        return model
+    candidates = candidates_of(plan.configs["backbone"].candidates, parts, required=plan.objective.spec.online)
+    if candidates:
+        say(f"{len(candidates):,} candidates: {', '.join(candidates[:3])}{', ...' if len(candidates) > 3 else ''}")
+    return CandidateModel(model, candidates)
 
 
 def _training_data(plan: Plan) -> Any:

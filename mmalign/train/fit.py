@@ -135,11 +135,15 @@ def _peak(job: Job, batch: Batch) -> int:
     for _, parameter in job.parameters:
         parameter.grad = torch.zeros_like(parameter)
         known.append(parameter.grad)
-    peak = 0
+    peak, shared = 0, job.models.shared_work()
     try:
         for phase in job.engine.of(batch):
+            for model in shared:  # does not grow with the examples, and is there in every pass
+                model.begin_shared()
             with LiveBytes(known) as count:
                 _forward_and_backward(job, phase, batch)
+            for model in shared:
+                model.finish_gradients()
             peak = max(peak, count.peak)
     finally:
         for _, parameter in job.parameters:

@@ -12,6 +12,7 @@ from typing import Any
 from mmalign.contract.capabilities import Capability
 from mmalign.contract.examples import (
     Completion,
+    ImageRef,
     ImageText,
     LabelledCompletion,
     Preference,
@@ -34,9 +35,9 @@ def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
     """Commands, the most likely first. data: its examples may stand in them."""
     heads = {role.head for role in plan.objective.spec.roles}
     examples = list(itertools.islice(readable(data), _LOOKED_AT))
-    if "scalar" in heads:
+    if "scalar" in heads and plan.verdict.view is None:
         return [_score(model, plan, examples)]
-    if "classes" in heads:
+    if "classes" in heads and plan.verdict.view is None:
         texts = (example.text for example in examples if isinstance(example, TextLabel))
         text = next(filter(_typed, texts), "A fine film.")
         code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"
@@ -94,7 +95,7 @@ def _zero_shot(model: Path, examples: list[Any]) -> str:
 def _prompt(example: Any) -> Turns:
     """The prompt of an example; for a document its first words."""
     if isinstance(example, Prompt | Completion | Preference | LabelledCompletion | Ranking):
-        return example.prompt
+        return "" if isinstance(example.prompt, ImageRef) else example.prompt
     return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
 
 

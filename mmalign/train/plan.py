@@ -13,6 +13,7 @@ import yaml
 from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, OPEN_SECTIONS, section_model
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
+from mmalign.contract.capabilities import Pair, in_words
 from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
@@ -94,7 +95,7 @@ class Plan:
     def _can_cache_frozen(self) -> bool:
         """Only for texts: pictures are augmented differently each time."""
         uses_frozen = self.objective_class.frozen is not Objective.frozen
-        return uses_frozen and self.example.spec.modalities == {"text"}
+        return uses_frozen and self.example.spec.modalities == {"text"} and self.verdict.view is None
 
     def names(self) -> dict[str, str]:
         return {
@@ -139,10 +140,10 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         known = ", ".join(entry.spec.name for entry in catalog.entries("objectives"))
         raise UsageError("no objective given", hint=f"Add --objective NAME, one of: {known}")
     objective = catalog.find("objectives", name)
-    kinds, values = objective.spec.examples["main"], dict(sections)
+    values = dict(sections)
     source = find_source(sections["backbone"].get("name") or _default_backbone(catalog, objective), catalog)
     verdict = require(objective, source.family, source.reference, catalog)
-    dataset, kind, values["dataset"] = find_data(catalog, objective, kinds, sections["dataset"])
+    dataset, kind, values["dataset"] = find_data(catalog, objective, verdict.kinds, sections["dataset"], verdict.pairs)
     optimizer = catalog.find("optimizers", sections["optimizer"].get("name") or DEFAULT_OPTIMIZER)
     named = {"objective": objective, "backbone": source.entry, "dataset": dataset, "optimizer": optimizer}
     models = {section: catalog.load_config(entry) for section, entry in named.items()}
@@ -166,7 +167,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     baselines = _baselines(catalog, source, configs["evaluation"])
     example = catalog.find("examples", kind)
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
-    streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections)
+    streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections, verdict.pairs)
     configs["train"], reasons = settle(configs, objective.spec.rates, optimizer.spec, source, classes["backbone"])
     plan = Plan(
         objective=objective,
@@ -200,17 +201,27 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
 
 
 def find_data(
-    catalog: Catalog, objective: Entry, kinds: tuple[str, ...], section: Mapping[str, Any]
+    catalog: Catalog, objective: Entry, kinds: tuple[str, ...], section: Mapping[str, Any], pairs: frozenset[Pair]
 ) -> tuple[Entry, str, Mapping[str, Any]]:
-    """(data set, kind of its examples, its options) that a section names; raises UsageError or IncompatibleError."""
+    """(data set, kind of its examples, its options) that a section names; raises UsageError or IncompatibleError.
+
+    pairs: the contents of prompts and answers that the model reads.
+    """
     asked = section.get("name")
-    dataset, path = find_dataset(catalog, asked, kinds, section)
+    dataset, path = find_dataset(catalog, asked, kinds, section, pairs)
     kind = section.get("kind") if dataset.spec.more_kinds else dataset.spec.kind
     kind = kind or next((kind for kind in kinds if kind in dataset.spec.kinds), dataset.spec.kind)
     if kind not in kinds:
         raise IncompatibleError(
             f"{objective.spec.name} learns from {' or '.join(kinds)} examples; {dataset.spec.name} yields {kind}",
             hint="Try: mmalign list datasets",
+        )
+    if not catalog.may_hold(dataset, kind, pairs):
+        of_kind = catalog.find("examples", kind).spec.pairs
+        held, wanted = (" or ".join(map(in_words, sorted(each & of_kind))) for each in (dataset.spec.pairs, pairs))
+        raise IncompatibleError(
+            f"{dataset.spec.name} holds {held}; {objective.spec.name} on this model learns from {wanted}",
+            hint="Name other data: --dataset FILE. Try: mmalign list datasets",
         )
     added = dataset.spec.options(kind)
     if path is not None:
@@ -221,7 +232,11 @@ def find_data(
 
 
 def _streams(
-    catalog: Catalog, objective: Entry, wanted: Mapping[str, int], sections: Mapping[str, Any]
+    catalog: Catalog,
+    objective: Entry,
+    wanted: Mapping[str, int],
+    sections: Mapping[str, Any],
+    pairs: frozenset[Pair],
 ) -> dict[str, StreamPlan]:
     """Plan each wanted stream with the data of `streams.NAME`, or its kind's default data; raises as `find_data`."""
     streams, given = {}, sections.get("streams", {})
@@ -236,10 +251,15 @@ def _streams(
         section = {"name": section} if isinstance(section, str) else section
         if not isinstance(section, dict):
             raise UsageError(f"streams.{name} takes a data set's name or options", hint=f"streams.{name}.name=FILE")
-        dataset, kind, values = find_data(catalog, objective, objective.spec.examples[name], section)
+        dataset, kind, values = find_data(catalog, objective, objective.spec.examples[name], section, pairs)
         options = {key: value for key, value in values.items() if key != "name"}
         config = build(catalog.load_config(dataset), options, f"streams.{name}")
         example = catalog.find("examples", kind)
+        if example.spec.pairs and not example.spec.pairs & pairs:
+            raise IncompatibleError(
+                f"the stream {name} of {objective.spec.name} holds {kind} examples, which this model does not read",
+                hint=f"Leave it out: --set objective.{objective.spec.side_streams[name].only_with or name}=0",
+            )
         streams[name] = StreamPlan(
             dataset, catalog.load(dataset), kind, example, catalog.load(example), config, batch_size
         )

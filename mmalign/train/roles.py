@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from mmalign.contract.backbone import SharesWork
 from mmalign.contract.specs import Role
+from mmalign.language.protocols import ScoresPairs
 from mmalign.models.adapter_switch import adapted_layers
 from mmalign.models.lora import adapter_parameters
 from mmalign.train.shared_trunk import (
@@ -98,6 +100,11 @@ class Models:
     def trunk(self) -> "PolicyWeights":
         """The policy's trunk, for rewards that can share it."""
         return PolicyWeights(self)
+
+    def shared_work(self) -> list[SharesWork]:
+        """Trained models that collect a gradient over the micro-batches of an update."""
+        trained = (model for name, model in self._roles.items() if name in self._trains)
+        return [model for model in trained if isinstance(model, SharesWork)]
 
     def trains(self, role: str) -> bool:
         return role in self._trains
@@ -230,7 +237,8 @@ def build_models(
     }
     stand_ins = {role.name: trained[0].name for role in plain if role.name not in built}
     rows = {"scalar": 1, "classes": len(classes)}
-    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in plain if role.head}
+    headed = [role for role in plain if role.head and not (role.head == "scalar" and isinstance(policy, ScoresPairs))]
+    heads = {role.name: linear_head(policy.hidden_width, rows[role.head]) for role in headed}
     shared: dict[str, Any] = {name: built[source] for name, source in views.items()}
     peaks, notes = {}, []
     options = critic or CriticOptions()

@@ -49,6 +49,7 @@ class StepModule(nn.Module):
         super().__init__()
         self.phases = [phase for learning in phases.values() for phase in learning]
         self.roles = nn.ModuleDict(models.trained_modules())
+        self.shared_work = models.shared_work()
         self._forward: Callable[[int, Batch], Mapping[str, Tensor]] = lambda index, batch: self.phases[index].forward(
             models, batch
         )
@@ -129,6 +130,8 @@ def accumulate(engine: Engine, batches: list[Batch], micro_batch_size: int = 0) 
             counts = _global_counts(engine, phase, micros)
             learn = _coupled if engine.objective.coupled else _separate
             results.append(learn(engine, phase, micros, counts))
+    for model in engine.forward.shared_work:
+        model.finish_gradients()
     engine.processes.sum_gradients(engine.forward.parameters())
     return functools.reduce(merge, results)
 

@@ -23,7 +23,7 @@ from mmalign_clip import locking
 from mmalign_clip.blueprint import Blueprint, read
 from mmalign_clip.build import build, count_parameters
 from mmalign_clip.downloads import WEIGHTS
-from mmalign_clip.options import AugmentationOptions
+from mmalign_clip.options import DualEncoderOptions
 from mmalign_clip.processor import ClipProcessor
 from mmalign_clip.text_tower import at_least_one, can_trim, encode_text, unit
 from mmalign_clip.texts import imagenet_names, write_vocabulary
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmalign_clip.build import OpenClipModule
 
 
-class OpenClipConfig(AugmentationOptions):
+class OpenClipConfig(DualEncoderOptions):
     """How to load and train an open_clip model."""
 
     quick_gelu: bool | None = Field(

@@ -1,11 +1,13 @@
 """The options that both kinds of dual encoder share.
 
-class Config(AugmentationOptions): ...
+class Config(DualEncoderOptions): ...
 """
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mmalign.pairs.options import CANDIDATES, Candidates
 
 
 def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
@@ -14,8 +16,8 @@ def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
     return scale
 
 
-class AugmentationOptions(BaseModel):
-    """How training images are augmented; evaluation images never are."""
+class DualEncoderOptions(BaseModel):
+    """How training images are augmented (evaluation images never are), and the candidate texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,3 +25,4 @@ class AugmentationOptions(BaseModel):
         (0.9, 1.0), description="least and greatest share of an image's area that a training crop keeps"
     )
     flip_probability: float = Field(0.0, ge=0, le=1, description="share of training images that are mirrored")
+    candidates: Candidates = CANDIDATES

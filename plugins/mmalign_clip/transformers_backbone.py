@@ -20,7 +20,7 @@ from mmalign.models.folder import quiet
 from mmalign.models.lora import LoraOptions
 from mmalign.models.size import ModelSize
 from mmalign_clip.images import Preprocess, training_image
-from mmalign_clip.options import AugmentationOptions
+from mmalign_clip.options import DualEncoderOptions
 from mmalign_clip.text_tower import at_least_one, longest_row, unit
 from mmalign_clip.texts import FileTokenizer, imagenet_names, read_vocabulary, write_vocabulary
 from mmalign_clip.transformers_folder import Parts, count_parameters, load_module, read
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmalign_clip.transformers_folder import TransformersModule
 
 
-class TransformersClipConfig(AugmentationOptions):
+class TransformersClipConfig(DualEncoderOptions):
     """How to load and train a transformers CLIP or SigLIP."""
 
     random_weights: bool = Field(False, description="start from random weights of the config instead of the folder's")

@@ -1,6 +1,7 @@
 """The built-in data: the kinds of example, readers of image-text, image-label and text files, and the embedded sets."""
 
 from mmalign import DatasetSpec, ExampleSpec, hookimpl
+from mmalign.contract.capabilities import TEXT_PAIRS
 
 _REVIEWS = ("text", "completion", "preference", "ranking", "labelled-completion", "text-label", "prompt")
 
@@ -10,26 +11,33 @@ def register_examples() -> list[ExampleSpec]:
     """The core's own kinds, from here and not from the core: nothing then has a list of kinds but the catalog, and they
     come in by the way that a third party's must take."""
     both, image, text = ("image", "text"), ("image",), ("text",)
+    prompts = (("text", ""), ("image", ""))
+    answered = (("text", "text"), ("image", "text"), ("text", "image"))
     return [
         _example("image-text", "ImageText", both, "An image and a caption"),
-        _example("image-label", "ImageLabel", image, "An image and its class"),
-        _example("text", "Text", text, "A document"),
-        _example("text-label", "TextLabel", text, "A text and its class"),
+        _example("image-label", "ImageLabel", image, "An image and its class", (("image", ""),)),
+        _example("text", "Text", text, "A document", (("", "text"),)),
+        _example("text-label", "TextLabel", text, "A text and its class", (("", "text"),)),
         _example("text-pair", "TextPair", text, "Two texts that belong together"),
-        _example("prompt", "Prompt", text, "What a model is to answer, without an answer"),
-        _example("completion", "Completion", text, "An answer to a prompt"),
-        _example("labelled-completion", "LabelledCompletion", text, "An answer to a prompt that is wanted or not"),
-        _example("preference", "Preference", text, "Two answers to a prompt, the better one first"),
-        _example("ranking", "Ranking", text, "Answers to a prompt with a rank each"),
+        _example("prompt", "Prompt", text, "What a model is to answer, without an answer", prompts),
+        _example("completion", "Completion", text, "An answer to a prompt", answered),
+        _example(
+            "labelled-completion", "LabelledCompletion", text, "An answer to a prompt that is wanted or not", answered
+        ),
+        _example("preference", "Preference", text, "Two answers to a prompt, the better one first", answered),
+        _example("ranking", "Ranking", text, "Answers to a prompt with a rank each", answered),
     ]
 
 
-def _example(name: str, target: str, modalities: tuple[str, ...], summary: str) -> ExampleSpec:
+def _example(
+    name: str, target: str, modalities: tuple[str, ...], summary: str, pairs: tuple[tuple[str, str], ...] = ()
+) -> ExampleSpec:
     return ExampleSpec(
         name=name,
         summary=summary,
         target=f"mmalign.contract.examples:{target}",
         modalities=frozenset(modalities),
+        pairs=frozenset(pairs),
         samples=f"mmalign.testing.samples:{name.replace('-', '_')}",
     )
 
@@ -42,7 +50,9 @@ def register_datasets() -> list[DatasetSpec]:
             summary="Embedded: 1,906 drawings of the Noto font with names and tags",
             target="mmalign_data.emoji:Emoji",
             kind="image-text",
-            default_for=("image-text",),
+            more_kinds=("completion", "prompt"),
+            default_for=("image-text", "completion", "prompt"),
+            pairs=frozenset({("image", "text"), ("image", "")}),
         ),
         DatasetSpec(
             name="photos",
@@ -58,6 +68,7 @@ def register_datasets() -> list[DatasetSpec]:
             kind=_REVIEWS[0],
             more_kinds=_REVIEWS[1:],
             default_for=_REVIEWS,
+            pairs=TEXT_PAIRS,
             splits=("train", "validation", "test"),
         ),
         DatasetSpec(
@@ -65,6 +76,7 @@ def register_datasets() -> list[DatasetSpec]:
             summary="Generated: questions such as 12 * 34 with their answers",
             target="mmalign_data.arithmetic:Arithmetic",
             kind="prompt",
+            pairs=TEXT_PAIRS,
             splits=("train", "validation", "test"),
         ),
         DatasetSpec(

@@ -10,14 +10,14 @@ also a short name or a tag of another drawing is left out of that drawing's text
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmalign.contract.examples import ImageRef, ImageText
+from mmalign.contract.examples import Completion, ImageRef, ImageText, Prompt
 from mmalign.errors import DataError
 from mmalign.hashing import stable_hash
 
@@ -25,10 +25,22 @@ FOLDER = Path(__file__).parent / "emoji"
 TEMPLATE = "a drawing of a {}"
 
 
+_AS: dict[str, Callable[[ImageText], Any]] = {
+    "image-text": lambda pair: pair,
+    "completion": lambda pair: Completion(pair.key, pair.image, pair.text),
+    "prompt": lambda pair: Prompt(pair.key, pair.image, pair.text),
+}
+
+
 class EmojiConfig(BaseModel):
     """Options of the emoji data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["image-text", "completion", "prompt"] = Field(
+        "image-text",
+        description="image-text: drawings with texts; completion: drawings as prompts, with their names as answers; "
+        "prompt: drawings as prompts, with their names as solutions",
+    )
     holdout: float = Field(
         0.08, ge=0, lt=1, description="Fraction of names kept for validation and never trained on (0-1)"
     )
@@ -39,7 +51,7 @@ class Emoji:
 
     Config: ClassVar[type[BaseModel]] = EmojiConfig
 
-    def __init__(self, examples: list[ImageText]) -> None:
+    def __init__(self, examples: list[Any]) -> None:
         self._examples = examples
 
     @classmethod
@@ -55,17 +67,20 @@ class Emoji:
             texts = [(glyph, [TEMPLATE.format(glyph["name"])]) for glyph in kept]
         else:
             texts = [(glyph, _captions(glyph, names)) for glyph in glyphs if glyph["name"].lower() not in names]
-        return cls([example for glyph, captions in texts for example in _examples(glyph, captions)])
+        if config.kind != "image-text":
+            texts = [(glyph, captions[:1]) for glyph, captions in texts]
+        pairs = (example for glyph, captions in texts for example in _examples(glyph, captions))
+        return cls([_AS[config.kind](pair) for pair in pairs])
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> ImageText:
+    def __getitem__(self, index: int) -> Any:
         return self._examples[index]
 
     def report(self) -> Mapping[str, Any]:
         """Counts: kept examples, and drawings; none is skipped."""
-        drawings = len({example.group for example in self._examples})
+        drawings = len({_drawing(example) for example in self._examples})
         return {"kept": len(self), "skipped": {}, "source": "emoji (embedded)", "drawings": drawings}
 
     def fingerprint(self) -> str:
@@ -96,3 +111,7 @@ def _examples(glyph: Mapping[str, Any], captions: list[str]) -> list[ImageText]:
         ImageText(key=f"emoji:{name}" + f":{number}" * bool(number), image=image, text=caption, group=name)
         for number, caption in enumerate(captions)
     ]
+
+
+def _drawing(example: Any) -> ImageRef:
+    return example.image if isinstance(example, ImageText) else example.prompt

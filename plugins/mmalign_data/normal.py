@@ -4,7 +4,8 @@ row.
     FORMATS["preference"].normalise({"prompt": "Q? ", "chosen": "Yes.", "rejected": "No."})
     # {"prompt": "Q? ", "answers": ["Yes.", "No."]}, or a str: the reason why the row cannot be used
 
-Texts are strings; a conversation is a list of {"role", "content"}. Fields are JSON values.
+Texts are strings; a conversation is a list of {"role", "content"}; a picture is as `mmalign_data.pictures` gives it.
+Fields are JSON values.
 """
 
 import math
@@ -21,7 +22,8 @@ from mmalign.contract.examples import (
     Text,
     TextLabel,
 )
-from mmalign.language.messages import as_turns, read_messages, with_tools
+from mmalign.language.messages import read_messages, with_tools
+from mmalign_data.pictures import as_content
 
 Normal = dict[str, Any]
 _NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL
@@ -160,14 +162,21 @@ def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
     if not all(text.strip() if isinstance(text, str) else text for text in texts):
         return "an empty answer"
     # A text answer to messages is the assistant's turn word for word, as `mmalign sample` writes it.
-    if len({type(text) for text in texts}) > 1 or (isinstance(prompt, str) and not isinstance(texts[0], str)):
+    kinds = {type(text) for text in texts}
+    if (
+        len(kinds) > 1
+        or (isinstance(prompt, str) and kinds == {list})
+        or (isinstance(prompt, dict) and kinds == {list})
+    ):
         return "prompt and answers mix text and messages"
+    if isinstance(prompt, dict) and kinds == {dict}:
+        return "pictures as answers to a picture"
     return {"prompt": prompt, "answers": texts}
 
 
 def _turns(value: Any) -> Any:
-    """A string unchanged, a conversation in the form of `read_messages`; None for anything else."""
-    if isinstance(value, str):
+    """A string or a picture unchanged, a conversation in the form of `read_messages`; None for anything else."""
+    if isinstance(value, str) or (isinstance(value, dict) and "image" in value):
         return value
     messages = read_messages(value)
     return None if isinstance(messages, str) else messages
@@ -183,22 +192,24 @@ FORMATS: dict[str, Format] = {
     "prompt": Format(
         (frozenset({"prompt"}), frozenset({"messages"}), frozenset({"chosen", "rejected"})),
         _prompt,
-        lambda key, row: Prompt(key, as_turns(row["prompt"]), row["solution"], row["columns"]),
+        lambda key, row: Prompt(key, as_content(row["prompt"]), row["solution"], row["columns"]),
     ),
     "completion": Format(
         (frozenset({"prompt", "completion"}), frozenset({"messages"})),
         _completion,
-        lambda key, row: Completion(key, as_turns(row["prompt"]), as_turns(row["answers"][0])),
+        lambda key, row: Completion(key, as_content(row["prompt"]), as_content(row["answers"][0])),
     ),
     "preference": Format(
         (frozenset({"chosen", "rejected"}),),
         _preference,
-        lambda key, row: Preference(key, as_turns(row["prompt"]), *map(as_turns, row["answers"])),
+        lambda key, row: Preference(key, as_content(row["prompt"]), *map(as_content, row["answers"])),
     ),
     "labelled-completion": Format(
         (frozenset({"prompt", "completion", "label"}),),
         _labelled_completion,
-        lambda key, row: LabelledCompletion(key, as_turns(row["prompt"]), as_turns(row["answers"][0]), row["label"]),
+        lambda key, row: LabelledCompletion(
+            key, as_content(row["prompt"]), as_content(row["answers"][0]), row["label"]
+        ),
     ),
     "text-label": Format(
         (frozenset({"text", "label"}),),
@@ -209,7 +220,7 @@ FORMATS: dict[str, Format] = {
         (frozenset({"prompt", "completions", "ranks"}),),
         _ranking,
         lambda key, row: Ranking(
-            key, as_turns(row["prompt"]), tuple(map(as_turns, row["answers"])), tuple(row["ranks"])
+            key, as_content(row["prompt"]), tuple(map(as_content, row["answers"])), tuple(row["ranks"])
         ),
     ),
 }

@@ -24,6 +24,10 @@ class TextFilesConfig(BaseModel):
     )
     columns: dict[str, str] = Field({}, description='Columns under other names: {"completion": "answer"}')
     separator: str = Field("", max_length=1, description="Separator of CSV cells, one character; empty: comma or tab")
+    pictures: bool = Field(True, description="Read pictures as prompts or answers; false: ignore columns of pictures")
+    image_root: str = Field(
+        "", description="Folder that paths of pictures start from and must lie in; empty: the table's own"
+    )
     alpaca: Literal["prompt", "messages"] = Field(
         "prompt", description="Prompt of rows with an instruction: Alpaca's own text, or a conversation"
     )

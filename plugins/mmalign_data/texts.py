@@ -8,7 +8,8 @@
 They read tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and
 `completion`, or `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`,
 `completion` and `label`; `text` and `label`; `prompt` alone. They also read ShareGPT's `conversations` and Alpaca's
-`instruction`, `input` and `output`. Documents may be .txt files too, cut at blank lines into pieces.
+`instruction`, `input` and `output`. Prompts or answers may be pictures
+(`mmalign_data.pictures`). Documents may be .txt files too, cut at blank lines into pieces.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from mmalign.hashing import stable_hash
 from mmalign_data.columns import Columns
 from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
+from mmalign_data.pictures import Source, with_pictures
 from mmalign_data.published import form_of, note_on, recast
 from mmalign_data.rows import lines, separator_hint, table_rows
 from mmalign_data.splits import Part, choose, find_splits
@@ -88,6 +90,14 @@ class _TextFiles:
                 "solution": self._columns.solution(row["columns"]),
             }
         return FORMATS[self.kind].build(self._keys[number].as_py(), row)
+
+    def text_answers(self) -> Iterator[str]:
+        """Every answer that is a text; of prompts, the solutions. No picture is read."""
+        for number in self._chosen.tolist():
+            row = json.loads(self._rows[number].as_py())
+            if "columns" in row:
+                yield from filter(None, [self._columns.solution(row["columns"])])
+            yield from (answer for answer in row.get("answers", ()) if isinstance(answer, str))
 
     def report(self) -> Mapping[str, Any]:
         """Counts: kept in this part, and skipped in the whole source by reason. `entries`: every row, once; `ignored`:
@@ -172,7 +182,9 @@ def kind_of(path: str, options: Mapping[str, Any]) -> str:
             return "text"
         for _, row in table_rows(file, config.separator):
             if not isinstance(row, str):
-                recast_row = recast(_renamed(row, config), config.alpaca)
+                own = _renamed(row, config)
+                pictured = with_pictures(own, _source(file, 1, config), "") if config.pictures else own
+                recast_row = recast(own if isinstance(pictured, str) else pictured, config.alpaca)
                 return "" if isinstance(recast_row, str) else looks_like(list(recast_row))
     return ""
 
@@ -231,7 +243,8 @@ def _rows_of(
             continue
         own = _renamed(row, config)
         forms[form_of(own)] = None
-        renamed = recast(own, config.alpaca)
+        pictured = with_pictures(own, _source(file, line, config), kind) if _may_picture(kind, config) else own
+        renamed = pictured if isinstance(pictured, str) else recast(pictured, config.alpaca)
         if isinstance(renamed, str):
             yield line, renamed
             continue
@@ -245,6 +258,14 @@ def _rows_of(
         if not isinstance(normal, str) and "columns" in normal:
             normal["columns"] = {name: value for name, value in normal["columns"].items() if name in own}
         yield line, normal
+
+
+def _may_picture(kind: str, config: TextFilesConfig) -> bool:
+    return config.pictures and kind not in ("text", "text-label")
+
+
+def _source(file: Path, number: int, config: TextFilesConfig) -> Source:
+    return Source(file, number, Path(config.image_root).expanduser() if config.image_root else file.parent)
 
 
 def _renamed(row: Mapping[str, Any], config: TextFilesConfig) -> dict[str, Any]:

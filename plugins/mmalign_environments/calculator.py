@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.examples import Message, Prompt, Turns
 from mmalign.errors import DataError
+from mmalign.language.messages import require_text
 from mmalign.rl.environment import Turn
 from mmalign_environments.expressions import BadExpression, evaluate, written
 
@@ -61,11 +62,12 @@ class Calculator:
                 hint="Use questions whose answer is a number: --dataset arithmetic, or a table with a column solution.",
             )
         self._solution, self._num_calls, self._paid = solution, 0, False
+        prompt = require_text(example.prompt)
         if not self._config.instruction:
-            return example.prompt
-        if isinstance(example.prompt, str):
-            return self._config.instruction + example.prompt
-        return _instructed(example.prompt, self._config.instruction)
+            return prompt
+        if isinstance(prompt, str):
+            return self._config.instruction + prompt
+        return _instructed(prompt, self._config.instruction)
 
     def step(self, action: str) -> Turn:
         """The results of the action's calls, or the end of the episode."""

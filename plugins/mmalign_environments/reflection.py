@@ -12,6 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.examples import Prompt, Turns
+from mmalign.language.messages import require_text
 from mmalign.rl.environment import Turn
 
 
@@ -37,7 +38,7 @@ class Reflection:
     def reset(self, example: Prompt, seed: int) -> Turns:
         """The prompt, unchanged."""
         self._num_turns = 0
-        return example.prompt
+        return require_text(example.prompt)
 
     def step(self, action: str) -> Turn:
         """The next instruction, or after the third turn the end."""

@@ -69,7 +69,7 @@ def select(
             tasks.append(task)
             continue
         data = shared[0] if shared else _default_data(catalog, entry, wanted)
-        yields = data.spec.kinds if data else ()
+        yields = catalog.kinds_of(data) if data else ()
         kind = next((k for k in entry.spec.kinds if k in yields and wanted in (None, k)), None)
         if data is None or kind is None:
             has = f"{data.spec.name} yields {wanted or ', '.join(yields)}" if data else "there are no such data"
@@ -151,6 +151,4 @@ def _shared(
 
 
 def _default_data(catalog: Catalog, evaluation: Entry, wanted: str | None) -> Entry | None:
-    kinds = [kind for kind in evaluation.spec.kinds if wanted in (None, kind)]
-    entries = catalog.entries("datasets")
-    return next((e for kind in kinds for e in entries if kind in e.spec.default_for), None)
+    return catalog.default_data(kind for kind in evaluation.spec.kinds if wanted in (None, kind))

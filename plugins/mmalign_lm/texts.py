@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mmalign.contract.backbone import TokenizedText
-from mmalign.contract.examples import Message, Turns
+from mmalign.contract.examples import Content, Message, Turns
 from mmalign.errors import BadSample, CheckpointError
-from mmalign.language.messages import ROLES
+from mmalign.language.messages import ROLES, require_text
 from mmalign.language.protocols import TokenizedAnswers
 from mmalign_lm import bounded_jinja
 from mmalign_lm.conversations import ChatTemplate, Form, choose_form, render_conversation
@@ -72,14 +72,16 @@ class TextProcessor:
         lost = max(0, len(ids) - self.context_length)
         return TokenizedText(torch.tensor(ids[: self.context_length]), lost)
 
-    def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
+    def answers(self, prompt: Content, answers: Sequence[Content]) -> TokenizedAnswers:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 
         An answer has at least half of the context; without answers a prompt may fill it. Raises BadSample for an
-        empty answer or turn to be learnt, an unknown role, or a template that does not render the conversation whole.
+        empty answer or turn to be learnt, an unknown role, a template that does not render the conversation whole, or a
+        picture.
         """
-        asked = self._prompt(prompt)
-        whole = [self._whole(prompt, asked, answer) for answer in answers]
+        turns = require_text(prompt)
+        asked = self._prompt(turns)
+        whole = [self._whole(turns, asked, require_text(answer)) for answer in answers]
         cut = min((num_shared(asked.ids, each.ids[: each.first]) for each in whole), default=len(asked.ids))
         pieces = [(each.ids[cut:], each.learn[cut:]) for each in whole]
         longest = max((len(ids) for ids, _ in pieces), default=0)
@@ -96,9 +98,9 @@ class TextProcessor:
             sum(each.num_left_out for each in whole),
         )
 
-    def prompt(self, prompt: Turns) -> Tensor:
-        """[T] ids of a prompt alone, uncut; raises BadSample for messages that do not render."""
-        return torch.tensor(self._prompt(prompt).ids, dtype=torch.int64)
+    def prompt(self, prompt: Content) -> Tensor:
+        """[T] ids of a prompt alone, uncut; raises BadSample for messages that do not render, and for a picture."""
+        return torch.tensor(self._prompt(require_text(prompt)).ids, dtype=torch.int64)
 
     def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         """[T] ids of plain text; one that spells a special token gives its letters, so that a tool's output cannot end

@@ -45,14 +45,15 @@ def register_objectives() -> list[ObjectiveSpec]:
             target="mmalign_objectives.reward:RewardModelling",
             roles=(Role(name="policy", needs=("hidden_states",), head="scalar"),),
             examples={"main": ("ranking", "preference")},
+            relative=True,
             rates=Rates(trained=1e-5, source="InstructGPT's reward model (Ouyang 2022), rounded"),
         ),
         ObjectiveSpec(
             name="classify",
-            summary="Classify texts, with the language model's loss as a second term: GPT-1's fine-tuning",
+            summary="Classify texts or pictures; on texts with the language model's loss as a second term (GPT-1)",
             target="mmalign_objectives.classify:Classification",
             roles=(Role(name="policy", needs=("hidden_states", "token_logps"), head="classes"),),
-            examples={"main": ("text-label",)},
+            examples={"main": ("text-label", "image-label")},
             rates=Rates(trained=6.25e-5, size=1.17e8, source="GPT-1's fine-tuning (Radford 2018)"),
         ),
         ObjectiveSpec(
@@ -64,6 +65,7 @@ def register_objectives() -> list[ObjectiveSpec]:
                 Role(name="reference", needs=("hidden_states", "token_logps"), trains=False),
             ),
             examples={"main": ("preference", "ranking")},
+            relative=True,
             rates=Rates(trained=1e-6, source="TRL's DPO"),
             watched=("accuracy", "margin"),
         ),
@@ -83,6 +85,7 @@ def register_objectives() -> list[ObjectiveSpec]:
             "simpo:SimplePreferenceOptimization",
             "Prefer the better of two answers by its mean log-probability: SimPO, without a reference",
             Rates(trained=6e-7, size=8e9, source="SimPO (Meng 2024)"),
+            relative=True,
         ),
         _pairs(
             "orpo",
@@ -156,7 +159,7 @@ def _online(name: str, target: str, summary: str, rates: Rates, reference_only_w
     )
 
 
-def _pairs(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
+def _pairs(name: str, target: str, summary: str, rates: Rates, *, relative: bool = False) -> ObjectiveSpec:
     """The spec of a reference-free objective over pairs."""
     return ObjectiveSpec(
         name=name,
@@ -164,5 +167,6 @@ def _pairs(name: str, target: str, summary: str, rates: Rates) -> ObjectiveSpec:
         target=f"mmalign_objectives.{target}",
         roles=(Role(name="policy", needs=("hidden_states", "token_logps")),),
         examples={"main": ("preference",)},
+        relative=relative,
         rates=rates,
     )

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from mmalign import Batch
     from mmalign.contract.roles import Models
-    from mmalign.language.sequences import Sequences
 
 
 class Classification(Objective):
@@ -57,9 +56,10 @@ class Classification(Objective):
     def forward(self, models: "Models", batch: "Batch") -> Outputs:
         """logits: [N, C]. logps: [N], sums over the tokens of each text."""
         from mmalign.language.derive import hidden_label_sums, last_token_scores
+        from mmalign.language.sequences import sequences_of
 
         policy = models.role("policy", CausalLM)
-        hidden = policy.hidden_states(self._documents(batch))
+        hidden = policy.hidden_states(sequences_of(batch))
         outputs = {"logits": last_token_scores(models.head("policy"), hidden)}
         if self.config.language_weight:
             outputs["logps"] = hidden_label_sums(policy, hidden)["logps"]
@@ -81,14 +81,10 @@ class Classification(Objective):
     def count(self, batch: "Batch") -> dict[str, float]:
         counts = {"class": float(len(batch))}
         if self.config.language_weight:
-            counts["nll"] = float(self._documents(batch).num_labels().sum())
+            from mmalign.language.sequences import sequences_of
+
+            counts["nll"] = float(sequences_of(batch).num_labels().sum())
         return counts
 
     def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
         models.role("policy", SavesScorers).save_classifier(folder, models.head("policy"), models.classes)
-
-    @staticmethod
-    def _documents(batch: "Batch") -> "Sequences":
-        from mmalign.language.sequences import Sequences
-
-        return Sequences.documents(batch["text"])

@@ -91,16 +91,14 @@ class KahnemanTverskyOptimization(Objective):
 def mismatched(batch: "Batch", context_length: int) -> "Sequences":
     """Every prompt with the answer of another example: the next one in the order of hashed keys. Cut to the context."""
     from mmalign.hashing import stable_hash
-    from mmalign.language.sequences import Sequences
 
     sequences, size = batch["sequences"], len(batch)
     order = sorted(range(size), key=lambda row: stable_hash(batch["key"][row]))
     other = {row: order[(index + 1) % size] for index, row in enumerate(order)}
-    prompts, answers = sequences.prompts.rows(), sequences.answers.rows()
+    answers = sequences.answers.rows()
     learn = sequences.learn.split(sequences.answers.lengths.tolist())
-    room = [context_length - len(prompt) for prompt in prompts]
-    return Sequences.from_lists(
-        prompts,
+    room = [context_length - length for length in sequences.prompts.lengths.tolist()]
+    return sequences.with_answers(
         [[answers[other[row]][: room[row]]] for row in range(size)],
         [[learn[other[row]][: room[row]]] for row in range(size)],
     )

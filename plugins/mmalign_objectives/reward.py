@@ -22,7 +22,6 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
-from mmalign.language.protocols import CausalLM, SavesScorers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,8 +94,10 @@ class RewardModelling(Objective):
 
     def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
         """Stores the mean score of the best-ranked answers too; the saved model subtracts it."""
+        from mmalign.language.derive import save_scorer
+
         mean = self.mean_of_best(models, batches)
-        models.role("policy", SavesScorers).save_scorer(folder, models.head("policy"), mean)
+        save_scorer(models, "policy", folder, mean)
 
     def mean_of_best(self, models: "Models", batches: "Iterable[Batch]") -> float:
         """The mean score of the best-ranked answers."""
@@ -113,7 +114,6 @@ class RewardModelling(Objective):
 
     def score(self, models: "Models", batch: "Batch") -> "Tensor":
         """[M]: the score of every answer, before the mean is subtracted."""
-        from mmalign.language.derive import last_token_scores
+        from mmalign.language.derive import answer_scores
 
-        hidden = models.role("policy", CausalLM).hidden_states(batch["sequences"])
-        return last_token_scores(models.head("policy"), hidden)[:, 0]
+        return answer_scores(models, "policy", batch["sequences"])

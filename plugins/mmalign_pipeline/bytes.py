@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mmalign.contract.backbone import TokenizedText
-from mmalign.contract.examples import Turns
+from mmalign.contract.examples import Content
+from mmalign.language.messages import require_text
 from mmalign.language.protocols import TokenizedAnswers
 
 _END = 256
@@ -31,9 +32,9 @@ class ByteProcessor:
     def text(self, text: str) -> TokenizedText:
         return TokenizedText(self.ids(text), 0)
 
-    def prompt(self, prompt: Turns) -> Tensor:
+    def prompt(self, prompt: Content) -> Tensor:
         """[T] ids; of messages, those of their contents."""
-        return self.ids(prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt))
+        return self.ids(_plain(prompt))
 
     def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         return self.ids(text)
@@ -46,8 +47,12 @@ class ByteProcessor:
     def decode(self, ids: Tensor) -> str:
         return bytes(i for i in ids.tolist() if i != _END).decode("utf-8", "replace")
 
-    def answers(self, prompt: Turns, answers: Sequence[Turns]) -> TokenizedAnswers:
+    def answers(self, prompt: Content, answers: Sequence[Content]) -> TokenizedAnswers:
         """Nothing is ever cut."""
-        texts = [answer if isinstance(answer, str) else "\n".join(m.content for m in answer) for answer in answers]
-        ids = [self.ids(text, end=True) for text in texts]
+        ids = [self.ids(_plain(answer), end=True) for answer in answers]
         return TokenizedAnswers(self.prompt(prompt), ids, [torch.ones_like(row, dtype=torch.bool) for row in ids], 0)
+
+
+def _plain(content: Content) -> str:
+    turns = require_text(content)
+    return turns if isinstance(turns, str) else "\n".join(message.content for message in turns)

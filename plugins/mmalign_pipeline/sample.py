@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from mmalign.contract.examples import Prompt, Turns
 from mmalign.errors import BadSample, UsageError
+from mmalign.language.messages import require_text
 from mmalign_pipeline.answers import Answered
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def asked(dataset: Any, limit: int) -> list[Asked]:
     examples = (dataset[index] for index in range(number))
     # Examples of kind prompt may have a solution and other columns; other kinds have none.
     return [
-        Asked(n, e.key, e.prompt, e.solution, e.columns) if isinstance(e, Prompt) else Asked(n, e.key, e.prompt)
+        Asked(n, e.key, require_text(e.prompt), e.solution, e.columns)
+        if isinstance(e, Prompt)
+        else Asked(n, e.key, require_text(e.prompt))
         for n, e in enumerate(examples)
     ]
 

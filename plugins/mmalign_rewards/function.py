@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mmalign.contract.examples import ImageRef
+from mmalign.data.images import describe
 from mmalign.errors import OWN_FILE, UsageError, did_you_mean
 from mmalign.language.messages import as_rows
 
@@ -184,7 +186,7 @@ def _values(answers: "Answers", *, trl: bool) -> dict[str, list[Any]]:
     precedence over a keyword that TRL does not have."""
     texts = list(zip(answers.prompts, answers.texts, strict=True))
     values = {
-        "prompts": [as_rows(prompt) for prompt in answers.prompts],
+        "prompts": [describe(p) if isinstance(p, ImageRef) else as_rows(p) for p in answers.prompts],
         "answers": list(answers.texts),
         "solutions": list(answers.solutions),
         "keys": list(answers.keys),

@@ -24,7 +24,7 @@ LAYERS = (
     ("contract", "config"),
     ("ops", "registry"),
     ("language", "models"),
-    ("data",),
+    ("data", "pairs"),
     ("evaluate",),
     ("rl", "train"),
     ("testing",),

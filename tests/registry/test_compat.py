@@ -12,6 +12,8 @@ from mmalign.registry.compat import check, matrix, require
 from mmalign.registry.plugins import load_plugins
 
 DUAL = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
+LANGUAGE = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
+VIEWED = "as a language model of one token, whose vocabulary is a list of texts"
 
 
 def family(*provides: Capability, modalities: frozenset[str] = frozenset({"image", "text"})) -> Family:
@@ -41,16 +43,47 @@ def test_satisfy_agrees_with_a_naive_reading_for_every_subset() -> None:
     ("needs", "provides", "word", "text"),
     [
         (("encode_image", "encode_text"), DUAL, "yes", ""),
-        (("pair_score",), DUAL, "derived", "pair_score from contrastive_head + encode_image + encode_text"),
-        (("sequence_logp",), {Capability.TOKEN_LOGPS}, "derived", "sequence_logp from token_logps"),
-        (("token_logps",), DUAL, "no", "missing token_logps"),
-        (("generate", "token_logps"), DUAL, "no", "missing generate, token_logps"),
+        (("sequence_logp",), {Capability.TOKEN_LOGPS}, "no", "missing hidden_states"),
+        (("sequence_logp",), LANGUAGE, "derived", "sequence_logp from hidden_states + token_logps"),
+        (("token_logps",), DUAL, "derived", VIEWED),
+        (("sequence_logp",), DUAL, "derived", VIEWED),
+        (("generate", "token_logps"), DUAL, "derived", VIEWED),
+        (("score_sequences",), DUAL, "no", "missing score_sequences"),
+        (("token_logps",), {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}, "no", "missing token_logps"),
         (("encode_image",), {Capability.ENCODE_IMAGE}, "yes", ""),
     ],
 )
 def test_verdicts(needs: tuple[str, ...], provides: frozenset[Capability], word: str, text: str) -> None:
     verdict = check(objective(*needs), family(*provides), Catalog(load_plugins()))
     assert (verdict.word, verdict.explain()) == (word, text)
+
+
+def test_a_kind_whose_prompts_a_family_does_not_read_is_a_no() -> None:
+    catalog, log_likelihood = Catalog(load_plugins()), ("hidden_states", "token_logps")
+    documents = check(objective(*log_likelihood, kinds=("text",)), family(*DUAL), catalog)
+    assert (documents.word, documents.unread) == ("no", ()) and documents.view is None
+    assert documents.explain() == "missing hidden_states, token_logps"
+    both = check(objective(*log_likelihood, kinds=("text-label", "image-label")), family(*DUAL), catalog)
+    assert (both.word, both.kinds) == ("derived", ("image-label",))
+    texts = check(objective(*log_likelihood, kinds=("text-label", "image-label")), family(*LANGUAGE), catalog)
+    assert (texts.word, texts.kinds) == ("yes", ("text-label",))
+    pictures = check(objective(*log_likelihood, kinds=("image-label",)), family(*LANGUAGE), catalog)
+    assert pictures.explain() == "cannot read image-label examples"
+
+
+def test_pictures_as_answers_are_for_objectives_that_use_differences_alone() -> None:
+    catalog = Catalog(load_plugins())
+    clip = catalog.find("backbones", "clip-lite").spec.families[0]
+    relative = {
+        e.spec.name for e in catalog.entries("objectives") if ("text", "image") in check(e.spec, clip, catalog).pairs
+    }
+    assert relative == {"dpo", "reward", "simpo"}
+
+
+def test_the_matrix_shows_fourteen_objectives_on_clip_lite_but_one() -> None:
+    words = {o.spec.name: v.word for b, _, o, v in matrix(Catalog(load_plugins())) if b.spec.name == "clip-lite"}
+    assert words.pop("contrastive") == "yes" and words.pop("pretrain") == "no"
+    assert set(words.values()) == {"derived"} and len(words) == 12
 
 
 def test_a_modality_that_no_example_kind_avoids_is_a_no() -> None:

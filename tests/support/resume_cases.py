@@ -96,7 +96,8 @@ class Lab:
 
     def _model(self, entry: Entry) -> str:
         for name in self.bench.model_names:
-            if check(entry.spec, source_of(name, self.bench).family, self.catalog).ok:
+            verdict = check(entry.spec, source_of(name, self.bench).family, self.catalog)
+            if verdict.ok and verdict.view is None:
                 return name
         raise LookupError(f"the kit has no model for {entry.spec.name}")
 

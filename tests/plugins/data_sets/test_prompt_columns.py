@@ -82,13 +82,13 @@ def test_what_json_does_not_hold_is_converted_or_named(tmp_path: Path) -> None:
         "day": datetime.date(2026, 1, 2),
         "time": datetime.datetime(2026, 1, 2, 3, 4),
         "price": decimal.Decimal("1.25"),
-        "image": b"\x89PNG",
+        "logo": b"\x89PNG",
         "pictures": [{"bytes": b"\xff"}],
     }
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
     data = read(tmp_path / "p.parquet")
     assert dict(data[0].columns) == {"day": "2026-01-02", "time": "2026-01-02T03:04:00", "price": 1.25}
-    assert data.report()["notes"] == ["rewards do not get columns of bytes: image, pictures"]
+    assert data.report()["notes"] == ["rewards do not get columns of bytes: logo, pictures"]
 
 
 def test_columns_are_part_of_what_a_resumed_run_compares(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     ),
     "rankings where answers to copy are needed": (
         lambda config: config["stages"].update(more={**config["stages"]["sft"], "dataset": {"name": "emoji"}}),
-        ["stage more: sft learns from completion", "emoji yields"],
+        ["stage more: emoji holds pictures with texts as answers", "learns from texts with texts"],
     ),
     "reward without options": (
         _set("stages", "ppo", "rollout", "rewards", value=[{"name": "reward-model"}]),

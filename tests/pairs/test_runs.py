@@ -1,0 +1,193 @@
+"""Runs of language models' objectives on a tiny CLIP: saved, resumed to the bit, cut, on two processes, refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmalign.cli import run
+from mmalign.testing.bench import Workbench
+from mmalign.train.layers import load_layers
+from mmalign.train.plan import Plan, make_plan
+from tests.support.pictures import COLOURS, SHAPES, write_pairs
+from tests.support.project import python_path
+from tests.support.resume_cases import OPTIONS, Lab, assert_same_run, quick_runs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NAMES = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+REWARD = ('rollout.rewards=["exact-match"]', "rollout.samples=2", "objective.minibatches=2")
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "sft": (),
+    "dpo": (),
+    "dpo pictures": (),
+    "kto": (),
+    "reward": (),
+    "ppo": (*REWARD, "objective.epochs=2"),
+    "rloo": (*REWARD,),
+}
+
+
+def write_rows(folder: Path) -> dict[str, str]:
+    """Tables of pictures as prompts, and of pictures as answers."""
+    write_pairs(folder, copies=4)
+    pictures = [(f"{c}-{s}-{copy}.png", f"a {c} {s}") for copy in range(4) for c in COLOURS for s in SHAPES]
+    rows: dict[str, list[Any]] = {name: [] for name in ("texts", "pictures", "prompts")}
+    for number, (file, name) in enumerate(pictures):
+        other, other_name = pictures[(number + 7) % len(pictures)]
+        answers = {"completion": name, "label": True, "chosen": name, "rejected": other_name}
+        rows["texts"].append({"image": file, **answers})
+        rows["pictures"].append({"prompt": name, "chosen": {"path": file}, "rejected": {"path": other}})
+        rows["prompts"].append({"prompt": {"type": "image", "image": file}, "answer": name})
+    for name, table in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    return {name: str(folder / f"{name}.jsonl") for name in rows}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory):
+    with quick_runs():
+        yield Lab(Workbench({}, {}), tmp_path_factory.mktemp("runs"))
+
+
+def plan_of(lab: Lab, tables: dict[str, str], case: str, *options: str) -> Plan:
+    objective, _, of_answers = case.partition(" ")
+    table = "pictures" if of_answers or objective == "reward" else "prompts" if OBJECTIVES[case] else "texts"
+    names = {"objective": objective, "backbone": str(lab.bench.model("tiny-open-clip")), "dataset": tables[table]}
+    sets = [*OPTIONS, "train.micro_batch_size=2", "dataset.holdout=0.2", *OBJECTIVES[case], *options]
+    return make_plan(lab.catalog, load_layers(sets=sets, names=names))
+
+
+@pytest.mark.parametrize("case", OBJECTIVES)
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(lab: Lab, tables: dict[str, str], case: str) -> None:
+    whole = lab.begin(plan_of(lab, tables, case))
+    run_folder = lab.copy(whole.moments["5/6"])
+    lab.resume(run_folder)
+    assert_same_run(run_folder, whole.folder)
+    summary = json.loads((whole.folder / "run.json").read_text())["summary"]
+    assert any(name.startswith("heldout/") for name in summary["after"])
+    assert {"open_clip_config.json", "open_clip_model.safetensors"} <= {
+        p.name for p in (whole.folder / "model").iterdir()
+    }
+
+
+def test_the_saved_model_may_lie_between_the_start_and_the_end(lab: Lab, tables: dict[str, str]) -> None:
+    whole = lab.begin(plan_of(lab, tables, "dpo", "train.wise_ft=0.5"))
+    model = load_file(whole.folder / "model" / "open_clip_model.safetensors")
+    start = load_file(lab.bench.model("tiny-open-clip") / "open_clip_model.safetensors")
+    end = lab.begin(plan_of(lab, tables, "dpo"))
+    end = load_file(end.folder / "model" / "open_clip_model.safetensors")
+    moved = [name for name, value in start.items() if value.is_floating_point() and not torch.equal(value, end[name])]
+    assert len(moved) > 10
+    for name in moved:
+        torch.testing.assert_close(model[name], start[name].lerp(end[name], 0.5), msg=name)
+
+
+@pytest.mark.parametrize("case", ["sft", "dpo", "dpo pictures"])
+def test_the_cut_of_a_batch_changes_no_run(lab: Lab, tables: dict[str, str], case: str) -> None:
+    models = []
+    for size in (1, 2, 4):
+        whole = lab.begin(plan_of(lab, tables, case, f"train.micro_batch_size={size}", "optimizer.eps=0.01"))
+        models.append(load_file(whole.folder / "model" / "open_clip_model.safetensors"))
+    for other in models[1:]:
+        for name, value in models[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_two_processes_give_the_run_of_one(tables: dict[str, str], lab: Lab, tmp_path: Path) -> None:
+    sets = (
+        "train.steps=3",
+        "train.batch_size=8",
+        "train.learning_rate=0.001",
+        "data.num_workers=0",
+        "train.save_every=0",
+    )
+    command = ["-m", "mmalign", "train", "--objective", "sft", "--backbone", str(lab.bench.model("tiny-open-clip"))]
+    command += ["--dataset", tables["texts"], "--device", "cpu", *(part for value in sets for part in ("--set", value))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = []
+    for rank in range(2):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "PYTHONPATH": python_path(), **{name: str(value) for name, value in ranks.items()}}
+        launched.append(subprocess.Popen([sys.executable, *command, "--out", str(tmp_path / "two")], env=environment))
+    assert [process.wait(200) for process in launched] == [0, 0]
+    assert run([*command[2:], "--out", str(tmp_path / "one")]) == 0
+    one, two = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+REFUSED = {
+    "texts for texts": (
+        "dpo",
+        {"prompt": "Q", "chosen": "yes", "rejected": "no"},
+        "texts with texts as answers",
+        "pictures with texts as answers or texts with pictures as answers",
+    ),
+    "pictures as answers of sft": (
+        "sft",
+        {"prompt": "Q", "completion": {"path": "red-square-0.png"}},
+        "texts with pictures as answers",
+        "pictures with texts as answers",
+    ),
+    "one candidate": (
+        "sft",
+        {"image": "red-square-0.png", "completion": "a"},
+        "one candidate, 'a'",
+        "backbone.candidates",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_dual_encoder_does_not_read_is_refused(case: str, lab: Lab, tmp_path: Path, capsys: Any) -> None:
+    objective, row, *words = REFUSED[case]
+    write_pairs(tmp_path, copies=1)
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    names = ["--backbone", str(lab.bench.model("tiny-open-clip")), "--dataset", str(tmp_path / "rows.jsonl")]
+    code = run(
+        ["train", "--objective", objective, *names, "--set", "dataset.holdout=0", "--out", str(tmp_path / "run")]
+    )
+    told = capsys.readouterr().err
+    assert code == 2 and all(word in told for word in words), told
+
+
+def test_pictures_are_refused_for_a_language_model(
+    tables: dict[str, str], lab: Lab, tmp_path: Path, capsys: Any
+) -> None:
+    names = ["--backbone", str(lab.bench.model("tiny-llama")), "--dataset", tables["texts"]]
+    assert run(["train", "--objective", "sft", *names, "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "pictures with texts as answers" in told and "learns from texts with texts as answers" in told
+
+
+def test_embedded_data_of_texts_are_refused_before_weights_are_loaded(capsys: Any, tmp_path: Path) -> None:
+    names = ["--backbone", "clip-lite", "--dataset", "movie-reviews"]
+    assert run(["train", "--objective", "dpo", *names, "--out", str(tmp_path / "run")]) == 2
+    assert "movie-reviews holds" in capsys.readouterr().err
+
+
+def test_a_list_of_candidates_counts_other_answers_as_bad(
+    lab: Lab, tables: dict[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    names = ["--backbone", str(lab.bench.model("tiny-open-clip")), "--dataset", tables["texts"]]
+    listed = tmp_path / "names.txt"
+    listed.write_text("\n".join(NAMES[5:]))
+    sets = ["--set", f"backbone.candidates=@{listed}", "--set", "train.steps=2", "--set", "train.batch_size=4"]
+    sets += ["--set", "data.num_workers=0", "--set", "data.max_bad=0"]
+    assert run(["train", "--objective", "sft", *names, *sets, "--out", str(tmp_path / "run")]) != 0
+    told = capsys.readouterr().err
+    assert "5 candidates" in told and "is none of the 5 candidates" in told
