@@ -32,9 +32,9 @@ def find_dataset(
         default = catalog.default_data(kinds, pairs)
         if default is not None:
             return default, None
-        contents = (
-            f" that hold {' or '.join(map(in_words, sorted(pairs)))}" if pairs and ("text", "text") not in pairs else ""
-        )
+        of_kinds = {pair for kind in kinds if (entry := catalog.lookup("examples", kind)) for pair in entry.spec.pairs}
+        wanted = sorted(of_kinds & pairs)
+        contents = "" if set(wanted) & TEXT_PAIRS else f" that hold {' or '.join(map(in_words, wanted))}"
         raise UsageError(
             f"no default data for {' or '.join(kinds)} examples{contents}",
             hint="Name a data set or a path: --dataset",

@@ -196,8 +196,11 @@ class CandidateModel:
         if hidden.answers is not None:
             scores = self.pair_scores(hidden) / temperature
             return TokenLogps(scores, None, torch.zeros_like(scores, dtype=torch.bool))
-        states = self._scale() * states_at(hidden.states, hidden.layout.predict)
-        head, labels = Head(self.embeddings()), hidden.layout.labels
+        states, labels = self._scale() * states_at(hidden.states, hidden.layout.predict), hidden.layout.labels
+        if not len(labels):  # pictures without answers, as those of a classifier
+            nothing = states.sum(1)
+            return TokenLogps(nothing, nothing if entropy else None, torch.zeros_like(labels, dtype=torch.bool))
+        head = Head(self.embeddings())
         return token_logps(states, head, labels, temperature=temperature, entropy=entropy, uniform=uniform)
 
     def pair_scores(self, hidden: Embedded) -> Tensor:

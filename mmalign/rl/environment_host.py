@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING, Any, Self
 
-from mmalign.contract.examples import Prompt, Turns
+from mmalign.contract.examples import ImageRef, Prompt, Turns
 from mmalign.contract.specs import Entry
-from mmalign.errors import EnvironmentFailure
+from mmalign.errors import EnvironmentFailure, UsageError
 from mmalign.language.messages import require_text
 from mmalign.rl.environment import Turn
 from mmalign.rl.environment_worker import as_json, turns_of
@@ -69,6 +69,12 @@ class EnvironmentHost:
     def begin(self, examples: Sequence[Prompt], seeds: Sequence[int]) -> "list[Started]":
         """Reset an environment for each example, and drop earlier ones. Raises EnvironmentFailure, also if two resets
         with the same example and seed differ."""
+        picture = next((example.key for example in examples if isinstance(example.prompt, ImageRef)), "")
+        if picture:
+            raise UsageError(
+                f"rollout.environment: an environment reads texts, and the prompt of {picture} is a picture",
+                hint="Leave the environment out; rewards score answers to pictures.",
+            )
         if self._connection is not None:
             self._ask("", "forgetting", {"do": "clear"})
         started, prompts = [], {}

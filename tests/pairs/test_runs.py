@@ -105,6 +105,14 @@ def test_the_cut_of_a_batch_changes_no_run(lab: Lab, tables: dict[str, str], cas
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_a_classifier_of_pictures_needs_no_candidates(lab: Lab, tmp_path: Path) -> None:
+    names = {"objective": "classify", "backbone": str(lab.bench.model("tiny-open-clip")), "dataset": "photos"}
+    whole = lab.begin(make_plan(lab.catalog, load_layers(sets=[*OPTIONS, "train.micro_batch_size=2"], names=names)))
+    head = load_file(whole.folder / "model" / "head.safetensors")["weight"]
+    classes = json.loads((whole.folder / "model" / "classes.json").read_text())
+    assert head.shape[0] == len(classes) == 9 and "koala" in classes
+
+
 def test_two_processes_give_the_run_of_one(tables: dict[str, str], lab: Lab, tmp_path: Path) -> None:
     sets = (
         "train.steps=3",
