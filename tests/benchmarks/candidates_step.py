@@ -3,8 +3,8 @@
     python tests/benchmarks/candidates_step.py --candidates 1000 --batch 32 --steps 5
 
 Both read the same pictures with the image tower, backpropagate and step AdamW, in turns in one process. The classifier
-has a linear layer [candidates, D] in the place of the texts. `locked` embeds the texts once; `trained` once a step, with
-their gradient. Printed: the median seconds of each, and their ratios to the classifier's.
+has a linear layer [candidates, D] in the place of the texts. `locked` embeds the texts once; `trained` embeds them once
+a step, with their gradient. Printed: the median seconds of each, and their ratios to the classifier's.
 """
 
 import argparse
