@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from mmalign.contract.batch import Batch
+from mmalign.contract.batch import Batch, Ragged
 from mmalign.contract.examples import ImageRef
 from mmalign.contract.objective import Context
 from mmalign.errors import BadSample, UsageError
 from mmalign.language.sampling import Sampling
 from mmalign.language.sequences import Sequences
+from mmalign.ops.logps import TokenLogps
 from mmalign.ops.policy_gradient import kl_estimate
 from mmalign.pairs import candidates
 from mmalign.pairs.candidates import CandidateModel
@@ -179,6 +180,43 @@ def test_gradients_are_those_of_the_formula_however_a_batch_and_the_list_are_cut
         found = ours.grad if ours.grad is not None else torch.zeros_like(ours)
         torch.testing.assert_close(found, wanted, **EXACT, msg=name)
     assert model.module.logit_scale.grad.abs() > 1e-4
+
+
+class Naive(CandidateModel):
+    """The formula written out: logits of all candidates in each pass, and autograd through all of it."""
+
+    def token_logps(
+        self, hidden: Any, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
+    ) -> Any:
+        logps = (self._logits(hidden)[hidden.layout.predict] / temperature).log_softmax(1)
+        own = logps.gather(1, hidden.layout.labels[:, None])[:, 0]
+        return TokenLogps(own, -(logps.exp() * logps).sum(1), logps.argmax(1) == hidden.layout.labels)
+
+    def pair_scores(self, hidden: Any) -> Tensor:
+        return self._logits(hidden)[hidden.layout.last].gather(1, hidden.layout.labels[:, None])[:, 0]
+
+    def _logits(self, hidden: Any) -> Tensor:
+        tokens = [self.backbone.processor.text(text).ids for text in self.processor.candidates]
+        texts = torch.cat([self.backbone.encode_text(Ragged.from_list([ids])) for ids in tokens])
+        return self.backbone.contrastive_head().log_scale.exp() * hidden.states @ texts.T
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo", "kto", "simpo", "orpo", "cpo", "reward"])
+def test_gradients_of_each_objective_are_those_of_the_formula(bench: Workbench, objective: str) -> None:
+    gradients = []
+    for kind in (CandidateModel, Naive):
+        clip = view(bench).backbone
+        model = kind(clip, TEXTS)
+        own, models, engine = trained(bench.catalog, objective, model)
+        answers = [own_pair[:1] for own_pair in PAIRS] if objective in ("sft", "kto") else PAIRS
+        labels = {"label": torch.arange(N) % 2} if objective == "kto" else {}
+        batch = prepared(own, models, {"sequences": answered(pictures(model), answers), **labels})
+        accumulate(engine, [batch], 2 if kind is CandidateModel else 0)
+        gradients.append({n: p.grad for n, p in clip.module.named_parameters() if p.grad is not None and p.grad.any()})
+    ours, naive = gradients
+    assert ours.keys() == naive.keys() and "logit_scale" in ours and len(ours) > 20
+    for name, expected in naive.items():
+        torch.testing.assert_close(ours[name], expected, **EXACT, msg=name)
 
 
 def test_a_second_update_sees_the_changed_texts(bench: Workbench) -> None:
