@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmalign.contract.batch import Batch, Ragged
+from mmalign.errors import DataError
 
 _MOST_COPIED = 0.1
 
@@ -140,9 +141,11 @@ class Sequences:
 
     def whole(self) -> "Sequences":
         """Each answer joined to a copy of its prompt, as one document with every token but the first a label. Raises
-        ValueError for pictures, and for several answers to a prompt."""
+        DataError for pictures, and ValueError for several answers to a prompt."""
         if self.pictures is not None or self.answer_pictures is not None:
-            raise ValueError("a picture has no tokens to learn")
+            raise DataError(
+                "a picture has no tokens to learn", hint="Learn the answers alone: --set objective.loss_on=completion"
+            )
         prompts, answers = self.prompts.rows(), self.answers.rows()
         texts = [torch.cat([prompts[n], row]) for n, row in zip(self.owner.tolist(), answers, strict=True)]
         documents = Sequences.documents(Ragged.from_list(texts))

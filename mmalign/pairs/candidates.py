@@ -223,7 +223,8 @@ class CandidateModel:
         return known.leaf if learns else known.leaf.detach()
 
     def begin_shared(self) -> None:
-        self.embeddings()
+        if len(self._tokens):
+            self.embeddings()
 
     def finish_gradients(self) -> None:
         embedded = self._embedded

@@ -4,6 +4,7 @@ class Config(BaseModel): candidates: Candidates = CANDIDATES
 texts = candidates_of(config.candidates, [data, heldout], required=True)
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,8 +44,8 @@ def candidates_of(given: Sequence[str], parts: Iterable[Any], *, required: bool)
     """The given texts, or the distinct text answers (of prompts: the solutions) in the parts of the data, in their
     order. required: there must be some, because answers are sampled. Raises UsageError, also for a text given twice."""
     if given:
-        twice = next((text for number, text in enumerate(given) if text in given[:number]), None)
-        if twice is not None:
+        if len(set(given)) < len(given):
+            twice = Counter(given).most_common(1)[0][0]
             raise UsageError(f"backbone.candidates: {twice!r} is in the list twice", hint="Leave one of them out.")
         return tuple(given)
     texts = dict.fromkeys(text for part in parts if part is not None for text in _text_answers(part))

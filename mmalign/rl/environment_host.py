@@ -38,8 +38,7 @@ from mmalign.rl.named import find_named
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from mmalign.language.messages import require_text
-from mmalign.registry.catalog import Catalog
+    from mmalign.registry.catalog import Catalog
 
 START_SECONDS = 60.0  # for the process to start and import the environment
 _GRACE = 5.0  # seconds beyond the limit after which an orphaned process ends itself

@@ -86,8 +86,18 @@ class Job:
 
     @property
     def freezes_batchnorm(self) -> bool:
-        """Whether the batch is split, so that running statistics would depend on the split."""
+        """Whether the batch is split, so that running statistics would depend on the split; or passes in evaluation
+        mode, as those of a reference or of sampling, are compared with those that learn."""
+        return self._is_split or self.plan.verdict.view is not None
+
+    @property
+    def _is_split(self) -> bool:
         return self.processes.world_size > 1 or self.micro_batch < self.local_batch_size
+
+    def batchnorm_note(self, num_frozen: int) -> str:
+        """A line on layers that keep their running statistics."""
+        why = "batch is split" if self._is_split else "answers are compared with those of evaluation mode"
+        return f"{why}: running statistics of {num_frozen} BatchNorm layers are frozen"
 
     @property
     def micro_batch(self) -> int:

@@ -66,7 +66,7 @@ def settle_micro_batch(job: Job, batches: list[Batch], say: Say, run: Run | None
     say(f"{f'micro-batches of {fit.size}' if fit.size else 'one micro-batch'}: {fit.why}")
     num_frozen = job.models.train(freeze_batchnorm=job.freezes_batchnorm)
     if fit.size and num_frozen:
-        say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
+        say(job.batchnorm_note(num_frozen))
 
 
 def measure(job: Job, batches: list[Batch]) -> Fit:

@@ -65,7 +65,7 @@ class Loop:
                 self.save()  # again: this step's checkpoint does not yet say that it is the best
         num_frozen = self.job.models.train(freeze_batchnorm=self.job.freezes_batchnorm)
         if num_frozen and self.job.freezes_batchnorm:
-            self.say(f"batch is split: running statistics of {num_frozen} BatchNorm layers are frozen")
+            self.say(self.job.batchnorm_note(num_frozen))
         stream = self.job.stream(start_step=self.step, bad=self.bad_samples)
         others = self.job.other_streams(start_step=self.step, bad=self.bad_samples)
         sources = (stream, *others.values())

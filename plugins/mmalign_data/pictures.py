@@ -51,21 +51,23 @@ def with_pictures(row: Mapping[str, Any], source: Source, kind: str) -> dict[str
         paths = next((name for name in _HPD_PATHS if isinstance(row.get(name), list)), "")
         if paths and ("human_preference" in row or "rank" in row):
             return _hpd(row, source, paths)
-        changed = dict(row)
+        changed = row = _unwrapped(row, source)
         for name in _OF_ANSWERS:
             changed |= {name: _answer(row[name], name, source)} if name in row else {}
         for name in _OF_PROMPTS:
             if row.get(name) not in (None, "", []):
+                if isinstance(row[name], list) and len(row[name]) > 1:
+                    raise _Wrong(f"the column {name} holds several pictures: models here read one")
                 picture = _picture(row[name], name, source)
                 if picture is None:
                     raise _Wrong(f"the column {name} holds no picture")
                 text = row.get("prompt")
                 if text is not None and not (isinstance(text, str) and text.strip() in _PLACEHOLDERS):
                     raise _Wrong("a prompt of a picture and a text: models read one (dataset.pictures=false: the text)")
-                return {**changed, "prompt": picture}
+                return _answered_by_text({**changed, "prompt": picture})
         if not isinstance(row.get("prompt"), str | None):
-            changed["prompt"] = _prompt(row["prompt"], source)
-        return changed
+            changed = {**changed, "prompt": _prompt(row["prompt"], source)}
+        return _answered_by_text(changed)
     except _Wrong as wrong:
         return str(wrong)
 
@@ -114,20 +116,69 @@ def _one_answer(value: Any, column: str, source: Source, index: int) -> Any:
     return (_picture(value, column, source, index) or value) if pictured else value
 
 
+def _unwrapped(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Conversations of one picture by the user, and perhaps an answer: the picture as `prompt`, the answer as
+    `completion`. A part that only says that there is a picture stands for the one in the column of pictures."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and _parts(messages):
+        first = next((n for n, m in enumerate(messages) if _role(m) == "assistant"), len(messages))
+        others = {name: value for name, value in row.items() if name != "messages"}
+        row = {**others, "prompt": messages[:first], "completion": messages[first:]}
+    if any(row.get(name) not in (None, "", []) for name in _OF_PROMPTS) and isinstance(row.get("prompt"), list):
+        parts = _parts(row["prompt"])
+        bare = parts and all(part == {"type": "image"} or not any(part.values()) for part in _pictures_of(parts))
+        if bare and not _texts_of(parts) and len(row["prompt"]) == 1:
+            row = {**row, "prompt": None}
+    return dict(row)
+
+
+def _answered_by_text(row: dict[str, Any]) -> dict[str, Any]:
+    """Behind a picture, one turn of the assistant that is text is that text."""
+    if not isinstance(row.get("prompt"), Mapping):
+        return row
+    return {name: _said(value) if name in _OF_ANSWERS else value for name, value in row.items()}
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1 and _role(value[0]) == "assistant":
+        content = value[0].get("content")
+        texts = _texts_of(_parts(value))
+        return content if isinstance(content, str) else texts[0] if len(texts) == 1 else value
+    return (
+        [_said(item) for item in value]
+        if isinstance(value, list) and all(isinstance(v, list) for v in value)
+        else value
+    )
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, Mapping) else None
+
+
+def _parts(messages: list[Any]) -> list[Mapping[str, Any]]:
+    """The parts of all messages whose content is a list."""
+    contents = (message.get("content") for message in messages if isinstance(message, Mapping))
+    return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+
+
+def _pictures_of(parts: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [part for part in parts if str(part.get("type", "")).startswith("image")]
+
+
+def _texts_of(parts: list[Mapping[str, Any]]) -> list[str]:
+    return [str(part["text"]) for part in parts if part.get("type") == "text" and str(part.get("text") or "").strip()]
+
+
 def _prompt(value: Any, source: Source) -> Any:
     """A picture; or messages, of which one by the user with nothing but a picture is that picture."""
     if isinstance(value, bytes | Mapping):
         return _picture(value, "prompt", source) or value
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
-        content = value[0].get("content")
-        if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, Mapping)]
-            pictures = [part for part in parts if str(part.get("type", "")).startswith("image")]
-            texts = [part for part in parts if part.get("type") == "text" and str(part.get("text", "")).strip()]
-            if pictures and (texts or len(pictures) > 1):
-                raise _Wrong("a prompt of several pictures, or of a picture and a text: models here read one of them")
-            if pictures:
-                return _picture(pictures[0], "prompt", source) or value
+    if isinstance(value, list) and _pictures_of(parts := _parts(value)):
+        pictures = _pictures_of(parts)
+        plain = any(isinstance(message, Mapping) and isinstance(message.get("content"), str) for message in value)
+        if _texts_of(parts) or plain or len(pictures) > 1:
+            raise _Wrong("a prompt of several pictures, or of a picture and a text: models here read one of them")
+        return _picture(pictures[0], "prompt", source) or value
     return value
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mmalign.contract.batch import Batch
+from mmalign.device import keep_freed_memory
 from mmalign.language.sequences import Sequences
 from mmalign.models.load import load_model
 from mmalign.models.references import find_source
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
     given = parser.parse_args()
+    keep_freed_memory()  # as runs do
     catalog = Catalog(load_plugins())
     size = load_model(catalog, find_source("clip-lite", catalog)).processor.preprocess.size
     pixels = torch.randn(given.batch, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -105,6 +105,17 @@ def test_the_cut_of_a_batch_changes_no_run(lab: Lab, tables: dict[str, str], cas
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_the_first_step_learns_from_what_the_reference_saw(lab: Lab, tables: dict[str, str]) -> None:
+    """BatchNorm keeps its running statistics, also where the batch is not split."""
+    names = {"objective": "dpo", "backbone": str(lab.bench.model("tiny-open-clip-bn")), "dataset": tables["texts"]}
+    sets = [*OPTIONS, "train.micro_batch_size=4", "train.batch_size=4"]
+    whole = lab.begin(make_plan(lab.catalog, load_layers(sets=sets, names=names)))
+    first = next(
+        row for row in map(json.loads, (whole.folder / "metrics.jsonl").read_text().splitlines()) if "loss" in row
+    )
+    assert abs(first["margin"]) < 1e-5 and first["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
 def test_a_classifier_of_pictures_needs_no_candidates(lab: Lab, tmp_path: Path) -> None:
     names = {"objective": "classify", "backbone": str(lab.bench.model("tiny-open-clip")), "dataset": "photos"}
     whole = lab.begin(make_plan(lab.catalog, load_layers(sets=[*OPTIONS, "train.micro_batch_size=2"], names=names)))

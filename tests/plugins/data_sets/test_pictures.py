@@ -82,6 +82,31 @@ def test_a_prompt_is_a_picture(form: str, folder: Path) -> None:
     assert colour(prompt.prompt) == RED and prompt.solution == "red" and pair_of(prompt) == ("image", "")
 
 
+USER = {"role": "user", "content": [{"type": "image", "image": "pictures/red.png"}]}
+BARE = {"role": "user", "content": [{"type": "image"}]}
+RED_SAID = {"role": "assistant", "content": "red"}
+BLUE_SAID = {"role": "assistant", "content": [{"type": "text", "text": "blue"}]}
+
+
+def test_conversations_of_a_picture_and_an_answer(folder: Path) -> None:
+    rows = (
+        {"messages": [USER, RED_SAID]},
+        {"prompt": [USER], "completion": [RED_SAID]},
+        {"prompt": [BARE], "images": ["pictures/red.png"], "completion": [RED_SAID]},
+        {"messages": [BARE, RED_SAID], "image": "pictures/red.png"},
+    )
+    data = [
+        example for n, row in enumerate(rows) for example in read(CompletionFiles, lines(folder / f"{n}.jsonl", row))
+    ]
+    assert [(colour(e.prompt), e.completion) for e in data] == [(RED, "red")] * 4
+    pair = {"prompt": [BARE], "images": ["pictures/red.png"], "chosen": [RED_SAID], "rejected": [BLUE_SAID]}
+    (example,) = read(PreferenceFiles, lines(folder / "pair.jsonl", pair))
+    assert (colour(example.prompt), example.chosen, example.rejected) == (RED, "red", "blue")
+    talk = {"messages": [{"role": "user", "content": "Hi"}, RED_SAID]}
+    (example,) = read(CompletionFiles, lines(folder / "talk.jsonl", talk))
+    assert example.prompt[0].content == "Hi", "conversations of texts stay as they are"
+
+
 def test_cells_of_parquet_as_datasets_writes_them(folder: Path) -> None:
     cells = [{"bytes": png(each), "path": f"{number}.png"} for number, each in enumerate([RED, BLUE, RED, BLUE, BLUE])]
     names = ["red", "blue", "red", "blue", "blue"]
@@ -135,6 +160,7 @@ WRONG = {
         "prompt": [{"role": "user", "content": [{"type": "image", "path": "pictures/red.png"}] * 2}],
         "completion": "x",
     },
+    "holds several pictures": {"images": ["pictures/red.png", "pictures/blue.png"], "completion": "x"},
     "is not base64": {"image": "data:image/png;base64,???", "completion": "x"},
     "pictures as answers to a picture": {"image": "pictures/red.png", "completion": {"path": "pictures/blue.png"}},
     "holds no picture": {"image": 7, "completion": "x"},
