@@ -86,7 +86,7 @@ def reads_sequences(need: Need) -> bool:
 @dataclass(frozen=True)
 class View:
     """A second interface to models with the capabilities `source`: a class of the core wraps such a model, and thereby
-    provides further capabilities. target: the class. pairs: the contents of prompts and answers that it reads;
+    provides further capabilities. pairs: the contents of prompts and answers that it reads;
     relative_pairs: those that it reads for an objective that is `relative`."""
 
     name: str
@@ -95,7 +95,6 @@ class View:
     provides: frozenset[Capability]
     pairs: frozenset[Pair]
     relative_pairs: frozenset[Pair]
-    target: str
 
 
 VIEWS = (
@@ -106,7 +105,6 @@ VIEWS = (
         provides=frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS, Capability.GENERATE}),
         pairs=frozenset({("image", "text"), ("image", "")}),
         relative_pairs=frozenset({("text", "image")}),
-        target="mmalign.pairs.candidates:CandidateModel",
     ),
 )
 

@@ -74,7 +74,7 @@ class Sequences:
         self, answers: Sequence[Sequence[Tensor]], learn: Sequence[Sequence[Tensor]] | None = None
     ) -> "Sequences":
         """The same prompts with other answers: for each prompt a list of ids [T]; learn as in `from_lists`."""
-        made = Sequences.from_lists(self.prompts.rows(), answers, learn)
+        made = Sequences.from_lists([], answers, learn)
         return replace(made, prompts=self.prompts, pictures=self.pictures)
 
     def inputs(self) -> list[Tensor]:

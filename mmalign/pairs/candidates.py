@@ -118,7 +118,7 @@ class Embedded(NamedTuple):
     answers: Tensor | None
 
 
-class _Embedded(NamedTuple):
+class _Candidates(NamedTuple):
     """leaf: [C, D]. state: of what it depends on. learns: whether it was computed with gradient. trains: whether it may
     depend on parameters that train. chunks: the embeddings with their graphs, if it does."""
 
@@ -146,7 +146,7 @@ class CandidateModel:
             probe = Ragged.from_list([backbone.processor.text("a").ids]).to(self._device)
             self.hidden_width = backbone.encode_text(probe).shape[1]
         self._tokens = Ragged.from_list([backbone.processor.text(text).ids for text in texts])
-        self._embedded: _Embedded | None = None
+        self._embedded: _Candidates | None = None
         layers = backbone.module.modules()
         self._drops_out = any(isinstance(layer, torch.nn.Dropout) and layer.p > 0 for layer in layers)
 
@@ -237,7 +237,7 @@ class CandidateModel:
         for chunk, gradient in zip(embedded.chunks, gradients, strict=True):
             chunk.backward(gradient)
 
-    def _embed(self, learns: bool) -> "_Embedded":
+    def _embed(self, learns: bool) -> "_Candidates":
         """With gradient, activations are not kept: each chunk is computed again in the backward pass, with the random
         state that it had."""
         chunks = []
@@ -248,7 +248,7 @@ class CandidateModel:
         trains = any(chunk.requires_grad for chunk in chunks)
         leaf = torch.cat([chunk.detach() for chunk in chunks]).requires_grad_(trains)
         trains = trains or not learns  # without gradient, nothing says on which parameters they depend
-        return _Embedded(leaf, self._state(trains), learns, trains, chunks if leaf.requires_grad else [])
+        return _Candidates(leaf, self._state(trains), learns, trains, chunks if leaf.requires_grad else [])
 
     def _state(self, trains: bool) -> tuple[int, ...]:
         """The precision, the mode if anything is dropped out, and the versions of the parameters: of all, or, if the

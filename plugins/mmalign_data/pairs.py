@@ -8,21 +8,19 @@ found.settle("read")                     # once for each row, member or file: it
 pairs = found.finish(max_bad=0.01)
 """
 
-import functools
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from mmalign.contract.examples import ImageRef, ImageText
-from mmalign.errors import BadSample, DataError
-from mmalign_data.parquet_files import open_parquet, text_columns
+from mmalign.errors import DataError
+from mmalign_data.parquet_files import picture_bytes
 
 MAX_CAPTION = 100_000  # characters; longer ones are documents, or a table read with the wrong separator
 
@@ -64,7 +62,7 @@ class Pairs:
             return ImageText(key, ImageRef(os.path.join(self.roots[where], name)), text, group=f"{where}/{name}")
         if self.kind == "slice":
             return ImageText(name, ImageRef(source, offset, size), text, group=f"{where}/{name}")
-        image = ImageRef(f"{source}:{name}", data=_cell(source, self.roots[where], offset, size))
+        image = ImageRef(f"{source}:{name}", data=picture_bytes(source, self.roots[where], offset, size))
         return ImageText(name, image, text, group=f"{where}/{name}")
 
     def fingerprint(self) -> str:
@@ -159,26 +157,3 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _cell(path: str, column: str, group: int, row: int) -> bytes:
-    try:
-        value: Any = _row_group(path, column, group)[row].as_py()
-    except (OSError, pa.ArrowException, IndexError, DataError) as error:
-        raise BadSample(f"{path}: row {row} of row group {group}: {error}") from error
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    if not isinstance(value, bytes):
-        raise BadSample(f"{path}: row {row} of row group {group}: no image bytes")
-    return value
-
-
-@functools.lru_cache(maxsize=4)
-def _row_group(path: str, column: str, group: int) -> pa.ChunkedArray:
-    """The image column of one row group. Random access decodes a whole group, so small groups (100 rows) are
-    quickest."""
-    import pyarrow.parquet as pq
-
-    # As dictionary and indices, because one image may be in any number of rows.
-    file = pq.ParquetFile(path, read_dictionary=text_columns(open_parquet(Path(path))))
-    return file.read_row_group(group, columns=[column], use_threads=False).column(column)

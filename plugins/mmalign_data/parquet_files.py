@@ -8,11 +8,12 @@ the metadata (compressed pages, runs of values). One entry of a dictionary may b
 and indices are read too, without writing them out.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmalign.errors import DataError
+from mmalign.errors import BadSample, DataError
 
 _FREE = 64_000_000  # bytes that any file may unpack to
 _RATIO = 1000
@@ -60,6 +61,33 @@ def parquet_rows(
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged: {error}") from error
+
+
+def picture_bytes(path: str, column: str, group: int, row: int, index: int = -1) -> bytes:
+    """The bytes in a cell, or in {bytes, path} there. index: in a list in the cell; -1: none. Raises BadSample."""
+    import pyarrow as pa
+
+    where = f"{path}: row {row} of row group {group}"
+    try:
+        value: Any = _row_group(path, column, group)[row].as_py()
+    except (OSError, pa.ArrowException, IndexError, DataError) as error:
+        raise BadSample(f"{where}: {error}") from error
+    value = value[index] if index >= 0 and isinstance(value, list) else value
+    value = value.get("bytes") if isinstance(value, Mapping) else value
+    if not isinstance(value, bytes):
+        raise BadSample(f"{where}: no image bytes")
+    return value
+
+
+@functools.lru_cache(maxsize=4)
+def _row_group(path: str, column: str, group: int) -> Any:
+    """The image column of one row group. Random access decodes a whole group, so small groups (100 rows) are
+    quickest."""
+    import pyarrow.parquet as pq
+
+    # As dictionary and indices, because one image may be in any number of rows.
+    file = pq.ParquetFile(path, read_dictionary=text_columns(open_parquet(Path(path))))
+    return file.read_row_group(group, columns=[column], use_threads=False).column(column)
 
 
 def text_columns(file: Any) -> list[str]:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.contract.examples import Content, ImageRef
-from mmalign.errors import BadSample, DataError
 from mmalign.language.messages import as_turns
-from mmalign_data.parquet_files import open_parquet
+from mmalign_data.parquet_files import open_parquet, picture_bytes
 
 _OF_PROMPTS = ("image", "images")
 _OF_ANSWERS = ("completion", "chosen", "rejected", "completions")
@@ -51,9 +50,8 @@ def with_pictures(row: Mapping[str, Any], source: Source, kind: str) -> dict[str
         paths = next((name for name in _HPD_PATHS if isinstance(row.get(name), list)), "")
         if paths and ("human_preference" in row or "rank" in row):
             return _hpd(row, source, paths)
-        changed = row = _unwrapped(row, source)
-        for name in _OF_ANSWERS:
-            changed |= {name: _answer(row[name], name, source)} if name in row else {}
+        row = _unwrapped(row)
+        row |= {name: _answer(row[name], name, source) for name in _OF_ANSWERS if name in row}
         for name in _OF_PROMPTS:
             if row.get(name) not in (None, "", []):
                 if isinstance(row[name], list) and len(row[name]) > 1:
@@ -64,10 +62,10 @@ def with_pictures(row: Mapping[str, Any], source: Source, kind: str) -> dict[str
                 text = row.get("prompt")
                 if text is not None and not (isinstance(text, str) and text.strip() in _PLACEHOLDERS):
                     raise _Wrong("a prompt of a picture and a text: models read one (dataset.pictures=false: the text)")
-                return _answered_by_text({**changed, "prompt": picture})
+                return _answered_by_text({**row, "prompt": picture})
         if not isinstance(row.get("prompt"), str | None):
-            changed = {**changed, "prompt": _prompt(row["prompt"], source)}
-        return _answered_by_text(changed)
+            row["prompt"] = _prompt(row["prompt"], source)
+        return _answered_by_text(row)
     except _Wrong as wrong:
         return str(wrong)
 
@@ -116,7 +114,7 @@ def _one_answer(value: Any, column: str, source: Source, index: int) -> Any:
     return (_picture(value, column, source, index) or value) if pictured else value
 
 
-def _unwrapped(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
+def _unwrapped(row: Mapping[str, Any]) -> dict[str, Any]:
     """Conversations of one picture by the user, and perhaps an answer: the picture as `prompt`, the answer as
     `completion`. A part that only says that there is a picture stands for the one in the column of pictures."""
     messages = row.get("messages")
@@ -126,7 +124,10 @@ def _unwrapped(row: Mapping[str, Any], source: Source) -> dict[str, Any]:
         row = {**others, "prompt": messages[:first], "completion": messages[first:]}
     if any(row.get(name) not in (None, "", []) for name in _OF_PROMPTS) and isinstance(row.get("prompt"), list):
         parts = _parts(row["prompt"])
-        bare = parts and all(part == {"type": "image"} or not any(part.values()) for part in _pictures_of(parts))
+        # Tables with one schema for all parts hold null under the other keys.
+        bare = parts and not any(
+            value for part in _pictures_of(parts) for name, value in part.items() if name != "type"
+        )
         if bare and not _texts_of(parts) and len(row["prompt"]) == 1:
             row = {**row, "prompt": None}
     return dict(row)
@@ -243,15 +244,7 @@ def _in_cell(column: str, source: Source, index: int) -> dict[str, Any]:
 def _cell(file: str, column: str, number: int, index: int) -> bytes:
     starts = _starts(file)
     group = bisect.bisect_right(starts, number - 1) - 1
-    try:
-        value: Any = _column(file, column, group)[number - 1 - starts[group]].as_py()
-    except (OSError, IndexError, ValueError, DataError) as error:  # pyarrow's own are of these
-        raise BadSample(f"{file}: row {number}: {error}") from error
-    value = value[index] if index >= 0 and isinstance(value, list) else value
-    value = value.get("bytes") if isinstance(value, Mapping) else value
-    if not isinstance(value, bytes):
-        raise BadSample(f"{file}: row {number}: no bytes of a picture in the column {column}")
-    return value
+    return picture_bytes(file, column, group, number - 1 - starts[group], index)
 
 
 @functools.lru_cache(maxsize=16)
@@ -261,11 +254,3 @@ def _starts(file: str) -> list[int]:
     for group in range(metadata.num_row_groups):
         before.append(before[-1] + metadata.row_group(group).num_rows)
     return before[:-1]
-
-
-@functools.lru_cache(maxsize=4)
-def _column(file: str, column: str, group: int) -> Any:
-    """Random access decodes a whole group, so small groups (100 rows) are quickest."""
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(file).read_row_group(group, columns=[column], use_threads=False).column(column)

@@ -84,6 +84,7 @@ def test_a_prompt_is_a_picture(form: str, folder: Path) -> None:
 
 USER = {"role": "user", "content": [{"type": "image", "image": "pictures/red.png"}]}
 BARE = {"role": "user", "content": [{"type": "image"}]}
+NULLS = {"role": "user", "content": [{"type": "image", "text": None, "image": None}]}
 RED_SAID = {"role": "assistant", "content": "red"}
 BLUE_SAID = {"role": "assistant", "content": [{"type": "text", "text": "blue"}]}
 
@@ -94,11 +95,12 @@ def test_conversations_of_a_picture_and_an_answer(folder: Path) -> None:
         {"prompt": [USER], "completion": [RED_SAID]},
         {"prompt": [BARE], "images": ["pictures/red.png"], "completion": [RED_SAID]},
         {"messages": [BARE, RED_SAID], "image": "pictures/red.png"},
+        {"messages": [NULLS, RED_SAID], "image": "pictures/red.png"},
     )
     data = [
         example for n, row in enumerate(rows) for example in read(CompletionFiles, lines(folder / f"{n}.jsonl", row))
     ]
-    assert [(colour(e.prompt), e.completion) for e in data] == [(RED, "red")] * 4
+    assert [(colour(e.prompt), e.completion) for e in data] == [(RED, "red")] * 5
     pair = {"prompt": [BARE], "images": ["pictures/red.png"], "chosen": [RED_SAID], "rejected": [BLUE_SAID]}
     (example,) = read(PreferenceFiles, lines(folder / "pair.jsonl", pair))
     assert (colour(example.prompt), example.chosen, example.rejected) == (RED, "red", "blue")
