@@ -86,27 +86,33 @@ def reads_sequences(need: Need) -> bool:
 @dataclass(frozen=True)
 class View:
     """A second interface to models with the capabilities `source`: a class of the core wraps such a model, and thereby
-    provides further capabilities. pairs: the contents of prompts and answers that it reads;
-    relative_pairs: those that it reads for an objective that is `relative`."""
+    provides further capabilities. target: that class, "package.module:Name", a `mmalign.registry.views.ViewOfModel`.
+    alone: it needs nothing but the model, so that commands and evaluations may use it. pairs: the contents of prompts
+    and answers that it reads; relative_pairs: those that it reads for an objective that is `relative`."""
 
     name: str
     summary: str
+    target: str
     source: frozenset[Capability]
     provides: frozenset[Capability]
-    pairs: frozenset[Pair]
-    relative_pairs: frozenset[Pair]
+    pairs: frozenset[Pair] = frozenset()
+    relative_pairs: frozenset[Pair] = frozenset()
+    alone: bool = False
 
 
 VIEWS = (
     View(
         name="candidates",
         summary="a language model of one token, whose vocabulary is a list of texts",
+        target="mmalign.pairs.candidates:CandidateModel",
         source=_DUAL_ENCODER,
         provides=frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS, Capability.GENERATE}),
         pairs=frozenset({("image", "text"), ("image", "")}),
         relative_pairs=frozenset({("text", "image")}),
     ),
 )
+
+ALONE = tuple(view for view in VIEWS if view.alone)
 
 
 def parse_need(name: str) -> Need:

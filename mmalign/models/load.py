@@ -2,15 +2,17 @@
 options.
 
 source = require_source(catalog, "runs/dpo/model", ("generate",), "generate")
-model = load_model(catalog, source, {"lora": {"rank": 8}}, device=device, say=print)
+model = load_model(catalog, source, {"lora": {"rank": 8}}, needs=("generate",), device=device, say=print)
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmalign.contract.capabilities import ALONE
 from mmalign.models.folder import refuse_random_weights
 from mmalign.models.references import find_source
-from mmalign.registry.compat import require_needs
+from mmalign.registry.compat import check_needs, require_needs
+from mmalign.registry.views import through
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
 
 
 def require_source(catalog: "Catalog", reference: str, needs: Sequence[str], who: str) -> "Source":
-    """The source of a reference; raises IncompatibleError where its family lacks a capability that `who` needs."""
+    """The source of a reference; raises IncompatibleError where its family lacks a capability that `who` needs, and no
+    view of a model alone has it."""
     source = find_source(reference, catalog)
-    require_needs(who, needs, source.family, reference, catalog)
+    require_needs(who, needs, source.family, reference, catalog, ALONE)
     return source
 
 
@@ -32,6 +35,7 @@ def load_model(
     source: "Source",
     options: "Mapping[str, Any] | BaseModel | None" = None,
     *,
+    needs: Sequence[str] = (),
     device: "torch.device | None" = None,
     frozen: bool = False,
     if_random: str = "",
@@ -40,7 +44,8 @@ def load_model(
     """The model on its device (None: the CPU, where it was built); raises UsageError for wrong options, and its
     loader's errors.
 
-    options: the backbone's, as a user gave them or checked already. frozen: without gradient, in evaluation mode.
+    options: the backbone's, as a user gave them or checked already. needs: capabilities; where the family has them only
+    through a view of the model alone, that view is returned. frozen: without gradient, in evaluation mode.
     if_random: the consequence of random weights, which are then refused unless the options ask for them; empty: they
     are allowed. say: is told where the model is, if not where the reference points, and notes on it.
     """
@@ -66,4 +71,5 @@ def load_model(
         model.module.requires_grad_(False).eval()
     for note in filter(None, (source.note, facts.get("note"))):
         say(note)
-    return model
+    view = check_needs(needs, source.family, ALONE).view
+    return model if view is None else through(view, model, config, say=say)

@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from safetensors.torch import save_file
@@ -37,6 +37,7 @@ from mmalign.language.layout import Layout, states_at
 from mmalign.language.protocols import TokenizedAnswers
 from mmalign.language.sampling import Generated, Sampling, draw, uniforms
 from mmalign.ops.logps import Head, TokenLogps, token_logps
+from mmalign.pairs.options import candidates_of
 
 if TYPE_CHECKING:
     import random
@@ -149,6 +150,16 @@ class CandidateModel:
         self._embedded: _Candidates | None = None
         layers = backbone.module.modules()
         self._drops_out = any(isinstance(layer, torch.nn.Dropout) and layer.p > 0 for layer in layers)
+
+    @classmethod
+    def wrap(
+        cls, model: "DualEncoder", options: Any, data: Sequence[Any], samples: bool, say: Callable[[str], None]
+    ) -> Self:
+        """With the candidates of the options or of the data, which `say` is told. Raises UsageError."""
+        candidates = candidates_of(options.candidates, data, required=samples)
+        if candidates:
+            say(f"{len(candidates):,} candidates: {', '.join(candidates[:3])}{', ...' if len(candidates) > 3 else ''}")
+        return cls(model, candidates)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "backbone":  # copying asks before there is a backbone

@@ -49,9 +49,23 @@ class Verdict:
         return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
-def check_needs(needs: Iterable[str], family: Family) -> Verdict:
-    """Check a list of needs (of a role, an evaluation, a command) against a family."""
-    return _needs(needs, family.provides)
+def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = ()) -> Verdict:
+    """Check a list of needs (of a role, an evaluation, a command) against a family, and then against it through each of
+    the views."""
+    direct = _needs(needs, family.provides)
+    for view in views if not direct.ok else ():
+        if view.source <= family.provides:
+            verdict = _needs(needs, family.provides | view.provides)
+            if verdict.ok:
+                return _seen_through(view, verdict, needs, family)
+    return direct
+
+
+def _seen_through(view: View, verdict: Verdict, needs: Iterable[str], family: Family) -> Verdict:
+    """The verdict on a family through a view: what the family lacks is derived from what the view needs."""
+    through = tuple(sorted(map(str, view.source)))
+    names = {*verdict.derived, *(need for need in needs if need not in family.provides)}
+    return replace(verdict, derived=dict.fromkeys(sorted(names), through), view=view)
 
 
 def _needs(needs: Iterable[str], provides: frozenset[Capability]) -> Verdict:
@@ -77,9 +91,7 @@ def check(objective: ObjectiveSpec, family: Family, catalog: Catalog) -> Verdict
             verdict = _check(objective, family.provides | view.provides, family.modalities, pairs, catalog)
             if verdict.ok:
                 needs = {need for role in objective.roles for need in role.needs}
-                through = tuple(sorted(map(str, view.source)))
-                derived = {need: through for need in sorted(needs - family.provides) if need not in verdict.derived}
-                return replace(verdict, derived=derived | dict.fromkeys(verdict.derived, through), view=view)
+                return _seen_through(view, verdict, needs, family)
     return direct
 
 
@@ -114,11 +126,15 @@ def require(objective: Entry, family: Family, reference: str, catalog: Catalog) 
     raise incompatible(name, needs, verdict, family, reference, catalog, f"mmalign matrix {name}")
 
 
-def require_needs(who: str, needs: Sequence[str], family: Family, reference: str, catalog: Catalog) -> None:
-    """Raise IncompatibleError if `who`, a command or an evaluation, needs what the family does not provide."""
-    verdict = check_needs(needs, family)
+def require_needs(
+    who: str, needs: Sequence[str], family: Family, reference: str, catalog: Catalog, views: Iterable[View] = ()
+) -> Verdict:
+    """Raise IncompatibleError if `who`, a command or an evaluation, needs what the family does not provide, itself or
+    through one of the views."""
+    verdict = check_needs(needs, family, views)
     if not verdict.ok:
         raise incompatible(who, needs, verdict, family, reference, catalog, "mmalign list backbones")
+    return verdict
 
 
 def incompatible(

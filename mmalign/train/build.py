@@ -27,8 +27,7 @@ from mmalign.display import Say
 from mmalign.errors import DataError, IncompatibleError, UsageError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign.models.load import load_model
-from mmalign.pairs.candidates import CandidateModel
-from mmalign.pairs.options import candidates_of
+from mmalign.registry.views import through
 from mmalign.train import rng
 from mmalign.train.compiling import check_compile, check_passes
 from mmalign.train.config import TrainConfig
@@ -327,10 +326,8 @@ def _through_view(plan: Plan, parts: tuple[Any, ...], say: Say, model: Any) -> A
     """The model as the plan's view of it, where the objective runs through one."""
     if plan.verdict.view is None:
         return model
-    candidates = candidates_of(plan.configs["backbone"].candidates, parts, required=plan.objective.spec.online)
-    if candidates:
-        say(f"{len(candidates):,} candidates: {', '.join(candidates[:3])}{', ...' if len(candidates) > 3 else ''}")
-    return CandidateModel(model, candidates)
+    samples = plan.objective.spec.online
+    return through(plan.verdict.view, model, plan.configs["backbone"], data=parts, samples=samples, say=say)
 
 
 def _training_data(plan: Plan) -> Any:

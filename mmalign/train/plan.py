@@ -4,7 +4,7 @@ plan = make_plan(catalog, sections)      # sections as `mmalign.train.layers.loa
 plan.to_yaml()                           # every option, defaults included; a run resumes from it
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, OPEN_SECTIONS, section_model
 from mmalign.config.validate import build, build_all
 from mmalign.contract.backbone import ChecksTraining, NamesPlaces
-from mmalign.contract.capabilities import Pair, in_words
+from mmalign.contract.capabilities import Pair, View, in_words
 from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Objective
 from mmalign.contract.source import Source
@@ -163,8 +163,9 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
     feed_class = catalog.load_place(objective, objective.spec.feed) if feeds else FixedExamples
     if feeds:
         configs["rollout"] = feed_class.check(catalog, configs["rollout"], objective.spec)
-    evaluations = _evaluations(catalog, source, dataset, configs["evaluation"])
-    baselines = _baselines(catalog, source, configs["evaluation"])
+    views = () if verdict.view is None else (verdict.view,)
+    evaluations = _evaluations(catalog, source, views, dataset, configs["evaluation"])
+    baselines = _baselines(catalog, source, views, configs["evaluation"])
     example = catalog.find("examples", kind)
     classes = {section: catalog.load(entry) for section, entry in named.items()}  # heavy imports from here on
     streams = _streams(catalog, objective, objective.spec.streams(configs["objective"]), sections, verdict.pairs)
@@ -186,7 +187,7 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         verdict=verdict,
         configs=configs,
         catalog=catalog,
-        role_sources=_role_sources(catalog, objective, configs["objective"]),
+        role_sources=_role_sources(catalog, objective, views, configs["objective"]),
         optimizer=optimizer,
         trackers=_trackers(catalog, sections.get("trackers", {})),
         reasons=reasons,
@@ -266,7 +267,7 @@ def _streams(
     return streams
 
 
-def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, Source]:
+def _role_sources(catalog: Catalog, objective: Entry, views: Sequence[View], config: Any) -> dict[str, Source]:
     """Sources of roles whose model an option names. Raises UsageError for a missing one, IncompatibleError for one that
     lacks what the role needs."""
     sources = {}
@@ -280,7 +281,7 @@ def _role_sources(catalog: Catalog, objective: Entry, config: Any) -> dict[str, 
         if reference and role.used(config):
             source = find_source(reference, catalog)
             who = f"role {role.name} of {objective.spec.name} (objective.{role.source_option})"
-            require_needs(who, role.needs, source.family, reference, catalog)
+            require_needs(who, role.needs, source.family, reference, catalog, views)
             sources[role.name] = source
     return sources
 
@@ -336,24 +337,27 @@ def _default_backbone(catalog: Catalog, objective: Entry) -> str:
     )
 
 
-def _evaluations(catalog: Catalog, source: Source, dataset: Entry, config: EvaluationConfig) -> tuple[Entry, ...]:
+def _evaluations(
+    catalog: Catalog, source: Source, views: Sequence[View], dataset: Entry, config: EvaluationConfig
+) -> tuple[Entry, ...]:
     """The named evaluations; without names, those of every run that the backbone can run. Raises IncompatibleError for
     a named one that it cannot run."""
     if not config.names:
 
         def wanted(spec: Any) -> bool:
             own = spec.in_training == "own-data" and not set(spec.kinds).isdisjoint(dataset.spec.kinds)
-            return (own or spec.in_training == "always") and check_needs(spec.needs, source.family).ok
+            return (own or spec.in_training == "always") and check_needs(spec.needs, source.family, views).ok
 
         return tuple(entry for entry in catalog.entries("evaluations") if wanted(entry.spec))
     chosen = tuple(catalog.find("evaluations", name) for name in config.names)
     for entry in chosen:
-        require_needs(f"evaluation {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
+        who = f"evaluation {entry.spec.name}"
+        require_needs(who, entry.spec.needs, source.family, source.reference, catalog, views)
     return chosen
 
 
 def _baselines(
-    catalog: Catalog, source: Source, config: EvaluationConfig
+    catalog: Catalog, source: Source, views: Sequence[View], config: EvaluationConfig
 ) -> tuple[tuple[Entry, Mapping[str, Any]], ...]:
     """Each baseline with its checked options; raises UsageError, or IncompatibleError for one that the backbone cannot
     run."""
@@ -365,7 +369,8 @@ def _baselines(
                 f"evaluation.baselines: {baseline} names no evaluation", hint="For example: {name: few-shot, shots: 8}"
             )
         entry = catalog.find("evaluations", str(baseline["name"]))
-        require_needs(f"baseline {entry.spec.name}", entry.spec.needs, source.family, source.reference, catalog)
+        who = f"baseline {entry.spec.name}"
+        require_needs(who, entry.spec.needs, source.family, source.reference, catalog, views)
         evaluation_config(catalog, entry, options, f"evaluation.baselines[{number}]")
         baselines.append((entry, options))
     return tuple(baselines)
