@@ -39,6 +39,13 @@ class Processor(Protocol):
     def text(self, text: str) -> TokenizedText: ...
 
 
+@runtime_checkable
+class EncodesQueries(Protocol):
+    """A processor that encodes a text that is searched with otherwise than one that is found."""
+
+    def query(self, text: str) -> TokenizedText: ...
+
+
 class Backbone(Protocol):
     """A model of some family with its processor. It draws random numbers only from torch's generators."""
 
@@ -131,5 +138,9 @@ class SharesWork(Protocol):
         ...
 
 
-class DualEncoder(Backbone, EncodesImages, EncodesText, HasContrastiveHead, Protocol):
+class TextEncoder(Backbone, EncodesText, HasContrastiveHead, Protocol):
+    """The backbone of contrastive training on texts."""
+
+
+class DualEncoder(TextEncoder, EncodesImages, Protocol):
     """The backbone of zero-shot classification and contrastive training."""

@@ -110,6 +110,14 @@ VIEWS = (
         pairs=frozenset({("image", "text"), ("image", "")}),
         relative_pairs=frozenset({("text", "image")}),
     ),
+    View(
+        name="embedder",
+        summary="an encoder of texts, by pooling the hidden states",
+        target="mmalign.pairs.embedder:Embedder",
+        source=_TRUNK,
+        provides=frozenset({Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD}),
+        alone=True,
+    ),
 )
 
 ALONE = tuple(view for view in VIEWS if view.alone)

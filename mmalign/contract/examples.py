@@ -26,6 +26,12 @@ class Keep:
     column: str = ""
 
 
+@dataclass(frozen=True)
+class AsQuery:
+    """Marks a text that is searched with: `anchor: Annotated[str, AsQuery()]`. A processor with a method `query`
+    encodes it by that, others as any text."""
+
+
 Kept = Annotated[str, Keep()]
 """A text that no model reads, such as a name."""
 
@@ -86,11 +92,13 @@ class TextLabel:
 
 @dataclass(frozen=True)
 class TextPair:
-    """Two texts that belong together."""
+    """A text to search with and one that it should find. negative: a text that it should not, though it is near (a hard
+    negative), or ""."""
 
     key: Kept
-    text: str
-    other: str
+    anchor: Annotated[str, AsQuery(), Keep("anchor_text")]
+    positive: Annotated[str, Keep("positive_text")]
+    negative: Annotated[str, Keep("negative_text")] = ""
 
 
 _NO_FIELDS: Mapping[str, Any] = {}

@@ -5,7 +5,8 @@ is.
     batch = collate([encoder.encode(example, epoch=0, index=17, train=True), ...])
 
 A kind's columns follow from the types of its dataclass fields: ImageRef -> pixels [N, 3, H, W]; str -> token ids,
-ragged; a number or truth value -> a tensor [N]; anything else, and what is marked with `Keep`, -> a tuple of N objects.
+ragged (none for an empty text in a field that is "" by default); a number or truth value -> a tensor [N]; anything
+else, and what is marked with `Keep`, -> a tuple of N objects.
 A kind with prompts and answers, which are fields of `Turns`, gives them all as one column `sequences`: its field
 `prompt`, and behind it what its method `answers()` returns. Texts also give `num_lost` [N], the tokens cut off to fit,
 and conversations `num_left_out` [N], the turns whose thinking the chat template leaves out.
@@ -19,9 +20,9 @@ from typing import Annotated, Any, cast, get_args, get_origin
 
 import torch
 
-from mmalign.contract.backbone import Processor
+from mmalign.contract.backbone import EncodesQueries, Processor, TokenizedText
 from mmalign.contract.batch import Batch, Column, Ragged
-from mmalign.contract.examples import Content, ImageRef, Keep, Turns
+from mmalign.contract.examples import AsQuery, Content, ImageRef, Keep, Turns
 from mmalign.data.images import open_image
 from mmalign.errors import BadSample, DataError, PluginError
 from mmalign.hashing import stable_hash
@@ -56,8 +57,8 @@ class Encoder:
                 row[name] = tokens = self._answers(example, rng)
                 row["num_left_out"] = torch.tensor(tokens.num_left_out)
                 lost = (lost or 0) + tokens.num_lost
-            elif read_as == "text":
-                tokens = self.processor.text(value)
+            elif read_as in ("text", "query", "optional"):
+                tokens = self._text(value, read_as)
                 row[name] = _Tokens(tokens.ids)
                 lost = (lost or 0) + tokens.num_lost
             else:
@@ -65,6 +66,13 @@ class Encoder:
         if lost is not None:
             row["num_lost"] = torch.tensor(lost)
         return row
+
+    def _text(self, text: str, read_as: str) -> TokenizedText:
+        if read_as == "optional" and not text:
+            return TokenizedText(torch.zeros(0, dtype=torch.int64), 0)
+        if read_as == "query" and isinstance(self.processor, EncodesQueries):
+            return self.processor.query(text)
+        return self.processor.text(text)
 
     def _answers(self, example: Any, rng: random.Random | None) -> TokenizedAnswers:
         answers = example.answers()
@@ -87,7 +95,8 @@ def _shortened(tokens: TokenizedAnswers, room: int) -> TokenizedAnswers:
 
 
 def columns_of(kind: type) -> dict[str, tuple[str, str]]:
-    """Column -> (field, "image", "text", "turns", "number" or "object"), from the annotations of a kind's dataclass.
+    """Column -> (field, "image", "text", "query", "optional", "turns", "number" or "object"), from the annotations of a
+    kind's dataclass. optional: a text, or "" for none.
 
     Raises PluginError for a class that is no kind of example.
     """
@@ -102,6 +111,9 @@ def columns_of(kind: type) -> dict[str, tuple[str, str]]:
             raise _no_kind(kind, f"marks `{field.name}` with the class Keep", "Write Keep(); for a text, Kept.")
         kept = [mark.column or field.name for mark in marks if isinstance(mark, Keep)]
         read_as = _read_as(get_args(hint)[0] if marks else hint)
+        if read_as == "text":
+            is_query = any(isinstance(mark, AsQuery) for mark in marks)
+            read_as = "query" if is_query else "optional" if field.default == "" else "text"
         if read_as == "turns":
             columns["sequences"] = ("prompt", read_as)
         elif field.name not in kept:

@@ -49,8 +49,9 @@ class Grid:
         counts = torch.zeros(int(owner.max()) + 1, dtype=torch.int64, device=owner.device)
         return counts.index_add(0, owner.flatten(), self.real.flatten().long())[owner].clamp(min=1)
 
-    def mask(self, dtype: torch.dtype) -> Tensor:
+    def mask(self, dtype: torch.dtype, *, bidirectional: bool = False) -> Tensor:
         """[R, 1, T, T], added to attention scores: 0 where row i may see column j, else the lowest number of `dtype`.
+        bidirectional: a token sees later ones of its example, too.
 
         Additive, because eager attention silently misreads a boolean mask. Padding sees itself, so that no row is
         empty. Raises ValueError for a bucketed grid, whose mask is `real`.
@@ -60,8 +61,9 @@ class Grid:
         same = self.unit[:, :, None] == self.unit[:, None, :]
         visible = (self.part[:, None, :] == 0) | (self.part[:, :, None] == self.part[:, None, :])
         length = self.ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        seen = (same & visible & causal)[:, None]
+        if not bidirectional:
+            visible = visible & torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
+        seen = (same & visible)[:, None]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 

@@ -126,6 +126,15 @@ class SavesScorers(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenizesTexts(Protocol):
+    """A processor that gives the ids of a text as its tokenizer does for other users of the model."""
+
+    def ids(self, text: str) -> "Tensor":
+        """[T]: uncut, with the special tokens that the tokenizer itself puts around a text."""
+        ...
+
+
 class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
     """The language model that pretraining, supervised fine-tuning and preference optimisation need."""
 

@@ -13,24 +13,27 @@ _CHUNK_ELEMENTS = 1 << 21  # 8 MB of fp32 a slice: large enough for the matrix p
 
 
 def positives(ids: Tensor, rows: slice) -> Tensor:
-    """[c, B] bool: which texts match which images. Two examples match where any column of `ids` [B, K] is equal."""
+    """[c, C] bool: which texts match which images. Two examples match where any column of `ids` [C, K] is equal."""
     match = ids[rows, None, 0] == ids[None, :, 0]
     for column in range(1, ids.shape[1]):
         match = match | (ids[rows, None, column] == ids[None, :, column])
     return match
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
-    """Symmetric InfoNCE, summed over examples (van den Oord 2018; Radford 2021, figure 3).
+def info_nce(
+    x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int = 0, *, both: bool = True
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE, summed over examples (van den Oord 2018; Radford 2021, figure 3).
 
         z_ij = scale_i * <x_i, y_j>,  P(i) = {j : j matches i}
-        sum_i 1/2 [lse_j z_ij - mean_{P(i)} z_ij] + sum_j 1/2 [lse_i z_ij - mean_{P(j)} z_ij]
+        both: sum_i 1/2 [lse_j z_ij - mean_{P(i)} z_ij] + sum_{j <= B} 1/2 [lse_i z_ij - mean_{P(j)} z_ij]
+        else: sum_i [lse_j z_ij - mean_{P(i)} z_ij]
 
-    x, y: [B, D] unit vectors; scale: [B], the learned scale expanded; ids: [B, K] int64, see `positives`; chunk: rows
-    of a slice, 0: `default_chunk`. Returns (sum, hits); hits: how many images rank one of their own texts first,
-    without gradient.
+    x: [B, D], y: [C, D] unit vectors; C >= B: further ones (hard negatives) stand behind the first B. scale: [B], the
+    learned scale expanded; ids: [C, K] int64, see `positives`; chunk: rows of a slice, 0: `default_chunk`. Returns
+    (sum, hits); hits: how many x_i rank one of their own y_j first, without gradient.
     """
-    return _InfoNCE.apply(x, y, scale, ids, chunk or default_chunk(len(x)))
+    return _InfoNCE.apply(x, y, scale, ids, chunk or default_chunk(len(y)), both)
 
 
 def sigmoid_pairs(
@@ -42,7 +45,7 @@ def sigmoid_pairs(
 
     Arguments and result as `info_nce`; bias: [B], the learned bias expanded.
     """
-    return _SigmoidPairs.apply(x, y, scale, bias, ids, chunk or default_chunk(len(x)))
+    return _SigmoidPairs.apply(x, y, scale, bias, ids, chunk or default_chunk(len(y)))
 
 
 def default_chunk(num_columns: int) -> int:
@@ -60,51 +63,61 @@ def _accumulation_dtype(x: Tensor) -> torch.dtype:
 
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, ids: Tensor, chunk: int, both: bool
+    ) -> tuple[Tensor, Tensor]:
         dtype = _accumulation_dtype(x)
         x_, y_, scale_ = x.detach().to(dtype), y.detach().to(dtype), scale.detach().to(dtype)
         row_lse = x_.new_empty(len(x))
-        column_lse = x_.new_full((len(y),), -torch.inf)
-        num_positive = x_.new_empty(len(x))
+        column_lse = x_.new_full((len(x),), -torch.inf)
+        num_positive, num_mutual = x_.new_empty(len(x)), x_.new_empty(len(x))
         summed, hits = x_.new_zeros(()), x_.new_zeros(())
-        matched = x_.new_zeros(len(y))  # sum over rows of z_ij where i matches j
+        matched = x_.new_zeros(len(x))  # sum over rows of z_ij where i matches j
         for rows in _slices(len(x), chunk):
             z = (x_[rows] @ y_.T).mul_(scale_[rows, None])
             match = positives(ids, rows)
             row_lse[rows] = z.logsumexp(1)
-            column_lse = torch.logaddexp(column_lse, z.logsumexp(0))
             num_positive[rows] = match.sum(1).to(dtype)
+            if both:
+                column_lse = torch.logaddexp(column_lse, z[:, : len(x)].logsumexp(0))
+                num_mutual[rows] = match[:, : len(x)].sum(1).to(dtype)
             hits += match.gather(1, z.argmax(1, keepdim=True)).sum()
             z.masked_fill_(~match, 0.0)
             summed -= (z.sum(1) / num_positive[rows]).sum()
-            matched += z.sum(0)
-        # `positives` is symmetric, so text j has as many matching images as image j has matching texts.
-        summed += row_lse.sum() + column_lse.sum() - (matched / num_positive).sum()
-        ctx.save_for_backward(x, y, scale, ids, row_lse, column_lse, num_positive)
-        ctx.chunk = chunk
+            if both:
+                matched += z[:, : len(x)].sum(0)
+        summed += row_lse.sum()
+        if both:
+            # `positives` is symmetric, so text j has as many matching images as image j has matching texts.
+            summed += column_lse.sum() - (matched / num_mutual).sum()
+        ctx.save_for_backward(x, y, scale, ids, row_lse, column_lse, num_positive, num_mutual)
+        ctx.chunk, ctx.both = chunk, both
         ctx.mark_non_differentiable(hits)
-        return summed / 2, hits
+        return summed / 2 if both else summed, hits
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         grad = grad_outputs[0]
-        x, y, scale, ids, row_lse, column_lse, num_positive = ctx.saved_tensors
+        x, y, scale, ids, row_lse, column_lse, num_positive, num_mutual = ctx.saved_tensors
         dtype = row_lse.dtype
         x_, y_, scale_ = x.to(dtype), y.to(dtype), scale.to(dtype)
         grad_x, grad_y, grad_scale = torch.empty_like(x_), torch.zeros_like(y_), torch.empty_like(scale_)
         for rows in _slices(len(x), ctx.chunk):
             cosine = x_[rows] @ y_.T
             z = cosine * scale_[rows, None]
+            match = positives(ids, rows)
             grad_z = (z - row_lse[rows, None]).exp_()
-            grad_z += z.sub_(column_lse).exp_()
-            share = 1 / num_positive[rows, None] + 1 / num_positive
-            grad_z -= share.mul_(positives(ids, rows))
-            grad_z *= grad / 2
+            share = (1 / num_positive[rows, None]).expand(z.shape).contiguous()
+            if ctx.both:
+                grad_z[:, : len(x)] += z[:, : len(x)].sub_(column_lse).exp_()
+                share[:, : len(x)] += 1 / num_mutual
+            grad_z -= share.mul_(match)
+            grad_z *= grad / 2 if ctx.both else grad
             grad_scale[rows] = cosine.mul_(grad_z).sum(1)
             grad_z *= scale_[rows, None]
             grad_x[rows] = grad_z @ y_
             grad_y.addmm_(grad_z.T, x_[rows])
-        return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype), None, None
+        return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype), None, None, None
 
 
 class _SigmoidPairs(torch.autograd.Function):

@@ -35,7 +35,7 @@ def text_label(size: int) -> list[TextLabel]:
 
 
 def text_pair(size: int) -> list[TextPair]:
-    return [TextPair(key, text, other) for key, text, _, other in _texts(size)]
+    return [TextPair(key, text, other, text * (place % 2)) for place, (key, text, _, other) in enumerate(_texts(size))]
 
 
 def prompt(size: int) -> list[Prompt]:

@@ -16,6 +16,7 @@ from mmalign.contract.specs import Entry, ObjectiveSpec
 from mmalign.models.load import load_model
 from mmalign.models.references import find_source, read_config
 from mmalign.registry.compat import Verdict, check
+from mmalign.registry.views import through
 from mmalign.testing.bench import Skip, Workbench
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def through_view(model: Any, verdict: Verdict) -> Any:
 
     if verdict.view is None:
         return model
+    if verdict.view.alone:
+        return through(verdict.view, model, None)
     with torch.no_grad():  # as of a trained model; at 1 no answer could become much likelier than another
         model.contrastive_head().log_scale.fill_(math.log(_SCALE))
     return CandidateModel(model, dict.fromkeys([*TEXTS, *(" ".join(reversed(text.split())) for text in TEXTS)]))

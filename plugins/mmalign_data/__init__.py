@@ -18,7 +18,12 @@ def register_examples() -> list[ExampleSpec]:
         _example("image-label", "ImageLabel", image, "An image and its class", (("image", ""),)),
         _example("text", "Text", text, "A document", (("", "text"),)),
         _example("text-label", "TextLabel", text, "A text and its class", (("", "text"),)),
-        _example("text-pair", "TextPair", text, "Two texts that belong together"),
+        _example(
+            "text-pair",
+            "TextPair",
+            text,
+            "A text to search with and one to find, and perhaps one that is near and wrong",
+        ),
         _example("prompt", "Prompt", text, "What a model is to answer, without an answer", prompts),
         _example("completion", "Completion", text, "An answer to a prompt", answered),
         _example(
@@ -72,6 +77,13 @@ def register_datasets() -> list[DatasetSpec]:
             splits=("train", "validation", "test"),
         ),
         DatasetSpec(
+            name="wordnet",
+            summary="Embedded: definitions of 27,000 senses of words, to find the word by",
+            target="mmalign_data.wordnet:WordNet",
+            kind="text-pair",
+            default_for=("text-pair",),
+        ),
+        DatasetSpec(
             name="arithmetic",
             summary="Generated: questions such as 12 * 34 with their answers",
             target="mmalign_data.arithmetic:Arithmetic",
@@ -104,6 +116,12 @@ def register_datasets() -> list[DatasetSpec]:
         ),
         _text("labelled-texts", "LabelledTextFiles", "text-label", "Texts with a class: columns text and label"),
         _text("prompts", "PromptFiles", "prompt", "Prompts to sample from: column prompt; or those of answers' tables"),
+        _text(
+            "text-pairs",
+            "TextPairFiles",
+            "text-pair",
+            "Pairs of texts: columns anchor and positive, or query and document, and perhaps negative",
+        ),
         _text("rankings", "RankingFiles", "ranking", "Ranked answers: columns prompt, completions, ranks"),
     ]
 

@@ -21,12 +21,15 @@ from mmalign.contract.examples import (
     Ranking,
     Text,
     TextLabel,
+    TextPair,
 )
 from mmalign.language.messages import read_messages, with_tools
 from mmalign_data.pictures import as_content
 
 Normal = dict[str, Any]
 _NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL
+# Names of the two sides of a pair of texts, as data sets for sentence-transformers have them.
+_SIDES = (("anchor", "positive"), ("query", "positive"), ("query", "document"), ("query", "answer"))
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -152,6 +155,21 @@ def _text_label(row: Mapping[str, Any]) -> Normal | str:
     return {**normal, "label": str(label).strip()}
 
 
+def _text_pair(row: Mapping[str, Any]) -> Normal | str:
+    """Two texts, and a third that is near and wrong, where the row has one."""
+    names = next((sides for sides in _SIDES if all(side in row for side in sides)), _SIDES[0])
+    texts = [row[name] for name in names]
+    negative = next((row[name] for name in ("negative", "negative_1") if row.get(name) is not None), "")
+    for name, text in zip((*names, "negative"), (*texts, negative), strict=True):
+        if not isinstance(text, str):
+            return f"the {name} is not a string"
+        if not text.strip() and name != "negative":
+            return f"empty {name}"
+    if texts[1] == negative:
+        return f"the negative equals the {names[1]}"
+    return {"anchor": texts[0], "positive": texts[1], "negative": negative if negative.strip() else ""}
+
+
 def _with_answers(row: Mapping[str, Any], answers: list[Any]) -> Normal | str:
     given = ["" if row.get("prompt") is None else row["prompt"], *answers]
     prompt, *texts = (_turns(value) for value in given)
@@ -215,6 +233,11 @@ FORMATS: dict[str, Format] = {
         (frozenset({"text", "label"}),),
         _text_label,
         lambda key, row: TextLabel(key, row["text"], row["label"]),
+    ),
+    "text-pair": Format(
+        tuple(map(frozenset, _SIDES)),
+        _text_pair,
+        lambda key, row: TextPair(key, row["anchor"], row["positive"], row["negative"]),
     ),
     "ranking": Format(
         (frozenset({"prompt", "completions", "ranks"}),),

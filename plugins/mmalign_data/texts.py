@@ -7,7 +7,8 @@
 
 They read tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and
 `completion`, or `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`,
-`completion` and `label`; `text` and `label`; `prompt` alone. They also read ShareGPT's `conversations` and Alpaca's
+`completion` and `label`; `text` and `label`; `prompt` alone; and with those of sentence-transformers: `anchor` and
+`positive`, `query` and `document`, perhaps with `negative`. They also read ShareGPT's `conversations` and Alpaca's
 `instruction`, `input` and `output`. Prompts or answers may be pictures
 (`mmalign_data.pictures`). Documents may be .txt files too, cut at blank lines into pieces.
 """
@@ -31,7 +32,7 @@ from mmalign_data.columns import Columns
 from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.pictures import Source, with_pictures
-from mmalign_data.published import form_of, note_on, recast
+from mmalign_data.published import MORE_NEGATIVES, form_of, note_on, recast
 from mmalign_data.rows import lines, separator_hint, table_rows
 from mmalign_data.splits import Part, choose, find_splits
 
@@ -43,6 +44,8 @@ _OTHER_NAMES = {  # in published data sets, such as GSM8K (question, answer) and
     "label": ("class", "category", "sentiment"),
     "chosen": ("preferred", "better", "response_chosen"),
     "rejected": ("dispreferred", "worse", "response_rejected"),
+    "anchor": ("question", "sentence1", "premise", "title", "sentence_A"),
+    "positive": ("answer", "sentence2", "hypothesis", "pos", "body", "passage", "sentence_B"),
 }
 
 
@@ -139,6 +142,10 @@ class RankingFiles(_TextFiles):
 
 class LabelledCompletionFiles(_TextFiles):
     kind: ClassVar[str] = "labelled-completion"
+
+
+class TextPairFiles(_TextFiles):
+    kind: ClassVar[str] = "text-pair"
 
 
 class LabelledTextFiles(_TextFiles):
@@ -242,7 +249,7 @@ def _rows_of(
             yield line, row
             continue
         own = _renamed(row, config)
-        forms[form_of(own)] = None
+        forms[MORE_NEGATIVES if kind == "text-pair" and "negative_2" in own else form_of(own)] = None
         pictured = with_pictures(own, _source(file, line, config), kind) if _may_picture(kind, config) else own
         renamed = pictured if isinstance(pictured, str) else recast(pictured, config.alpaca)
         if isinstance(renamed, str):
@@ -261,7 +268,7 @@ def _rows_of(
 
 
 def _may_picture(kind: str, config: TextFilesConfig) -> bool:
-    return config.pictures and kind not in ("text", "text-label")
+    return config.pictures and kind not in ("text", "text-label", "text-pair")
 
 
 def _source(file: Path, number: int, config: TextFilesConfig) -> Source:
@@ -313,4 +320,6 @@ def _pieces(file: Path, limit: int) -> Iterator[tuple[int, str]]:
 
 
 def _stem(row: Normal) -> Any:
+    if "anchor" in row:
+        return row["anchor"]
     return row["text"] if "text" in row else json.dumps(row["prompt"]) if row["prompt"] else json.dumps(row["answers"])

@@ -30,9 +30,12 @@ from mmalign.models.folder import quiet
 from mmalign.models.reward_trunk import ReadScorer
 from mmalign.models.size import ModelSize
 from mmalign.ops import Head, TokenLogps, token_logps
+from mmalign.pairs.embedder_options import Embedding
+from mmalign.pairs.sentence_transformers import settings_of
 from mmalign_lm import folder as model_folder
 from mmalign_lm import four_bit, gguf_file, scratch
 from mmalign_lm.critic import read_scorer_adapter, read_scorer_copy
+from mmalign_lm.embedder_folder import require_ending, save_embedder_files
 from mmalign_lm.folder import Parts, text_config
 from mmalign_lm.generation import batches, generate
 from mmalign_lm.options import CausalLMConfig
@@ -40,7 +43,7 @@ from mmalign_lm.rows import FAILURES, try_rows
 from mmalign_lm.scorer import save_classifier, save_scorer
 from mmalign_lm.size import model_size
 from mmalign_lm.trunk import Trunk, below_head, some_ids
-from mmalign_lm.writing import try_writing
+from mmalign_lm.writing import Writing, try_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,9 +68,13 @@ class CausalLMBackbone(lora.Adaptable):
         output: Any = module.get_output_embeddings()
         self._output = output
         self.hidden_width = int(output.weight.shape[1])
-        self._trunk = Trunk(below_head(module), self.hidden_width, config.neftune_alpha)
-        self._row_length = config.row_length
         stated = text_config(parts.config).to_dict()
+        self._bidirectional = config.embedder.bidirectional or stated.get("is_causal") is False
+        self._trunk = Trunk(
+            below_head(module), self.hidden_width, config.neftune_alpha, bidirectional=self._bidirectional
+        )
+        self._row_length = config.row_length
+        self._embedder = config.embedder
         self._scale, self._softcap = _head_options(stated)
         self._check_head()
         self._rows = try_rows(
@@ -79,9 +86,11 @@ class CausalLMBackbone(lora.Adaptable):
             tolerance=self._tolerance,
             sharpen=not parts.has_weights,
         )
-        self._writing = try_writing(
-            module, self._rows, len(output.weight), tolerance=self._tolerance, sharpen=not parts.has_weights
-        )
+        self._writing: Writing | None = None
+        if not self._bidirectional:
+            self._writing = try_writing(
+                module, self._rows, len(output.weight), tolerance=self._tolerance, sharpen=not parts.has_weights
+            )
 
     @classmethod
     def load(cls, source: "Source", config: CausalLMConfig) -> Self:
@@ -114,14 +123,19 @@ class CausalLMBackbone(lora.Adaptable):
         return self._rows.packs
 
     def hidden_states(self, sequences: Sequences) -> Hidden:
-        """One pass: every prompt once where the model packs, else one row for each answer."""
+        """One pass: every prompt once where the model packs, else one row for each answer. Raises UsageError for
+        prompts, where the model is bidirectional: they would see their answers."""
+        if self._bidirectional and len(sequences.prompts.values):
+            raise self._writes_nothing()
         layout = self._layout(sequences)
         return Hidden(self._trunk(layout), layout)
 
     def token_logps(
         self, hidden: Hidden, *, temperature: float = 1.0, entropy: bool = False, uniform: bool = False
     ) -> TokenLogps:
-        """[P] each; see `mmalign.ops.token_logps`."""
+        """[P] each; see `mmalign.ops.token_logps`. Raises UsageError for a bidirectional model."""
+        if self._bidirectional:
+            raise self._writes_nothing()
         layout = hidden.layout
         options = {"temperature": temperature, "entropy": entropy, "uniform": uniform}
         return token_logps(states_at(hidden.states, layout.predict), self._head(), layout.labels, **options)
@@ -133,7 +147,10 @@ class CausalLMBackbone(lora.Adaptable):
         seeds: Sequence[int],
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """An answer to each prompt, in order; prompts of similar length are answered together."""
+        """An answer to each prompt, in order; prompts of similar length are answered together. Raises UsageError for a
+        bidirectional model."""
+        if self._writing is None:
+            raise self._writes_nothing()
         answers: dict[int, list[Any]] = {}
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         way = self._writing.up_to(longest)
@@ -176,6 +193,20 @@ class CausalLMBackbone(lora.Adaptable):
         lora.save_adapter(self.module, folder / lora.ADAPTER_FOLDER, base=self._parts.origin)
         return known
 
+    @property
+    def embedding(self) -> Embedding:
+        """How the model encodes texts: its options over what its folder states. Raises CheckpointError and
+        UsageError."""
+        settings = settings_of(self._embedder, self._parts.folder)
+        if settings.pooling == "eos":
+            require_ending(self.processor.tokenizer)
+        return settings
+
+    def save_embedder(self, folder: Path, settings: Embedding, max_tokens: int) -> None:
+        """Write what transformers and sentence-transformers load; see `mmalign_lm.embedder_folder`."""
+        self.save(folder)
+        save_embedder_files(folder, self.processor.tokenizer, settings, width=self.hidden_width, max_tokens=max_tokens)
+
     def scorer_copy(self, folder: Path) -> ReadScorer:
         """A reward model's own trunk and head, its rows laid out as this model's; see `mmalign_lm.critic`."""
         return read_scorer_copy(self.module, self.processor, folder, self._layout)
@@ -201,11 +232,17 @@ class CausalLMBackbone(lora.Adaptable):
             "vocabulary_size": self.processor.num_tokens,
             **({"linear_layers": "in 4 bits (NF4)"} if self._in_four_bits else {}),
             "packing": self._rows.describe(),
-            "generation": self._writing.describe(),
+            "generation": self._writing.describe() if self._writing else "none: attention in both directions",
             "chat_template": "its own" if self.processor.has_template else "plain",
             **lora.describe_adapter(self.module),
             **({"note": self._parts.note} if self._parts.note else {}),
         }
+
+    def _writes_nothing(self) -> UsageError:
+        return UsageError(
+            f"{self._parts.origin} attends in both directions, so it embeds texts and neither writes nor predicts any",
+            hint="Without backbone.embedder.bidirectional, or with the causal model that it was made from, it can.",
+        )
 
     def _saved_module(self) -> "PreTrainedModel":
         return four_bit.unquantised(self.module, self._parts.config) if self._in_four_bits else self.module

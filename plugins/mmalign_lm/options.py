@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mmalign.errors import UsageError
 from mmalign.models.lora import LoraOptions
+from mmalign.pairs.embedder_options import EMBEDDER, EmbedderOptions
 
 # Absolute, so that a run can be resumed from any directory; empty for none.
 LocalPath = Annotated[str, AfterValidator(lambda path: path and str(Path(path).expanduser().absolute()))]
@@ -46,6 +47,7 @@ class CausalLMConfig(BaseModel):
         0.0, ge=0, description="noise on the embeddings in training (NEFTune; Jain 2023, who take 5 to 15); 0: none"
     )
     lora: LoraOptions = Field(LoraOptions(), description="train a low-rank adapter instead of the weights")
+    embedder: EmbedderOptions = EMBEDDER
     packing: Literal["auto", "off"] = Field(
         "auto",
         description="auto: several examples in a row, kept apart by masks, where the model can; off: never",

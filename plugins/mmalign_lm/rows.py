@@ -5,7 +5,8 @@
 
 A token must get what transformers' plain forward of its sequence alone gives it. Three ways are tried, the fastest
 first: examples packed in a row behind a 4-D mask; one row for each, padded on the right; rows of equal length without
-mask. A family for which even the last is wrong, or whose tokens see later ones, is refused.
+mask. A family for which even the last is wrong is refused, and one whose tokens see later ones, unless its trunk is to
+be bidirectional: then one whose tokens do not.
 
 Attention may change with length: local windows, chunks, a selection of the best keys. The length at which it changes is
 a number of the config, under many names, so every number that could be a length counts. The trial goes past the largest
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmalign.contract.batch import Ragged
 from mmalign.errors import CheckpointError
 from mmalign.language.layout import Grid, packed
 from mmalign.language.sequences import Sequences
@@ -130,15 +132,19 @@ class _Trial:
         self._trunk, self._tolerance, self._name = trunk, tolerance, type(trunk.module).__name__
         device = next(trunk.module.parameters()).device
         prompt, *answers, other = (row.to(device) for row in ids)
-        self._sequences = Sequences.from_lists([prompt, other[:2]], [answers, [other[2:]]])
         self._rows = [torch.cat([prompt, answer]) for answer in answers] + [other]
+        if trunk.bidirectional:  # no row may share a prompt, which would see the answers
+            self._sequences = Sequences.documents(Ragged.from_list(self._rows))
+        else:
+            self._sequences = Sequences.from_lists([prompt, other[:2]], [answers, [other[2:]]])
 
     @cached_property
     def _alone(self) -> list[Tensor]:
         return [self._trunk.of_one(row) for row in self._rows]
 
     def check_plain(self) -> None:
-        """Raise CheckpointError unless the family is causal and computes a row alike alone and beside another."""
+        """Raise CheckpointError unless attention is as the trunk says and a row is computed alike alone and beside
+        another."""
         try:
             alone, length = self._alone, len(self._rows[1])
             prefix = self._trunk.of_one(self._rows[0][:length])
@@ -150,7 +156,14 @@ class _Trial:
                 f"{self._name} gives no hidden states for a row of tokens alone ({what})",
                 hint="It needs more than text, or is not a language model for this version of transformers.",
             ) from error
-        if not self._close(prefix, alone[0][:length]):
+        is_causal = self._close(prefix, alone[0][:length])
+        if is_causal and self._trunk.bidirectional:
+            raise CheckpointError(
+                f"{self._name} cannot attend in both directions: a later token does not change the output for an "
+                "earlier one",
+                hint="Leave out backbone.embedder.bidirectional: it embeds texts with causal attention as well.",
+            )
+        if not is_causal and not self._trunk.bidirectional:
             raise CheckpointError(
                 f"{self._name} is not causal: its output for a token depends on later tokens",
                 hint="A model of the BERT kind needs is_decoder=true in its config.json, and training with it. "

@@ -26,6 +26,7 @@ from torch import nn
 from mmalign.errors import CheckpointError
 from mmalign.models.folder import draw_weights, load_exactly, quiet, unreadable
 from mmalign.models.lora import merged_state
+from mmalign_lm.endings import ending
 from mmalign_lm.families import REWARD_MEAN
 from mmalign_lm.trunk import below_head
 
@@ -54,7 +55,7 @@ def save_classifier(
     names = dict(enumerate(classes))
     numbers = {name: number for number, name in names.items()}
     options = {"id2label": names, "label2id": numbers, "problem_type": "single_label_classification"}
-    return _save(module, head, _ending(tokenizer), folder, options)
+    return _save(module, head, ending(tokenizer), folder, options)
 
 
 @torch.no_grad()
@@ -143,23 +144,3 @@ def _classifier(module: "PreTrainedModel", head: nn.Linear, tokenizer: Any, opti
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.config.pad_token_id = tokenizer.pad_token_id
     return classifier
-
-
-def _ending(tokenizer: "PreTrainedTokenizerBase") -> Any:
-    """A copy of the tokenizer that appends the end token to every text, unless it does so already.
-
-    A tokenizer not built on `tokenizers` cannot be changed so and is copied unchanged.
-    """
-    from tokenizers.processors import Sequence, TemplateProcessing
-
-    tokenizer = copy.deepcopy(tokenizer)
-    end = tokenizer.eos_token
-    if not tokenizer.is_fast or tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
-        return tokenizer
-    backend = tokenizer.backend_tokenizer
-    ended = TemplateProcessing(
-        single=f"$A {end}", pair=f"$A $B:1 {end}:1", special_tokens=[(end, tokenizer.eos_token_id)]
-    )
-    known = backend.post_processor
-    backend.post_processor = ended if known is None else Sequence([known, ended])
-    return tokenizer

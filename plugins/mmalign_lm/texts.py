@@ -72,6 +72,10 @@ class TextProcessor:
         lost = max(0, len(ids) - self.context_length)
         return TokenizedText(torch.tensor(ids[: self.context_length]), lost)
 
+    def ids(self, text: str) -> Tensor:
+        """[T]: uncut, with the special tokens that the tokenizer itself puts around a text."""
+        return torch.tensor(self._ids(text, special=True), dtype=torch.int64)
+
     def answers(self, prompt: Content, answers: Sequence[Content]) -> TokenizedAnswers:
         """See the module. A prompt that is too long loses its beginning, an answer its end.
 

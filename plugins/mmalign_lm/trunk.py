@@ -32,11 +32,17 @@ def below_head(module: "PreTrainedModel") -> nn.Module:
 
 
 class Trunk:
-    """Runs the module and owns no parameters. width: H; neftune_alpha: see `mmalign_lm.noise`."""
+    """Runs the module and owns no parameters. width: H; neftune_alpha: see `mmalign_lm.noise`. bidirectional: a token
+    attends to later ones, too; transformers then reads `is_causal` of the module's config."""
 
-    def __init__(self, module: nn.Module, width: int, neftune_alpha: float = 0.0) -> None:
-        self.module, self.width = module, width
+    def __init__(
+        self, module: nn.Module, width: int, neftune_alpha: float = 0.0, *, bidirectional: bool = False
+    ) -> None:
+        self.module, self.width, self.bidirectional = module, width, bidirectional
         self._neftune_alpha = neftune_alpha
+        if bidirectional:
+            config: Any = module.config
+            config.is_causal = False
         self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
 
     def __call__(self, layout: Layout) -> Tensor:
@@ -59,7 +65,7 @@ class Trunk:
         device = grid.ids.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        mask = grid.real.long() if grid.unit is None else grid.mask(dtype)
+        mask = grid.real.long() if grid.unit is None else grid.mask(dtype, bidirectional=self.bidirectional)
         positions: dict[str, Any] = {"position_ids": grid.positions} if self._takes_positions else {}
         inputs = {**self._inputs(grid), **positions}
         return self.module(attention_mask=mask, use_cache=False, **inputs).last_hidden_state

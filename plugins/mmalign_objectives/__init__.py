@@ -12,10 +12,10 @@ def register_objectives() -> list[ObjectiveSpec]:
     return [
         ObjectiveSpec(
             name="contrastive",
-            summary="Pull matching image-text pairs together: InfoNCE (CLIP) or sigmoid (SigLIP)",
+            summary="Pull matching pictures and texts, or pairs of texts, together: InfoNCE (CLIP) or sigmoid (SigLIP)",
             target="mmalign_objectives.contrastive:Contrastive",
-            roles=(Role(name="policy", needs=("encode_image", "encode_text", "contrastive_head")),),
-            examples={"main": ("image-text",)},
+            roles=(Role(name="policy", needs=("encode_text", "contrastive_head")),),
+            examples={"main": ("image-text", "text-pair")},
             rates=Rates(
                 trained=1e-5,
                 random=5e-4,

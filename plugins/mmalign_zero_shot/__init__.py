@@ -1,4 +1,4 @@
-"""Zero-shot classification by dual encoders: the command, and evaluations of dual encoders.
+"""Zero-shot classification by dual encoders: the command, and evaluations of encoders.
 
 mmalign zero-shot photo.jpg --labels cat,dog,fox
 mmalign train --objective contrastive --set evaluation.names='["retrieval"]'
@@ -39,5 +39,14 @@ def register_evaluations() -> list[EvaluationSpec]:
             needs=_DUAL_ENCODER,
             kind="image-text",
             primary="mean_r1",
+        ),
+        EvaluationSpec(
+            name="text-retrieval",
+            summary="Find a query's own document among all documents and the other way round: recall at 1, 5, 10",
+            target="mmalign_zero_shot.retrieval:TextRetrieval",
+            needs=("encode_text",),
+            kind="text-pair",
+            primary="query_to_document_r10",
+            in_training="own-data",
         ),
     ]

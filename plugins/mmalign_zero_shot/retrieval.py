@@ -1,9 +1,11 @@
-"""Retrieval: how often an image's own caption is among the k nearest texts, and the other way round.
+"""Retrieval: how often an image's own caption is among the k nearest texts, and the other way round; the same for
+pairs of texts.
 
     Retrieval(Retrieval.Config(max_examples=1000)).run(backbone, dataset, Runtime(device))
     # {"image_to_text_r1": 0.41, "image_to_text_r1_low": 0.38, ..., "mean_r1": 0.40, "images": 990, "texts": 1000, ...}
     embedded = embed_dataset(backbone, dataset, runtime)
     recalls(embedded, ks=(1, 5, 10))         # {"image_to_text_r1": ..., "text_to_image_r1": ..., "mean_r1": ...}
+    TextRetrieval(TextRetrieval.Config()).run(encoder, text_pairs, Runtime(device))  # {"query_to_document_r10": ...}
 
 N images, M texts, D the embedding width. An image may have several captions. Captions that are equal word for word are
 one text with several images, because no model can tell them apart. Ties count against the model: a wrong item that
@@ -18,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from mmalign.contract.backbone import DualEncoder
+from mmalign.contract.backbone import DualEncoder, EncodesQueries, TextEncoder, TokenizedText
 from mmalign.contract.batch import Ragged
 from mmalign.contract.dataset import Dataset
 from mmalign.contract.evaluation import Runtime
@@ -52,13 +54,54 @@ class Retrieval:
     def run(self, backbone: DualEncoder, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
         """Raises DataError where no image can be read, and NonFiniteError."""
         embedded = embed_dataset(backbone, dataset, runtime, self.config.max_examples)
+        metrics = _with_intervals(recalls(embedded), "image_to_text", len(embedded.image), len(embedded.text))
         counts = {"images": len(embedded.image), "texts": len(embedded.text), "unreadable": len(embedded.unreadable)}
-        metrics = recalls(embedded)
-        for name, share in list(metrics.items()):
-            if not name.startswith("mean"):  # a mean of two dependent shares has no known interval
-                total = counts["images" if name.startswith("image_to_text") else "texts"]
-                metrics |= with_interval(name, share * total, total)
         return {**metrics, **counts}
+
+
+class TextRetrieval:
+    """How often a query (anchor) finds its own document (positive) among all documents, hard negatives included, and
+    the other way round."""
+
+    Config: ClassVar[type[BaseModel]] = RetrievalConfig
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        self.config = config
+
+    def run(self, backbone: TextEncoder, dataset: Dataset, runtime: Runtime) -> Mapping[str, float]:
+        """Raises DataError where there are no pairs, and NonFiniteError."""
+        examples: list[Any] = [dataset[index] for index in spread(len(dataset), self.config.max_examples)]
+        if not examples:
+            raise DataError("text-retrieval: there are no pairs of texts")
+        queries, documents = (
+            {text: row for row, text in enumerate(dict.fromkeys(texts))} for texts in _sides(examples)
+        )
+        pairs = sorted({(queries[each.anchor], documents[each.positive]) for each in examples})
+        processor = backbone.processor
+        as_query = processor.query if isinstance(processor, EncodesQueries) else processor.text
+        asked, long_queries = _encode([as_query(text) for text in queries], backbone, runtime)
+        found, long_documents = encode_texts(backbone, list(documents), runtime)
+        if not (asked.isfinite().all() and found.isfinite().all()):
+            raise NonFiniteError("text-retrieval: the model gave NaN or infinity")
+        sides = ("query", "document")
+        metrics = recalls(Embedded(asked, found, torch.tensor(pairs), {}, long_queries + long_documents), sides=sides)
+        counts = {"queries": len(queries), "documents": len(documents), "cut": long_queries + long_documents}
+        answered = len({document for _, document in pairs})  # a hard negative is no query's document
+        return {**_with_intervals(metrics, "query_to_document", len(queries), answered), **counts}
+
+
+def _sides(examples: Sequence[Any]) -> tuple[list[str], list[str]]:
+    negatives = [each.negative for each in examples if each.negative]
+    return [each.anchor for each in examples], [*(each.positive for each in examples), *negatives]
+
+
+def _with_intervals(metrics: dict[str, float], forward: str, asking: int, answering: int) -> dict[str, float]:
+    """asking, answering: how many items the shares named `forward`, and the others, are of."""
+    for name, share in list(metrics.items()):
+        if not name.startswith("mean"):  # a mean of two dependent shares has no known interval
+            total = asking if name.startswith(forward) else answering
+            metrics |= with_interval(name, share * total, total)
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -99,11 +142,14 @@ def recall_at_k(queries: Tensor, items: Tensor, pairs: Tensor, ks: Sequence[int]
     return {k: int(count) / max(total, 1) for k, count in zip(ks, hits, strict=True)}
 
 
-def recalls(embedded: Embedded, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Recall in both directions at each k and their mean, as shares from 0 to 1."""
+def recalls(
+    embedded: Embedded, ks: Sequence[int] = (1, 5, 10), sides: tuple[str, str] = ("image", "text")
+) -> dict[str, float]:
+    """Recall in both directions at each k and their mean, as shares from 0 to 1. sides: their names in the metrics."""
     forward = recall_at_k(embedded.image, embedded.text, embedded.pairs, ks)
     backward = recall_at_k(embedded.text, embedded.image, embedded.pairs.flip(1), ks)
-    metrics = {f"image_to_text_r{k}": forward[k] for k in ks} | {f"text_to_image_r{k}": backward[k] for k in ks}
+    one, other = sides
+    metrics = {f"{one}_to_{other}_r{k}": forward[k] for k in ks} | {f"{other}_to_{one}_r{k}": backward[k] for k in ks}
     return metrics | {f"mean_r{k}": (forward[k] + backward[k]) / 2 for k in ks}
 
 
@@ -132,11 +178,14 @@ def embed_dataset(backbone: DualEncoder, dataset: Dataset, runtime: Runtime, max
     return Embedded(features, encoded, pairs, unreadable, num_long)
 
 
-def encode_texts(backbone: DualEncoder, texts: Sequence[str], runtime: Runtime) -> tuple[Tensor, int]:
-    """[M, D] unit rows on the CPU, in order, and how many texts were cut. Texts are encoded shortest first, which is
-    fastest."""
-    tokenized = [backbone.processor.text(text) for text in texts]
-    order = sorted(range(len(texts)), key=lambda row: len(tokenized[row].ids))
+def encode_texts(backbone: TextEncoder, texts: Sequence[str], runtime: Runtime) -> tuple[Tensor, int]:
+    """[M, D] unit rows on the CPU, in order, and how many texts were cut."""
+    return _encode([backbone.processor.text(text) for text in texts], backbone, runtime)
+
+
+def _encode(tokenized: Sequence[TokenizedText], backbone: TextEncoder, runtime: Runtime) -> tuple[Tensor, int]:
+    """As `encode_texts`. Texts are encoded shortest first, which is fastest."""
+    order = sorted(range(len(tokenized)), key=lambda row: len(tokenized[row].ids))
     parts = []
     with runtime.evaluating(backbone):
         for start in range(0, len(order), runtime.batch_size):
