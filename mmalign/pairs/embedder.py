@@ -179,7 +179,7 @@ class Embedder:
         learned = module._parameters.pop(_SCALE, None)  # no library knows it as a part of the model
         settings = self.settings
         if learned is not None:
-            settings = replace(settings, temperature=math.exp(-float(learned)))
+            settings = replace(settings, temperature=math.exp(-float(learned.detach())))
         try:
             if isinstance(self.backbone, SavesEmbedders):
                 self.backbone.save_embedder(folder, settings, self.processor.context_length)

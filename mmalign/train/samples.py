@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from mmalign.contract.capabilities import Capability
+from mmalign.contract.capabilities import Capability, reads_sequences
 from mmalign.data.loader import Sweep
 from mmalign.hashing import stable_hash
 from mmalign.language.protocols import AnswersProcessor
@@ -27,10 +27,12 @@ class Sample(NamedTuple):
 
 
 def write_samples(job: Job) -> list[Sample]:
-    """Sample up to `evaluation.samples` answers; none if the model cannot generate or its policy has a head."""
+    """Sample up to `evaluation.samples` answers; none if the model cannot generate, or its policy has a head or learns
+    no prompts and answers."""
     config, policy = job.plan.evaluation, job.models["policy"]
-    scores = any(role.name == "policy" and role.head for role in job.plan.objective.spec.roles)
-    if scores or not config.samples or Capability.GENERATE not in job.plan.source.family.provides:
+    roles = [role for role in job.plan.objective.spec.roles if role.name == "policy"]
+    writes = any(not role.head and any(map(reads_sequences, role.parsed_needs())) for role in roles)
+    if not writes or not config.samples or Capability.GENERATE not in job.plan.source.family.provides:
         return []
     processor = cast(AnswersProcessor, job.encoder.processor)
     length = min(config.sample_tokens, processor.context_length // 2)

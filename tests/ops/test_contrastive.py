@@ -104,3 +104,46 @@ def test_positives_match_by_any_column() -> None:
     ids = torch.tensor([[1, 10], [2, 10], [1, 30], [4, 40]])
     expected = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     assert torch.equal(positives(ids, slice(0, 4)), expected)
+
+
+def _with_negatives(duplicates: bool) -> tuple[torch.Tensor, ...]:
+    """Seven pairs and three further columns, one of which is the text of the first pair."""
+    x, y, log_scale, bias, ids = _inputs(7, duplicates)
+    generator = torch.Generator().manual_seed(1)
+    more = F.normalize(torch.randn(3, 5, dtype=torch.float64, generator=generator), dim=1)
+    columns = torch.cat([y.detach(), more]).requires_grad_()
+    extra = torch.tensor([[int(ids[0, 0]), -1], [501, -1], [502, -1]])
+    return x, columns, log_scale, bias, torch.cat([ids, extra])
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("duplicates", [False, True])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_info_nce_with_hard_negatives_equals_naive(chunk: int, duplicates: bool, both: bool) -> None:
+    x, y, log_scale, _, ids = _with_negatives(duplicates)
+    z, total = log_scale.exp() * x @ y.T, 0.0
+    for i in range(7):
+        match = torch.tensor([bool((ids[i] == ids[j]).any()) for j in range(10)])
+        row = z[i].log_softmax(0)[match].mean()
+        column = z[:, i].log_softmax(0)[match[:7]].mean()
+        total = total - ((row + column) / 2 if both else row)
+    wanted = torch.autograd.grad(total * 1.3, (x, y, log_scale))
+    summed, _ = info_nce(x, y, log_scale.exp().expand(7), ids, chunk, both=both)
+    got = torch.autograd.grad(summed * 1.3, (x, y, log_scale))
+    torch.testing.assert_close(summed, total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_sigmoid_with_hard_negatives_equals_naive(chunk: int) -> None:
+    x, y, log_scale, bias, ids = _with_negatives(True)
+    total = 0.0
+    for i in range(7):
+        for j in range(10):
+            z = log_scale.exp() * (x[i] @ y[j]) + bias
+            total = total - torch.log(torch.sigmoid(z if bool((ids[i] == ids[j]).any()) else -z))
+    wanted = torch.autograd.grad(total, (x, y, log_scale, bias))
+    summed, _ = sigmoid_pairs(x, y, log_scale.exp().expand(7), bias.expand(7), ids, chunk)
+    torch.testing.assert_close(summed, total, rtol=1e-12, atol=1e-12)
+    got = torch.autograd.grad(summed, (x, y, log_scale, bias))
+    torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-12)
