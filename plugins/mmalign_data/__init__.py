@@ -103,6 +103,8 @@ def register_datasets() -> list[DatasetSpec]:
             summary="Images in one folder per class",
             target="mmalign_data.image_label:ImageFolders",
             kind="image-label",
+            more_kinds=("completion", "prompt"),
+            pairs=frozenset({("image", "text"), ("image", "")}),
             reads_files=True,
         ),
         _text("text-files", "TextDocuments", "text", "Documents: .txt files, or tables with the column text"),

@@ -1,21 +1,23 @@
 """The reader of labelled images: one folder for each class.
 
     mmalign zero-shot --eval photos/            # photos/cat/1.jpg, photos/dog/2.jpg, ...
+    mmalign train --objective sft --backbone clip-lite --dataset image-label --set dataset.path=photos/
 
-The folder may contain `train/` and `validation/` (or `val/`, `test/`) with the class folders inside; otherwise a part
-of the images is held out. Classes are the folders' names, sorted.
+As answers to pictures the classes stand in a template. The folder may contain `train/` and `validation/` (or `val/`,
+`test/`) with the class folders inside; otherwise a part of the images is held out. Classes are the folders' names,
+sorted.
 """
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mmalign.contract.examples import ImageLabel, ImageRef
+from mmalign.contract.examples import Completion, ImageLabel, ImageRef, Prompt
 from mmalign.data.images import LeftOut, is_litter, survey
 from mmalign.errors import DataError, did_you_mean
 from mmalign.hashing import stable_hash
@@ -35,15 +37,34 @@ class ImageLabelConfig(BaseModel):
     holdout: float = Field(
         0.05, ge=0, lt=1, description="Fraction of images held out where there is no other validation part (0-1)"
     )
+    kind: Literal["image-label", "completion", "prompt"] = Field(
+        "image-label",
+        description="image-label: images with their class; completion: images as prompts, with their class as answer; "
+        "prompt: images as prompts, with their class as solution",
+    )
+    template: str = Field(
+        "a photo of a {}", description="text of a class as an answer or solution; {} stands for its name"
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError("it must hold {} once, where the name of the class goes")
+        return template
+
+    def answer(self, name: str) -> str:
+        return self.template.replace("{}", name)
 
 
 class ImageFolders:
-    """Image-label examples; `label` indexes the names in `classes`."""
+    """Image-label examples, whose `label` indexes the names in `classes`, or images with the class as an answer."""
 
     Config: ClassVar[type[BaseModel]] = ImageLabelConfig
 
     def __init__(
         self,
+        config: ImageLabelConfig,
         root: Path,
         classes: tuple[str, ...],
         items: list[tuple[str, int]],
@@ -53,6 +74,7 @@ class ImageFolders:
     ) -> None:
         """elsewhere: images of the same folder that are in another part."""
         self.classes = classes
+        self._config = config
         self._root = root
         self._items = items
         self._empty = empty
@@ -82,8 +104,8 @@ class ImageFolders:
             for top in [folder, *([] if folder in separate.parents else [separate])]:
                 left_out += _outside(top, [train, separate], classes)
             if split == "validation":
-                return cls(separate, classes, others, other_empty, left_out, len(items))
-            return cls(train, classes, items, empty, left_out, len(others))
+                return cls(config, separate, classes, others, other_empty, left_out, len(items))
+            return cls(config, train, classes, items, empty, left_out, len(others))
         left_out += _outside(folder, [train], classes)
         held_out = [stable_hash("holdout", name) / 2**64 < config.holdout for name, _ in items]
         chosen = [item for item, out in zip(items, held_out, strict=True) if out == (split == "validation")]
@@ -91,14 +113,22 @@ class ImageFolders:
             return None
         if not chosen:
             raise DataError(f"{train}: all {len(items)} images are held out", hint="--set dataset.holdout=0")
-        return cls(train, classes, chosen, empty, left_out, len(items) - len(chosen))
+        return cls(config, train, classes, chosen, empty, left_out, len(items) - len(chosen))
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> ImageLabel:
+    def __getitem__(self, index: int) -> ImageLabel | Completion | Prompt:
         name, label = self._items[index]
-        return ImageLabel(key=name, image=ImageRef(os.path.join(self._root, name)), label=label)
+        image = ImageRef(os.path.join(self._root, name))
+        if self._config.kind == "image-label":
+            return ImageLabel(key=name, image=image, label=label)
+        answer = self._config.answer(self.classes[label])
+        return (Completion if self._config.kind == "completion" else Prompt)(name, image, answer)
+
+    def text_answers(self) -> Iterator[str]:
+        """The text of every class."""
+        yield from map(self._config.answer, self.classes)
 
     def report(self) -> Mapping[str, Any]:
         """Counts; `empty_classes` have no image. `entries`: every file of the folder and every link to a folder, once,
@@ -111,7 +141,12 @@ class ImageFolders:
 
     def fingerprint(self) -> str:
         """A hash of names and labels; the images are not read."""
-        return hashlib.sha256(repr((self.classes, self._items)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return hashlib.sha256(
+            repr((self.classes, self._items, *self._texts())).encode("utf-8", "surrogatepass")
+        ).hexdigest()[:16]
+
+    def _texts(self) -> tuple[str, ...]:
+        return () if self._config.kind == "image-label" else (self._config.kind, self._config.template)
 
 
 def _validation_folder(config: ImageLabelConfig, above: Path | None) -> Path | None:

@@ -1,4 +1,5 @@
-"""What the comparisons with TRL share: sides that alternate, each run a process of its own, and a clock of its steps.
+"""What the comparisons with other trainers share: sides that alternate, each run a process of its own, and a clock of
+its steps.
 
 means = alternate([__file__, "--steps", "8", "--one", "{side}", "sft", str(folder)], repeats=2)
 means["trl"]["seconds"] / means["mmalign"]["seconds"]
@@ -14,9 +15,9 @@ from typing import Any
 SIDES = ("mmalign", "trl")
 
 
-def alternate(command: list[str], repeats: int) -> dict[str, dict[str, float]]:
+def alternate(command: list[str], repeats: int, sides: tuple[str, ...] = SIDES) -> dict[str, dict[str, float]]:
     """Of each side the medians of what its runs print, a line of JSON with numbers; {side} is filled in."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, results in found.items():
             filled = [side if part == "{side}" else part for part in command]

@@ -76,7 +76,7 @@ def test_lists_have_names_and_summaries(capsys: Capture) -> None:
     assert run(["list", "objectives"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["NAME", "PLUGIN", "TAKES", "SUMMARY"]
-    assert any(row.split()[:3] == ["contrastive", "mmalign_objectives", "image-text"] for row in rows)
+    assert any(row.split()[:4] == ["contrastive", "mmalign_objectives", "image-text,", "text-pair"] for row in rows)
 
 
 def test_lists_without_a_kind_name_all(capsys: Capture) -> None:
@@ -118,9 +118,14 @@ def register_objectives():
     assert writes["reward-model"] == "no" and writes["open-clip"] == "derived"
     assert writes["causal-lm"] == "no", "it reads no pictures"
     verdicts = {(cell["backbone"], cell["verdict"]) for cell in cells if cell["objective"] == "contrastive"}
-    names = ("causal-lm", "gpt-1", "gpt-2", "gpt-mini", "llama", "reward-model", "smollm2-135m")
-    of_texts = {(name, "no") for name in names}
-    assert of_texts < verdicts and {verdict for _, verdict in verdicts - of_texts} == {"yes"}
+    of_texts = {(name, "derived") for name in ("causal-lm", "gpt-1", "gpt-2", "gpt-mini", "llama", "smollm2-135m")}
+    others = verdicts - of_texts - {("reward-model", "no")}
+    assert of_texts < verdicts and {verdict for _, verdict in others} == {"yes"}
+    assert run(["matrix", "clip-lite", "--json"]) == 0
+    words = [item["verdict"] for item in json.loads(capsys.readouterr().out)["items"]]
+    assert len(words) >= 14 and sum(word != "no" for word in words) >= 12
+    assert run(["matrix", "gpt-mini"]) == 0
+    assert "as an encoder of texts" in capsys.readouterr().out
 
 
 def test_defaults_with_line_breaks_keep_to_their_row(capsys: Capture) -> None:

@@ -22,6 +22,7 @@ from mmalign.pairs.candidates import CandidateModel
 from mmalign.registry.catalog import Catalog
 from mmalign.testing.bench import Workbench
 from mmalign.testing.subjects import load, source_of
+from mmalign.testing.trainer import build_trainer
 from mmalign.train.build import wire
 from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
@@ -254,6 +255,24 @@ def test_pictures_as_answers_are_compared_by_pair_scores(bench: Workbench) -> No
     halves = [sequences.select([1]), sequences.select([2, 0])]
     assert torch.equal(halves[1].answer_pictures, images[[4, 5, 0, 1]])
     assert len({*sequences.row_bytes()}) == 3
+
+
+@pytest.mark.parametrize("objective", ["ppo", "rloo", "grpo", "online-dpo"])
+def test_gradients_of_sampling_objectives_are_those_of_the_formula(
+    bench: Workbench, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same draws and scores; `Naive` is autograd through the logits of all candidates."""
+    entry, gradients = bench.catalog.find("objectives", objective), []
+    for kind, micro_batch in ((CandidateModel, 2), (Naive, 0)):
+        monkeypatch.setattr(candidates, "CandidateModel", kind)
+        trainer = build_trainer(entry, "tiny-open-clip", bench)
+        assert type(trainer.models["policy"]) is kind
+        _, found = trainer.gradients(trainer.batches, micro_batch)
+        gradients.append({name: value for name, value in found.items() if value is not None and value.any()})
+    ours, naive = gradients
+    assert ours.keys() == naive.keys() and any(name.endswith("logit_scale") for name in ours)
+    for name, wanted in naive.items():
+        torch.testing.assert_close(ours[name], wanted, **EXACT, msg=name)
 
 
 def test_draws_follow_the_probabilities_and_their_own_seeds(bench: Workbench) -> None:

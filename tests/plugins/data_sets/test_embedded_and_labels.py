@@ -144,3 +144,22 @@ def test_folders_without_classes_or_images(tmp_path: Path) -> None:
     folders(tmp_path, cat=1)
     with pytest.raises(DataError, match="no such folder"):
         labelled(tmp_path, "validation", validation=str(tmp_path / "none"))
+
+
+def test_classes_are_answers_in_a_template(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            picture(number).save(tmp_path / name / f"{number}.png")
+    options = {"path": str(tmp_path), "holdout": 0, "template": "this is {}, surely"}
+    answers = ImageFolders.build(ImageLabelConfig(kind="completion", **options), "train")
+    assert answers is not None and list(answers.text_answers()) == ["this is cat, surely", "this is dog, surely"]
+    assert {(each.prompt.path[-9:], each.completion) for each in map(answers.__getitem__, range(6))} == {
+        (f"{name}/{number}.png", f"this is {name}, surely") for name in ("cat", "dog") for number in range(3)
+    }
+    prompts = ImageFolders.build(ImageLabelConfig(kind="prompt", **options), "train")
+    assert prompts is not None and prompts[0].solution == "this is cat, surely"
+    labels = ImageFolders.build(ImageLabelConfig(**options), "train")
+    assert labels is not None and len({labels.fingerprint(), answers.fingerprint(), prompts.fingerprint()}) == 3
+    with pytest.raises(ValueError, match="once, where the name"):
+        ImageLabelConfig(path="x", template="a photo")
