@@ -110,6 +110,15 @@ VIEWS = (
         pairs=frozenset({("image", "text"), ("image", "")}),
         relative_pairs=frozenset({("text", "image")}),
     ),
+    View(
+        name="judge",
+        summary="a reward model, which scores a picture and a text by their similarity",
+        target="mmalign.pairs.judge:Judge",
+        source=_DUAL_ENCODER,
+        provides=frozenset({Capability.SCORE_SEQUENCES}),
+        pairs=frozenset({("image", "text"), ("text", "image")}),
+        alone=True,
+    ),
 )
 
 ALONE = tuple(view for view in VIEWS if view.alone)

@@ -57,10 +57,10 @@ def load_model(
     given = {} if options is None or isinstance(options, BaseModel) else options
     if if_random:
         refuse_random_weights(source, given, {}, if_random)
-    config = options
-    if not isinstance(options, BaseModel):
-        hint = f"All options: mmalign show {source.entry.spec.name} --options"
-        config = build(backbone_class.Config, given, "backbone", hint=hint)
+    hint = f"All options: mmalign show {source.entry.spec.name} --options"
+    config: BaseModel = (
+        options if isinstance(options, BaseModel) else build(backbone_class.Config, given, "backbone", hint=hint)
+    )
     model = backbone_class.load(source, config)
     facts = model.describe()
     if if_random:
@@ -71,5 +71,17 @@ def load_model(
         model.module.requires_grad_(False).eval()
     for note in filter(None, (source.note, facts.get("note"))):
         say(note)
+    return with_needs(model, source, needs, config, say)
+
+
+def with_needs(
+    model: Any,
+    source: "Source",
+    needs: Sequence[str],
+    config: "BaseModel",
+    say: Callable[[str], None] = lambda line: None,
+) -> Any:
+    """A loaded model or, where its family has these capabilities only through a view of the model alone, that view.
+    config: the backbone's options."""
     view = check_needs(needs, source.family, ALONE).view
     return model if view is None else through(view, model, config, say=say)

@@ -8,7 +8,15 @@ verdict.missing       # {"token_logps"}
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mmalign.contract.capabilities import VIEWS, Capability, Pair, View, parse_need, reads_sequences, satisfy
+from mmalign.contract.capabilities import (
+    VIEWS,
+    Capability,
+    Pair,
+    View,
+    parse_need,
+    reads_sequences,
+    satisfy,
+)
 from mmalign.contract.specs import Entry, Family, ObjectiveSpec
 from mmalign.errors import IncompatibleError
 from mmalign.registry.catalog import Catalog
@@ -51,14 +59,14 @@ class Verdict:
 
 def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = ()) -> Verdict:
     """Check a list of needs (of a role, an evaluation, a command) against a family, and then against it through each of
-    the views."""
+    the views; the verdict has the pairs that the family, or the view of it, reads."""
     direct = _needs(needs, family.provides)
     for view in views if not direct.ok else ():
         if view.source <= family.provides:
             verdict = _needs(needs, family.provides | view.provides)
             if verdict.ok:
-                return _seen_through(view, verdict, needs, family)
-    return direct
+                return replace(_seen_through(view, verdict, needs, family), pairs=view.pairs)
+    return replace(direct, pairs=family.pairs)
 
 
 def _seen_through(view: View, verdict: Verdict, needs: Iterable[str], family: Family) -> Verdict:

@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.capabilities import in_words
-from mmalign.contract.examples import HasAnswers, pair_of
 from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
+from mmalign.data.contents import require_pairs
 from mmalign.data.loader import Order, Stream
 from mmalign.device import keep_freed_memory
 from mmalign.display import Say
@@ -34,7 +33,7 @@ from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
-from mmalign.train.next_steps import data_name, readable
+from mmalign.train.next_steps import data_name
 from mmalign.train.optim import OptimizerState, build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
@@ -309,17 +308,11 @@ def wire(
 
 def _require_pairs(plan: Plan, data: Any) -> None:
     """Before weights are loaded: raises IncompatibleError for data whose prompts or answers the model does not read."""
-    example = next(iter(readable(data)), None)
-    if example is None or not plan.example.spec.pairs or not isinstance(example, HasAnswers):
-        return
-    pair, pairs = pair_of(example), plan.verdict.pairs
-    if pair not in pairs:
-        wanted = " or ".join(in_words(each) for each in sorted(pairs) if all(each) == all(pair))
-        raise IncompatibleError(
-            f"{data_name(plan)} holds {in_words(pair)} ({example.key}); {plan.objective.spec.name} on "
-            f"{plan.source.reference} learns from {wanted or 'none such'}",
-            hint=f"Try other data, or another backbone: mmalign matrix {plan.objective.spec.name}",
-        )
+    if plan.example.spec.pairs:
+        name = plan.objective.spec.name
+        who = f"{name} on {plan.source.reference} learns from"
+        hint = f"Try other data, or another backbone: mmalign matrix {name}"
+        require_pairs(who, data, plan.verdict.pairs, data_name(plan), hint)
 
 
 def _through_view(plan: Plan, parts: tuple[Any, ...], say: Say, model: Any) -> Any:

@@ -5,7 +5,6 @@ commands = next_commands(Path("runs/x/model"), plan, job.heldout or job.data)
 
 import itertools
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from mmalign.contract.examples import (
     TextLabel,
     Turns,
 )
-from mmalign.errors import DataError
+from mmalign.data.contents import readable
 from mmalign.printable import printable
 from mmalign.train.plan import Plan
 
@@ -97,15 +96,6 @@ def _prompt(example: Any) -> Turns:
     if isinstance(example, Prompt | Completion | Preference | LabelledCompletion | Ranking):
         return "" if isinstance(example.prompt, ImageRef) else example.prompt
     return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
-
-
-def readable(data: Any) -> Iterator[Any]:
-    """The readable examples, in order."""
-    for index in range(len(data)):
-        try:
-            yield data[index]
-        except DataError:
-            continue
 
 
 def _typed(text: str) -> bool:
