@@ -71,17 +71,5 @@ def load_model(
         model.module.requires_grad_(False).eval()
     for note in filter(None, (source.note, facts.get("note"))):
         say(note)
-    return with_needs(model, source, needs, config, say)
-
-
-def with_needs(
-    model: Any,
-    source: "Source",
-    needs: Sequence[str],
-    config: "BaseModel",
-    say: Callable[[str], None] = lambda line: None,
-) -> Any:
-    """A loaded model or, where its family has these capabilities only through a view of the model alone, that view.
-    config: the backbone's options."""
     view = check_needs(needs, source.family, ALONE).view
     return model if view is None else through(view, model, config, say=say)

@@ -57,15 +57,19 @@ class Verdict:
         return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
-def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = ()) -> Verdict:
+def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = (), *, relative: bool = False) -> Verdict:
     """Check a list of needs (of a role, an evaluation, a command) against a family, and then against it through each of
-    the views; the verdict has the pairs that the family, or the view of it, reads."""
+    the views; the verdict has the pairs that the family, or the view of it, reads.
+
+    relative: only differences between answers to one prompt are used.
+    """
     direct = _needs(needs, family.provides)
     for view in views if not direct.ok else ():
         if view.source <= family.provides:
             verdict = _needs(needs, family.provides | view.provides)
             if verdict.ok:
-                return replace(_seen_through(view, verdict, needs, family), pairs=view.pairs)
+                pairs = view.pairs | (view.relative_pairs if relative else frozenset())
+                return replace(_seen_through(view, verdict, needs, family), pairs=pairs)
     return replace(direct, pairs=family.pairs)
 
 

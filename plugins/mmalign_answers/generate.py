@@ -105,6 +105,7 @@ def run_generate(
         app.catalog,
         source,
         settings["backbone"],
+        needs=NEEDS,
         device=runtime.device,
         if_random="its answers are noise",
         say=app.say,
