@@ -19,7 +19,7 @@ from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
-from mmalign.data.contents import require_pairs
+from mmalign.data.contents import first_pair, require_pairs
 from mmalign.data.loader import Order, Stream
 from mmalign.device import keep_freed_memory
 from mmalign.display import Say
@@ -225,6 +225,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         loaded={role: view(load_model(plan.catalog, source, say=say)) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
+    pair, _ = first_pair(data) or (("", ""), "")
     columns = tuple(data[0].columns) if "columns" in {field.name for field in fields(plan.example_class)} else ()
     feed = plan.feed_class.open(
         plan.catalog,
@@ -234,6 +235,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         models,
         share=train.batch_size // processes.world_size,
         columns=columns,
+        pair=pair,
         device=processes.device,
         say=say,
     )

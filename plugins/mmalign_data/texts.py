@@ -8,8 +8,9 @@
 They read tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL's columns: `text`; `prompt` and
 `completion`, or `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`,
 `completion` and `label`; `text` and `label`; `prompt` alone. They also read ShareGPT's `conversations` and Alpaca's
-`instruction`, `input` and `output`. Prompts or answers may be pictures
-(`mmalign_data.pictures`). Documents may be .txt files too, cut at blank lines into pieces.
+`instruction`, `input` and `output`. Prompts or answers may be pictures (`mmalign_data.pictures`). A comparison with a
+column `num_example_per_prompt` weighs as many times less. Documents may be .txt files too, cut at blank lines into
+pieces.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from mmalign.contract.examples import TextLabel
 from mmalign.errors import DataError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign_data.columns import Columns
-from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
+from mmalign_data.normal import FORMATS, SHARE, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.pictures import Source, with_pictures
 from mmalign_data.published import form_of, note_on, recast
@@ -201,7 +202,7 @@ class _Table(NamedTuple):
 
 def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
     """Reads all files of the part."""
-    rows, keys, skipped, examples = [], [], Counter[str](), []
+    rows, keys, skipped, examples, weighed = [], [], Counter[str](), [], False
     columns = Columns("solution" if "solution" in config.columns else "")
     forms: dict[str, None] = {}
     for file in part.files:
@@ -214,6 +215,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             else:
                 if "columns" in found:
                     found["columns"] = columns.add(found["columns"])
+                weighed = weighed or "weight" in found
                 rows.append(json.dumps(found, ensure_ascii=False))
                 keys.append(f"{name}:{line}")
     bad = sum(skipped.values())
@@ -226,7 +228,9 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
-    return _Table(rows, keys, skipped, columns, [note for form in forms if (note := note_on(form, config.alpaca))])
+    notes = [note for form in forms if (note := note_on(form, config.alpaca))]
+    notes += [f"an example weighs 1 / {SHARE} in the loss"] * weighed
+    return _Table(rows, keys, skipped, columns, notes)
 
 
 def _rows_of(

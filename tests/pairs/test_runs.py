@@ -16,7 +16,7 @@ from mmalign.cli import run
 from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, make_plan
-from tests.support.pictures import COLOURS, SHAPES, write_pairs
+from tests.support.pictures import COLOURS, SHAPES, write_pairs, write_rows
 from tests.support.project import python_path
 from tests.support.resume_cases import OPTIONS, Lab, assert_same_run, quick_runs
 
@@ -32,22 +32,6 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "ppo": (*REWARD, "objective.epochs=2"),
     "rloo": (*REWARD,),
 }
-
-
-def write_rows(folder: Path) -> dict[str, str]:
-    """Tables of pictures as prompts, and of pictures as answers."""
-    write_pairs(folder, copies=4)
-    pictures = [(f"{c}-{s}-{copy}.png", f"a {c} {s}") for copy in range(4) for c in COLOURS for s in SHAPES]
-    rows: dict[str, list[Any]] = {name: [] for name in ("texts", "pictures", "prompts")}
-    for number, (file, name) in enumerate(pictures):
-        other, other_name = pictures[(number + 7) % len(pictures)]
-        answers = {"completion": name, "label": True, "chosen": name, "rejected": other_name}
-        rows["texts"].append({"image": file, **answers})
-        rows["pictures"].append({"prompt": name, "chosen": {"path": file}, "rejected": {"path": other}})
-        rows["prompts"].append({"prompt": {"type": "image", "image": file}, "answer": name})
-    for name, table in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
-    return {name: str(folder / f"{name}.jsonl") for name in rows}
 
 
 @pytest.fixture(scope="module")
