@@ -170,7 +170,8 @@ class CandidateModel:
 
     def save_classifier(self, folder: Path, head: "nn.Linear", classes: tuple[str, ...]) -> bool:
         """The dual encoder, the head in head.safetensors ("weight", [classes, D]) and the names in classes.json: the
-        logits of a picture are `weight @ embedding`. Returns False: no library loads the two together."""
+        logits of a picture are `weight @ embedding`. `mmalign.evaluate.classifier` loads them. Returns False: no other
+        library does."""
         self.backbone.save(folder)
         save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / "head.safetensors")
         write_text(folder / "classes.json", json.dumps(classes, ensure_ascii=False) + "\n")

@@ -12,6 +12,7 @@ from mmalign.contract.capabilities import Capability
 from mmalign.contract.examples import (
     Completion,
     Content,
+    ImageLabel,
     ImageRef,
     ImageText,
     LabelledCompletion,
@@ -37,7 +38,12 @@ def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
     examples = list(itertools.islice(readable(data), _LOOKED_AT))
     if "scalar" in heads:
         return [_score(model, plan, examples)]
-    if "classes" in heads and plan.verdict.view is None:
+    if "classes" in heads and plan.verdict.view is not None:
+        files = (_file(example.image) for example in examples if isinstance(example, ImageLabel))
+        picture = next(filter(None, files), "photo.jpg")
+        load = "from mmalign.evaluate.classifier import PictureClassifier"
+        return [f"python -c {shlex.quote(f'{load}; print(PictureClassifier.load({str(model)!r})({picture!r}))')}"]
+    if "classes" in heads:
         texts = (example.text for example in examples if isinstance(example, TextLabel))
         text = next(filter(_typed, texts), "A fine film.")
         code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"

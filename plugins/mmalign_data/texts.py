@@ -205,6 +205,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
     rows, keys, skipped, examples, weighed = [], [], Counter[str](), [], False
     columns = Columns("solution" if "solution" in config.columns else "")
     forms: dict[str, None] = {}
+    directions: dict[str, str] = {}  # the first row of each
     for file in part.files:
         # Files of different splits often have the same name, so the key holds the split too.
         name = file.name if part.split in file.name else f"{part.split}/{file.name}"
@@ -216,6 +217,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
                 if "columns" in found:
                     found["columns"] = columns.add(found["columns"])
                 weighed = weighed or "weight" in found
+                directions.setdefault(_direction(found), f"{name}:{line}")
                 rows.append(json.dumps(found, ensure_ascii=False))
                 keys.append(f"{name}:{line}")
     bad = sum(skipped.values())
@@ -228,6 +230,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
+    _require_one_direction(directions, part.where)
     notes = [note for form in forms if (note := note_on(form, config.alpaca))]
     notes += [f"an example weighs 1 / {SHARE} in the loss"] * weighed
     return _Table(rows, keys, skipped, columns, notes)
@@ -262,6 +265,22 @@ def _rows_of(
         if not isinstance(normal, str) and "columns" in normal:
             normal["columns"] = {name: value for name, value in normal["columns"].items() if name in own}
         yield line, normal
+
+
+def _direction(row: Normal) -> str:
+    """Where a row has pictures: "prompt", "answers", or "" for nowhere."""
+    if isinstance(row.get("prompt"), dict):
+        return "prompt"
+    return "answers" if any(isinstance(answer, dict) for answer in row.get("answers", ())) else ""
+
+
+def _require_one_direction(directions: Mapping[str, str], where: str) -> None:
+    """directions: of `_direction` -> the first such row. No model reads both in one batch."""
+    if {"prompt", "answers"} <= directions.keys():
+        raise DataError(
+            f"{where}: pictures are prompts ({directions['prompt']}) and answers ({directions['answers']})",
+            hint="Give a file of each: what is compared is either texts to a picture or pictures to a text.",
+        )
 
 
 def _may_picture(kind: str, config: TextFilesConfig) -> bool:

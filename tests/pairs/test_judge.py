@@ -168,7 +168,7 @@ def test_reward_with_ties_and_weights_is_pickscores_loss_but_for_its_constant(
         torch.testing.assert_close(ours.grad if ours.grad is not None else wanted * 0, wanted, **EXACT, msg=name)
 
 
-@pytest.mark.parametrize("objective", ["reward", "simpo", "orpo", "cpo"])
+@pytest.mark.parametrize("objective", ["reward", "dpo", "simpo", "orpo", "cpo"])
 def test_a_weight_of_two_is_an_example_twice_and_a_weight_of_one_changes_no_bit(
     bench: Workbench, objective: str
 ) -> None:
@@ -181,6 +181,9 @@ def test_a_weight_of_two_is_an_example_twice_and_a_weight_of_one_changes_no_bit(
         sequences = Sequences.of_pictures(pixels(view.backbone, 3)[list(order)]).with_answers(answers)
         columns: dict[str, Any] = {"key": tuple(map(str, order)), "sequences": sequences}
         columns |= {} if weights is None else {"weight": weights}
+        if objective == "dpo":  # against a reference of zeros
+            nothing = torch.zeros(2 * len(order), dtype=torch.float64)
+            columns["reference"] = Ragged.of_lengths(nothing, sequences.counts)
         return accumulate(reward_on(bench.catalog, view, objective)[1], [Batch(columns)], 0).loss
 
     torch.testing.assert_close(loss([0, 1, 2], (1.0, 2.0, 1.0)), loss([0, 1, 1, 2], None), **EXACT)
