@@ -158,7 +158,7 @@ def _reads_sequences(evaluation: Entry) -> bool:
 
 def _of_pairs(pairs: Set[Pair]) -> str:
     """Their contents in words, where they are not those of language models."""
-    wanted = sorted(pairs - TEXT_PAIRS)
+    wanted = sorted(pair for pair in pairs - TEXT_PAIRS if all(pair))
     return f" that hold {' or '.join(map(in_words, wanted))}" if wanted else ""
 
 
