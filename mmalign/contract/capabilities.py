@@ -118,6 +118,15 @@ VIEWS = (
         provides=frozenset({Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD}),
         alone=True,
     ),
+    View(
+        name="judge",
+        summary="a reward model, which scores a picture and a text by their similarity",
+        target="mmalign.pairs.judge:Judge",
+        source=_DUAL_ENCODER,
+        provides=frozenset({Capability.SCORE_SEQUENCES}),
+        pairs=frozenset({("image", "text"), ("text", "image")}),
+        alone=True,
+    ),
 )
 
 ALONE = tuple(view for view in VIEWS if view.alone)

@@ -179,12 +179,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt, the better one first."""
+    """Two answers to one prompt, the better one first. weight: of the example in a loss, relative to the others."""
 
     key: Kept
     prompt: Content
     chosen: Content
     rejected: Content
+    weight: Annotated[float, Keep()] = 1.0
 
     def answers(self) -> tuple[Content, ...]:
         return (self.chosen, self.rejected)
@@ -207,13 +208,15 @@ class LabelledCompletion:
 class Ranking:
     """K answers to one prompt with their ranks. The lowest rank is the best, usually 1; equal ranks are ties.
 
-    Ranks need not be integers: for rated answers, the distances between ranks are those between the ratings.
+    Ranks need not be integers: for rated answers, the distances between ranks are those between the ratings. weight: of
+    the example in a loss, relative to the others.
     """
 
     key: Kept
     prompt: Content
     completions: tuple[Content, ...]
     ranks: tuple[float, ...]
+    weight: Annotated[float, Keep()] = 1.0
 
     def answers(self) -> tuple[Content, ...]:
         return self.completions

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import Pair
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 
@@ -62,11 +63,12 @@ class Feed(Protocol):
         *,
         share: int,
         columns: tuple[str, ...],
+        pair: Pair,
         device: "torch.device",
         say: Callable[[str], None],
     ) -> Self:
         """models: the run's `mmalign.train.roles.Models`. share: rows of a step on this process. columns: those of the
-        data's prompts. Raises UsageError."""
+        data's prompts. pair: the contents of the data's prompts and answers. Raises UsageError."""
         ...
 
     def complete(self, policy: Any, batch: Batch, ctx: Context) -> Batch:

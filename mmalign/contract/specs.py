@@ -387,7 +387,8 @@ class EvaluationSpec(Spec):
     `more_kinds`: other kinds that it can run on instead; it runs on the first that the data set yields.
     `in_training`: "always": in every run, on the kind's default data set if the run's data is of another kind;
     "own-data": only if the run's data yields that kind; "named": only if the run names it. `comparable`: the `primary`
-    metric and an objective's held-out metric of that name are the same share of the same examples.
+    metric and an objective's held-out metric of that name are the same share of the same examples. `relative`: of
+    answers it uses only differences between those to one prompt, so that it may run through any view of a model.
     """
 
     needs: tuple[str, ...]
@@ -397,6 +398,7 @@ class EvaluationSpec(Spec):
     higher_is_better: bool = True
     in_training: Literal["always", "own-data", "named"] = "always"
     comparable: bool = False
+    relative: bool = False
     noun: ClassVar[str] = "evaluation"
     members: ClassVar[tuple[str, ...]] = ("Config", "run")
 

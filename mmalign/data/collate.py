@@ -14,7 +14,7 @@ and conversations `num_left_out` [N], the turns whose thinking the chat template
 
 import random
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, cast, get_args, get_origin
 
@@ -26,7 +26,7 @@ from mmalign.contract.examples import AsQuery, Content, ImageRef, Keep, Turns
 from mmalign.data.images import open_image
 from mmalign.errors import BadSample, DataError, PluginError
 from mmalign.hashing import stable_hash
-from mmalign.language.protocols import AnswersProcessor, TokenizedAnswers
+from mmalign.language.protocols import ReadsAnswers, TokenizedAnswers
 from mmalign.language.sequences import Sequences
 
 
@@ -76,17 +76,25 @@ class Encoder:
 
     def _answers(self, example: Any, rng: random.Random | None) -> TokenizedAnswers:
         answers = example.answers()
-        tokens = cast(AnswersProcessor, self.processor).answers(example.prompt, answers)
-        if isinstance(example.prompt, ImageRef):
-            tokens = tokens._replace(picture=self.processor.image(open_image(example.prompt), rng))
-        if answers and isinstance(answers[0], ImageRef):
-            pictures = tuple(self.processor.image(open_image(answer), rng) for answer in answers)
-            tokens = tokens._replace(answer_pictures=pictures)
+        tokens = cast(ReadsAnswers, self.processor).answers(example.prompt, answers)
+        tokens = with_pixels(
+            tokens, example.prompt, answers, lambda picture: self.processor.image(open_image(picture), rng)
+        )
         if not self.answer_tokens:
             return tokens
         if not len(tokens.prompt):
             raise BadSample("an empty prompt, and the model has no start token: nothing can follow it")
         return _shortened(tokens, self.processor.context_length - self.answer_tokens)
+
+
+def with_pixels(
+    tokens: TokenizedAnswers, prompt: Content, answers: Sequence[Content], encode: Callable[[ImageRef], torch.Tensor]
+) -> TokenizedAnswers:
+    """The tokens of a prompt and its answers, with those that are pictures encoded, the prompt first."""
+    if isinstance(prompt, ImageRef):
+        tokens = tokens._replace(picture=encode(prompt))
+    pictures = tuple(encode(answer) for answer in answers if isinstance(answer, ImageRef))
+    return tokens._replace(answer_pictures=pictures) if pictures else tokens
 
 
 def _shortened(tokens: TokenizedAnswers, room: int) -> TokenizedAnswers:
@@ -136,6 +144,22 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
     return Batch({name: _join(name, [row[name] for row in rows]) for name in rows[0]} if rows else {})
 
 
+def join_answers(rows: Sequence[TokenizedAnswers]) -> Sequences:
+    """N prompts with their answers. Raises DataError where some prompts are pictures and some are texts."""
+    sequences = Sequences.from_lists(
+        [row.prompt for row in rows], [row.answers for row in rows], [row.learn for row in rows]
+    )
+    pictures = [row.picture for row in rows if row.picture is not None]
+    if 0 < len(pictures) < len(rows):
+        raise DataError("a batch holds pictures and texts as prompts; give data with one of the two")
+    of_answers = [picture for row in rows for picture in row.answer_pictures]
+    return replace(
+        sequences,
+        pictures=torch.stack(pictures) if pictures else None,
+        answer_pictures=torch.stack(of_answers) if of_answers else None,
+    )
+
+
 class _Tokens(typing.NamedTuple):
     """Marks a row of a ragged column."""
 
@@ -152,18 +176,7 @@ def _join(name: str, values: list[Any]) -> Column:
     if isinstance(values[0], _Tokens):
         return Ragged.from_list([value.ids for value in values])
     if isinstance(values[0], TokenizedAnswers):
-        sequences = Sequences.from_lists(
-            [row.prompt for row in values], [row.answers for row in values], [row.learn for row in values]
-        )
-        pictures = [row.picture for row in values if row.picture is not None]
-        if 0 < len(pictures) < len(values):
-            raise DataError("a batch holds pictures and texts as prompts; give data with one of the two")
-        of_answers = [picture for row in values for picture in row.answer_pictures]
-        return replace(
-            sequences,
-            pictures=torch.stack(pictures) if pictures else None,
-            answer_pictures=torch.stack(of_answers) if of_answers else None,
-        )
+        return join_answers(values)
     if not isinstance(values[0], torch.Tensor):
         return tuple(values)
     shapes = {tuple(value.shape) for value in values}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import Pair
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 
@@ -45,6 +46,7 @@ class FixedExamples:
         *,
         share: int,
         columns: tuple[str, ...],
+        pair: Pair,
         device: "torch.device",
         say: Callable[[str], None],
     ) -> "FixedExamples":

@@ -5,10 +5,11 @@ part = held_out(catalog, entry, config, "preference")               # the valida
 part.dataset; part.sibling("train")
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
+from mmalign.contract.capabilities import TEXT_PAIRS, Pair
 from mmalign.contract.specs import Entry
 from mmalign.data.find import find_dataset
 from mmalign.errors import DataError, IncompatibleError, UsageError
@@ -46,12 +47,18 @@ class Part:
 
 
 def open_named(
-    catalog: Catalog, name: str, kinds: tuple[str, ...], split: str, values: Mapping[str, Any], command: str
+    catalog: Catalog,
+    name: str,
+    kinds: tuple[str, ...],
+    split: str,
+    values: Mapping[str, Any],
+    command: str,
+    pairs: Set[Pair] = TEXT_PAIRS,
 ) -> Part:
     """The part of the data that a user named, as the first of `kinds` that it can yield; raises UsageError and
-    DataError."""
-    entry, path = find_dataset(catalog, name, kinds, values)
-    yields = catalog.kinds_of(entry)
+    DataError. pairs: what its prompts and answers may hold."""
+    entry, path = find_dataset(catalog, name, kinds, values, pairs)
+    yields = catalog.kinds_of(entry, pairs)
     kind = values.get("kind") or next((kind for kind in kinds if kind in yields), "")
     if kind not in kinds:
         has = kind or ", ".join(yields)

@@ -34,8 +34,17 @@ class TokenizedAnswers(NamedTuple):
     answer_pictures: "tuple[Tensor, ...]" = ()
 
 
-class AnswersProcessor(Processor, Protocol):
-    """The processor of a language model: it also encodes prompts and answers."""
+class ReadsAnswers(Processor, Protocol):
+    """The processor of a model of prompts with answers."""
+
+    def answers(self, prompt: "Content", answers: "Sequence[Content]") -> TokenizedAnswers:
+        """Cut to the context, and the cut counted; without answers, the prompt alone. Raises BadSample, with the
+        reason."""
+        ...
+
+
+class AnswersProcessor(ReadsAnswers, Protocol):
+    """The processor of a language model."""
 
     end_id: int
 
@@ -57,10 +66,6 @@ class AnswersProcessor(Processor, Protocol):
 
     def decode(self, ids: "Tensor") -> str:
         """ids: [T] -> their text, special tokens included."""
-
-    def answers(self, prompt: "Content", answers: "Sequence[Content]") -> TokenizedAnswers:
-        """Cut to the context, and the cut counted; without answers, the prompt alone. Raises BadSample, with the
-        reason."""
 
 
 class Hidden(NamedTuple):
@@ -140,7 +145,7 @@ class CausalLM(Backbone, HasHiddenStates, HasTokenLogps, Generates, Protocol):
 
 
 class RewardModel(ScoresSequences, Protocol):
-    """A model that scores texts as people ranked them."""
+    """A model that scores answers as people ranked them."""
 
     module: "nn.Module"
-    processor: AnswersProcessor
+    processor: ReadsAnswers

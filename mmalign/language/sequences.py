@@ -245,6 +245,18 @@ def ranks_of(batch: Batch, scores: Tensor) -> tuple[Tensor, Tensor]:
     return ranks, present
 
 
-def num_ranked(batch: Batch, *, tie: float = 0.0, split_ties: bool = False) -> int:
-    """Prompts that teach something: those with ranks more than `tie` apart or, with `split_ties`, with two answers."""
-    return sum(max(ranks) - min(ranks) > tie or (split_ties and len(ranks) > 1) for ranks in rank_lists(batch))
+def num_ranked(batch: Batch, *, tie: float = 0.0, split_ties: bool = False) -> float:
+    """The weights of prompts that teach something: those with ranks more than `tie` apart or, with `split_ties`, with
+    two answers."""
+    teach = (max(ranks) - min(ranks) > tie or (split_ties and len(ranks) > 1) for ranks in rank_lists(batch))
+    return sum(weight for weight, counted in zip(weight_list(batch), teach, strict=True) if counted)
+
+
+def weight_list(batch: Batch) -> Sequence[float]:
+    """The weight of each example of a loss: 1 where the batch has none."""
+    return batch["weight"] if "weight" in batch else (1.0,) * len(batch)
+
+
+def weights_of(batch: Batch, losses: Tensor) -> Tensor:
+    """[N]: `weight_list`, in the type and on the device of losses [N]."""
+    return torch.tensor(weight_list(batch), dtype=losses.dtype).to(losses.device)

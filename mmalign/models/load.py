@@ -57,10 +57,10 @@ def load_model(
     given = {} if options is None or isinstance(options, BaseModel) else options
     if if_random:
         refuse_random_weights(source, given, {}, if_random)
-    config = options
-    if not isinstance(options, BaseModel):
-        hint = f"All options: mmalign show {source.entry.spec.name} --options"
-        config = build(backbone_class.Config, given, "backbone", hint=hint)
+    hint = f"All options: mmalign show {source.entry.spec.name} --options"
+    config: BaseModel = (
+        options if isinstance(options, BaseModel) else build(backbone_class.Config, given, "backbone", hint=hint)
+    )
     model = backbone_class.load(source, config)
     facts = model.describe()
     if if_random:

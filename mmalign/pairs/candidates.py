@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmalign.contract.batch import Ragged
-from mmalign.contract.examples import ImageRef
 from mmalign.errors import BadSample, UsageError
 from mmalign.files import write_text
 from mmalign.language.layout import Layout, states_at
@@ -38,6 +37,7 @@ from mmalign.language.protocols import TokenizedAnswers
 from mmalign.language.sampling import Generated, Sampling, draw, uniforms
 from mmalign.ops.logps import Head, TokenLogps, token_logps
 from mmalign.pairs.options import candidates_of
+from mmalign.pairs.reading import check_pair, placeholder, prompt_tokens
 
 if TYPE_CHECKING:
     import random
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from mmalign.contract.examples import Content
     from mmalign.language.sequences import Sequences
 
-_PLACEHOLDER = 0  # the one id of a picture
 _NO_LIMIT = 1 << 20  # tokens: a prompt and an answer are never cut
 _CHUNK = 64  # candidates embedded at once
 
@@ -80,11 +79,7 @@ class CandidateProcessor:
 
     def prompt(self, prompt: "Content") -> Tensor:
         """[T]: the ids of a text, or one placeholder for a picture. Raises BadSample for a conversation."""
-        if isinstance(prompt, ImageRef):
-            return torch.tensor([_PLACEHOLDER])
-        if isinstance(prompt, str):
-            return self.base.text(prompt).ids
-        raise BadSample("a prompt of a dual encoder is a picture or a text, not a conversation")
+        return prompt_tokens(self.base, prompt).ids
 
     def observation(self, text: str, *, in_chat: bool = False) -> Tensor:
         raise BadSample("a dual encoder answers with one candidate: no environment can reply to it")
@@ -95,19 +90,15 @@ class CandidateProcessor:
 
     def answers(self, prompt: "Content", answers: "Sequence[Content]") -> TokenizedAnswers:
         """Raises BadSample for a text that is no candidate, and where prompt and answers are both texts or pictures."""
-        wanted, name = (str, "texts") if isinstance(prompt, ImageRef) else (ImageRef, "pictures")
-        if not all(isinstance(answer, wanted) for answer in answers):
-            raise BadSample(
-                f"the answers are no {name}: a dual encoder reads pictures with texts, or texts with pictures"
-            )
-        ids = [torch.tensor([self._number(answer) if isinstance(answer, str) else _PLACEHOLDER]) for answer in answers]
-        lost = self.base.text(prompt).num_lost if isinstance(prompt, str) else 0
-        return TokenizedAnswers(self.prompt(prompt), ids, [torch.ones(1, dtype=torch.bool) for _ in ids], lost)
+        check_pair(prompt, answers)
+        ids = [self._number(answer) if isinstance(answer, str) else placeholder() for answer in answers]
+        tokens, lost = prompt_tokens(self.base, prompt)
+        return TokenizedAnswers(tokens, ids, [torch.ones(1, dtype=torch.bool) for _ in ids], lost)
 
-    def _number(self, answer: str) -> int:
+    def _number(self, answer: str) -> Tensor:
         if answer not in self._numbers:
             raise BadSample(f"the answer {answer!r} is none of the {len(self.candidates):,} candidates")
-        return self._numbers[answer]
+        return torch.tensor([self._numbers[answer]])
 
 
 class Embedded(NamedTuple):
@@ -179,7 +170,8 @@ class CandidateModel:
 
     def save_classifier(self, folder: Path, head: "nn.Linear", classes: tuple[str, ...]) -> bool:
         """The dual encoder, the head in head.safetensors ("weight", [classes, D]) and the names in classes.json: the
-        logits of a picture are `weight @ embedding`. Returns False: no library loads the two together."""
+        logits of a picture are `weight @ embedding`. `mmalign.evaluate.classifier` loads them. Returns False: no other
+        library does."""
         self.backbone.save(folder)
         save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / "head.safetensors")
         write_text(folder / "classes.json", json.dumps(classes, ensure_ascii=False) + "\n")

@@ -8,7 +8,15 @@ verdict.missing       # {"token_logps"}
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mmalign.contract.capabilities import VIEWS, Capability, Pair, View, parse_need, reads_sequences, satisfy
+from mmalign.contract.capabilities import (
+    VIEWS,
+    Capability,
+    Pair,
+    View,
+    parse_need,
+    reads_sequences,
+    satisfy,
+)
 from mmalign.contract.specs import Entry, Family, ObjectiveSpec
 from mmalign.errors import IncompatibleError
 from mmalign.registry.catalog import Catalog
@@ -49,16 +57,20 @@ class Verdict:
         return "; ".join(f"{need} from {' + '.join(sources)}" for need, sources in self.derived.items())
 
 
-def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = ()) -> Verdict:
+def check_needs(needs: Sequence[str], family: Family, views: Iterable[View] = (), *, relative: bool = False) -> Verdict:
     """Check a list of needs (of a role, an evaluation, a command) against a family, and then against it through each of
-    the views."""
+    the views; the verdict has the pairs that the family, or the view of it, reads.
+
+    relative: only differences between answers to one prompt are used.
+    """
     direct = _needs(needs, family.provides)
     for view in views if not direct.ok else ():
         if view.source <= family.provides:
             verdict = _needs(needs, family.provides | view.provides)
             if verdict.ok:
-                return _seen_through(view, verdict, needs, family)
-    return direct
+                pairs = view.pairs | (view.relative_pairs if relative else frozenset())
+                return replace(_seen_through(view, verdict, needs, family), pairs=pairs)
+    return replace(direct, pairs=family.pairs)
 
 
 def _seen_through(view: View, verdict: Verdict, needs: Iterable[str], family: Family) -> Verdict:

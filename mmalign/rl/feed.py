@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmalign.contract.backbone import NamesPlaces
 from mmalign.contract.batch import Batch
+from mmalign.contract.capabilities import Pair
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.display import Say, terminal_width
@@ -66,13 +67,15 @@ class SampledAnswers:
         *,
         share: int,
         columns: tuple[str, ...],
+        pair: Pair,
         device: "torch.device",
         say: Say,
     ) -> "SampledAnswers":
         """columns: names of the prompts' columns, which rewards may need.
 
         Raises UsageError if answers leave no room for a prompt, if there are fewer prompts than updates, or if a reward
-        needs a missing column; PluginError for an objective that is not an OnlineObjective.
+        needs a missing column or does not read such prompts; PluginError for an objective that is not an
+        OnlineObjective.
         """
         if not isinstance(objective, OnlineObjective):
             raise PluginError(f"{spec.name} learns from sampled answers, but its class is not an OnlineObjective")
@@ -96,6 +99,7 @@ class SampledAnswers:
             catalog, rollout.rewards, device, say, required=environment is None, trunk=models.trunk
         )
         rewards.check_columns(columns)
+        rewards.check_pair((pair[0], "text"))
         engine = Engine.build(catalog, rollout.engine, policy, say)
         weighs = isinstance(objective.config, PolicyGradientConfig) and objective.config.sampler_clip
         if weighs and engine is not None and not engine.exact and rollout.top_p < 1:

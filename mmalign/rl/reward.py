@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
+    from mmalign.contract.capabilities import Pair
     from mmalign.registry.catalog import Catalog
     from mmalign.rl.answers import Answers
 
@@ -70,4 +71,13 @@ class ReadsColumns(Protocol):
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Called before training with the data's columns; raise UsageError if one that the reward needs is missing."""
+        ...
+
+
+@runtime_checkable
+class ReadsPairs(Protocol):
+    """A reward that reads only some contents of prompts and answers, such as texts to pictures."""
+
+    def check_pair(self, pair: "Pair") -> None:
+        """Called after `open` and before training; raise UsageError for contents that the reward does not read."""
         ...

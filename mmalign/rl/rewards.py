@@ -13,16 +13,17 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmalign.config.validate import build as build_config
+from mmalign.contract.capabilities import Pair
 from mmalign.contract.specs import Entry
 from mmalign.errors import MmalignError, NonFiniteRewardError, RewardError, UsageError, raised_at
 from mmalign.registry.catalog import Catalog, lasting_name
 from mmalign.registry.plugins import BUILTINS
-from mmalign.rl.reward import OpensModels, ReadsColumns, Reward, SharesTrunk
+from mmalign.rl.reward import OpensModels, ReadsColumns, ReadsPairs, Reward, SharesTrunk
 
 if TYPE_CHECKING:
     import torch
@@ -122,10 +123,16 @@ class RewardList:
         """Raise UsageError, with the reward's name, if a reward needs a column that the prompts lack."""
         for chosen, reward in self._rewards:
             if isinstance(reward, ReadsColumns):
-                try:
+                with _named(chosen):
                     reward.check_columns(columns)
-                except UsageError as error:
-                    raise UsageError(f"{chosen}: {error.message}", hint=error.hint) from error
+
+    def check_pair(self, pair: Pair) -> None:
+        """Raise UsageError, with the reward's name, if a reward does not read prompts and answers with these
+        contents."""
+        for chosen, reward in self._rewards:
+            if isinstance(reward, ReadsPairs):
+                with _named(chosen):
+                    reward.check_pair(pair)
 
     def score(self, answers: "Answers") -> Scores:
         """Score answers; raises RewardError, with the reward and the example, for an exception or a wrong score."""
@@ -142,6 +149,14 @@ class RewardList:
                     unscored &= scores.isnan()
                 parts[chosen.name] = scores
         return Scores(total.float(), parts, unscored)
+
+
+@contextlib.contextmanager
+def _named(chosen: Chosen) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{chosen}: {error.message}", hint=error.hint) from error
 
 
 def _opened(

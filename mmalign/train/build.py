@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from mmalign.contract.batch import Batch
-from mmalign.contract.capabilities import in_words
-from mmalign.contract.examples import HasAnswers, pair_of
 from mmalign.contract.feed import Feed
 from mmalign.contract.objective import Context, Objective
 from mmalign.contract.specs import ObjectiveSpec
 from mmalign.data.collate import Encoder
+from mmalign.data.contents import first_pair, require_pairs
 from mmalign.data.loader import Order, Stream
 from mmalign.device import keep_freed_memory
 from mmalign.display import Say
@@ -34,7 +33,7 @@ from mmalign.train.config import TrainConfig
 from mmalign.train.distributed import Processes
 from mmalign.train.ema import MovingAverage
 from mmalign.train.length import with_examples
-from mmalign.train.next_steps import data_name, readable
+from mmalign.train.next_steps import data_name
 from mmalign.train.optim import OptimizerState, build_optimizer
 from mmalign.train.plan import Plan
 from mmalign.train.reference_cache import FrozenCache
@@ -226,6 +225,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         loaded={role: view(load_model(plan.catalog, source, say=say)) for role, source in plan.role_sources.items()},
     )
     parameters = models.trainable()
+    pair, _ = first_pair(data) or (("", ""), "")
     columns = tuple(data[0].columns) if "columns" in {field.name for field in fields(plan.example_class)} else ()
     feed = plan.feed_class.open(
         plan.catalog,
@@ -235,6 +235,7 @@ def assemble(plan: Plan, processes: Processes, say: Say = lambda line: None) -> 
         models,
         share=train.batch_size // processes.world_size,
         columns=columns,
+        pair=pair,
         device=processes.device,
         say=say,
     )
@@ -309,17 +310,11 @@ def wire(
 
 def _require_pairs(plan: Plan, data: Any) -> None:
     """Before weights are loaded: raises IncompatibleError for data whose prompts or answers the model does not read."""
-    example = next(iter(readable(data)), None)
-    if example is None or not plan.example.spec.pairs or not isinstance(example, HasAnswers):
-        return
-    pair, pairs = pair_of(example), plan.verdict.pairs
-    if pair not in pairs:
-        wanted = " or ".join(in_words(each) for each in sorted(pairs) if all(each) == all(pair))
-        raise IncompatibleError(
-            f"{data_name(plan)} holds {in_words(pair)} ({example.key}); {plan.objective.spec.name} on "
-            f"{plan.source.reference} learns from {wanted or 'none such'}",
-            hint=f"Try other data, or another backbone: mmalign matrix {plan.objective.spec.name}",
-        )
+    if plan.example.spec.pairs:
+        name = plan.objective.spec.name
+        who = f"{name} on {plan.source.reference} learns from"
+        hint = f"Try other data, or another backbone: mmalign matrix {name}"
+        require_pairs(who, data, plan.verdict.pairs, data_name(plan), hint)
 
 
 def _through_view(plan: Plan, parts: tuple[Any, ...], say: Say, model: Any) -> Any:

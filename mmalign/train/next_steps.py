@@ -5,13 +5,14 @@ commands = next_commands(Path("runs/x/model"), plan, job.heldout or job.data)
 
 import itertools
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmalign.contract.capabilities import Capability
 from mmalign.contract.examples import (
     Completion,
+    Content,
+    ImageLabel,
     ImageRef,
     ImageText,
     LabelledCompletion,
@@ -22,7 +23,7 @@ from mmalign.contract.examples import (
     TextLabel,
     Turns,
 )
-from mmalign.errors import DataError
+from mmalign.data.contents import readable
 from mmalign.printable import printable
 from mmalign.train.plan import Plan
 
@@ -35,9 +36,14 @@ def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
     """Commands, the most likely first. data: its examples may stand in them."""
     heads = {role.head for role in plan.objective.spec.roles}
     examples = list(itertools.islice(readable(data), _LOOKED_AT))
-    if "scalar" in heads and plan.verdict.view is None:
+    if "scalar" in heads:
         return [_score(model, plan, examples)]
-    if "classes" in heads and plan.verdict.view is None:
+    if "classes" in heads and plan.verdict.view is not None:
+        files = (_file(example.image) for example in examples if isinstance(example, ImageLabel))
+        picture = next(filter(None, files), "photo.jpg")
+        load = "from mmalign.evaluate.classifier import PictureClassifier"
+        return [f"python -c {shlex.quote(f'{load}; print(PictureClassifier.load({str(model)!r})({picture!r}))')}"]
+    if "classes" in heads:
         texts = (example.text for example in examples if isinstance(example, TextLabel))
         text = next(filter(_typed, texts), "A fine film.")
         code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"
@@ -70,12 +76,23 @@ def _score(model: Path, plan: Plan, examples: list[Any]) -> str:
     for example in examples:
         if not isinstance(example, Preference | Ranking):
             continue
-        prompt, answers = example.prompt, [text for text in example.answers() if isinstance(text, str)]
-        can_type = len(answers) == len(example.answers()) and all(map(_typed, answers))
-        if can_type and isinstance(prompt, str) and (not prompt or _typed(prompt)):
+        prompt, *answers = (_argument(content) for content in (example.prompt, *example.answers()))
+        if prompt is not None and None not in answers and all(answers):
             asked = f" --prompt {_quoted(prompt)}" if prompt else ""
-            return " ".join([f"{command}{asked}", *map(_quoted, answers[:3])])
+            return " ".join([f"{command}{asked}", *(_quoted(str(answer)) for answer in answers[:3])])
     return f"{command} --dataset {_quoted(data_name(plan))}"
+
+
+def _argument(content: Content) -> str | None:
+    """A text that can be typed, or the path of a picture that is a file; None for what no argument can say."""
+    if isinstance(content, ImageRef):
+        return _file(content)
+    return content if isinstance(content, str) and (not content or _typed(content)) else None
+
+
+def _file(image: ImageRef) -> str | None:
+    is_file = image.data is None and image.size is None and Path(image.path).is_file()
+    return image.path if is_file else None
 
 
 def _zero_shot(model: Path, examples: list[Any]) -> str:
@@ -86,9 +103,9 @@ def _zero_shot(model: Path, examples: list[Any]) -> str:
     if len(labels) < 2:
         return f'{command} --labels "a photo of a <object>"'
     options = " ".join(f"--labels {_quoted(label)}" for label in labels)
-    image = captioned[0].image
-    if image.data is None and image.size is None and Path(image.path).is_file():
-        return f"mmalign zero-shot {_quoted(image.path)} --backbone {_quoted(model)} {options}"
+    image = _file(captioned[0].image)
+    if image is not None:
+        return f"mmalign zero-shot {_quoted(image)} --backbone {_quoted(model)} {options}"
     return f"{command} {options}"
 
 
@@ -97,15 +114,6 @@ def _prompt(example: Any) -> Turns:
     if isinstance(example, Prompt | Completion | Preference | LabelledCompletion | Ranking):
         return "" if isinstance(example.prompt, ImageRef) else example.prompt
     return " ".join(example.text.split()[:_WORDS]) if isinstance(example, Text) else ""
-
-
-def readable(data: Any) -> Iterator[Any]:
-    """The readable examples, in order."""
-    for index in range(len(data)):
-        try:
-            yield data[index]
-        except DataError:
-            continue
 
 
 def _typed(text: str) -> bool:

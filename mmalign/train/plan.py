@@ -193,11 +193,10 @@ def make_plan(catalog: Catalog, sections: Mapping[str, Mapping[str, Any]]) -> Pl
         reasons=reasons,
     )
     if plan.train.frozen_roles == "cache" and not plan.caches_frozen:
-        raise UsageError(
-            f"train.frozen_roles=cache: {objective.spec.name} needs no frozen model for {kind} examples that can be "
-            "cached",
-            hint="Try: --set train.frozen_roles=auto",
-        )
+        why = f"{objective.spec.name} needs no frozen model for {kind} examples that can be cached"
+        if verdict.view is not None:
+            why = f"{source.reference} reads pictures, which are augmented anew in each step, so nothing can be cached"
+        raise UsageError(f"train.frozen_roles=cache: {why}", hint="Try: --set train.frozen_roles=auto")
     return plan
 
 

@@ -19,6 +19,7 @@ from mmalign.contract.capabilities import Capability
 from mmalign.contract.examples import ImageRef
 from mmalign.contract.specs import Entry
 from mmalign.data.collate import Encoder
+from mmalign.data.contents import readable
 from mmalign.data.images import describe, open_image
 from mmalign.data.loader import Sweep
 from mmalign.errors import BadSample, DataError
@@ -27,7 +28,6 @@ from mmalign.language.sequences import Sequences, sequences_of
 from mmalign.printable import Printable, printable
 from mmalign.train.build import Job
 from mmalign.train.config import DataConfig
-from mmalign.train.next_steps import readable
 
 SURVEYED = 1000  # examples or answers to look at, which takes a second or two
 _SHOWN = 600  # characters

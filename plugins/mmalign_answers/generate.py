@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit_data, pass_app, quiet_option, settings_of
+from mmalign.contract.capabilities import ALONE
 from mmalign.contract.examples import Message
 from mmalign.errors import BadSample, DataError, UsageError
 from mmalign.files import write_atomically
 from mmalign.language.messages import as_rows
 from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text, printable
+from mmalign.registry.compat import check_needs
 from mmalign_answers.texts import one_line, read_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmalign.contract.examples import Turns
+    from mmalign.contract.source import Source
 
 _EPILOG = """\b
 Examples:
@@ -93,7 +96,7 @@ def run_generate(
 
         check_out(out, force, (".jsonl",))
     source = require_source(app.catalog, backbone, NEEDS, "generate")
-    asked = _asked(app, prompts, dataset, split, limit, settings["dataset"])
+    asked = _asked(app, source, prompts, dataset, split, limit, settings["dataset"])
     texts = [prompt for prompt, _ in asked]
 
     from mmalign.contract.evaluation import Runtime
@@ -105,6 +108,7 @@ def run_generate(
         app.catalog,
         source,
         settings["backbone"],
+        needs=NEEDS,
         device=runtime.device,
         if_random="its answers are noise",
         say=app.say,
@@ -149,7 +153,13 @@ def _answer(processor: Any, tokens: "Tensor", logps: "Tensor", ended: bool) -> d
 
 
 def _asked(
-    app: App, prompts: tuple[str, ...], dataset: str | None, split: str, limit: int | None, values: Mapping[str, Any]
+    app: App,
+    source: "Source",
+    prompts: tuple[str, ...],
+    dataset: str | None,
+    split: str,
+    limit: int | None,
+    values: Mapping[str, Any],
 ) -> "list[tuple[Turns, dict[str, str]]]":
     """(prompt, {"key": ...} where a data set has it), at least one; raises UsageError and DataError."""
     if dataset is None and (split or limit or values):
@@ -161,9 +171,13 @@ def _asked(
         return [(text, {}) for text in texts]
     if prompts:
         raise UsageError("a data set has its own prompts", hint="Give PROMPTS, or --dataset.")
+    from mmalign.data.contents import require_pairs
     from mmalign.evaluate.parts import open_named
 
-    part = open_named(app.catalog, dataset, KINDS, split, values, "generate")
+    pairs = check_needs(NEEDS, source.family, ALONE).pairs
+    part = open_named(app.catalog, dataset, KINDS, split, values, "generate", pairs)
+    hint = "Name other data, or another --backbone."
+    require_pairs(f"{source.reference} answers", part.dataset, pairs, dataset, hint)
     number = min(limit or len(part.dataset), len(part.dataset))
     app.say(f"{number:,} of {len(part.dataset):,} prompts of {part.entry.spec.name}, {part.split}")
     for reason, count in part.dataset.report()["skipped"].items():

@@ -1,4 +1,4 @@
-"""`mmalign score`: rank texts with a reward model."""
+"""`mmalign score`: rank texts with a reward model, or texts and pictures with a dual encoder."""
 
 import csv
 import math
@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmalign.cli.app import App, emit, pass_app, quiet_option, settings_of
+from mmalign.contract.capabilities import ALONE
+from mmalign.contract.examples import ImageRef
 from mmalign.errors import EXIT_DATA, EXIT_OK, NonFiniteError, UsageError
 from mmalign.files import write_atomically
 from mmalign.models.load import load_model, require_source
 from mmalign.printable import json_text
+from mmalign.registry.compat import check_needs
 from mmalign_answers.texts import one_line, read_texts
 
 if TYPE_CHECKING:
+    from mmalign.contract.source import Source
     from mmalign_answers.scoring import Answer, Scored
 
 _EPILOG = """\b
@@ -24,20 +28,25 @@ Examples:
   mmalign score --backbone runs/reward/model --prompt "Question?" @answers.txt
   mmalign score --backbone runs/reward/model --dataset pairs.jsonl --out scores.csv
   mmalign generate --backbone ./model "Once" | mmalign score --backbone ./rm -
+  mmalign score --backbone clip-lite --prompt photo.jpg "a cat" "a dog"
+  mmalign score --backbone runs/judge/model --prompt "a cat" one.png photos/
 
 \b
 @FILE and - give one text a line. A text is read right behind its prompt: put a
 space in front if the answers that the model was trained on had one.
+A dual encoder scores texts for a picture, or pictures for a text: a prompt that
+names a picture file is that picture, and to any other prompt the answers are
+files, folders or globs of pictures. Its score is exp(t) times the cosine.
 A score says something only beside other scores of the same model; 0 is about as
-good as the best-ranked answers that it was trained on.
+good as the best-ranked answers that a reward model of texts was trained on.
 JSON lines, best first: {"rank", "score", "prompt", "text", "key"}, then
-  {"prompt", "text", "key", "error"}"""
+  {"prompt", "text", "key", "error"}; of a picture, its path"""
 
 
 @click.command("score", epilog=_EPILOG)
-@click.argument("texts", nargs=-1, metavar="[TEXTS, @FILE, -]...")
-@click.option("--backbone", metavar="MODEL", required=True, help="prefix:reference or folder of a reward model.")
-@click.option("--prompt", default="", metavar="TEXT", help="What the texts answer. Default: nothing.")
+@click.argument("texts", nargs=-1, metavar="[TEXTS, PICTURES, @FILE, -]...")
+@click.option("--backbone", metavar="MODEL", required=True, help="A reward model or a dual encoder.")
+@click.option("--prompt", default="", metavar="TEXT", help="A text, or a picture file. Default: nothing.")
 @click.option("--dataset", metavar="DATA", help="Score the answers of a data set or file instead of TEXTS.")
 @click.option("--split", default="", metavar="PART", help="With --dataset: validation, test or train.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
@@ -50,11 +59,14 @@ JSON lines, best first: {"rank", "score", "prompt", "text", "key"}, then
 @quiet_option
 @pass_app
 def command(app: App, **options: Any) -> int:
-    """Rank TEXTS, or the answers of a data set, with a trained reward model, best first."""
+    """Rank TEXTS, PICTURES or the answers of a data set, with a trained reward model, best first."""
     return run_score(app, **options)
 
 
 NEEDS = ("score_sequences",)
+
+
+NOUNS = {"image": "picture", "text": "text"}
 
 
 KINDS = ("ranking", "preference", "completion", "labelled-completion")
@@ -100,19 +112,18 @@ def run_score(
     source = require_source(app.catalog, backbone, NEEDS, "score")
 
     from mmalign.contract.evaluation import Runtime
-    from mmalign_answers.scoring import Answer, rank, score
+    from mmalign_answers.scoring import rank, score
 
     if dataset is None:
-        answers = [Answer(f"text {n}", prompt, text) for n, text in enumerate(read_texts(texts, "text"), start=1)]
-        if not answers:
-            raise UsageError("no text to score", hint='Give some: mmalign score --backbone MODEL "One." "Another."')
+        answers = _from_arguments(app, source, prompt, texts)
     else:
-        answers = _from_dataset(app, dataset, split, settings["dataset"])
+        answers = _from_dataset(app, source, dataset, split, settings["dataset"])
     runtime = Runtime.choose(device, batch_size)
     model = load_model(
         app.catalog,
         source,
         settings["backbone"],
+        needs=NEEDS,
         device=runtime.device,
         if_random="its scores are noise",
         say=app.say,
@@ -132,15 +143,36 @@ def run_score(
     return EXIT_OK if "score" in rows[0] else EXIT_DATA
 
 
-def _from_dataset(app: App, name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
+def _from_arguments(app: App, source: "Source", prompt: str, texts: tuple[str, ...]) -> "list[Answer]":
+    """Raises UsageError where there are none, or the model does not read them."""
+    from mmalign_answers.contents import contents
+    from mmalign_answers.scoring import Answer
+
+    pairs = check_needs(NEEDS, source.family, ALONE).pairs
+    asked, given = contents(prompt, read_texts(texts, "text"), pairs, source.reference)
+    if not given:
+        raise UsageError("no text to score", hint='Give some: mmalign score --backbone MODEL "One." "Another."')
+    pair = tuple("image" if isinstance(content, ImageRef) else "text" for content in (asked, given[0]))
+    if "image" in pair:
+        app.say(f"the prompt is the {NOUNS[pair[0]]} {one_line(asked)!r}, the answers are {NOUNS[pair[1]]}s")
+    return [Answer(f"{NOUNS[pair[1]]} {n}", asked, item) for n, item in enumerate(given, start=1)]
+
+
+def _from_dataset(app: App, source: "Source", name: str, split: str, values: Mapping[str, Any]) -> "list[Answer]":
     """All answers of a data set, or of a file; raises UsageError and DataError."""
+    from mmalign.data.contents import readable, require_pairs
     from mmalign.evaluate.parts import open_named
     from mmalign_answers.scoring import answers_of
 
-    part = open_named(app.catalog, name, KINDS, split, values, "score")
-    answers = answers_of(part.dataset[index] for index in range(len(part.dataset)))
-    examples = f"{len(part.dataset):,} {part.kind} examples of {part.entry.spec.name}, {part.split}"
-    app.say(f"{len(answers):,} answers of {examples}")
+    pairs = check_needs(NEEDS, source.family, ALONE).pairs
+    part = open_named(app.catalog, name, KINDS, split, values, "score", pairs)
+    require_pairs(f"{source.reference} scores", part.dataset, pairs, name, "Try other data, or another --backbone.")
+    examples = list(readable(part.dataset))
+    answers = answers_of(examples)
+    total = len(part.dataset)
+    app.say(f"{len(answers):,} answers of {total:,} {part.kind} examples of {part.entry.spec.name}, {part.split}")
+    if len(examples) < total:
+        app.warn(f"{total - len(examples):,} of {total:,} examples cannot be read and are left out")
     return answers
 
 
@@ -160,7 +192,8 @@ def _check(app: App, scored: "Sequence[Scored]", context_length: int) -> None:
 
 
 def _row(place: int, item: "Scored") -> dict[str, Any]:
-    answer = {"prompt": item.answer.prompt, "text": item.answer.text, "key": item.answer.key}
+    told = (one_line(c) if isinstance(c, ImageRef) else c for c in (item.answer.prompt, item.answer.text))
+    answer = {**dict(zip(("prompt", "text"), told, strict=True)), "key": item.answer.key}
     if item.error:
         return {**answer, "error": item.error}
     return {"rank": place, "score": round(item.score, 6), **answer}

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmalign.contract.examples import ImageRef
+from mmalign.data.images import describe
 from mmalign.errors import UsageError
 from mmalign.reading import read_text
 
 if TYPE_CHECKING:
-    from mmalign.contract.examples import Turns
+    from mmalign.contract.examples import Content
 
 
 def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
@@ -32,7 +34,9 @@ def read_texts(arguments: tuple[str, ...], what: str) -> Iterator[str]:
         yield from (line for line in lines if line.strip())
 
 
-def one_line(turns: "Turns") -> str:
-    """Text as it is, messages with their roles, on one line."""
-    text = turns if isinstance(turns, str) else " ".join(f"{m.role}: {m.content}" for m in turns)
+def one_line(content: "Content") -> str:
+    """Text as it is, messages with their roles, on one line; of a picture its path."""
+    if isinstance(content, ImageRef):
+        return describe(content)
+    text = content if isinstance(content, str) else " ".join(f"{m.role}: {m.content}" for m in content)
     return " ".join(text.split())

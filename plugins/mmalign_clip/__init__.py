@@ -9,11 +9,15 @@ from mmalign_clip import families
 _DUAL_ENCODER = frozenset(
     {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD, Capability.ADAPTER_SWITCH}
 )
+_USE = (
+    "It is a dual encoder: mmalign zero-shot names what is in pictures, mmalign score ranks texts to a picture or "
+    "pictures to a text."
+)
 _IMAGE_TEXT = frozenset({"image", "text"})
 
 
 def _family(name: str, matches: families.Matches) -> Family:
-    return Family(name=name, matches=matches, provides=_DUAL_ENCODER, modalities=_IMAGE_TEXT)
+    return Family(name=name, matches=matches, provides=_DUAL_ENCODER, modalities=_IMAGE_TEXT, use=_USE)
 
 
 @hookimpl

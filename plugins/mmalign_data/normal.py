@@ -30,6 +30,8 @@ Normal = dict[str, Any]
 _NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL
 # Names of the two sides of a pair of texts, as data sets for sentence-transformers have them.
 _SIDES = (("anchor", "positive"), ("query", "positive"), ("query", "document"), ("query", "answer"))
+SHARE = "num_example_per_prompt"  # a column of Pick-a-Pic
+_WEIGHED = frozenset({"preference", "ranking"})
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -220,7 +222,9 @@ FORMATS: dict[str, Format] = {
     "preference": Format(
         (frozenset({"chosen", "rejected"}),),
         _preference,
-        lambda key, row: Preference(key, as_content(row["prompt"]), *map(as_content, row["answers"])),
+        lambda key, row: Preference(
+            key, as_content(row["prompt"]), *map(as_content, row["answers"]), weight=row.get("weight", 1.0)
+        ),
     ),
     "labelled-completion": Format(
         (frozenset({"prompt", "completion", "label"}),),
@@ -243,7 +247,11 @@ FORMATS: dict[str, Format] = {
         (frozenset({"prompt", "completions", "ranks"}),),
         _ranking,
         lambda key, row: Ranking(
-            key, as_content(row["prompt"]), tuple(map(as_content, row["answers"])), tuple(row["ranks"])
+            key,
+            as_content(row["prompt"]),
+            tuple(map(as_content, row["answers"])),
+            tuple(row["ranks"]),
+            row.get("weight", 1.0),
         ),
     ),
 }
@@ -252,6 +260,8 @@ FORMATS: dict[str, Format] = {
 def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
     """A row in the normal form of a kind, with the tools that its conversation may call, or why it cannot be used."""
     normal = FORMATS[kind].normalise(row)
+    if kind in _WEIGHED and not isinstance(normal, str) and row.get(SHARE) is not None:
+        normal = _weighed(normal, row[SHARE])
     if isinstance(normal, str) or row.get("tools") in (None, "", []) or "prompt" not in normal:
         return normal
     # With an empty prompt the answers are the conversation.
@@ -263,6 +273,17 @@ def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
     if wrong is not None:
         return wrong
     return {**normal, "prompt": given[0]} if prompt else {**normal, "answers": given}
+
+
+def _weighed(normal: Normal, share: Any) -> Normal | str:
+    """share: how many examples the prompt has, as in Pick-a-Pic; each weighs as much less (Kirstain 2023)."""
+    try:
+        number = float(share)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        return f"{SHARE} is not a number above 0"
+    return {**normal, "weight": 1 / number}
 
 
 def looks_like(columns: list[str]) -> str:

@@ -9,8 +9,9 @@ They read tables (CSV, TSV, JSON lines, parquet, what `datasets` saves) with TRL
 `completion`, or `messages`; `prompt`, `chosen` and `rejected`; `prompt`, `completions` and `ranks`; `prompt`,
 `completion` and `label`; `text` and `label`; `prompt` alone; and with those of sentence-transformers: `anchor` and
 `positive`, `query` and `document`, perhaps with `negative`. They also read ShareGPT's `conversations` and Alpaca's
-`instruction`, `input` and `output`. Prompts or answers may be pictures
-(`mmalign_data.pictures`). Documents may be .txt files too, cut at blank lines into pieces.
+`instruction`, `input` and `output`. Prompts or answers may be pictures (`mmalign_data.pictures`). A comparison with a
+column `num_example_per_prompt` weighs as many times less. Documents may be .txt files too, cut at blank lines into
+pieces.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from mmalign.contract.examples import TextLabel
 from mmalign.errors import DataError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign_data.columns import Columns
-from mmalign_data.normal import FORMATS, Normal, looks_like, normalise
+from mmalign_data.normal import FORMATS, SHARE, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.pictures import Source, with_pictures
 from mmalign_data.published import MORE_NEGATIVES, form_of, note_on, recast
@@ -208,9 +209,10 @@ class _Table(NamedTuple):
 
 def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
     """Reads all files of the part."""
-    rows, keys, skipped, examples = [], [], Counter[str](), []
+    rows, keys, skipped, examples, weighed = [], [], Counter[str](), [], False
     columns = Columns("solution" if "solution" in config.columns else "")
     forms: dict[str, None] = {}
+    directions: dict[str, str] = {}  # the first row of each
     for file in part.files:
         # Files of different splits often have the same name, so the key holds the split too.
         name = file.name if part.split in file.name else f"{part.split}/{file.name}"
@@ -221,6 +223,8 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             else:
                 if "columns" in found:
                     found["columns"] = columns.add(found["columns"])
+                weighed = weighed or "weight" in found
+                directions.setdefault(_direction(found), f"{name}:{line}")
                 rows.append(json.dumps(found, ensure_ascii=False))
                 keys.append(f"{name}:{line}")
     bad = sum(skipped.values())
@@ -233,7 +237,10 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
             hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
         )
-    return _Table(rows, keys, skipped, columns, [note for form in forms if (note := note_on(form, config.alpaca))])
+    _require_one_direction(directions, part.where)
+    notes = [note for form in forms if (note := note_on(form, config.alpaca))]
+    notes += [f"an example weighs 1 / {SHARE} in the loss"] * weighed
+    return _Table(rows, keys, skipped, columns, notes)
 
 
 def _rows_of(
@@ -265,6 +272,22 @@ def _rows_of(
         if not isinstance(normal, str) and "columns" in normal:
             normal["columns"] = {name: value for name, value in normal["columns"].items() if name in own}
         yield line, normal
+
+
+def _direction(row: Normal) -> str:
+    """Where a row has pictures: "prompt", "answers", or "" for nowhere."""
+    if isinstance(row.get("prompt"), dict):
+        return "prompt"
+    return "answers" if any(isinstance(answer, dict) for answer in row.get("answers", ())) else ""
+
+
+def _require_one_direction(directions: Mapping[str, str], where: str) -> None:
+    """directions: of `_direction` -> the first such row. No model reads both in one batch."""
+    if {"prompt", "answers"} <= directions.keys():
+        raise DataError(
+            f"{where}: pictures are prompts ({directions['prompt']}) and answers ({directions['answers']})",
+            hint="Give a file of each: what is compared is either texts to a picture or pictures to a text.",
+        )
 
 
 def _may_picture(kind: str, config: TextFilesConfig) -> bool:

@@ -44,6 +44,7 @@ def register_evaluations() -> list[EvaluationSpec]:
             more_kinds=("ranking",),
             primary="accuracy",
             in_training="named",
+            relative=True,
         ),
         EvaluationSpec(
             name="few-shot",

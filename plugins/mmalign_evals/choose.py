@@ -6,18 +6,20 @@
 Without names, all that fit; `left_out` gives the reason for the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mmalign.contract.capabilities import ALONE, TEXT_PAIRS, VIEWS, Pair, in_words, parse_need, reads_sequences
 from mmalign.contract.source import Source
-from mmalign.contract.specs import Entry
+from mmalign.contract.specs import Entry, Family
 from mmalign.contract.trained import TrainedBy
+from mmalign.data.contents import require_pairs
 from mmalign.data.find import find_dataset, recognises
 from mmalign.errors import IncompatibleError, UsageError
 from mmalign.evaluate.parts import Part, open_part
 from mmalign.registry.catalog import Catalog
-from mmalign.registry.compat import check_needs, require_needs
+from mmalign.registry.compat import Verdict, check_needs, require_needs
 
 HELD_OUT = "validation"
 
@@ -27,7 +29,8 @@ class Task:
     """One evaluation on one data set. split: empty for the held-out part, or for a file everything in it.
 
     path: of a file, or a reference such as hf:org/name; values: the data set's other options. own: whether the data are
-    those of the model's own run.
+    those of the model's own run. verdict: of the evaluation on the model: the view that it runs on, and the contents of
+    the prompts and answers that it then reads.
     """
 
     evaluation: Entry
@@ -36,11 +39,18 @@ class Task:
     split: str
     values: Mapping[str, Any]
     path: str | None
+    verdict: Verdict
     own: bool = False
 
     def open(self, catalog: Catalog) -> Part:
         """Raises UsageError for wrong options, and DataError."""
         return open_part(catalog, self.dataset, self.kind, self.split, self.values, self.path)
+
+    def require_pairs(self, dataset: Any, name: str, reference: str) -> None:
+        """Raises IncompatibleError for data with prompts or answers that the evaluation does not read on this model."""
+        if _reads_sequences(self.evaluation):
+            who = f"{self.evaluation.spec.name} on {reference} reads"
+            require_pairs(who, dataset, self.verdict.pairs, name, "Name other data: --dataset FILE")
 
 
 def select(
@@ -59,26 +69,28 @@ def select(
     get the rows that it held out.
     """
     fitting, left_out = _fitting(catalog, source, names)
-    kinds = tuple(dict.fromkeys(kind for entry in fitting for kind in entry.spec.kinds))
+    kinds = tuple(dict.fromkeys(kind for entry, _ in fitting for kind in entry.spec.kinds))
     wanted = values.get("kind")
     shared = _shared(catalog, dataset, kinds, values, bool(names)) if dataset is not None else None
     own = own_data(catalog, trained, shared) if dataset is None or shared else None
     tasks = []
-    for entry in fitting:
-        if own is not None and (task := _own_task(entry, own, split, values, wanted)):
+    for entry, verdict in fitting:
+        if own is not None and (task := _own_task(entry, verdict, own, split, values, wanted)):
             tasks.append(task)
             continue
-        data = shared[0] if shared else _default_data(catalog, entry, wanted)
-        yields = catalog.kinds_of(data) if data else ()
+        pairs = verdict.pairs if _reads_sequences(entry) else TEXT_PAIRS
+        data = shared[0] if shared else _default_data(catalog, entry, wanted, pairs)
+        yields = catalog.kinds_of(data, pairs) if data else ()
         kind = next((k for k in entry.spec.kinds if k in yields and wanted in (None, k)), None)
         if data is None or kind is None:
-            has = f"{data.spec.name} yields {wanted or ', '.join(yields)}" if data else "there are no such data"
-            why = f"runs on {' or '.join(entry.spec.kinds)} examples; {has}"
+            why = f"runs on {' or '.join(entry.spec.kinds)} examples{_of_pairs(pairs)}; "
+            why += f"{data.spec.name} yields {wanted or ', '.join(yields)}" if data else "no embedded data hold such"
             if names:
-                raise IncompatibleError(f"{entry.spec.name} {why}", hint="Try: mmalign list datasets")
+                hint = "Name some: --dataset FILE. Try: mmalign list datasets"
+                raise IncompatibleError(f"{entry.spec.name} {why}", hint=hint)
             left_out[catalog.display_name(entry)] = why
             continue
-        tasks.append(Task(entry, data, kind, split, values, shared[1] if shared else None))
+        tasks.append(Task(entry, data, kind, split, values, shared[1] if shared else None, verdict))
     if not tasks:
         reasons = "\n".join(f"  {name}: {why}" for name, why in left_out.items())
         raise IncompatibleError(
@@ -112,23 +124,42 @@ def is_own(trained: TrainedBy, entry: Entry, path: str | None) -> bool:
 
 
 def _own_task(
-    evaluation: Entry, own: OwnData, split: str, values: Mapping[str, Any], wanted: str | None
+    evaluation: Entry, verdict: Verdict, own: OwnData, split: str, values: Mapping[str, Any], wanted: str | None
 ) -> Task | None:
     """The evaluation on the rows that the run held out; None where it takes other kinds of example."""
     if own.kind not in evaluation.spec.kinds or wanted not in (None, own.kind):
         return None
-    return Task(evaluation, own.entry, own.kind, split or HELD_OUT, {**own.options, **values}, None, own=True)
+    values = {**own.options, **values}
+    return Task(evaluation, own.entry, own.kind, split or HELD_OUT, values, None, verdict, own=True)
 
 
-def _fitting(catalog: Catalog, source: Source, names: Sequence[str]) -> tuple[list[Entry], dict[str, str]]:
-    if names:
-        chosen = [catalog.find("evaluations", name) for name in dict.fromkeys(names)]
-        for entry in chosen:
+def _fitting(
+    catalog: Catalog, source: Source, names: Sequence[str]
+) -> tuple[list[tuple[Entry, Verdict]], dict[str, str]]:
+    chosen = [catalog.find("evaluations", name) for name in dict.fromkeys(names)] or catalog.entries("evaluations")
+    verdicts = [(entry, verdict_on(entry, source.family)) for entry in chosen]
+    for entry, verdict in verdicts if names else ():
+        if not verdict.ok:
             require_needs(entry.spec.name, entry.spec.needs, source.family, source.reference, catalog)
-        return chosen, {}
-    verdicts = [(entry, check_needs(entry.spec.needs, source.family)) for entry in catalog.entries("evaluations")]
     left_out = {catalog.display_name(e): f"{source.family.name}: {v.explain()}" for e, v in verdicts if not v.ok}
-    return [entry for entry, verdict in verdicts if verdict.ok], left_out
+    return [(entry, verdict) for entry, verdict in verdicts if verdict.ok], left_out
+
+
+def verdict_on(evaluation: Entry, family: Family) -> Verdict:
+    """Whether an evaluation runs on a family, or on a view of it: on one of the model alone or, where it uses only
+    differences between answers, on any."""
+    spec = evaluation.spec
+    return check_needs(spec.needs, family, VIEWS if spec.relative else ALONE, relative=spec.relative)
+
+
+def _reads_sequences(evaluation: Entry) -> bool:
+    return any(reads_sequences(parse_need(need)) for need in evaluation.spec.needs)
+
+
+def _of_pairs(pairs: Set[Pair]) -> str:
+    """Their contents in words, where they are not those of language models."""
+    wanted = sorted(pair for pair in pairs - TEXT_PAIRS if all(pair))
+    return f" that hold {' or '.join(map(in_words, wanted))}" if wanted else ""
 
 
 def _shared(
@@ -150,5 +181,5 @@ def _shared(
     return entry, path
 
 
-def _default_data(catalog: Catalog, evaluation: Entry, wanted: str | None) -> Entry | None:
-    return catalog.default_data(kind for kind in evaluation.spec.kinds if wanted in (None, kind))
+def _default_data(catalog: Catalog, evaluation: Entry, wanted: str | None, pairs: Set[Pair]) -> Entry | None:
+    return catalog.default_data((kind for kind in evaluation.spec.kinds if wanted in (None, kind)), pairs)

@@ -1,7 +1,7 @@
 """`mmalign evaluate`: measure a model on held-out data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,16 @@ import click
 
 from mmalign.cli.app import App, CatalogName, json_option, pass_app, quiet_option, settings_of
 from mmalign.contract.trained import FILE as RECORD
-from mmalign.errors import EXIT_OK, DataError, MmalignError, NonFiniteError, UsageError
+from mmalign.errors import EXIT_OK, DataError, IncompatibleError, MmalignError, NonFiniteError, UsageError
 from mmalign.models.hub import CHAT_TEMPLATE
 from mmalign.models.load import load_model, require_source
+from mmalign.registry.views import through
 from mmalign_evals import output
 
 if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+
     from mmalign.contract.evaluation import Runtime
     from mmalign.contract.source import Source
     from mmalign.contract.trained import TrainedBy
@@ -98,25 +102,31 @@ def run_evaluate(app: App, options: Options) -> int:
     )
     for name, why in left_out.items():
         app.say(f"left out: {name}: {why}")
-    chosen = _options(app, tasks, settings["evaluation"])
+    unnamed = options.dataset is None and "path" not in settings["dataset"]
+    parts = _open_all(app, tasks, source, left_out, unnamed=unnamed, named=bool(options.names))
+    chosen = _options(app, [task for task, _ in parts], settings["evaluation"])
 
+    from mmalign.config.validate import build
     from mmalign.contract.evaluation import Runtime
 
-    parts = [_open(app, task, source, options.dataset is None and "path" not in settings["dataset"]) for task in tasks]
     runtime = Runtime.choose(options.device, options.batch_size)
     reading = _reading(app, source, trained, settings["backbone"])
-    backbone = load_model(app.catalog, source, {**reading, **settings["backbone"]}, device=runtime.device, say=app.say)
+    hint = f"All options: mmalign show {source.entry.spec.name} --options"
+    config = build(app.catalog.load_config(source.entry), {**reading, **settings["backbone"]}, "backbone", hint=hint)
+    backbone = load_model(app.catalog, source, config, device=runtime.device, say=app.say)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         app.warn(f"{source.reference} has random weights: its figures are those of chance")
     reading |= {name: settings["backbone"][name] for name in READING if name in settings["backbone"]}
-    load_other = partial(_load_other, app, tasks=tasks, runtime=runtime, trained=trained, reading=reading)
-    runtime = replace(runtime, load_model=load_other, trained=trained)
+    load_other = partial(_load_other, app, device=runtime.device, trained=trained, reading=reading)
+    runtime = replace(runtime, trained=trained)
     results = []
-    for task, part, values in zip(tasks, parts, chosen, strict=True):
+    for (task, part), values in zip(parts, chosen, strict=True):
         if trained is not None:
             _say_whose_rows(app, trained, task, part)
-        result = _measure(app, task, part, backbone, runtime, values, named=bool(options.names))
+        seen = partial(_seen, task, part, config)
+        with_other = replace(runtime, load_model=partial(load_other, task=task, seen=seen))
+        result = _measure(app, task, part, seen(backbone), with_other, values, named=bool(options.names))
         if isinstance(result, str):
             left_out[app.catalog.display_name(task.evaluation)] = result
         else:
@@ -198,6 +208,34 @@ def _record(app: App, source: "Source") -> "TrainedBy | None":
     return trained
 
 
+def _open_all(
+    app: App, tasks: "list[Task]", source: "Source", left_out: dict[str, str], *, unnamed: bool, named: bool
+) -> "list[tuple[Task, Part]]":
+    """The tasks with their data. Where nobody named the evaluations, those that do not read the data's prompts or
+    answers go to `left_out`; raises IncompatibleError where none remains."""
+    parts = []
+    for task in tasks:
+        part = _open(app, task, source, unnamed)
+        try:
+            task.require_pairs(part.dataset, part.dataset.report()["source"], source.reference)
+        except IncompatibleError as error:
+            if named or len(tasks) == 1:
+                raise
+            app.say(f"left out: {error.message}")
+            left_out[app.catalog.display_name(task.evaluation)] = error.message
+            continue
+        parts.append((task, part))
+    if not parts:
+        raise IncompatibleError("no evaluation reads these data", hint="The reasons are above.")
+    return parts
+
+
+def _seen(task: "Task", part: "Part", config: "BaseModel", model: Any) -> Any:
+    """The model as the task's view of it, if the evaluation runs on one. config: the backbone's options."""
+    view = task.verdict.view
+    return model if view is None else through(view, model, config, data=(part.dataset,))
+
+
 def _open(app: App, task: "Task", source: "Source", unnamed: bool) -> "Part":
     """The task's data. unnamed: the user named none, so that those of the model's run come from its record."""
     try:
@@ -257,20 +295,23 @@ def _load_other(
     app: App,
     reference: str,
     *,
-    tasks: "list[Task]",
-    runtime: "Runtime",
+    task: "Task",
+    seen: "Callable[[Any], Any]",
+    device: "torch.device",
     trained: "TrainedBy | None",
     reading: Mapping[str, Any],
 ) -> Any:
-    """Another model that an evaluation compares with: it must be able to do what they ask of the first.
+    """Another model that an evaluation compares with: it must be able to do what is asked of the first, through the
+    same view (`seen`), if there is one.
 
     The one that the model's run started from is loaded with the run's options, but for its adapter. reading: options
     of `READING` that the first model has; any other reads texts by them, too.
     """
-    needs = sorted({need for task in tasks for need in task.evaluation.spec.needs})
+    view, needs = task.verdict.view, task.evaluation.spec.needs
+    needs = needs if view is None else tuple(map(str, sorted(view.source)))
     source = require_source(app.catalog, reference, needs, "evaluation.reference")
     own = trained is not None and reference == trained.reference
     options = {key: value for key, value in trained.backbone.items() if key != "lora"} if own and trained else {}
     known = app.catalog.load_config(source.entry).model_fields
     options |= {name: value for name, value in reading.items() if name in known}
-    return load_model(app.catalog, source, options, device=runtime.device, say=app.say)
+    return seen(load_model(app.catalog, source, options, needs=needs, device=device, say=app.say))

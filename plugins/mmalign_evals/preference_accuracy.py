@@ -8,7 +8,8 @@ accuracy_per_token  = the same with s(y) / |y|, because log p(y | x) alone favou
 accuracy            = the one that fits the objective of the model's own run: against its reference if it learnt
                       against one (DPO), per token if its loss is (SimPO, ORPO, IPO); for other models, accuracy_sum
 
-x: prompt; y: its answer with the end token; |y|: its number of tokens. A ranking gives all its untied pairs.
+x: prompt; y: its answer with the end token; |y|: its number of tokens. A ranking gives all its untied pairs. On a dual
+encoder, whose prompts or answers are pictures, log p(y | x) is up to a constant of x the pair score of x and y.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.dataset import Dataset
 from mmalign.contract.evaluation import Runtime
+from mmalign.contract.examples import ImageRef
 from mmalign.contract.trained import Comparison
 from mmalign.errors import UsageError
 from mmalign.evaluate.pairs import PairAccuracy
@@ -83,8 +85,14 @@ class PreferenceAccuracy:
 def _require_same_tokens(policy: AnswersProcessor, reference: AnswersProcessor, dataset: Dataset, name: str) -> None:
     """Raises UsageError unless both tokenise the first examples alike."""
     examples = (dataset[index] for index in range(min(_PROBED, len(dataset))))
-    for text in (text for example in examples for text in example.answers() if isinstance(text, str) and text.strip()):
-        if not torch.equal(policy.answers("", [text]).answers[0], reference.answers("", [text]).answers[0]):
+    answered = (
+        (example.prompt if isinstance(example.prompt, ImageRef) else "", text)
+        for example in examples
+        for text in example.answers()
+        if isinstance(text, str) and text.strip()
+    )
+    for prompt, text in answered:
+        if not torch.equal(policy.answers(prompt, [text]).answers[0], reference.answers(prompt, [text]).answers[0]):
             raise UsageError(
                 f"evaluation.reference={name} has another tokenizer or context than the model, so their "
                 "log-probabilities are of different tokens",

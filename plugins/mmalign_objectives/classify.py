@@ -8,7 +8,8 @@ x_i: text i with its end token; h_i: the hidden state of its last token, [H]; W:
 of the data set, which starts from random weights; T: predicted tokens of the global batch. One pass through the trunk
 serves both terms. The paper sums L_lm over a text's tokens; here it is a mean over tokens, as in the authors' code.
 
-Use it where each text has one class. Transformers' text-classification pipeline loads the saved model.
+Use it where each text has one class. Transformers' text-classification pipeline loads the saved model. On a dual
+encoder x is a picture, h its embedding, and L_lm has no term; `mmalign.evaluate.classifier` loads the saved model.
 """
 
 from collections.abc import Iterable, Mapping

@@ -19,7 +19,7 @@ from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
 from mmalign.language.protocols import CausalLM
-from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
+from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens, pair_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,10 @@ class ContrastivePreferenceOptimization(Objective):
 
         logps = outputs["logps"]
         losses = sigmoid(logps[:, 0] - logps[:, 1], self.config.beta)
-        return {"preference": losses.sum(), "nll": -logps[:, 0].sum()}, pair_metrics(self.config.beta * logps)
+        weights = pair_weights(batch).to(logps)
+        terms = {"preference": (weights * losses).sum(), "nll": -(weights * logps[:, 0]).sum()}
+        return terms, pair_metrics(self.config.beta * logps)
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        return {"preference": len(batch), "nll": float(pair_tokens(batch)[:, 0].sum())}
+        weights = pair_weights(batch)
+        return {"preference": float(weights.sum()), "nll": float((weights * pair_tokens(batch)[:, 0]).sum())}

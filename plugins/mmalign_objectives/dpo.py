@@ -4,7 +4,8 @@ L = -1/N sum_x 1/|P_x| sum_{(w, l) in P_x} log sigmoid(beta m)
 m = [log pi(w|x) - log ref(w|x)] - [log pi(l|x) - log ref(l|x)]
 
 (Rafailov 2023, equation 7; over all pairs of K ranked answers, as `reward`.) x: prompt; P_x: its untied pairs of a
-chosen answer w and a rejected answer l, one pair where K = 2; N: prompts that have a pair; ref: the frozen starting
+chosen answer w and a rejected answer l, one pair where K = 2; N: prompts that have a pair (where examples have weights,
+the mean over prompts is weighted); ref: the frozen starting
 model; beta: cost of moving away from ref, in 1/nats. Each answer is read once. The implicit reward of an answer y is
 beta [log pi(y|x) - log ref(y|x)]. The other losses of the margin m are in `mmalign/ops/preference.py`; IPO takes means
 over tokens, as its authors' code does.
@@ -63,7 +64,7 @@ class DirectPreferenceOptimization(Objective):
         return {"policy": sequences.by_prompt(self._logps(models.role("policy", CausalLM), sequences))}
 
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
-        from mmalign.language.sequences import ranks_of
+        from mmalign.language.sequences import ranks_of, weights_of
         from mmalign.ops.preference import ranked_pairs
 
         policy_logps, reference_logps = outputs["policy"], batch["sequences"].by_prompt(batch["reference"].values)
@@ -81,7 +82,8 @@ class DirectPreferenceOptimization(Objective):
             "chosen_reward": (rewards[chosen].sum(), chosen.sum()),
             "rejected_reward": (rewards[rejected].sum(), rejected.sum()),
         }
-        return {"preference": (ranked.losses * ranked.counted).sum()}, metrics
+        losses = ranked.losses * ranked.counted * weights_of(batch, ranked.losses)
+        return {"preference": losses.sum()}, metrics
 
     def _pair_losses(self, margins: "Tensor") -> "Tensor":
         """-log sigmoid(beta m) of each margin m; with smoothing e, labels are wrong with probability e (Mitchell 2023).
@@ -97,10 +99,10 @@ class DirectPreferenceOptimization(Objective):
         return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        """Prompts with answers that differ in rank."""
+        """The weights of prompts with answers that differ in rank."""
         from mmalign.language.sequences import num_ranked
 
-        return {"preference": float(num_ranked(batch, tie=self.config.tie))}
+        return {"preference": num_ranked(batch, tie=self.config.tie)}
 
     @property
     def _per_token(self) -> bool:

@@ -19,7 +19,7 @@ from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
 from mmalign.language.protocols import CausalLM
-from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
+from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens, pair_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,10 @@ class OddsRatioPreferenceOptimization(Objective):
         logps = outputs["logps"]
         means = logps / pair_tokens(batch).to(logps)
         losses = orpo(means[:, 0], means[:, 1])
-        return {"nll": -logps[:, 0].sum(), "odds_ratio": losses.sum()}, pair_metrics(means)
+        weights = pair_weights(batch).to(logps)
+        terms = {"nll": -(weights * logps[:, 0]).sum(), "odds_ratio": (weights * losses).sum()}
+        return terms, pair_metrics(means)
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        return {"nll": float(pair_tokens(batch)[:, 0].sum()), "odds_ratio": len(batch)}
+        weights = pair_weights(batch)
+        return {"nll": float((weights * pair_tokens(batch)[:, 0]).sum()), "odds_ratio": float(weights.sum())}

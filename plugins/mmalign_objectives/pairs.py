@@ -27,6 +27,15 @@ def pair_tokens(batch: "Batch") -> "Tensor":
     return batch["sequences"].num_labels().clamp(min=1).view(-1, 2)
 
 
+def pair_weights(batch: "Batch") -> "Tensor":
+    """[N] float64 on the CPU: the weight of each example in every term of a loss; 1 where the data have none."""
+    import torch
+
+    from mmalign.language.sequences import weight_list
+
+    return torch.tensor(weight_list(batch), dtype=torch.float64)
+
+
 def pair_metrics(rewards: "Tensor") -> Metrics:
     """rewards: [N, 2], implicit rewards of the chosen and the rejected answer. Equal rewards count as half a win."""
     size, rewards = len(rewards), rewards.detach()

@@ -10,6 +10,10 @@ The prompt is read once, its K answers behind it. Ties are left out (`ties: half
 all tie teaches nothing and is counted. Only differences of scores are learnt, so the mean score of the best answers is
 stored with the model and subtracted.
 
+On a dual encoder r is the pair score of a picture and a text, without a new head. Where examples have weights, the
+means over prompts are weighted. On Pick-a-Pic, whose weights are 1 over the number of a prompt's examples, the loss of
+pairs with `ties: half` is PickScore's, but for its constant (Kirstain 2023, section 3, and the authors' code).
+
 Metrics: accuracy is the share of untied pairs in the right order; accuracy_apart is the same over pairs whose ranks are
 at least 1 apart. The two are equal where ranks are 1, 2, 3; where ranks are ratings, the second counts clear cases.
 """
@@ -60,7 +64,7 @@ class RewardModelling(Objective):
     def loss(self, outputs: Outputs, batch: "Batch") -> "tuple[dict[str, Tensor], Metrics]":
         from torch.nn.functional import softplus
 
-        from mmalign.language.sequences import ranks_of
+        from mmalign.language.sequences import ranks_of, weights_of
         from mmalign.ops.preference import plackett_luce, ranked_pairs
 
         scores, margin = outputs["scores"], self.config.margin
@@ -82,15 +86,15 @@ class RewardModelling(Objective):
             "score": (scores.detach().masked_fill(~present, 0).sum(), present.sum()),
             "all_tied": ((1 - counted).sum(), len(batch)),
         }
-        return {"ranking": (losses * counted).sum()}, metrics
+        return {"ranking": (losses * counted * weights_of(batch, losses)).sum()}, metrics
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        """Prompts with answers that differ in rank (or, with ties split, with two answers)."""
+        """The weights of prompts with answers that differ in rank (or, with ties split, with two answers)."""
         from mmalign.language.sequences import num_ranked
 
         if self.config.loss == "plackett-luce":
-            return {"ranking": float(num_ranked(batch))}
-        return {"ranking": float(num_ranked(batch, tie=self.config.tie, split_ties=self.config.ties == "half"))}
+            return {"ranking": num_ranked(batch)}
+        return {"ranking": num_ranked(batch, tie=self.config.tie, split_ties=self.config.ties == "half")}
 
     def save(self, models: "Models", folder: "Path", batches: "Iterable[Batch]") -> None:
         """Stores the mean score of the best-ranked answers too; the saved model subtracts it."""

@@ -18,7 +18,7 @@ from mmalign import Objective
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs
 from mmalign.contract.trained import Comparison
 from mmalign.language.protocols import CausalLM
-from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens
+from mmalign_objectives.pairs import pair_logps, pair_metrics, pair_tokens, pair_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class SimplePreferenceOptimization(Objective):
 
         means = outputs["logps"] / pair_tokens(batch).to(outputs["logps"])
         losses = simpo(means[:, 0] - means[:, 1], self.config.beta, self.config.gamma)
-        return {"preference": losses.sum()}, pair_metrics(self.config.beta * means)
+        return {"preference": (losses * pair_weights(batch).to(losses)).sum()}, pair_metrics(self.config.beta * means)
 
     def count(self, batch: "Batch") -> dict[str, float]:
-        return {"preference": len(batch)}
+        return {"preference": float(pair_weights(batch).sum())}

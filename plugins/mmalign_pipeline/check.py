@@ -131,7 +131,7 @@ def _check_data(catalog: "Catalog", named: Any, where: str) -> None:
 
 def _write_model(plan: "Plan", folder: Path) -> None:
     """A folder that is recognised as the family of model that this plan saves."""
-    heads = {role.head for role in plan.objective.spec.roles if role.trains}
+    heads = {role.head for role in plan.objective.spec.roles if role.trains and plan.verdict.view is None}
     config: Mapping[str, Any] = plan.source.config
     if "scalar" in heads:
         config = _SCORER

@@ -142,7 +142,8 @@ def load_policy(catalog: "Catalog", reference: str, runtime: "Runtime") -> Any:
     """A language model by its reference, on the device; raises UsageError, IncompatibleError, CheckpointError."""
     from mmalign.models.load import load_model, require_source
 
-    return load_model(catalog, require_source(catalog, reference, NEEDS, "sampling"), device=runtime.device)
+    source = require_source(catalog, reference, NEEDS, "sampling")
+    return load_model(catalog, source, needs=NEEDS, device=runtime.device)
 
 
 def win_rate(scores: Sequence[float], others: Sequence[float]) -> dict[str, float]:

@@ -71,6 +71,7 @@ def judge_scores(
     from mmalign.rl.rewards import RewardList
 
     rewards = RewardList.build(catalog, judge, device, say, section="judge")
+    rewards.check_pair(("text", "text"))
     rewards.check_columns(tuple(dict.fromkeys(name for record in records for name in record.columns)))
     scores: list[float] = []
     for batch in _parts(records):

@@ -53,7 +53,7 @@ def sample_to(catalog: "Catalog", config: SampleConfig, path: Path, device: str,
     for note in report.get("notes", ()):
         say(note)
     runtime = Runtime.choose(device)
-    model = load_model(catalog, source, values, device=runtime.device, if_random=_NOISE, say=say)
+    model = load_model(catalog, source, values, needs=NEEDS, device=runtime.device, if_random=_NOISE, say=say)
     with runtime.evaluating(model):
         samples = sample(model, prompts, config, config.k, _progress(len(prompts) * config.k, say))
     for reason, count in samples.lost.items():

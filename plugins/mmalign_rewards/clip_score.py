@@ -39,7 +39,7 @@ class ClipScore:
         """Load the dual encoder and embed the image or text to compare with; raises MmalignError."""
         needs = ("encode_text", *(["encode_image"] if self.config.image else []))
         source = require_source(catalog, self.config.backbone, needs, "reward clip-score")
-        self._backbone: Any = load_model(catalog, source, device=device, frozen=True)
+        self._backbone: Any = load_model(catalog, source, needs=needs, device=device, frozen=True)
         self._device = device
         self._cut = CutTexts(self._backbone.processor.context_length, say)
         if self.config.image:

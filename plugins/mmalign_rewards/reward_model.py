@@ -3,6 +3,9 @@
 It may be any backbone that provides `score_sequences`. If its tokenizer equals the policy's, it reads the policy's
 tokens directly. Otherwise prompt and answer are tokenised again for it, which it reports once. Tokenizers are compared
 by content: the token of every id, the end token, and the ids of some texts with and without a chat template.
+
+To pictures as prompts, it is a dual encoder (`mmalign.pairs.judge`). They are opened again for it, because its
+transform may differ from the policy's.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +16,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from mmalign.errors import CheckpointError
+from mmalign.contract.capabilities import ALONE, TEXT_PAIRS, Pair, in_words
+from mmalign.data.collate import join_answers, with_pixels
+from mmalign.data.images import open_image
+from mmalign.errors import CheckpointError, UsageError
 from mmalign.language.protocols import AnswersProcessor
 from mmalign.language.sequences import Sequences
 from mmalign.models.load import load_model, require_source
+from mmalign.registry.compat import check_needs
 from mmalign.rl.answers import Answers
 from mmalign_rewards.cut import CutTexts
 from mmalign_rewards.options import RewardModelRewardConfig
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 
 _PROBES = ("The film was good.", " 1,234 x\n\tÄpfel ∑ 猫 🙂", "")
 _PROMPTS_COMPARED = 8
+_PICTURES_AT_ONCE = 32
+_NEEDS = ("score_sequences",)
 
 
 class RewardModelReward:
@@ -39,6 +48,7 @@ class RewardModelReward:
         self.config = config
         self._same: bool | None = None  # whether its tokenizer equals the policy's
         self._backbone: Any = None
+        self._pairs = TEXT_PAIRS
 
     def share(self, trunk: "PolicyTrunk", name: str, say: Callable[[str], None]) -> None:
         """Use the reward model as an adapter on the policy's weights, if it was trained as one: no second model is
@@ -61,13 +71,25 @@ class RewardModelReward:
         self._cut = CutTexts(self._processor.context_length, say)
 
     def _load(self, catalog: "Catalog", device: torch.device) -> None:
-        source = require_source(catalog, self.config.path, ("score_sequences",), "reward reward-model")
-        self._backbone = load_model(catalog, source, device=device, frozen=True)
+        source = require_source(catalog, self.config.path, _NEEDS, "reward reward-model")
+        self._backbone = load_model(catalog, source, needs=_NEEDS, device=device, frozen=True)
         self._processor: AnswersProcessor = self._backbone.processor
+        self._pairs = check_needs(_NEEDS, source.family, ALONE).pairs
+
+    def check_pair(self, pair: Pair) -> None:
+        if pair not in self._pairs:
+            read = " or ".join(in_words(each) for each in sorted(self._pairs) if all(each))
+            raise UsageError(
+                f"{self.config.path} scores {read}; this run has {in_words(pair)}",
+                hint="Texts to pictures are scored by a dual encoder, texts to texts by a reward model of texts; "
+                "--objective reward trains either.",
+            )
 
     @torch.no_grad()
     def score(self, answers: Answers) -> Tensor:
         """[M] float32 on the CPU. Raises BadSample for a prompt that does not render."""
+        if ("image", "text") in self._pairs:
+            return self._score_pictured(answers)
         if self._same is None:
             self._same = same_tokenizer(self._processor, answers)
             if not self._same:
@@ -79,6 +101,22 @@ class RewardModelReward:
             part = Sequences.from_lists([rows[i][0] for i in places], [[rows[i][1]] for i in places])
             scores[places] = self._backbone.score_sequences(part.to(self._device)).float().cpu()
         return scores
+
+    def _score_pictured(self, answers: Answers) -> Tensor:
+        """[M], of texts to pictures, some prompts at once."""
+        processor = self._processor
+        scores, rows, start = [], [], 0
+        counts = answers.sequences.counts.tolist()
+        for number, count in enumerate(counts, start=1):
+            prompt, texts = answers.prompts[start], answers.texts[start : start + count]
+            start += count
+            tokens = processor.answers(prompt, texts)
+            self._cut.add([tokens.num_lost])
+            rows.append(with_pixels(tokens, prompt, texts, lambda picture: processor.image(open_image(picture))))
+            if len(rows) == _PICTURES_AT_ONCE or number == len(counts):
+                scores.append(self._backbone.score_sequences(join_answers(rows).to(self._device)).float().cpu())
+                rows = []
+        return torch.cat(scores)
 
     def _policy_rows(self, answers: Answers) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
         """(prompt, answer) of each in the policy's ids, and how many tokens were cut."""

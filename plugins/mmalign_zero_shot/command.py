@@ -230,7 +230,7 @@ def _load(
 
     runtime = Runtime.choose(options.device, options.batch_size)
     config = build(app.catalog.load_config(source.entry), settings, "backbone")
-    backbone = load_model(app.catalog, source, config, device=runtime.device, say=app.say)
+    backbone = load_model(app.catalog, source, config, needs=NEEDS, device=runtime.device, say=app.say)
     facts = dict(backbone.describe())
     if facts.get("pretrained") is False:
         raise UsageError(

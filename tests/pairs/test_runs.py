@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mmalign.cli import run
+from mmalign.errors import CheckpointError, UsageError
+from mmalign.evaluate.classifier import PictureClassifier
 from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, make_plan
-from tests.support.pictures import COLOURS, SHAPES, write_pairs
+from tests.support.pictures import COLOURS, SHAPES, write_pairs, write_rows
 from tests.support.project import python_path
 from tests.support.resume_cases import OPTIONS, Lab, assert_same_run, quick_runs
 
@@ -32,22 +35,6 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "ppo": (*REWARD, "objective.epochs=2"),
     "rloo": (*REWARD,),
 }
-
-
-def write_rows(folder: Path) -> dict[str, str]:
-    """Tables of pictures as prompts, and of pictures as answers."""
-    write_pairs(folder, copies=4)
-    pictures = [(f"{c}-{s}-{copy}.png", f"a {c} {s}") for copy in range(4) for c in COLOURS for s in SHAPES]
-    rows: dict[str, list[Any]] = {name: [] for name in ("texts", "pictures", "prompts")}
-    for number, (file, name) in enumerate(pictures):
-        other, other_name = pictures[(number + 7) % len(pictures)]
-        answers = {"completion": name, "label": True, "chosen": name, "rejected": other_name}
-        rows["texts"].append({"image": file, **answers})
-        rows["pictures"].append({"prompt": name, "chosen": {"path": file}, "rejected": {"path": other}})
-        rows["prompts"].append({"prompt": {"type": "image", "image": file}, "answer": name})
-    for name, table in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
-    return {name: str(folder / f"{name}.jsonl") for name in rows}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +109,22 @@ def test_a_classifier_of_pictures_needs_no_candidates(lab: Lab, tmp_path: Path) 
     head = load_file(whole.folder / "model" / "head.safetensors")["weight"]
     classes = json.loads((whole.folder / "model" / "classes.json").read_text())
     assert head.shape[0] == len(classes) == 9 and "koala" in classes
+    summary = json.loads((whole.folder / "run.json").read_text())["summary"]
+    assert "PictureClassifier.load" in summary["next"][0] and str(whole.folder / "model") in summary["next"][0]
+    classifier = PictureClassifier.load(whole.folder / "model")
+    write_pairs(tmp_path, copies=1)
+    files = [str(tmp_path / "red-square-0.png"), str(tmp_path / "blue-circle-0.png")]
+    images = torch.stack([classifier.backbone.processor.image(Image.open(file)) for file in files])
+    expected = (classifier.backbone.encode_image(images) @ head.T).softmax(1)
+    torch.testing.assert_close(classifier.probabilities(files), expected)
+    assert classifier(*files) == [classes[row.argmax()] for row in expected]
+    with pytest.raises(CheckpointError, match="is no classifier of pictures"):
+        PictureClassifier.load(lab.bench.model("tiny-open-clip"))
+
+
+def test_what_is_augmented_cannot_be_cached(lab: Lab, tables: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="reads pictures, which are augmented anew in each step"):
+        plan_of(lab, tables, "dpo", "train.frozen_roles=cache")
 
 
 def test_two_processes_give_the_run_of_one(tables: dict[str, str], lab: Lab, tmp_path: Path) -> None:

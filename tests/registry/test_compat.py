@@ -13,6 +13,7 @@ from mmalign.registry.plugins import load_plugins
 
 DUAL = frozenset({Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT, Capability.CONTRASTIVE_HEAD})
 LANGUAGE = frozenset({Capability.HIDDEN_STATES, Capability.TOKEN_LOGPS})
+JUDGED = "as a reward model, which scores a picture and a text by their similarity"
 VIEWED = "as a language model of one token, whose vocabulary is a list of texts"
 
 
@@ -48,7 +49,8 @@ def test_satisfy_agrees_with_a_naive_reading_for_every_subset() -> None:
         (("token_logps",), DUAL, "derived", VIEWED),
         (("sequence_logp",), DUAL, "derived", VIEWED),
         (("generate", "token_logps"), DUAL, "derived", VIEWED),
-        (("score_sequences",), DUAL, "no", "missing score_sequences"),
+        (("score_sequences",), DUAL, "derived", JUDGED),
+        (("score_sequences",), LANGUAGE, "no", "missing score_sequences"),
         (("token_logps",), {Capability.ENCODE_IMAGE, Capability.ENCODE_TEXT}, "no", "missing token_logps"),
         (("encode_image",), {Capability.ENCODE_IMAGE}, "yes", ""),
     ],

@@ -1,7 +1,10 @@
-"""A small captioned data set on disk: coloured squares and circles, `pairs.csv` with columns image and caption."""
+"""A small captioned data set on disk: coloured squares and circles, `pairs.csv` with columns image and caption; and
+tables of pictures as prompts or answers."""
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -27,3 +30,19 @@ def write_pairs(folder: Path, copies: int = 5) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption"), *rows])
     return path
+
+
+def write_rows(folder: Path) -> dict[str, str]:
+    """Tables of pictures as prompts, and of pictures as answers."""
+    write_pairs(folder, copies=4)
+    pictures = [(f"{c}-{s}-{copy}.png", f"a {c} {s}") for copy in range(4) for c in COLOURS for s in SHAPES]
+    rows: dict[str, list[Any]] = {name: [] for name in ("texts", "pictures", "prompts")}
+    for number, (file, name) in enumerate(pictures):
+        other, other_name = pictures[(number + 7) % len(pictures)]
+        answers = {"completion": name, "label": True, "chosen": name, "rejected": other_name}
+        rows["texts"].append({"image": file, **answers})
+        rows["pictures"].append({"prompt": name, "chosen": {"path": file}, "rejected": {"path": other}})
+        rows["prompts"].append({"prompt": {"type": "image", "image": file}, "answer": name})
+    for name, table in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    return {name: str(folder / f"{name}.jsonl") for name in rows}

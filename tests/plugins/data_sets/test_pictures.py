@@ -131,17 +131,36 @@ def test_pick_a_pic(folder: Path) -> None:
         "jpg_1": [png(BLUE), png(RED), png(BLUE)],
         "label_0": [1.0, 0.0, 0.5],
         "label_1": [0.0, 1.0, 0.5],
-        "num_example_per_prompt": [1, 1, 1],
+        "num_example_per_prompt": [1, 4, 2],
     }
     path = parquet(folder / "pick.parquet", **columns)
     rankings = read(RankingFiles, path)
     assert [e.ranks for e in rankings] == [(1.0, 2.0), (2.0, 1.0), (1.0, 1.0)]
     assert [colour(e.completions[0]) for e in rankings] == [RED, BLUE, RED]
+    assert [e.weight for e in rankings] == [1.0, 0.25, 0.5]
+    assert "an example weighs 1 / num_example_per_prompt in the loss" in rankings.report()["notes"]
     with pytest.raises(DataError, match="a tie, which is no preference"):
         read(PreferenceFiles, path)
     pairs = read(PreferenceFiles, path, max_bad=0.5)
     assert [(e.prompt, colour(e.chosen)) for e in pairs] == [("first", RED), ("second", RED)]
+    assert [e.weight for e in pairs] == [1.0, 0.25]
     assert pairs.report()["skipped"] and kind_of(path, {}) in ("ranking", "preference")
+
+
+@pytest.mark.parametrize("share", [0, -1, "many", [2]])
+def test_a_weight_is_a_number_above_0(folder: Path, share: Any) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path = lines(folder / "pairs.jsonl", {**row, "num_example_per_prompt": share}, row, {**row, "weight": 7})
+    with pytest.raises(DataError, match="num_example_per_prompt is not a number above 0"):
+        read(PreferenceFiles, path)
+    assert [e.weight for e in read(PreferenceFiles, path, max_bad=0.5)] == [1.0, 1.0]
+
+
+def test_pictures_as_prompts_and_as_answers_do_not_mix(folder: Path) -> None:
+    one = {"image": "pictures/red.png", "chosen": "red", "rejected": "blue"}
+    other = {"prompt": "red", "chosen": {"path": "pictures/red.png"}, "rejected": {"path": "pictures/blue.png"}}
+    with pytest.raises(DataError, match=r"pictures are prompts \(.*rows.jsonl:1\) and answers \(.*rows.jsonl:3\)"):
+        read(PreferenceFiles, lines(folder / "rows.jsonl", one, one, other))
 
 
 def test_hpd(folder: Path) -> None:
