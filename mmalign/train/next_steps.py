@@ -21,6 +21,7 @@ from mmalign.contract.examples import (
     Ranking,
     Text,
     TextLabel,
+    TextPair,
     Turns,
 )
 from mmalign.data.contents import readable
@@ -49,6 +50,14 @@ def next_commands(model: Path, plan: Plan, data: Any) -> list[str]:
         code = f"from transformers import pipeline; print(pipeline('text-classification', {str(model)!r})({text!r}))"
         return [f"python -c {shlex.quote(code)}"]  # a classifier of transformers
     provides = plan.source.family.provides
+    if Capability.ENCODE_TEXT not in provides and any(isinstance(example, TextPair) for example in examples):
+        load = "from sentence_transformers import SentenceTransformer"
+        code = f"{load}; print(SentenceTransformer({str(model)!r}).encode(['A text.']))"
+        data = f"--dataset {_quoted(data_name(plan))}"
+        return [
+            f"mmalign evaluate text-retrieval --backbone {_quoted(model)} {data}",
+            f"python -c {shlex.quote(code)}",
+        ]
     commands = [_zero_shot(model, examples)] if Capability.ENCODE_IMAGE in provides else []
     if Capability.GENERATE in provides:
         commands.append(_generate(model, plan, examples))
