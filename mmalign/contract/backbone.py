@@ -128,6 +128,10 @@ class ChecksTraining(Protocol):
 class SharesWork(Protocol):
     """A model that computes something once for all micro-batches of an update, and collects its gradient."""
 
+    def require_room(self, room: float) -> None:
+        """Raise UsageError, before the first step, if it takes more than so many bytes."""
+        ...
+
     def begin_shared(self) -> None:
         """Compute it now, if it is not there; else the first pass does."""
         ...

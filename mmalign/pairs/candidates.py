@@ -225,6 +225,20 @@ class CandidateModel:
             self._embedded = known = self._embed(learns)
         return known.leaf if learns else known.leaf.detach()
 
+    def require_room(self, room: float) -> None:
+        """Each candidate takes its ids, and its embedding, its gradient and a chunk's copy of it."""
+        number = len(self._tokens)
+        if not number:
+            return
+        element = next(self.backbone.module.parameters()).element_size()
+        each = 8 * len(self._tokens.values) / number + 3 * element * self.hidden_width
+        if number * each > room:
+            raise UsageError(
+                f"{number:,} candidates take {number * each / 1e9:,.1f} GB of memory, and {max(0, room) / 1e9:,.1f} are "
+                f"left beside the model: about {max(0, int(room / each)):,} fit",
+                hint="Give fewer: --set backbone.candidates=@names.txt",
+            )
+
     def begin_shared(self) -> None:
         if len(self._tokens):
             self.embeddings()

@@ -56,7 +56,10 @@ def take_up(job: Job, info: Mapping[str, Any]) -> None:
 
 
 def settle_micro_batch(job: Job, batches: list[Batch], say: Say, run: Run | None = None) -> None:
-    """Unless the size is known: find it, print it, keep it in the job and the run. All processes must call it."""
+    """Unless the size is known: find it, print it, keep it in the job and the run. All processes must call it. Raises
+    UsageError where what the micro-batches share does not fit the memory."""
+    for model in job.models.shared_work():
+        model.require_room(_memory(job) - _standing(job))
     if not job.measures_memory:
         return
     fit = measure(job, batches)
@@ -175,12 +178,18 @@ def _unchanged(job: Job) -> Iterator[None]:
 
 def _limit(job: Job) -> float:
     """Bytes that the process may take on its device."""
+    share = _SHARE * _memory(job)
+    return share if job.device.type == "cuda" else min(share, max(_CPU_LIMIT, _standing(job) + _ROOM))
+
+
+def _memory(job: Job) -> float:
+    """Bytes of the process's device, or on a CPU its share of the machine's."""
     if job.device.type == "cuda":
-        return _SHARE * torch.cuda.get_device_properties(job.device).total_memory
+        return float(torch.cuda.get_device_properties(job.device).total_memory)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if _CONTAINER.is_file() and (text := _CONTAINER.read_text().strip()).isdigit():
         memory = min(memory, int(text))
-    return min(_SHARE * memory / job.processes.world_size, max(_CPU_LIMIT, _standing(job) + _ROOM))
+    return memory / job.processes.world_size
 
 
 def _standing(job: Job) -> float:

@@ -291,6 +291,15 @@ def test_draws_follow_the_probabilities_and_their_own_seeds(bench: Workbench) ->
     assert int(greedy.ids[0]) == int(p.argmax())
 
 
+def test_a_list_that_does_not_fit_the_memory_is_refused_with_the_number_that_does(bench: Workbench) -> None:
+    model = view(bench)
+    tokens = sum(len(model.backbone.processor.text(text).ids) for text in TEXTS)
+    needed = 8 * tokens + 7 * 3 * 8 * model.hidden_width
+    model.require_room(needed)
+    with pytest.raises(UsageError, match="7 candidates take .*: about 3 fit"):
+        model.require_room(needed * 3.5 / 7)
+
+
 def test_what_cannot_be_read_says_so(bench: Workbench) -> None:
     model = view(bench)
     picture = ImageRef("a.png")
