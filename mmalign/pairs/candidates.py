@@ -234,8 +234,8 @@ class CandidateModel:
         each = 8 * len(self._tokens.values) / number + 3 * element * self.hidden_width
         if number * each > room:
             raise UsageError(
-                f"{number:,} candidates take {number * each / 1e9:,.1f} GB of memory, and {max(0, room) / 1e9:,.1f} are "
-                f"left beside the model: about {max(0, int(room / each)):,} fit",
+                f"{number:,} candidates take {number * each / 1e9:,.1f} GB of memory, and {max(0, room) / 1e9:,.1f} GB "
+                f"are left beside the model: about {max(0, int(room / each)):,} fit",
                 hint="Give fewer: --set backbone.candidates=@names.txt",
             )
 

@@ -296,7 +296,7 @@ def test_a_list_that_does_not_fit_the_memory_is_refused_with_the_number_that_doe
     tokens = sum(len(model.backbone.processor.text(text).ids) for text in TEXTS)
     needed = 8 * tokens + 7 * 3 * 8 * model.hidden_width
     model.require_room(needed)
-    with pytest.raises(UsageError, match="7 candidates take .*: about 3 fit"):
+    with pytest.raises(UsageError, match=r"7 candidates take .*: about 3 fit"):
         model.require_room(needed * 3.5 / 7)
 
 
