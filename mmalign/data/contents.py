@@ -37,5 +37,5 @@ def require_pairs(who: str, data: Any, pairs: Set[Pair], name: str, hint: str) -
         return
     pair, key = first
     if pair not in pairs:
-        wanted = " or ".join(in_words(each) for each in sorted(pairs) if all(each) == all(pair))
+        wanted = " or ".join(in_words(each) for each in sorted(pairs) if list(map(bool, each)) == list(map(bool, pair)))
         raise IncompatibleError(f"{name} holds {in_words(pair)} ({key}); {who} {wanted or 'none such'}", hint=hint)

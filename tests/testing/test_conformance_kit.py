@@ -78,7 +78,8 @@ def test_the_family_of_each_tiny_model_is_known_before_it_is_written(shared_fold
 
 
 def test_an_objective_that_fits_no_tiny_model_says_so(install) -> None:
-    install("lonely", PLUGIN.format(name="lonely", cls="Sound").replace('"encode_text"', '"score_sequences"'))
+    needs = '"score_sequences", "token_logps"'  # no view has both
+    install("lonely", PLUGIN.format(name="lonely", cls="Sound").replace('"encode_text"', needs))
     last = find_checks("lonely", Workbench({}, {}))[-1]
     result = run_check(last)
     assert (result.name, result.outcome) == ("objective lonely: runs on a tiny model", "skip")
