@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmalign.contract.examples import Completion, ImageRef, Preference, Prompt
 from mmalign.data.images import open_image
+from mmalign.errors import DataError
 from mmalign.hashing import stable_hash
 from mmalign_data.emoji import TEMPLATE, drawing, glyphs_of
 
@@ -67,8 +68,12 @@ class DistractedEmoji:
 
     @classmethod
     def build(cls, config: DistractedEmojiConfig, split: str) -> Self:
-        """The part named `split`; raises DataError if the installation lacks the files."""
+        """The part named `split`; raises DataError if the installation lacks the files, or `holdout` leaves no two
+        drawings."""
         glyphs = [glyph for glyph in glyphs_of(split, config.holdout) if glyph["group"] in THINGS]
+        if len(glyphs) < 2:
+            hint = "A drawing needs another one that distracts from it: --set dataset.holdout=0.15"
+            raise DataError(f"distracted-emoji: holdout {config.holdout} leaves {len(glyphs)} for {split}", hint=hint)
         rounds = config.rounds if split == "train" else 1
         return cls(config, [_thing(glyphs, place, number) for number in range(rounds) for place in range(len(glyphs))])
 

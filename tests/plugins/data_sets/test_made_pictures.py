@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from mmalign.contract.examples import Completion, Preference, Prompt, Ranking
 from mmalign.data.images import open_image
+from mmalign.errors import DataError
 from mmalign.pairs.options import candidates_of
 
 TRAIN, HELD_OUT = "train", "validation"
@@ -88,6 +89,13 @@ def test_candidates_are_told_without_making_a_picture() -> None:
     texts = candidates_of((), [distracted(), distracted(HELD_OUT)], required=True)
     things = [glyph for split in (TRAIN, HELD_OUT) for glyph in glyphs_of(split, 0.15) if glyph["group"] in THINGS]
     assert sorted(texts) == sorted({f"a drawing of a {glyph['name']}" for glyph in things})
+
+
+@pytest.mark.parametrize(("holdout", "split"), [(1e-6, HELD_OUT), (1 - 1e-6, TRAIN)])
+def test_a_part_without_two_drawings_is_refused(holdout: float, split: str) -> None:
+    with pytest.raises(DataError, match=f"leaves 0 for {split}") as caught:
+        distracted(split, holdout=holdout)
+    assert "dataset.holdout" in str(caught.value.hint)
 
 
 # Damaged pictures -----------------------------------------------------------------------------------------------------
