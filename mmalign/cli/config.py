@@ -1,19 +1,21 @@
-"""`mmalign config show contrastive` and `mmalign config schema`: every option of a run, for people and for editors."""
+"""`mmalign config show contrastive`, `config schema` and `config recipes`: every option of a run, for people and for
+editors, and the packaged recipes."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mmalign.cli.app import App, CatalogName, emit_json, json_option, pass_app, quiet_option
+from mmalign.cli.app import App, CatalogName, emit, emit_json, json_option, pass_app, quiet_option
 from mmalign.config.section import FIXED_SECTIONS, NAMED_SECTIONS, OPEN_SECTIONS, section_model
 from mmalign.contract.specs import Entry
 
 
 @click.group("config")
 def command() -> None:
-    """Print the options of a run: as commented YAML to edit, or as JSON schema for an editor."""
+    """Print the options of a run, as commented YAML to edit or as JSON schema for an editor; or list the recipes."""
 
 
 def _choices(function: Any) -> Any:
@@ -34,7 +36,12 @@ def _choices(function: Any) -> Any:
 @click.option("--backbone", metavar="MODEL", help="As in train; with another than the recipe's, defaults are shown.")
 @click.option("--dataset", metavar="DATA", help="As in train; with another than the recipe's, defaults are shown.")
 @click.option(
-    "-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable."
+    "-c",
+    "--config",
+    "configs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="YAML file, or a packaged recipe's name; repeatable.",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One option, as in train; repeatable.")
 @json_option
@@ -127,6 +134,29 @@ def schema(app: App, objective: str | None, backbone: str | None, dataset: str |
         emit_json({"objective": objective, "json_schema": document})
     else:
         click.echo(json.dumps(document, indent=2))
+
+
+@command.command("recipes", epilog="\b\nExample:\n  mmalign config recipes\n  mmalign train -c pasted-objects")
+@json_option
+@quiet_option
+@pass_app
+def recipes(app: App, as_json: bool) -> None:
+    """Print the packaged recipes: the command that runs each, and what it teaches."""
+    from mmalign.cli.table import table
+    from mmalign.train.layers import packaged_recipes
+
+    items = [{"name": path.stem, **_told(path.read_text(encoding="utf-8"))} for path in packaged_recipes()]
+    if as_json:
+        emit_json({"recipes": items})
+    else:
+        emit(table(["name", "command", "summary"], [list(item.values()) for item in items]))
+
+
+def _told(recipe: str) -> dict[str, str]:
+    """The command and the first clause of a recipe's opening comment."""
+    lines = [line.removeprefix("#").strip() for line in recipe.splitlines()]
+    end = next(number for number, line in enumerate(recipe.splitlines()) if not line.startswith("#"))
+    return {"command": lines[0], "summary": re.split(r"[.:] ", " ".join(lines[1:end]))[0].rstrip(".")}
 
 
 def find_entries(app: App, objective: str, backbone: str | None, dataset: str | None) -> dict[str, Entry]:

@@ -37,7 +37,12 @@ Rewards and their options: mmalign list rewards; mmalign show regex --options
 @click.option("--backbone", metavar="MODEL", help="What to train: a name, prefix:reference or folder.")
 @click.option("--dataset", metavar="DATA", help="What to learn from: a name, file, tar, glob or folder.")
 @click.option(
-    "-c", "--config", "configs", multiple=True, type=click.Path(path_type=Path), help="YAML file; repeatable."
+    "-c",
+    "--config",
+    "configs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="YAML file, or a packaged recipe's name; repeatable.",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One option, as train.steps=100; repeatable.")
 @click.option(

@@ -1,6 +1,7 @@
 """Merge a run's configuration: recipe < YAML files in their order < --set and the name flags.
 
     layers = load_layers(recipe=recipe_path("contrastive"), files=[Path("x.yaml")], sets=["train.lr=1e-4"])
+    layers = load_layers(files=[Path("pasted-objects")])   # a packaged recipe by its name
     layers["train"]                    # a Section: a dict that knows where each value came from
     layers["train"].origins["lr"]      # "command line", or "x.yaml:3"
 
@@ -20,6 +21,7 @@ from mmalign.reading import parse_json
 _IN_PLACE_OF = {"train": (("steps", "epochs"), ("epochs", "steps"), ("warmup_share", "warmup_steps"))}
 
 _ROOT = Path(__file__).resolve().parents[1]
+_RECIPE_NAME = r"[a-z0-9_-]+"
 
 
 def load_layers(
@@ -31,10 +33,11 @@ def load_layers(
 ) -> dict[str, Section]:
     """Return every section, the later layer winning; raises UsageError.
 
-    names: the flags --objective, --backbone and --dataset, such as {"backbone": "clip-lite"}, part of the --set layer.
+    files: as `config_file` takes them, packaged recipes by name included. names: the flags --objective, --backbone and
+    --dataset, such as {"backbone": "clip-lite"}, part of the --set layer.
     """
     layers = {name: Section() for name in SECTIONS}
-    for path in [*([recipe] if recipe else []), *files]:
+    for path in [*([recipe] if recipe else []), *map(config_file, files)]:
         for name, (values, origins) in read_file(path).items():
             _displace(name, layers[name], values)
             layers[name].merge(values, origins)
@@ -82,11 +85,38 @@ def parse_set(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def recipe_path(name: str) -> Path | None:
-    """The packaged recipe of an objective, in an installed package or in a checkout; None if it has none."""
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
+    """The packaged recipe of an objective, or one with a name of its own, in an installed package or in a checkout;
+    None if there is none."""
+    if not re.fullmatch(_RECIPE_NAME, name):
         return None
-    candidates = (_ROOT / "configs" / f"{name}.yaml", _ROOT.parent / "configs" / f"{name}.yaml")
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in packaged_recipes() if path.stem == name), None)
+
+
+def config_file(path: Path) -> Path:
+    """What `-c` means: the file, or the packaged recipe of that bare name. Raises UsageError for a bare name that is
+    neither."""
+    name = str(path)
+    if path.exists() or not re.fullmatch(_RECIPE_NAME, name):
+        return path
+    recipe = recipe_path(name)
+    if recipe is None:
+        known = sorted(packaged.stem for packaged in packaged_recipes())
+        raise UsageError(
+            f"-c {name}: no such file, and no packaged recipe. {did_you_mean(name, known)}".strip(),
+            hint=f"Packaged: {', '.join(known)}.",
+        )
+    return recipe
+
+
+def is_packaged(path: Path) -> bool:
+    """Whether `-c` means a packaged recipe."""
+    return not path.exists() and recipe_path(str(path)) is not None
+
+
+def packaged_recipes() -> list[Path]:
+    """All files of the installed package, else of the checkout; some define a pipeline."""
+    folders = (_ROOT / "configs", _ROOT.parent / "configs")
+    return next((files for files in (sorted(folder.glob("*.yaml")) for folder in folders) if files), [])
 
 
 def _displace(name: str, section: Section, values: Mapping[str, Any]) -> None:

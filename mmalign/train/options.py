@@ -3,7 +3,8 @@
     layers, notes = run_layers(catalog, {"objective": "dpo", "dataset": "pairs.jsonl"}, files=(), sets=())
     plan = make_plan(catalog, layers)                 # what `mmalign train` does, and `mmalign config show` prints
 
-A recipe is tuned to one model and one data set. With others it is left out as a whole, and a note says so.
+A recipe is tuned to one model and one data set. With others it is left out as a whole, and a note says so. Where a
+packaged recipe is among the files, it stands in the place of the objective's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from mmalign.config.section import Section
 from mmalign.registry.catalog import Catalog
-from mmalign.train.layers import load_layers, recipe_path
+from mmalign.train.layers import is_packaged, load_layers, recipe_path
 
 _TUNED = ("backbone", "dataset")
 
@@ -24,7 +25,7 @@ def run_layers(
     objective, notes = layers["objective"].get("name"), []
     if objective:
         catalog.find("objectives", objective)  # before recipe_of, which finds the files of pipelines too
-    recipe = recipe_of(objective) if objective else None
+    recipe = recipe_of(objective) if objective and not any(map(is_packaged, files)) else None
     if recipe is not None:
         note = _left_out(layers, recipe)
         if note:

@@ -60,6 +60,21 @@ def register_datasets() -> list[DatasetSpec]:
             pairs=frozenset({("image", "text"), ("image", "")}),
         ),
         DatasetSpec(
+            name="distracted-emoji",
+            summary="Embedded: drawings with a small drawing of another thing in a corner, or its name across them",
+            target="mmalign_data.distracted:DistractedEmoji",
+            kind="preference",
+            more_kinds=("completion", "prompt"),
+            pairs=frozenset({("image", "text"), ("image", "")}),
+        ),
+        DatasetSpec(
+            name="damaged-pictures",
+            summary="Embedded: photographs and drawings under growing blur, noise, compression or loss of colour",
+            target="mmalign_data.damaged:DamagedPictures",
+            kind="ranking",
+            pairs=frozenset({("text", "image")}),
+        ),
+        DatasetSpec(
             name="photos",
             summary="Embedded: a few sample photographs, each its own class",
             target="mmalign_data.photos:Photos",

@@ -6,6 +6,10 @@ Training has one example for each drawing and text. The texts are "a drawing of 
 tags in a row; the texts of one drawing share a group. Validation has drawings of names never trained on, each once,
 with its name. Variants of a drawing (a man, a woman or a person running) are on the same side. A held-out name that is
 also a short name or a tag of another drawing is left out of that drawing's texts.
+
+    mmalign train -c drawing-groups
+
+With `answers: group` the one text of a drawing says which of nine groups it belongs to, such as "a drawing of a flag".
 """
 
 import hashlib
@@ -23,6 +27,18 @@ from mmalign.hashing import stable_hash
 
 FOLDER = Path(__file__).parent / "emoji"
 TEMPLATE = "a drawing of a {}"
+GROUPS = {
+    "Smileys & Emotion": "a drawing of a face or a feeling",
+    "People & Body": "a drawing of a person or a part of the body",
+    "Animals & Nature": "a drawing of an animal or a plant",
+    "Food & Drink": "a drawing of food or drink",
+    "Travel & Places": "a drawing of a place, a vehicle or the sky",
+    "Activities": "a drawing of a sport, a game or a celebration",
+    "Objects": "a drawing of clothing, a tool or another thing",
+    "Symbols": "a drawing of a sign or a symbol",
+    "Flags": "a drawing of a flag",
+}
+"""Unicode's groups -> a text."""
 
 
 _AS: dict[str, Callable[[ImageText], Any]] = {
@@ -40,6 +56,9 @@ class EmojiConfig(BaseModel):
         "image-text",
         description="image-text: drawings with texts; completion: drawings as prompts, with their names as answers; "
         "prompt: drawings as prompts, with their names as solutions",
+    )
+    answers: Literal["name", "group"] = Field(
+        "name", description="name: texts say what a drawing shows; group: which of nine groups that belongs to"
     )
     holdout: float = Field(
         0.08, ge=0, lt=1, description="Fraction of names kept for validation and never trained on (0-1)"
@@ -60,13 +79,14 @@ class Emoji:
         held_out = split == "validation"
         if held_out and not config.holdout:
             return None
-        glyphs = _index()
-        kept = [glyph for glyph in glyphs if stable_hash("holdout", glyph["family"]) / 2**64 < config.holdout]
-        names = {glyph["name"].lower() for glyph in kept}
-        if held_out:
-            texts = [(glyph, [TEMPLATE.format(glyph["name"])]) for glyph in kept]
+        glyphs = glyphs_of(split, config.holdout)
+        if config.answers == "group":
+            texts = [(glyph, [GROUPS[glyph["group"]]]) for glyph in glyphs]
+        elif held_out:
+            texts = [(glyph, [TEMPLATE.format(glyph["name"])]) for glyph in glyphs]
         else:
-            texts = [(glyph, _captions(glyph, names)) for glyph in glyphs if glyph["name"].lower() not in names]
+            names = {glyph["name"].lower() for glyph in glyphs_of("validation", config.holdout)}
+            texts = [(glyph, _captions(glyph, names)) for glyph in glyphs]
         if config.kind != "image-text":
             texts = [(glyph, captions[:1]) for glyph, captions in texts]
         pairs = (example for glyph, captions in texts for example in _examples(glyph, captions))
@@ -89,6 +109,20 @@ class Emoji:
         return digest.hexdigest()[:16]
 
 
+def glyphs_of(split: str, holdout: float) -> list[dict[str, Any]]:
+    """The drawings of a part: "validation" has the fraction `holdout` of all names, "train" the rest. Raises
+    DataError."""
+    glyphs = _index()
+    kept = [glyph for glyph in glyphs if stable_hash("holdout", glyph["family"]) / 2**64 < holdout]
+    names = {glyph["name"].lower() for glyph in kept}
+    return kept if split == "validation" else [glyph for glyph in glyphs if glyph["name"].lower() not in names]
+
+
+def drawing(glyph: Mapping[str, Any]) -> ImageRef:
+    """64 pixels square, transparent around."""
+    return ImageRef(str(FOLDER / "emoji.zip"), glyph["offset"], glyph["size"])
+
+
 def _index() -> list[dict[str, Any]]:
     path = FOLDER / "emoji.jsonl"
     try:
@@ -106,9 +140,8 @@ def _captions(glyph: Mapping[str, Any], held_out: AbstractSet[str]) -> list[str]
 
 def _examples(glyph: Mapping[str, Any], captions: list[str]) -> list[ImageText]:
     name = glyph["name"]
-    image = ImageRef(str(FOLDER / "emoji.zip"), glyph["offset"], glyph["size"])
     return [
-        ImageText(key=f"emoji:{name}" + f":{number}" * bool(number), image=image, text=caption, group=name)
+        ImageText(key=f"emoji:{name}" + f":{number}" * bool(number), image=drawing(glyph), text=caption, group=name)
         for number, caption in enumerate(captions)
     ]
 

@@ -12,7 +12,9 @@ from mmalign.config.section import SECTIONS
 from mmalign.config.validate import build, build_all
 from mmalign.config.yaml_reader import MAX_ALIASES, MAX_BYTES, read_yaml
 from mmalign.errors import UsageError
+from mmalign.registry.catalog import Catalog
 from mmalign.train.layers import load_layers, parse_set, recipe_path
+from mmalign.train.options import run_layers
 
 
 class Optimiser(BaseModel):
@@ -200,6 +202,25 @@ def test_recipes_are_found_by_plain_names_only() -> None:
     assert path is not None and load_layers(recipe=path)["objective"]["name"] == "contrastive"
     assert recipe_path("no-such-recipe") is None
     assert recipe_path("../pyproject") is None
+
+
+def test_a_bare_name_for_a_file_is_a_packaged_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    layers = load_layers(files=[Path("pasted-objects")], sets=["objective.beta=0.5"])
+    assert layers["objective"] == {"name": "dpo", "beta": 0.5} and layers["dataset"]["name"] == "distracted-emoji"
+    assert layers["train"].origins["steps"].startswith(f"{recipe_path('pasted-objects')}:")
+    with pytest.raises(UsageError, match=r"-c pasted-object: .* Did you mean pasted-objects\?") as caught:
+        load_layers(files=[Path("pasted-object")])
+    assert "contrastive" in str(caught.value.hint)
+    write(tmp_path / "pasted-objects", "objective: own\n")
+    assert load_layers(files=[Path("pasted-objects")])["objective"]["name"] == "own", "a file comes first"
+
+
+def test_a_named_recipe_stands_in_the_place_of_the_objectives(catalog: Catalog) -> None:
+    layers, notes = run_layers(catalog, {}, files=[Path("pasted-objects")])
+    assert not notes and "tie" not in layers["objective"]
+    layers, notes = run_layers(catalog, {"objective": "sft"}, files=[Path("pasted-objects")])
+    assert layers["backbone"]["name"] == "clip-lite" and "objective.beta" in notes[0]
 
 
 # Validation -----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,13 @@ FLOORS = {
     "online-dpo": Floor("heldout/score", "high", 0.45),
 }
 
+OF_NAMED = {
+    "pasted-objects": Floor("heldout/accuracy", "high", 0.8),
+    "picture-judge": Floor("heldout/accuracy", "high", 0.85),
+    "drawing-groups": Floor("heldout/score", "high", 0.38),
+}
+"""Recipes with a name of their own, `mmalign train -c NAME`: as examples/clip_alignment measured them."""
+
 PHOTOGRAPHS = {
     "baseball": "baseball",
     "bison": "bison",

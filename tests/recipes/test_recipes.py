@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmalign import cli
 from mmalign.train.layers import recipe_path
-from tests.recipes.floors import FLOORS, OBJECTIVES, PHOTOGRAPHS
+from tests.recipes.floors import FLOORS, OBJECTIVES, OF_NAMED, PHOTOGRAPHS
 from tests.support.project import ROOT
 
 README = ROOT / "README.md"
@@ -48,6 +49,17 @@ def test_every_objective_has_a_recipe_and_a_floor() -> None:
     """A bare command that nothing measures can stop learning, and nobody sees it."""
     assert set(FLOORS) == set(OBJECTIVES)
     assert [objective for objective in OBJECTIVES if recipe_path(objective) is None] == []
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*FLOORS, *OF_NAMED, "instructgpt"}
+
+
+def test_recipes_are_listed_with_the_command_that_runs_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["config", "recipes", "--json"]) == 0
+    listed = {item["name"]: item for item in json.loads(capsys.readouterr().out)["recipes"]}
+    assert sorted(listed) == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    for name, item in listed.items():
+        verb, flag = ("pipeline", "") if name == "instructgpt" else ("train", "-c ")
+        flag = "--objective " if name in FLOORS else flag
+        assert item["command"] == f"mmalign {verb} {flag}{name}" and len(item["summary"]) > 20
 
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -62,18 +74,18 @@ def test_a_recipe_states_what_it_was_measured_with(recipe: Path) -> None:
 
 @pytest.mark.recipes
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_bare_command_learns(objective: str, mmalign: Mmalign, tmp_path: Path, record_property) -> None:
+@pytest.mark.parametrize("name", [*OBJECTIVES, *OF_NAMED])
+def test_the_bare_command_learns(name: str, mmalign: Mmalign, tmp_path: Path, record_property) -> None:
     began = time.perf_counter()
-    done = mmalign("train", "--objective", objective, "--out", "run")
+    done = mmalign("train", "-c" if name in OF_NAMED else "--objective", name, "--out", "run")
     seconds = time.perf_counter() - began
     assert done.returncode == 0, done.stderr[-3000:]
 
     info = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    summary, floor = info["summary"], FLOORS[objective]
+    summary, floor = info["summary"], (FLOORS | OF_NAMED)[name]
     before, after = (summary[when][floor.figure] for when in ("before", "after"))
-    record_property("recipe", (objective, floor.figure, before, after, floor.value, round(seconds)))
+    record_property("recipe", (name, floor.figure, before, after, floor.value, round(seconds)))
 
     assert info["status"] == "finished" and summary["skipped_updates"] == 0
     assert [record["step"] for record in records if "loss" in record] == list(range(1, summary["steps"] + 1))
