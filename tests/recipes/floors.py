@@ -44,11 +44,13 @@ FLOORS = {
 }
 
 OF_NAMED = {
+    "embedder": Floor("text-retrieval/query_to_document_r10", "high", 0.12),
     "pasted-objects": Floor("heldout/accuracy", "high", 0.8),
     "picture-judge": Floor("heldout/accuracy", "high", 0.85),
     "drawing-groups": Floor("heldout/score", "high", 0.38),
 }
-"""Recipes with a name of their own, `mmalign train -c NAME`: as examples/clip_alignment measured them."""
+"""Recipes with a name of their own, `mmalign train -c NAME`: as examples/clip_alignment and examples/text_embedder
+measured them."""
 
 PHOTOGRAPHS = {
     "baseball": "baseball",
