@@ -170,7 +170,9 @@ def interpolate(job: Job) -> None:
         return
     share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # weights that no file holds are drawn as at the start
-    starting = load_model(job.plan.catalog, job.plan.source, job.plan.configs["backbone"]).module.state_dict()
+    needs = [need for role in job.plan.objective.spec.roles if role.name == "policy" for need in role.needs]
+    start = load_model(job.plan.catalog, job.plan.source, job.plan.configs["backbone"], needs=needs)
+    starting = start.module.state_dict()
     for name, tensor in job.models["policy"].module.state_dict().items():
         if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied tensors once
             seen.add(tensor.data_ptr())

@@ -86,6 +86,24 @@ def test_the_cut_of_a_batch_changes_no_run(lab: Lab, table: Path, options: tuple
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_the_saved_model_may_lie_between_the_start_and_the_end(lab: Lab, table: Path) -> None:
+    """The learned temperature, too, which no file holds at the start."""
+    end, between = (
+        lab.begin(plan_of(lab, table, "tiny-gpt2", *LEARNT, *more)).folder / "model"
+        for more in ((), ("train.wise_ft=0.5",))
+    )
+    start = load_file(lab.bench.model("tiny-gpt2") / "model.safetensors")
+    trained, mixed = load_file(end / "model.safetensors"), load_file(between / "model.safetensors")
+    for name, value in trained.items():
+        torch.testing.assert_close(mixed[name], start[name].lerp(value, 0.5), msg=name)
+    trained, mixed = (temperature_of(folder) for folder in (end, between))
+    assert mixed != pytest.approx(trained, rel=1e-5) and mixed == pytest.approx((0.05 * trained) ** 0.5, rel=1e-5)
+
+
+def temperature_of(model: Path) -> float:
+    return json.loads((model / "config_sentence_transformers.json").read_text())["mmalign"]["temperature"]
+
+
 def test_two_processes_give_the_run_of_one(lab: Lab, table: Path, tmp_path: Path) -> None:
     """Of shares in which one process has fewer hard negatives than the other."""
     sets = (
