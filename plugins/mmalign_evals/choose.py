@@ -78,6 +78,9 @@ def select(
         if own is not None and (task := _own_task(entry, verdict, own, split, values, wanted)):
             tasks.append(task)
             continue
+        if not names and shared is None and entry.spec.in_training == "own-data":
+            left_out[catalog.display_name(entry)] = "measures data of its kind: name it, or give --dataset"
+            continue
         pairs = verdict.pairs if _reads_sequences(entry) else TEXT_PAIRS
         data = shared[0] if shared else _default_data(catalog, entry, wanted, pairs)
         yields = catalog.kinds_of(data, pairs) if data else ()
