@@ -159,11 +159,11 @@ class Embedder:
     def _mean(self, states: Tensor, lengths: Tensor, before: Tensor) -> Tensor:
         """states: [L, D], of every token of every row; before: [N], tokens at the start of each row without weight ->
         [N, D], the weighted sums. Their length does not matter."""
+        states = states if states.dtype == torch.float64 else states.float()
         place = torch.arange(len(states)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         weights = (place >= before.repeat_interleave(lengths)).to(states.dtype)
         if self.settings.pooling == "weighted-mean":
             weights = weights * (place + 1)
-        states = states if states.dtype == torch.float64 else states.float()
         weighted = states * weights.to(states)[:, None]
         return torch.segment_reduce(weighted, "sum", lengths=lengths.to(states.device), axis=0, unsafe=True)
 

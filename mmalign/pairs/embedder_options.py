@@ -22,7 +22,11 @@ class EmbedderOptions(BaseModel):
         description="last: the last token's state; eos: that of an end token put behind the text; mean; weighted-mean: "
         "token t of T weighs t (SGPT); default: mean",
     )
-    query_instruction: str | None = Field(None, description="text put before a query (anchor); default: none")
+    query_instruction: str | None = Field(
+        None,
+        description="text put before a query (anchor); for pooling by a mean it ends with a line break, or "
+        "pool_instruction is set; default: none",
+    )
     document_instruction: str | None = Field(
         None, description="text put before a document (positive, negative); default: none"
     )

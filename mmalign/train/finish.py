@@ -164,16 +164,21 @@ def _save(job: Job, folder: Path) -> None:
 def interpolate(job: Job) -> None:
     """Set weights to a * trained + (1 - a) * starting, a = train.wise_ft (Wortsman 2022, WiSE-FT), floats only.
 
-    Read the starting weights from the source again. With an adapter they are still there, so scale the adapter instead.
+    Read the starting weights from the source again. With an adapter they are still there, so scale the adapter instead;
+    only what trains beside it is read again.
     """
-    if scale_adapter(job.models["policy"].module, job.plan.train.wise_ft):
+    share, seen, module = job.plan.train.wise_ft, set[int](), job.models["policy"].module
+    state = module.state_dict()
+    if scale_adapter(module, share):
+        beside = {name for name, each in module.named_parameters() if each.requires_grad and "lora_" not in name}
+        state = {name: tensor for name, tensor in state.items() if name in beside}
+    if not state:
         return
-    share, seen = job.plan.train.wise_ft, set()
     rng.seed_everything(job.plan.train.seed, rank=0)  # weights that no file holds are drawn as at the start
     needs = [need for role in job.plan.objective.spec.roles if role.name == "policy" for need in role.needs]
     start = load_model(job.plan.catalog, job.plan.source, job.plan.configs["backbone"], needs=needs)
     starting = start.module.state_dict()
-    for name, tensor in job.models["policy"].module.state_dict().items():
+    for name, tensor in state.items():
         if tensor.is_floating_point() and (not tensor.numel() or tensor.data_ptr() not in seen):  # tied tensors once
             seen.add(tensor.data_ptr())
             tensor.lerp_(starting[name].to(tensor.device, tensor.dtype), 1 - share)

@@ -31,7 +31,7 @@ _NOT_HANDED_ON = frozenset({"prompt", "completion"})  # as in TRL
 # Names of the two sides of a pair of texts, as data sets for sentence-transformers have them.
 _SIDES = (("anchor", "positive"), ("query", "positive"), ("query", "document"), ("query", "answer"))
 SHARE = "num_example_per_prompt"  # a column of Pick-a-Pic
-_WEIGHED = frozenset({"preference", "ranking"})
+WEIGHED = frozenset({"preference", "ranking"})
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -260,7 +260,7 @@ FORMATS: dict[str, Format] = {
 def normalise(kind: str, row: Mapping[str, Any]) -> Normal | str:
     """A row in the normal form of a kind, with the tools that its conversation may call, or why it cannot be used."""
     normal = FORMATS[kind].normalise(row)
-    if kind in _WEIGHED and not isinstance(normal, str) and row.get(SHARE) is not None:
+    if kind in WEIGHED and not isinstance(normal, str) and row.get(SHARE) is not None:
         normal = _weighed(normal, row[SHARE])
     if isinstance(normal, str) or row.get("tools") in (None, "", []) or "prompt" not in normal:
         return normal

@@ -16,7 +16,7 @@ from mmalign.reading import parse_json
 
 Asked = Literal["prompt", "messages"]
 SHAREGPT, ALPACA = "conversations", "instruction"
-MORE_NEGATIVES = "negative_2"
+MORE_NEGATIVES, WEIGHT = "negative_2", "weight"
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "bing": "assistant", "bard": "assistant", "system": "system", "observation": "tool", "tool": "tool",
@@ -49,6 +49,8 @@ def recast(row: Mapping[str, Any], asked: Asked) -> dict[str, Any] | str:
 
 def note_on(form: str, asked: Asked) -> str:
     """A sentence for the log, or ""."""
+    if form == WEIGHT:
+        return "the column weight is not read: all examples weigh the same"
     if form == MORE_NEGATIVES:
         return "one hard negative of each row is read, that of the column negative or negative_1"
     if form == SHAREGPT:

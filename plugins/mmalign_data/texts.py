@@ -17,6 +17,7 @@ pieces.
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,10 +31,10 @@ from mmalign.contract.examples import TextLabel
 from mmalign.errors import DataError, WrongKindError
 from mmalign.hashing import stable_hash
 from mmalign_data.columns import Columns
-from mmalign_data.normal import FORMATS, SHARE, Normal, looks_like, normalise
+from mmalign_data.normal import FORMATS, SHARE, WEIGHED, Normal, looks_like, normalise
 from mmalign_data.options import TextFilesConfig
 from mmalign_data.pictures import Source, with_pictures
-from mmalign_data.published import MORE_NEGATIVES, form_of, note_on, recast
+from mmalign_data.published import MORE_NEGATIVES, WEIGHT, form_of, note_on, recast
 from mmalign_data.rows import lines, separator_hint, table_rows
 from mmalign_data.splits import Part, choose, find_splits
 
@@ -235,7 +236,7 @@ def _read(part: Part, kind: str, config: TextFilesConfig) -> _Table:
             raise DataError(f"{part.where}: no {kind} examples in it", hint="The file is empty.")
         raise DataError(
             f"{part.where}: {bad} of {total} rows cannot be used; dataset.max_bad={config.max_bad:g}\n{shown}",
-            hint="Mend or remove them, or allow more: --set dataset.max_bad=0.05",
+            hint=f"Mend or remove them, or allow more: --set dataset.max_bad={math.ceil(20 * bad / total) / 20:g}",
         )
     _require_one_direction(directions, part.where)
     notes = [note for form in forms if (note := note_on(form, config.alpaca))]
@@ -257,6 +258,8 @@ def _rows_of(
             continue
         own = _renamed(row, config)
         forms[MORE_NEGATIVES if kind == "text-pair" and "negative_2" in own else form_of(own)] = None
+        if kind in WEIGHED and "weight" in own and SHARE not in own:
+            forms[WEIGHT] = None
         pictured = with_pictures(own, _source(file, line, config), kind) if _may_picture(kind, config) else own
         renamed = pictured if isinstance(pictured, str) else recast(pictured, config.alpaca)
         if isinstance(renamed, str):
@@ -308,7 +311,7 @@ def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]
         return
     other = looks_like(renamed)
     looks = f"; that looks like {other} data" if other else ""
-    choices = " or ".join(" and ".join(sorted(names)) for names in wanted)
+    choices = " or ".join(" and ".join(sorted(names, key=_first_side)) for names in wanted)
     if frozenset({"messages"}) in wanted:
         choices += " or conversations (ShareGPT) or instruction (Alpaca)"
     message = f"{file}: {kind} data needs the columns {choices}; it has {', '.join(columns) or 'none'}{looks}"
@@ -317,6 +320,11 @@ def _check_columns(file: Path, kind: str, columns: list[str], renamed: list[str]
     if other:
         raise WrongKindError(message, looks_like=other, hint=hint)
     raise DataError(message, hint=hint)
+
+
+def _first_side(name: str) -> tuple[bool, str]:
+    """A key that puts what is asked before its answers."""
+    return name not in ("anchor", "query"), name
 
 
 def _likely(wanted: str, columns: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from pydantic import Field
 from mmalign import Objective
 from mmalign.contract.backbone import DualEncoder
 from mmalign.contract.objective import Metrics, ObjectiveConfig, Outputs, Phase
-from mmalign.errors import IncompatibleError
+from mmalign.errors import IncompatibleError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mmalign import Batch
     from mmalign.contract.batch import Ragged
     from mmalign.contract.roles import Models
+
+
+_NEAR = 1.01  # of a scale at its limit, as CLIP's are
 
 
 class Contrastive(Objective):
@@ -44,7 +47,7 @@ class Contrastive(Objective):
             True, description="equal texts, and texts of one image or one anchor, match each other"
         )
         max_scale: float = Field(
-            100.0, gt=1, description="the scale exp(t) is kept within [1, max_scale] after each step"
+            100.0, gt=1, description="a learned scale exp(t) is kept within [1, max_scale] after each step"
         )
         chunk: int = Field(0, ge=0, description="rows of the score matrix held at once; 0: chosen for about 8 MB")
 
@@ -52,10 +55,19 @@ class Contrastive(Objective):
     config: Config
 
     def phases(self, models: "Models") -> Mapping[str, tuple[Phase, ...]]:
-        if self.config.loss == "sigmoid" and models.role("policy", DualEncoder).contrastive_head().bias is None:
+        head, limit = models.role("policy", DualEncoder).contrastive_head(), self.config.max_scale
+        if self.config.loss == "sigmoid" and head.bias is None:
             raise IncompatibleError(
                 "objective.loss=sigmoid needs a learned bias, and this model has none",
-                hint="Add one: --set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
+                hint="Use --set objective.loss=infonce; or add one, where the backbone has these options: "
+                "--set backbone.init_logit_bias=-10 --set backbone.init_logit_scale=2.302585",
+            )
+        scale = math.exp(float(head.log_scale.detach()))
+        if head.log_scale.requires_grad and not 1 / _NEAR <= scale <= limit * _NEAR:
+            raise UsageError(
+                f"the model's scale {scale:.4g} (temperature {1 / scale:.4g}) is outside of 1 to objective.max_scale="
+                f"{limit:g}: the first step would move it there",
+                hint=f"Try: --set objective.max_scale={2 * scale:.3g}" if scale > 1 else "Start with a scale above 1.",
             )
         return super().phases(models)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mmalign.cli import run
 from mmalign.contract.examples import TextPair
+from mmalign.errors import IncompatibleError, UsageError
 from mmalign.registry.catalog import Catalog
 from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
@@ -98,6 +99,22 @@ def test_the_saved_model_may_lie_between_the_start_and_the_end(lab: Lab, table: 
         torch.testing.assert_close(mixed[name], start[name].lerp(value, 0.5), msg=name)
     trained, mixed = (temperature_of(folder) for folder in (end, between))
     assert mixed != pytest.approx(trained, rel=1e-5) and mixed == pytest.approx((0.05 * trained) ** 0.5, rel=1e-5)
+
+
+def test_what_trains_beside_an_adapter_lies_between_too(lab: Lab, table: Path) -> None:
+    options = ("backbone.lora.rank=2", *LEARNT)
+    end, between = (
+        temperature_of(lab.begin(plan_of(lab, table, "tiny-gpt2", *options, *more)).folder / "model")
+        for more in ((), ("train.wise_ft=0.5",))
+    )
+    assert between != pytest.approx(end, rel=1e-5) and between == pytest.approx((0.05 * end) ** 0.5, rel=1e-5)
+
+
+def test_a_scale_that_the_first_step_would_move_is_refused(lab: Lab, table: Path) -> None:
+    with pytest.raises(UsageError, match=r"scale 200 .*max_scale=100"):
+        lab.begin(plan_of(lab, table, "tiny-gpt2", *LEARNT, "backbone.embedder.temperature=0.005"))
+    with pytest.raises(IncompatibleError, match="needs a learned bias"):
+        lab.begin(plan_of(lab, table, "tiny-gpt2", "objective.loss=sigmoid"))
 
 
 def temperature_of(model: Path) -> float:
