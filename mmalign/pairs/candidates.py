@@ -282,8 +282,13 @@ class CandidateModel:
         seeds: Sequence[int],
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """prompts: N pictures. Each answer is one candidate, and thereby ended."""
-        logits = self._scale() * self.backbone.encode_image(torch.stack(list(prompts))) @ self.embeddings().T
+        """prompts: N pictures. Each answer is one candidate, and thereby ended. Equal neighbours, as for several
+        answers to one prompt, are encoded once."""
+        is_new = [not row or not torch.equal(prompts[row], prompts[row - 1]) for row in range(len(prompts))]
+        different = torch.stack([prompt for prompt, new in zip(prompts, is_new, strict=True) if new])
+        of_row = torch.tensor(is_new).cumsum(0) - 1
+        states = self.backbone.encode_image(different)[of_row.to(different.device)]
+        logits = self._scale() * states @ self.embeddings().T
         tokens, logps = draw(logits, sampling, uniforms(seeds, 0))
         if on_token is not None:
             for row, token in enumerate(tokens.tolist()):

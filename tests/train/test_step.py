@@ -81,7 +81,7 @@ def test_two_pass_with_dropout_equals_one_graph_over_the_same_random_states(load
     torch.manual_seed(5)
     parts = [engine.run(engine.objective, part) for part in batch.split(micro)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    total, _ = info_nce(joined["image"], joined["text"], joined["scale"], joined["ids"])
+    total, _ = info_nce(joined["x"], joined["y"], joined["scale"], joined["ids"])
     (total / len(batch)).backward()
     torch.testing.assert_close(result.loss, total.detach() / len(batch), rtol=1e-12, atol=1e-12)
     for name, gradient in _gradients(models).items():

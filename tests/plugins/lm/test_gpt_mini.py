@@ -71,12 +71,12 @@ def test_generate_writes_behind_the_prompt(capsys) -> None:
     assert record["text"].startswith(" ") and len(record["text"].split()) > 3
 
 
-@pytest.mark.parametrize("objective", RECIPES)
-def test_a_bare_command_has_a_model_data_and_options(objective) -> None:
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_bare_command_has_a_model_data_and_options(name) -> None:
     catalog = Catalog(load_plugins())
-    names = {"objective": objective}
-    plan = make_plan(catalog, load_layers(recipe=recipe_path(objective), names=names))
-    recipe = yaml.safe_load((ROOT / "configs" / f"{objective}.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    names = {"objective": recipe["objective"]["name"]}
+    plan = make_plan(catalog, load_layers(recipe=recipe_path(name), names=names))
     named = {section: recipe[section]["name"] for section in ("objective", "backbone", "dataset")}
     assert plan.names() == {**named, "optimizer": "adamw"}
     assert plan.train.steps == recipe["train"]["steps"]

@@ -178,7 +178,8 @@ def test_broken_json_names_its_line(train, tmp_path) -> None:
     assert code == 3 and "sft.jsonl:7" in err and "Traceback" not in err
 
 
-def test_an_image_objective_on_a_language_model_says_what_is_missing(capsys, lm_folders) -> None:
-    assert run(["train", "--objective", "contrastive", "--backbone", str(lm_folders["tiny_llama"])]) == 2
+def test_pictures_for_a_language_model_are_refused_with_what_it_reads(capsys, lm_folders) -> None:
+    named = ["--backbone", str(lm_folders["tiny_llama"]), "--dataset", "emoji"]
+    assert run(["train", "--objective", "contrastive", *named]) == 2
     err = capsys.readouterr().err
-    assert "encode_image" in err and "mmalign matrix contrastive" in err
+    assert "learns from text-pair examples; emoji yields image-text" in err

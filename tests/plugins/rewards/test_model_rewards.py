@@ -139,7 +139,7 @@ def test_what_is_no_reward_model_is_refused(bench, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown folder"):
         build(bench, "reward-model", path=str(tmp_path / "nowhere"))
     with pytest.raises(IncompatibleError, match="reward clip-score needs encode_text"):
-        build(bench, "clip-score", text="a cat", backbone=str(bench.model("tiny-gpt2")))
+        build(bench, "clip-score", text="a cat", backbone=str(bench.model("tiny-reward-model")))
 
 
 def test_a_damaged_reward_model_is_named(bench, answered, tmp_path: Path) -> None:
