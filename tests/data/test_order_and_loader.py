@@ -317,7 +317,7 @@ def test_workers_leave_signals_to_the_main_process_and_end_with_it(how: signal.S
         process.kill()
     else:
         os.killpg(process.pid, how)  # as a terminal or a batch system does, to the whole group
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert how == signal.SIGKILL or ("went on to" in out and err == "" and process.returncode == 0), err
     deadline = time.monotonic() + 15
     while any(map(_alive, workers)) and time.monotonic() < deadline:
