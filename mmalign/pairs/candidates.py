@@ -38,6 +38,7 @@ from mmalign.language.sampling import Generated, Sampling, draw, uniforms
 from mmalign.ops.logps import Head, TokenLogps, token_logps
 from mmalign.pairs.options import candidates_of
 from mmalign.pairs.reading import check_pair, placeholder, prompt_tokens
+from mmalign.pairs.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import random
@@ -121,7 +122,7 @@ class _Candidates(NamedTuple):
     chunks: list[Tensor]
 
 
-class CandidateModel:
+class CandidateModel(Wrapped):
     """backbone: the dual encoder; its own members are members of this, too. candidates: different texts, at least two;
     none if all answers are pictures. Raises UsageError."""
 
@@ -151,15 +152,6 @@ class CandidateModel:
         if candidates:
             say(f"{len(candidates):,} candidates: {', '.join(candidates[:3])}{', ...' if len(candidates) > 3 else ''}")
         return cls(model, candidates)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "backbone":  # copying asks before there is a backbone
-            raise AttributeError(name)
-        return getattr(self.backbone, name)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.backbone.module.parameters()).device
 
     def describe(self) -> Mapping[str, Any]:
         return {**self.backbone.describe(), "candidates": len(self.processor.candidates)}

@@ -30,6 +30,7 @@ from mmalign.language.layout import Layout, states_at
 from mmalign.language.protocols import HasHiddenStates, TokenizesTexts
 from mmalign.language.sequences import Sequences
 from mmalign.pairs.embedder_options import Embedding, SavesEmbedders
+from mmalign.pairs.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import random
@@ -104,7 +105,7 @@ class EmbedderProcessor:
         return (base.ids(text) if isinstance(base, TokenizesTexts) else base.prompt(text)).tolist()
 
 
-class Embedder:
+class Embedder(Wrapped):
     """model: the language model; its own members are members of this, too."""
 
     def __init__(self, model: Any, settings: Embedding) -> None:
@@ -122,15 +123,6 @@ class Embedder:
     def wrap(cls, model: Any, options: Any, data: Sequence[Any], samples: bool, say: Callable[[str], None]) -> Self:
         """With the model's own `embedding`, the settled options; the defaults for a family without these options."""
         return cls(model, getattr(model, "embedding", Embedding()))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "backbone":  # copying asks before there is a backbone
-            raise AttributeError(name)
-        return getattr(self.backbone, name)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.backbone.module.parameters()).device
 
     def describe(self) -> Mapping[str, Any]:
         settings = self.settings

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmalign.language.protocols import TokenizedAnswers
 from mmalign.pairs.reading import check_pair, placeholder, prompt_tokens
+from mmalign.pairs.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import random
@@ -57,7 +58,7 @@ class JudgeProcessor:
         return TokenizedAnswers(ids, rows, [torch.ones(len(row), dtype=torch.bool) for row in rows], lost)
 
 
-class Judge:
+class Judge(Wrapped):
     """backbone: the dual encoder; its own members are members of this, too."""
 
     def __init__(self, backbone: "DualEncoder") -> None:
@@ -69,11 +70,6 @@ class Judge:
         cls, model: "DualEncoder", options: Any, data: Sequence[Any], samples: bool, say: Callable[[str], None]
     ) -> Self:
         return cls(model)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "backbone":  # copying asks before there is a backbone
-            raise AttributeError(name)
-        return getattr(self.backbone, name)
 
     def score_sequences(self, sequences: "Sequences") -> Tensor:
         """[M]: exp(t) times the cosine of each answer and its prompt. Equal texts, and equal pictures side by side, are

@@ -1,10 +1,6 @@
 """Runs of language models' objectives on a tiny CLIP: saved, resumed to the bit, cut, on two processes, refused."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,8 @@ from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, make_plan
 from tests.support.pictures import COLOURS, SHAPES, write_pairs, write_rows
-from tests.support.project import python_path
 from tests.support.resume_cases import OPTIONS, Lab, assert_same_run, quick_runs
+from tests.support.two_processes import run_on_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -135,18 +131,10 @@ def test_two_processes_give_the_run_of_one(tables: dict[str, str], lab: Lab, tmp
         "data.num_workers=0",
         "train.save_every=0",
     )
-    command = ["-m", "mmalign", "train", "--objective", "sft", "--backbone", str(lab.bench.model("tiny-open-clip"))]
+    command = ["train", "--objective", "sft", "--backbone", str(lab.bench.model("tiny-open-clip"))]
     command += ["--dataset", tables["texts"], "--device", "cpu", *(part for value in sets for part in ("--set", value))]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = []
-    for rank in range(2):
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, "PYTHONPATH": python_path(), **{name: str(value) for name, value in ranks.items()}}
-        launched.append(subprocess.Popen([sys.executable, *command, "--out", str(tmp_path / "two")], env=environment))
-    assert [process.wait(200) for process in launched] == [0, 0]
-    assert run([*command[2:], "--out", str(tmp_path / "one")]) == 0
+    assert run_on_two([*command, "--out", str(tmp_path / "two")]) == [0, 0]
+    assert run([*command, "--out", str(tmp_path / "one")]) == 0
     one, two = (load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)

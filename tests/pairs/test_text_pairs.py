@@ -1,10 +1,6 @@
 """Pairs of texts: their tables, and runs of `contrastive` on them, of a language model and of a dual encoder."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +15,8 @@ from mmalign.registry.catalog import Catalog
 from mmalign.testing.bench import Workbench
 from mmalign.train.layers import load_layers
 from mmalign.train.plan import Plan, make_plan
-from tests.support.project import python_path
 from tests.support.resume_cases import OPTIONS, Lab, assert_same_run, quick_runs
+from tests.support.two_processes import run_on_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ANIMALS = ("cat", "dog", "bird", "fish", "cow", "ant", "owl", "fox", "hen", "pig", "bee", "rat")
@@ -127,18 +123,10 @@ def test_two_processes_give_the_run_of_one(lab: Lab, table: Path, tmp_path: Path
         "train.steps=3", "train.batch_size=6", "train.learning_rate=0.001", "data.num_workers=0", "train.save_every=0",
         "dataset.holdout=0", *LEARNT,
     )  # fmt: skip
-    command = ["-m", "mmalign", "train", "--objective", "contrastive", "--backbone", str(lab.bench.model("tiny-gpt2"))]
+    command = ["train", "--objective", "contrastive", "--backbone", str(lab.bench.model("tiny-gpt2"))]
     command += ["--dataset", str(table), "--device", "cpu", *(part for value in sets for part in ("--set", value))]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = []
-    for rank in range(2):
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, "PYTHONPATH": python_path(), **{name: str(value) for name, value in ranks.items()}}
-        launched.append(subprocess.Popen([sys.executable, *command, "--out", str(tmp_path / "two")], env=environment))
-    assert [process.wait(200) for process in launched] == [0, 0]
-    assert run([*command[2:], "--out", str(tmp_path / "one")]) == 0
+    assert run_on_two([*command, "--out", str(tmp_path / "two")]) == [0, 0]
+    assert run([*command, "--out", str(tmp_path / "one")]) == 0
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
